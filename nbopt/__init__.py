@@ -1,0 +1,55 @@
+"""nbopt: neon's optimizers, and your own, as fused Numba kernels over arrays that you already have."""
+
+from nbopt import backends, errors, optimizers
+from nbopt.backend import Backend
+from nbopt.backends import available_backends, gen_backend, get_backend, set_backend, use_backend
+from nbopt.base import NervanaObject
+from nbopt.optimizers import (
+    Adadelta,
+    Adagrad,
+    Adam,
+    GradientDescentMomentum,
+    MultiOptimizer,
+    Optimizer,
+    RMSProp,
+    ShiftAdaMax,
+    get_param_list,
+)
+from nbopt.inspection import compile, explain
+from nbopt.parameters import Parameters
+from nbopt.schedules import ExpSchedule, PolySchedule, PowerSchedule, Schedule, ShiftSchedule, StepSchedule
+from nbopt.tensor import Tensor
+from nbopt.version import __version__
+
+__all__ = [
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "Backend",
+    "ExpSchedule",
+    "GradientDescentMomentum",
+    "MultiOptimizer",
+    "NervanaObject",
+    "Optimizer",
+    "Parameters",
+    "PolySchedule",
+    "PowerSchedule",
+    "RMSProp",
+    "Schedule",
+    "ShiftAdaMax",
+    "ShiftSchedule",
+    "StepSchedule",
+    "Tensor",
+    "__version__",
+    "available_backends",
+    "backends",
+    "compile",
+    "errors",
+    "explain",
+    "gen_backend",
+    "get_backend",
+    "get_param_list",
+    "optimizers",
+    "set_backend",
+    "use_backend",
+]

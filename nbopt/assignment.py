@@ -1,0 +1,133 @@
+"""Assignments outside rules: shapes, broadcasting, reductions, and the program of ``out[:] = expression``."""
+
+import numpy as np
+
+from nbopt.errors import OperandError, ShapeError
+from nbopt.expr import Expr, Node, Reduction, apply
+from nbopt.tensor import Tensor
+from nbopt.trace import Tracer, reduction_error
+
+
+def broadcast(*shapes):
+    """Return the shape that `shapes` broadcast to, or raise ShapeError."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ShapeError(f"shapes {' and '.join(map(str, shapes))} don't broadcast") from None
+
+
+def shape_of(node, known=None):
+    """Return the shape of an expression over tensors; numbers have shape ().
+
+    Parameters
+    ----------
+    node : Node or float
+    known : dict, optional
+        Shapes of nodes that were asked for before, so that shared parts are looked at once.
+    """
+    if isinstance(node, Tensor):
+        return node.shape
+    if not isinstance(node, Node):
+        return ()
+    known = {} if known is None else known
+    if node not in known:
+        if isinstance(node, Expr):
+            known[node] = broadcast(*(shape_of(arg, known) for arg in node.args))
+        elif isinstance(node, Reduction):
+            known[node] = reduced_shape(shape_of(node.arg, known), node.axis, node.keepdims)
+        else:  # a rule's slot or the norm factor: of these, only a reduction asks for the shape
+            raise reduction_error()
+    return known[node]
+
+
+def reduced_shape(shape, axis, keepdims):
+    """Return what a reduction over `axis` (None: all) makes of `shape`."""
+    if axis is None:
+        return (1,) * len(shape) if keepdims else ()
+    if not (hasattr(axis, "__index__") and 0 <= axis < len(shape)):
+        raise ShapeError(f"axis must be None or an int from 0 to {len(shape) - 1} for shape {shape}, not {axis!r}")
+    return tuple(1 if i == axis else n for i, n in enumerate(shape) if keepdims or i != axis)
+
+
+def dtypes_of(node, found=None):
+    """Return the set of dtypes of the tensors in an expression."""
+    found = {} if found is None else found
+    if isinstance(node, Node) and node not in found:
+        found[node] = {node.dtype} if isinstance(node, Tensor) else set()
+        children = node.args if isinstance(node, Expr) else (node.arg,) if isinstance(node, Reduction) else ()
+        for child in children:
+            found[node] |= dtypes_of(child, found)
+    return found[node] if isinstance(node, Node) else set()
+
+
+class TensorTracer(Tracer):
+    """Traces one assignment over tensors: every distinct tensor in the expression becomes a slot. Slot 0 is the target.
+
+    Attributes
+    ----------
+    tensors : list of Tensor
+        By slot.
+    """
+
+    def __init__(self, target):
+        super().__init__(())
+        self.tensors = []
+        self._slots = {}
+        self._target = target
+        self._slot_of(target)
+
+    def assign(self, value):
+        """Append ``target[:] = value``."""
+        self.store(0, value)
+
+    def leaf(self, node):
+        """Return the current value of the tensor `node`."""
+        if not isinstance(node, Tensor):
+            raise OperandError(f"{node!r} belongs to a rule and has no values outside it")
+        return self.load(self._slot_of(node))
+
+    def _slot_of(self, tensor):
+        slot = self._slots.get(tensor)
+        if slot is None:
+            slot = self._slots[tensor] = len(self.tensors)
+            self.tensors.append(tensor)
+            self.names += (f"x{slot}" if slot else "out",)
+            self._current.append(None)
+        return slot
+
+
+def without_reductions(node, evaluate, done=None):
+    """Return `node` with every reduction in it replaced by ``evaluate(reduction)``, innermost first.
+
+    Parameters
+    ----------
+    node : Node or float
+    evaluate : callable
+        Takes a Reduction whose argument holds no further reduction; returns a tensor.
+    """
+    if not isinstance(node, (Expr, Reduction)):
+        return node
+    done = {} if done is None else done
+    if node not in done:
+        if isinstance(node, Reduction):
+            arg = without_reductions(node.arg, evaluate, done)
+            done[node] = evaluate(Reduction(node.op, arg, node.axis, node.keepdims))
+        else:
+            args = tuple(without_reductions(arg, evaluate, done) for arg in node.args)
+            unchanged = all(new is old for new, old in zip(args, node.args))
+            done[node] = node if unchanged else Expr(node.op, args)
+    return done[node]
+
+
+def mean(arg, axis, keepdims):
+    """Return the expression of the mean of `arg` over `axis`."""
+    shape = shape_of(arg)
+    reduced_shape(shape, axis, keepdims)  # complains about a wrong axis
+    count = np.prod(shape, dtype=np.int64) if axis is None else shape[axis]
+    return apply("divide", Reduction("sum", arg, axis, keepdims), float(count))
+
+
+def variance(arg, axis, keepdims):
+    """Return the expression of the variance of `arg` over `axis`: the mean squared distance from the mean."""
+    distance = apply("subtract", arg, mean(arg, axis, True))
+    return mean(apply("multiply", distance, distance), axis, keepdims)

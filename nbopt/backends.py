@@ -1,0 +1,187 @@
+"""The registry of backends, and the one that is current.
+
+Built-in backends are known by their names and imported when first used. Others come through the entry-point group ``nbopt.backends``:
+a package that declares ``toy = "package.module:ToyBackend"`` there is used by ``nbopt.set_backend("toy")``.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import warnings
+from contextlib import contextmanager
+
+import numpy as np
+
+from nbopt.backend import Backend
+from nbopt.base import NervanaObject
+from nbopt.errors import ArgumentError, BackendError, UnknownBackendError
+
+_BUILT_IN = {
+    "cpu": "nbopt_backends.numba_cpu:NumbaCPU",
+    "cuda": "nbopt_backends.numba_cuda:NumbaCUDA",
+    "reference": "nbopt_backends.reference:Reference",
+}
+_NEON_NAMES = {"mkl": "cpu", "gpu": "cuda"}
+_GROUP = "nbopt.backends"
+
+
+def gen_backend(
+    backend="cpu",
+    rng_seed=None,
+    datatype=np.float32,
+    batch_size=1,
+    stochastic_round=False,
+    device_id=0,
+    max_devices=None,
+    compat_mode=None,
+    deterministic_update=None,
+    deterministic=None,
+    num_threads=None,
+    fast_math=False,
+):
+    """Make a backend and set it for all objects of the process, as neon's function of the same name does.
+
+    Parameters
+    ----------
+    backend : str
+        ``"cpu"`` (also neon's ``"mkl"``), ``"cuda"`` (also neon's ``"gpu"``), ``"reference"``, or the name of an installed one.
+    rng_seed : int, optional
+        Seed of stochastic rounding, from 0 to 2**64 - 1; drawn from the system without one.
+    datatype : dtype
+        The dtype of new tensors that are given none.
+    batch_size : int
+        ``be.bsz``, by which gradients are divided. At least 1.
+    stochastic_round : bool or int
+        The rounding that new tensors start with.
+    device_id : int
+        Which GPU.
+    max_devices, compat_mode, deterministic_update, deterministic
+        neon's; they do nothing here and are accepted with a warning.
+    num_threads : int, optional
+        How many CPU threads to use at most.
+    fast_math : bool
+        Allow arithmetic that is not bit for bit the same everywhere.
+
+    Returns
+    -------
+    Backend
+
+    Raises
+    ------
+    UnknownBackendError
+        If no backend has this name; the message lists those that exist.
+    BackendError
+        If the backend can't be used here; the message says what to do.
+    ArgumentError
+        If an option makes no sense.
+    """
+    for name, value in {
+        "max_devices": max_devices,
+        "compat_mode": compat_mode,
+        "deterministic_update": deterministic_update,
+        "deterministic": deterministic,
+    }.items():
+        if value is not None:
+            warnings.warn(f"gen_backend: {name} is neon's and does nothing in nbopt", stacklevel=2)
+    return set_backend(
+        backend,
+        rng_seed=rng_seed,
+        datatype=datatype,
+        batch_size=batch_size,
+        stochastic_round=stochastic_round,
+        device_id=device_id,
+        num_threads=num_threads,
+        fast_math=fast_math,
+    )
+
+
+def set_backend(name_or_backend, **options):
+    """Set the backend that all objects of the process use, and return it.
+
+    Parameters
+    ----------
+    name_or_backend : str or Backend
+        A name, as `gen_backend` takes, or a backend that was made before.
+    **options
+        For a name: the backend's constructor's arguments, see `Backend`.
+    """
+    if isinstance(name_or_backend, Backend):
+        if options:
+            raise ArgumentError(f"options ({', '.join(options)}) go with a backend's name, not with a backend that exists already")
+        backend = name_or_backend
+    else:
+        backend = _usable_class(name_or_backend)(**options)
+    NervanaObject.be = backend
+    return backend
+
+
+def get_backend():
+    """Return the current backend; where none is set, install the one that NBOPT_BACKEND names, else the CPU backend."""
+    backend = NervanaObject.be
+    return backend if backend is not None else set_backend(os.environ.get("NBOPT_BACKEND") or "cpu")
+
+
+@contextmanager
+def use_backend(name_or_backend, **options):
+    """Set a backend as `set_backend` does, for the duration of a ``with`` block, process-wide. Gives the backend."""
+    previous = NervanaObject.be
+    backend = set_backend(name_or_backend, **options)
+    try:
+        yield backend
+    finally:
+        NervanaObject.be = previous
+
+
+def available_backends():
+    """Return the names of the backends that can be used on this machine, a list of str."""
+    return [name for name in known_backends() if backend_problem(name) is None]
+
+
+def known_backends():
+    """Return the names of all backends, built-in and installed, usable here or not, a list of str."""
+    return [*_BUILT_IN, *(name for name in _entry_points() if name not in _BUILT_IN)]
+
+
+def backend_problem(name):
+    """Return why the backend called `name` can't be used here and what to do about it, or None where it can."""
+    try:
+        return _load(name).problem()
+    except BackendError as error:
+        return str(error)
+
+
+def _usable_class(name):
+    cls = _load(name)
+    problem = cls.problem()
+    if problem:
+        raise BackendError(f"the backend {name!r} can't be used here: {problem}")
+    return cls
+
+
+def _entry_points():
+    return {point.name: point for point in importlib.metadata.entry_points(group=_GROUP)}
+
+
+def _load(name):
+    key = _NEON_NAMES.get(name, name) if isinstance(name, str) else name
+    if isinstance(key, str) and key in _BUILT_IN:
+        module, cls = _BUILT_IN[key].split(":")
+        try:
+            return getattr(importlib.import_module(module), cls)
+        except ImportError as error:
+            raise BackendError(f"the backend {key!r} can't be imported: {error}. Type: pip install {_requirement(key)}") from error
+    points = _entry_points()
+    if not isinstance(key, str) or key not in points:
+        known = ", ".join([*known_backends(), *(f"{neon} (= {ours})" for neon, ours in _NEON_NAMES.items())])
+        raise UnknownBackendError(f"there is no backend {name!r}. Known: {known}")
+    try:
+        cls = points[key].load()
+    except Exception as error:
+        raise BackendError(f"the backend {key!r} is installed by another package and can't be loaded: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, Backend)):
+        raise BackendError(f"the entry point {key!r} of the group {_GROUP} must name a subclass of nbopt.Backend, not {cls!r}")
+    return cls
+
+
+def _requirement(name):
+    return {"cuda": '"nbopt[cuda13]" (or "nbopt[cuda12]", by the driver)'}.get(name, "nbopt")

@@ -1,0 +1,188 @@
+"""NervanaObject: the common base of everything that can be named, described and rebuilt."""
+
+import inspect
+import itertools
+
+from nbopt.errors import DescriptionError
+
+# Public class path -> class. Only what stands here can be built from a description: a description never imports anything.
+_registry = {}
+
+
+def registered_class(path):
+    """Return the registered class that a description's ``type`` names.
+
+    Parameters
+    ----------
+    path : str
+        ``"nbopt.RMSProp"``, the path of a user's own class (``"package.module.Class"``), or neon's path of a
+        class that nbopt has too (``"neon.optimizers.optimizer.RMSProp"``).
+
+    Raises
+    ------
+    DescriptionError
+        If no Optimizer or Schedule subclass was defined under this path.
+    """
+    key = path
+    if isinstance(path, str) and path.startswith("neon.optimizers."):
+        key = "nbopt." + path.rpartition(".")[2]
+    try:
+        return _registry[key]
+    except (KeyError, TypeError):
+        known = ", ".join(sorted(_registry))
+        raise DescriptionError(
+            f"a description names the class {path!r}, which is not a known Optimizer or Schedule. Known: {known}. "
+            "Import the module that defines the class first; nothing is imported because a description asks for it."
+        ) from None
+
+
+class NervanaObject:
+    """Base class of optimizers, schedules and layers, after neon's class of the same name.
+
+    Parameters
+    ----------
+    name : str, optional
+        A name for messages and for MultiOptimizer. Without one, the object is called by its class and a number.
+
+    Attributes
+    ----------
+    be : Backend or None
+        The backend that all objects share; `nbopt.set_backend` sets it on this class.
+    """
+
+    be = None
+    _numbers = itertools.count()
+    _named = False
+
+    def __init__(self, name=None):
+        self._named = name is not None
+        self.name = name if self._named else f"{self.classnm}_{next(NervanaObject._numbers)}"
+
+    @property
+    def classnm(self):
+        """str : the name of the class."""
+        return type(self).__name__
+
+    @property
+    def modulenm(self):
+        """str : the path of the class, as a description's ``type`` gives it."""
+        return _class_path(type(self))
+
+    def get_description(self, skip=()):
+        """Describe the object by its constructor's arguments, in plain Python values.
+
+        Parameters
+        ----------
+        skip : list of str
+            Arguments to leave out.
+
+        Returns
+        -------
+        dict
+            ``{"type": path of the class, "config": {argument: value}}``. Objects among the values are described in
+            their turn. A name that the user did not choose is left out.
+        """
+        config = {}
+        for argument in _constructor_arguments(type(self)):
+            if argument in skip or (argument == "name" and not self._named):
+                continue
+            config[argument] = _describe(getattr(self, argument))
+        return {"type": self.modulenm, "config": config}
+
+    @classmethod
+    def gen_class(cls, pdict):
+        """Build an object from a description.
+
+        Parameters
+        ----------
+        pdict : dict
+            The constructor's arguments (a description's ``config``), or a whole description with ``type`` and ``config``. It is not changed.
+
+        Raises
+        ------
+        DescriptionError
+            If the class is unknown, is not a `cls`, or does not take these arguments.
+        """
+        target, config = cls, pdict
+        if _is_description(pdict):
+            target, config = registered_class(pdict["type"]), pdict.get("config", {})
+            if not issubclass(target, cls):
+                raise DescriptionError(f"the description is of a {target.__name__}, not of a {cls.__name__}: call {target.__name__}.gen_class")
+        values = {key: _rebuild(value) for key, value in config.items()}
+        allowed = _constructor_arguments(target)
+        unknown = sorted(set(values) - set(allowed))
+        if unknown:
+            raise DescriptionError(f"{target.__name__} takes no {', '.join(unknown)}; its arguments are {', '.join(allowed)}")
+        try:
+            return target(**values)
+        except TypeError as error:
+            raise DescriptionError(f"{target.__name__} can't be built from {values}: {error}") from error
+
+    @classmethod
+    def recursive_gen(cls, pdict, key):
+        """Replace ``pdict[key]``, where it is a description, by the object that it describes.
+
+        Parameters
+        ----------
+        pdict : dict
+            Changed in place, as in neon.
+        key : hashable
+            The entry to look at; one that holds no description stays as it is.
+        """
+        pdict[key] = _rebuild(pdict[key])
+
+    def __repr__(self):
+        return f"<{self.classnm} {self.name!r}>"
+
+
+class Described(NervanaObject):
+    """A NervanaObject that equals any other with the same description, and can be built from one by its path."""
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        _registry[_class_path(cls)] = cls
+
+    def __eq__(self, other):
+        if not isinstance(other, Described):
+            return NotImplemented
+        return type(self) is type(other) and self.get_description() == other.get_description()
+
+    def __hash__(self):
+        # Hyper-parameters change, hashes must not; equal objects share their class.
+        return hash(type(self))
+
+
+def _class_path(cls):
+    """The public path: ``nbopt.RMSProp`` for the library's own classes, whatever file they stand in."""
+    package = cls.__module__.partition(".")[0]
+    return f"nbopt.{cls.__name__}" if package == "nbopt" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _constructor_arguments(cls):
+    kinds = inspect.Parameter
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    return [p.name for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
+
+
+def _is_description(value):
+    return isinstance(value, dict) and "type" in value and set(value) <= {"type", "config"}
+
+
+def _describe(value):
+    if isinstance(value, NervanaObject):
+        return value.get_description()
+    if isinstance(value, dict):
+        return {key: _describe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_describe(item) for item in value]
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
+
+
+def _rebuild(value):
+    if _is_description(value):
+        return NervanaObject.gen_class(value)
+    if isinstance(value, dict):
+        return {key: _rebuild(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rebuild(item) for item in value]
+    return value

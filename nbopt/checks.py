@@ -1,0 +1,48 @@
+"""Checks of hyper-parameters: each takes a name and a value, and raises ArgumentError where the value makes no sense."""
+
+import math
+import numbers
+
+import numpy as np
+
+from nbopt.errors import ArgumentError
+from nbopt.tensor import normalise_rounding
+
+
+def _check(condition, allowed):
+    def check(name, value):
+        real = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+        if not (real and condition(value)):
+            raise ArgumentError(f"{name} must be {allowed}, not {value!r}")
+        # NumPy's scalars would pull the host's arithmetic down to their own precision.
+        return value.item() if isinstance(value, np.generic) else value
+
+    return check
+
+
+non_negative = _check(lambda x: 0 <= x < math.inf, "a finite number from 0 on")
+positive = _check(lambda x: 0 < x < math.inf, "a finite number above 0")
+fraction = _check(lambda x: 0 <= x <= 1, "a number from 0 to 1")
+below_one = _check(lambda x: 0 <= x < 1, "a number from 0 to below 1")
+finite = _check(math.isfinite, "a finite number")
+positive_int = _check(lambda x: isinstance(x, numbers.Integral) and x >= 1, "an int from 1 on")
+
+
+def optional(check):
+    """Return `check`, with None allowed too."""
+    return lambda name, value: value if value is None else check(name, value)
+
+
+def rounding(name, value):
+    """Check a stochastic_round setting and return its normal form."""
+    try:
+        return normalise_rounding(value)
+    except ArgumentError as error:
+        raise ArgumentError(f"{name}: {error}") from None
+
+
+def boolean(name, value):
+    """Check a flag and return it as a bool."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ArgumentError(f"{name} must be True or False, not {value!r}")
+    return bool(value)

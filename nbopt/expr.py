@@ -1,0 +1,160 @@
+"""Lazy expressions: the trees that operators and `be` ops build, and that an assignment evaluates."""
+
+import itertools
+import numbers
+
+from nbopt.errors import OperandError, TraceError
+from nbopt.ops import COMPOSED, PRIMITIVES, evaluate_numbers
+
+# Orders the building of expressions and the assignments inside a rule, so that a stale expression can be told. One counter serves all
+# threads; next() on it is atomic.
+clock = itertools.count()
+
+
+def apply(name, *operands):
+    """Apply primitive `name`: a float if all operands are numbers, else an expression.
+
+    Raises
+    ------
+    OperandError
+        If an operand is no tensor, expression or real number.
+    """
+    symbolic = False
+    checked = []
+    for operand in operands:
+        if isinstance(operand, Node):
+            symbolic = True
+        elif type(operand) is not float:
+            operand = as_number(operand)
+        checked.append(operand)
+    return Expr(name, tuple(checked)) if symbolic else evaluate_numbers(name, *checked)
+
+
+def apply_named(name, *operands):
+    """Apply the op that users call `name`, composed or primitive."""
+    composed = COMPOSED.get(name)
+    return composed.build(apply, *operands) if composed else apply(name, *operands)
+
+
+def as_number(value):
+    """Return `value` as a float, or raise OperandError where it is not a real number."""
+    if isinstance(value, numbers.Real) or type(value).__name__ == "bool":
+        return float(value)
+    hint = ""
+    if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
+        hint = " Make a tensor of it first: be.array(x) copies, be.wrap(x) shares memory."
+    raise OperandError(f"an operand must be a tensor, an expression or a real number, not {type(value).__name__}.{hint}")
+
+
+def _binary(name):
+    def method(self, other):
+        # The common cases without a call more than needed: this runs a dozen times in every step.
+        if type(other) is not float and not isinstance(other, Node):
+            other = as_number(other)
+        return Expr(name, (self, other))
+
+    return method
+
+
+def _reflected(name):
+    def method(self, other):
+        return Expr(name, (other if type(other) is float else as_number(other), self))
+
+    return method
+
+
+class Node:
+    """Anything that can stand in an expression: operators on it build an `Expr`."""
+
+    __slots__ = ()
+    __array_ufunc__ = None  # NumPy scalars and arrays leave operators to us
+    __hash__ = object.__hash__
+
+    __add__, __radd__ = _binary("add"), _reflected("add")
+    __sub__, __rsub__ = _binary("subtract"), _reflected("subtract")
+    __mul__, __rmul__ = _binary("multiply"), _reflected("multiply")
+    __truediv__, __rtruediv__ = _binary("divide"), _reflected("divide")
+    __eq__, __ne__ = _binary("equal"), _binary("not_equal")
+    __lt__, __le__ = _binary("less"), _binary("less_equal")
+    __gt__, __ge__ = _binary("greater"), _binary("greater_equal")
+
+    def __pow__(self, other):
+        return apply_named("power", self, other)
+
+    def __rpow__(self, other):
+        return apply("power", other, self)
+
+    def __neg__(self):
+        return Expr("negative", (self,))
+
+    def __pos__(self):
+        return self
+
+    def __abs__(self):
+        return Expr("absolute", (self,))
+
+    def __bool__(self):
+        raise TraceError(
+            "an expression has no truth value: it stands for many elements, and its values are not known before the kernel runs. "
+            "To choose element by element write be.where(condition, a, b), be.maximum or be.minimum; "
+            "to look at a tensor's values call .get() on it, outside a rule."
+        )
+
+    def __float__(self):
+        raise TraceError("an expression is not a number: assign it to a tensor (t[:] = ...) and call t.get()")
+
+    __int__ = __index__ = __float__
+    __iter__ = None
+
+
+class Expr(Node):
+    """An operation on nodes and numbers, not evaluated yet.
+
+    Attributes
+    ----------
+    op : str
+        A primitive's name.
+    args : tuple
+        Nodes and floats.
+    time : int
+        When it was built, by `clock`.
+    """
+
+    __slots__ = ("op", "args", "time")
+
+    def __init__(self, op, args):
+        self.op = op
+        self.args = args
+        self.time = next(clock)
+
+    def __getitem__(self, key):
+        raise OperandError("an expression can't be indexed: index the tensors in it, or assign it to a tensor first")
+
+    def __repr__(self):
+        return f"<expression {self.op}({', '.join('...' if isinstance(a, Expr) else repr(a) for a in self.args)})>"
+
+
+class Reduction(Node):
+    """A reduction of a node over an axis, evaluated to a small tensor when the expression around it is assigned.
+
+    Attributes
+    ----------
+    op : str
+        A name from `nbopt.ops.REDUCTIONS`.
+    arg : Node
+    axis : int or None
+    keepdims : bool
+    """
+
+    __slots__ = ("op", "arg", "axis", "keepdims")
+
+    def __init__(self, op, arg, axis, keepdims):
+        self.op, self.arg, self.axis, self.keepdims = op, arg, axis, keepdims
+
+    def __repr__(self):
+        return f"<expression {self.op}(..., axis={self.axis})>"
+
+
+def is_op(name):
+    """bool : whether an element-wise op of this name exists."""
+    return name in PRIMITIVES or name in COMPOSED

@@ -1,0 +1,39 @@
+"""Look at, and prepare, the kernels of a step."""
+
+from nbopt.backends import get_backend
+
+
+def explain(optimizer, layers, epoch=0):
+    """Return the text of the kernels that ``optimizer.optimize(layers, epoch)`` runs on the current backend.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    layers : list
+        Layers, as for `optimize`. Nothing is changed, and no state is made.
+    epoch : int
+
+    Returns
+    -------
+    str
+        Each kernel once: the rule in a comment, the Python source that Numba compiles, and the file it is kept in.
+    """
+    be = get_backend()
+    texts = [text for update in optimizer.updates(be, layers, epoch) for text in be.explain(update)]
+    return "\n".join(dict.fromkeys(texts))
+
+
+def compile(optimizer, layers, epoch=0):
+    """Prepare the kernels of ``optimizer.optimize(layers, epoch)`` without changing any value, state or counter.
+
+    The first step then starts without a pause. Kernels are kept on disk too, so a later process finds them there.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    layers : list
+    epoch : int
+    """
+    be = get_backend()
+    for update in optimizer.updates(be, layers, epoch):
+        be.prepare(update)

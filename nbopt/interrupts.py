@@ -1,0 +1,36 @@
+"""Hold back Ctrl-C while a step is under way."""
+
+import signal
+import threading
+
+
+class _Uninterrupted:
+    """Context manager: a SIGINT inside takes effect at the end.
+
+    Python runs signal handlers in the main thread only, so elsewhere there is nothing to hold back, and one instance serves all.
+    """
+
+    def __init__(self):
+        self._handler = None
+        self._pending = None
+
+    def __enter__(self):
+        if threading.get_ident() == threading.main_thread().ident and self._handler is None:
+            handler = signal.getsignal(signal.SIGINT)
+            if callable(handler):
+                self._pending = None
+                self._handler = handler
+                signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number, frame):
+        self._pending = number, frame
+
+    def __exit__(self, *exception):
+        if self._handler is not None and threading.get_ident() == threading.main_thread().ident:
+            handler, self._handler = self._handler, None
+            signal.signal(signal.SIGINT, handler)
+            if self._pending is not None:
+                handler(*self._pending)
+
+
+uninterrupted = _Uninterrupted()

@@ -1,0 +1,300 @@
+"""Optimizer: everything that the optimizers have in common, and what users subclass."""
+
+from itertools import chain
+from operator import attrgetter
+
+import numpy as np
+
+from nbopt import checks
+from nbopt.backend import Update
+from nbopt.backends import get_backend
+from nbopt.base import Described
+from nbopt.errors import LayerError, ShapeError, StateError
+from nbopt.tensor import Tensor
+from nbopt.trace import Factor, Tracer
+
+_serials = attrgetter("serial")
+
+
+def get_param_list(layer_list):
+    """Collect the parameters of layers.
+
+    Parameters
+    ----------
+    layer_list : list
+        Layers: objects whose ``get_params()`` returns ``((W, dW), states)`` or a list of these.
+
+    Returns
+    -------
+    list of ((W, dW), states)
+        W and dW are tensors (or arrays that the backend can wrap), `states` is a list that belongs to the layer and is extended by the
+        optimizer on first use.
+
+    Raises
+    ------
+    LayerError
+        If something in the list has no ``get_params``, or the list is no list.
+    """
+    found = []
+    try:
+        for layer in layer_list:
+            entry = layer.get_params()
+            if isinstance(entry, list):
+                found.extend(entry)
+            else:
+                found.append(entry)
+    except (AttributeError, TypeError) as error:
+        _explain_layers(layer_list, error)
+        raise
+    return found
+
+
+def _explain_layers(layer_list, error):
+    try:
+        layers = list(layer_list)
+    except TypeError:
+        raise LayerError(f"optimize takes a list of layers, not a {type(layer_list).__name__}: write [layer]") from error
+    for layer in layers:
+        if not callable(getattr(layer, "get_params", None)):
+            raise LayerError(
+                f"{layer!r} is no layer: a layer has a method get_params() that returns ((W, dW), states) or a list of these. "
+                "Raw arrays become one by nbopt.Parameters((W, dW), ...)."
+            ) from error
+
+
+class Step:
+    """What a rule knows about the step it belongs to.
+
+    Attributes
+    ----------
+    lr : float
+        The scheduled learning rate (None for an optimizer without one).
+    scale : float or Node
+        The norm-clip factor: 1.0 where clipping is off, else a scalar that the device computes.
+    t : int
+        The number of this call of ``optimize``, from 1.
+    epoch : int
+        As passed to ``optimize``.
+    """
+
+    __slots__ = ("lr", "scale", "t", "epoch")
+
+    def __init__(self, lr, scale, t, epoch):
+        self.lr, self.scale, self.t, self.epoch = lr, scale, t, epoch
+
+
+class Optimizer(Described):
+    """Base class of optimizers. A subclass is a rule over its slots:
+
+    >>> class SignMomentum(Optimizer):
+    ...     state_names = ("momentum",)
+    ...
+    ...     def __init__(self, learning_rate=1e-3, decay=0.9, name=None):
+    ...         super().__init__(name=name)
+    ...         self.learning_rate, self.decay = learning_rate, decay
+    ...
+    ...     def rule(self, step, param, grad, momentum):
+    ...         momentum[:] = self.decay * momentum + (1 - self.decay) * grad
+    ...         param[:] = param - step.lr * self.be.sgn(momentum)
+
+    Parameters
+    ----------
+    name : str, optional
+    state_dtype : dtype, optional
+        The dtype of new states. Without it: float64 for float64 parameters, else float32.
+
+    Attributes
+    ----------
+    state_names : tuple of str
+        The states of one parameter, in the order of the rule's arguments.
+    t : int
+        How many times `optimize` was called, with parameters to update.
+    schedule, learning_rate, gradient_clip_norm, gradient_clip_value, param_clip_value, stochastic_round
+        Read at every step; None or 0 turns a clip off. Values that make no sense raise ArgumentError when they are assigned.
+    checks : dict
+        Hyper-parameter -> one of the functions in `nbopt.checks`.
+    """
+
+    state_names = ()
+    learning_rate = None
+    schedule = None
+    gradient_clip_norm = None
+    gradient_clip_value = None
+    param_clip_value = None
+    stochastic_round = False
+    state_dtype = None
+    t = 0
+
+    checks = {
+        "learning_rate": checks.optional(checks.non_negative),
+        "gradient_clip_norm": checks.optional(checks.non_negative),
+        "gradient_clip_value": checks.optional(checks.finite),
+        "param_clip_value": checks.optional(checks.finite),
+        "stochastic_round": checks.rounding,
+    }
+
+    def __init__(self, name=None, state_dtype=None):
+        super().__init__(name=name)
+        self.state_dtype = None if state_dtype is None else np.dtype(state_dtype).name
+
+    def __setattr__(self, name, value):
+        check = self.checks.get(name)
+        object.__setattr__(self, name, value if check is None else check(name, value))
+
+    def rule(self, step, param, grad, *states):
+        """State one step as mathematics. Subclasses define it.
+
+        Parameters
+        ----------
+        step : Step
+        param : Slot
+            The parameter: read it, and assign its new value by ``param[:] = ...``.
+        grad : Expr
+            The gradient, divided by ``be.bsz`` and clipped by ``gradient_clip_value``.
+        *states : Slot
+            One for each name in `state_names`, to read and to assign.
+        """
+        raise NotImplementedError(f"{self.classnm} defines neither rule(self, step, param, grad, ...) nor optimize(self, layer_list, epoch)")
+
+    def states_in_use(self):
+        """Return the names of the states that the rule takes now; `state_names`, unless a subclass needs fewer at times."""
+        return self.state_names
+
+    def optimize(self, layer_list, epoch):
+        """Update the parameters of all layers, in place, by one step.
+
+        Parameters
+        ----------
+        layer_list : list
+            Layers, see `get_param_list`. An empty list changes nothing at all.
+        epoch : int
+            From 0; schedules depend on it.
+
+        Raises
+        ------
+        nbopt.errors.NboptError
+            One of its subclasses. Nothing has changed then.
+        """
+        be = get_backend()
+        updates = self.updates(be, layer_list, epoch)
+        if updates:
+            be.update(*updates)
+
+    def updates(self, be, layer_list, epoch):
+        """Return the step over these layers as a list of `Update`, without running it or changing anything."""
+        params = get_param_list(layer_list)
+        if not params:
+            return []
+        names = self.states_in_use()
+        tracer = Tracer(("param", "grad", *names))
+        program = self._trace(be, tracer, epoch)
+        made = []
+
+        def columns():
+            return self._columns(be, layer_list, params, names, made)
+
+        def commit():
+            self.t += 1
+            for states, new in made:
+                states.extend(new)
+
+        clip_norm = self.gradient_clip_norm or None
+        return [Update(program, tracer.scalars, _key(params), columns, commit, self._plans(), clip_norm)]
+
+    def _trace(self, be, tracer, epoch):
+        rate = self.learning_rate
+        if rate is not None and self.schedule is not None:
+            rate = self.schedule.get_learning_rate(rate, epoch)
+        scale = Factor() if self.gradient_clip_norm else 1.0
+        param, grad, *states = tracer.slots
+        grad = self.clip_value(grad / float(be.bsz), self.gradient_clip_value)
+        self.rule(Step(rate, scale, self.t + 1, epoch), param, grad, *states)
+        return tracer.program()
+
+    def clip_value(self, v, abs_bound=None):
+        """Return `v` with its elements clipped to [-|abs_bound|, |abs_bound|]; `v` itself where `abs_bound` is None or 0."""
+        if not abs_bound:
+            return v
+        return get_backend().clip(v, -abs(abs_bound), abs(abs_bound))
+
+    def clip_gradient_norm(self, param_list, clip_norm):
+        """Return the factor that clips the norm of all gradients together.
+
+        Parameters
+        ----------
+        param_list : list of ((W, dW), states)
+            As `get_param_list` returns.
+        clip_norm : float or None
+            The norm to clip to; None and 0 turn clipping off.
+
+        Returns
+        -------
+        float
+            ``clip_norm / max(||gradients|| / be.bsz, clip_norm)``, at most 1; 1.0 where clipping is off.
+        """
+        checks.optional(checks.non_negative)("clip_norm", clip_norm)
+        if not clip_norm or not param_list:
+            return 1.0
+        be = get_backend()
+        return be.norm_factor([be.wrap(grad) for (_, grad), _ in param_list], float(clip_norm))
+
+    def _plans(self):
+        # Made here and not in __init__, so that a subclass that forgets super().__init__() still works.
+        return self.__dict__.setdefault("_plan_cache", [])
+
+    def __getstate__(self):
+        return {key: value for key, value in self.__dict__.items() if key != "_plan_cache"}
+
+    def _columns(self, be, layer_list, params, names, made):
+        """Return [params, grads, states of the first name, ...] as lists of tensors, validated, with new states where none are yet."""
+        if len({id(layer) for layer in layer_list}) < len(layer_list):
+            raise LayerError("a layer is listed twice: its parameters would be updated twice in one step")
+        rows = []
+        for entry in params:
+            try:
+                (param, grad), states = entry
+            except (TypeError, ValueError):
+                raise LayerError(f"get_params() must give ((W, dW), states), not {entry!r}") from None
+            if not isinstance(states, list):
+                raise LayerError(f"the states of a parameter must be a list, which the optimizer can extend; not {type(states).__name__}")
+            param, grad = be.wrap(param), be.wrap(grad)
+            if param.shape != grad.shape:
+                raise ShapeError(f"a parameter has shape {param.shape} and its gradient {grad.shape}: {_called(param)}")
+            rows.append([param, grad, *self._states_of(be, param, grad, states, names, made)])
+        return [list(column) for column in zip(*rows)]
+
+    def _states_of(self, be, param, grad, states, names, made):
+        own = [f"{self.classnm}.{name}" for name in self.state_names]
+        if not states:
+            dtype = self.state_dtype or ("float64" if param.dtype == np.float64 else "float32")
+            new = [be.zeros(grad.shape, dtype, f"{self.classnm}.{name}") for name in names]
+            if new:
+                made.append((states, new))
+            return new
+        for state, name in zip(states, own):
+            found = getattr(state, "name", None)
+            if found is not None and "." in found and found != name:
+                raise StateError(
+                    f"the states of {_called(param)} were left by another optimizer ({found}), and {self.classnm} can't go on from them. "
+                    "Empty the list of states to start afresh."
+                )
+        if len(states) != len(own) and (names or len(states) > len(own)):
+            raise StateError(f"{self.classnm} keeps {len(own)} states ({', '.join(own) or 'none'}) and {_called(param)} has {len(states)}")
+        used = [be.wrap(state) for state, name in zip(states, self.state_names) if name in names]
+        for state, name in zip(used, names):
+            if state.shape != grad.shape:
+                raise ShapeError(f"the state {name} has shape {state.shape} and the gradient {grad.shape}: {_called(param)}")
+        return used
+
+
+def _key(params):
+    """Return the serial numbers of all tensors, or None where some arrays are not wrapped yet."""
+    try:
+        pairs, states = zip(*params)
+        return [*map(_serials, chain.from_iterable(pairs)), *map(_serials, chain.from_iterable(states))]
+    except (AttributeError, TypeError, ValueError):
+        return None
+
+
+def _called(tensor):
+    return repr(tensor) if isinstance(tensor, Tensor) else f"an array of shape {tensor.shape}"

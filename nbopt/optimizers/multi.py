@@ -1,0 +1,69 @@
+"""MultiOptimizer."""
+
+from nbopt.backends import get_backend
+from nbopt.errors import ArgumentError, LayerError
+from nbopt.optimizers.base import Optimizer
+
+
+class MultiOptimizer(Optimizer):
+    """Different optimizers for different layers, in one step.
+
+    Parameters
+    ----------
+    optimizer_mapping : dict
+        Layer name or layer class name -> Optimizer; ``"default"`` is required. A layer's name wins over its class's, and that over the
+        default. One optimizer may stand under several keys.
+    name : str, optional
+
+    Notes
+    -----
+    All layers of one optimizer are updated in one call, in list order, so a norm clip is over them together. An optimizer without layers is
+    not called. The step is whole: if any of the optimizers fails, none has changed anything.
+    """
+
+    def __init__(self, optimizer_mapping, name=None):
+        super().__init__(name=name)
+        if not isinstance(optimizer_mapping, dict) or "default" not in optimizer_mapping:
+            raise ArgumentError('MultiOptimizer takes a dict with the key "default": MultiOptimizer({"default": RMSProp(), "Bias": Adam()})')
+        for key, optimizer in optimizer_mapping.items():
+            if not callable(getattr(optimizer, "optimize", None)):
+                raise ArgumentError(f"the entry {key!r} of MultiOptimizer's dict must be an optimizer, not {optimizer!r}")
+        self.optimizer_mapping = dict(optimizer_mapping)
+
+    def optimizer_of(self, layer):
+        """Return the optimizer that updates `layer`."""
+        mapping = self.optimizer_mapping
+        for key in (getattr(layer, "name", None), getattr(layer, "classnm", type(layer).__name__)):
+            if key in mapping:
+                return mapping[key]
+        return mapping["default"]
+
+    def updates(self, be, layer_list, epoch):
+        """Return the updates of all optimizers that have layers."""
+        return [update for optimizer, layers in self._groups(layer_list) for update in optimizer.updates(be, layers, epoch)]
+
+    def optimize(self, layer_list, epoch):
+        """Update the parameters of all layers, in place, by one step of their optimizers; see `Optimizer.optimize`."""
+        groups = self._groups(layer_list)
+        own = [optimizer for optimizer, _ in groups if type(optimizer).optimize not in (Optimizer.optimize, MultiOptimizer.optimize)]
+        if not own:
+            return super().optimize(layer_list, epoch)
+        # An optimizer that overrides optimize, neon's way, can't be joined to the others' step: it runs on its own, after them.
+        joined = [update for optimizer, layers in groups if optimizer not in own for update in optimizer.updates(get_backend(), layers, epoch)]
+        if joined:
+            get_backend().update(*joined)
+        for optimizer, layers in groups:
+            if optimizer in own:
+                optimizer.optimize(layers, epoch)
+
+    def _groups(self, layer_list):
+        """Return (optimizer, its layers) for each optimizer that has any, in the order of their first layers."""
+        groups = {}
+        seen = set()
+        for layer in layer_list:
+            if id(layer) in seen:
+                raise LayerError(f"{layer!r} is listed twice: its parameters would be updated twice in one step")
+            seen.add(id(layer))
+            optimizer = self.optimizer_of(layer)
+            groups.setdefault(id(optimizer), (optimizer, []))[1].append(layer)
+        return list(groups.values())

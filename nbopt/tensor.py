@@ -1,0 +1,131 @@
+"""Tensor: a backend's handle of an array."""
+
+import itertools
+import math
+
+from nbopt.errors import ArgumentError, OperandError
+from nbopt.expr import Node
+
+_serials = itertools.count()
+
+
+def normalise_rounding(value):
+    """Return a rounding setting in its normal form.
+
+    Parameters
+    ----------
+    value : bool or int
+        False or 0: to nearest even. True: stochastic, to the storage's own mantissa. An int k >= 1: stochastic, to k mantissa bits.
+
+    Returns
+    -------
+    bool or int
+        False, True or an int >= 1. (1 and True differ: one keeps a single bit, the other all that the storage has.)
+
+    Raises
+    ------
+    ArgumentError
+        If `value` is negative, or neither an int nor a bool.
+    """
+    if isinstance(value, bool) or type(value).__name__ == "bool":
+        return bool(value)
+    if hasattr(value, "__index__") and value >= 0:
+        return value.__index__() or False
+    raise ArgumentError(
+        f"rounding must be False (to nearest), True (stochastic) or the number of mantissa bits to keep, an int from 1 on; not {value!r}"
+    )
+
+
+class Tensor(Node):
+    """An array of a backend: what optimizers update and expressions read.
+
+    Tensors are made by `Backend.array`, `wrap`, `empty`, `zeros`, `ones` and the like, not by calling this class.
+
+    Attributes
+    ----------
+    be : Backend
+    storage : object
+        The backend's own array, shared with its owner where the tensor was wrapped. On the CPU a numpy.ndarray.
+    shape : tuple of int
+    dtype : numpy.dtype
+    name : str or None
+    serial : int
+        A number that no other tensor of the process has: plans know tensors by it without keeping them alive.
+    """
+
+    __slots__ = ("be", "storage", "shape", "dtype", "name", "serial", "_rounding", "__weakref__")
+
+    def __init__(self, be, storage, name=None, rounding=False):
+        self.be = be
+        self.storage = storage
+        self.shape = tuple(storage.shape)
+        self.dtype = storage.dtype
+        self.name = name
+        self.serial = next(_serials)
+        self._rounding = rounding
+
+    @property
+    def size(self):
+        """int : the number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def ndim(self):
+        """int : the number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def rounding(self):
+        """bool or int : how values are rounded when they are stored here; see `nbopt.tensor.normalise_rounding`."""
+        return self._rounding
+
+    @rounding.setter
+    def rounding(self, value):
+        self._rounding = normalise_rounding(value)
+
+    def get(self):
+        """Return the values as a new NumPy array of the same shape and dtype."""
+        return self.be.to_numpy(self)
+
+    def set(self, values):
+        """Copy `values` (an array, a tensor or a number that fits the shape) into the tensor. Returns the tensor."""
+        self.be.set_values(self, values)
+        return self
+
+    def fill(self, value):
+        """Set every element to the number `value`. Returns the tensor."""
+        self.be.set_values(self, float(value))
+        return self
+
+    def __getitem__(self, key):
+        """Return a view: ``t[2:5]``, ``t[:, 0]``. Slices and integers only, so that it always shares the memory."""
+        parts = key if isinstance(key, tuple) else (key,)
+        if not all(part is Ellipsis or isinstance(part, slice) or hasattr(part, "__index__") for part in parts):
+            raise OperandError(f"a tensor is indexed by slices and integers, which give views; not by {key!r}")
+        return Tensor(self.be, self.be.view(self.storage, key), self.name, self._rounding)
+
+    def __setitem__(self, key, value):
+        """Evaluate `value` (an expression, tensor, number or array) and store it here."""
+        target = self if key == slice(None) else self[key]
+        self.be.assign(target, value)
+
+    def __len__(self):
+        if not self.shape:
+            raise OperandError("a tensor without dimensions has no length")
+        return self.shape[0]
+
+    def __repr__(self):
+        name = f" {self.name!r}" if self.name else ""
+        return f"<Tensor{name} {self.shape} {self.dtype.name}>"
+
+    def __reduce__(self):
+        # Backends hold compiled code and devices; the copy belongs to the backend that is current where it is loaded.
+        return _rebuild, (self.be.picklable(self.storage), self.name, self._rounding)
+
+
+def _rebuild(array, name, rounding):
+    from nbopt.backends import get_backend
+
+    tensor = get_backend().wrap(array)
+    tensor.name, tensor.rounding = name, rounding
+    return tensor

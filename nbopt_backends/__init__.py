@@ -1,0 +1,13 @@
+"""The implementations behind `nbopt.Backend`. Importing this package imports neither Numba nor any device library."""
+
+import importlib
+
+_HOMES = {"NumbaCPU": "numba_cpu", "NumbaCUDA": "numba_cuda", "Reference": "reference"}
+
+__all__ = ["NumbaCPU", "NumbaCUDA", "Reference"]
+
+
+def __getattr__(name):
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"nbopt_backends.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,130 @@
+"""HostBackend: what backends over NumPy arrays have in common."""
+
+import numpy as np
+
+from nbopt.backend import Backend
+from nbopt.errors import DtypeError, LayoutError, OperandError, ShapeError
+from nbopt.tensor import Tensor
+from nbopt_backends.memory import check_disjoint
+
+_DTYPES = {np.dtype(np.float32), np.dtype(np.float64)}
+_CPU_DEVICES = {1, 3, 11}  # DLPack's codes of memory that the host can read: CPU, CUDA pinned, ROCm pinned
+
+
+class HostBackend(Backend):
+    """A backend whose storage is numpy.ndarray. Subclasses implement `prepare` and `sum_last_axis`."""
+
+    memory = "host"
+
+    @classmethod
+    def storage_dtype(cls, dtype):
+        """Return `dtype` as a numpy.dtype, or raise DtypeError."""
+        try:
+            found = np.dtype(dtype)
+        except TypeError:
+            found = None
+        if found not in _DTYPES:
+            names = ", ".join(sorted(d.name for d in _DTYPES))
+            raise DtypeError(f"arrays of dtype {dtype} can't be trained; allowed are {names}. Convert it: x.astype(numpy.float32)")
+        return found
+
+    def adopt(self, obj):
+        """Return `obj` as a numpy.ndarray that shares its memory."""
+        if isinstance(obj, np.ma.MaskedArray):
+            raise LayoutError("a masked array has no value where it is masked: pass x.filled(0), or x.data to ignore the mask")
+        array = obj.view(np.ndarray) if isinstance(obj, np.ndarray) else _from_foreign(obj)
+        if not array.dtype.isnative:
+            raise LayoutError(f"the array is byte-swapped ({array.dtype.str}): convert it by x.astype(x.dtype.newbyteorder('='))")
+        self.storage_dtype(array.dtype)
+        if not array.flags.aligned:
+            raise LayoutError("the array's memory is not aligned to its elements: make a copy of it (numpy.array(x))")
+        return array
+
+    def allocate(self, shape, dtype):
+        """Return a new numpy.ndarray in C order."""
+        return np.empty(shape, dtype)
+
+    def to_numpy(self, tensor):
+        """Return a copy of the tensor's array."""
+        return tensor.storage.copy()
+
+    def set_values(self, tensor, values):
+        """Copy values into the tensor's array."""
+        array = tensor.storage
+        _check_writable(array, repr(tensor))
+        source = values.get() if isinstance(values, Tensor) else np.asarray(values)
+        if source.dtype.kind not in "fiub" or source.dtype.itemsize > 8:
+            raise DtypeError(f"values of dtype {source.dtype} can't be stored in {tensor!r}")
+        try:
+            with np.errstate(all="ignore"):
+                array[...] = source
+        except ValueError:
+            raise ShapeError(f"values of shape {source.shape} don't fit {tensor!r}") from None
+
+    def checked_columns(self, update):
+        """Return the update's columns as lists of arrays, after the checks that only a look at memory can make."""
+        columns = update.columns()
+        written = set(update.program.written())
+        names = update.program.names
+        values = []
+        for slot, column in enumerate(columns):
+            for row, tensor in enumerate(column):
+                if tensor.be.memory != "host":
+                    raise LayoutError(f"{tensor!r} is in a device's memory, and this backend works on the host's")
+                if slot in written:
+                    _check_writable(tensor.storage, f"{names[slot]} {tensor!r}")
+                values.append((tensor.storage, slot in written, lambda n=names[slot], r=row, t=tensor: f"{n} number {r} {t!r}"))
+        if update.key is not None:
+            check_disjoint(values)
+        return columns
+
+    def reduce(self, op, tensor, axis, shape):
+        """Reduce a tensor over an axis (None: over all elements) and return a new tensor of shape `shape`."""
+        array = tensor.storage
+        # Reduced values last: (how many results, how many values each)
+        matrix = array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
+        if op != "sum" and matrix.shape[1] == 0:
+            raise ShapeError(f"be.{op} of no elements has no value; the tensor has shape {tensor.shape}")
+        with np.errstate(all="ignore"):
+            result = self.sum_last_axis(np.ascontiguousarray(matrix)) if op == "sum" else _REDUCERS[op](matrix)
+        return Tensor(self, np.ascontiguousarray(result, dtype=array.dtype).reshape(shape))
+
+    def sum_last_axis(self, matrix):
+        """Return the sums of the rows of a C-contiguous (m, n) array, in the fixed shape of `nbopt_backends.reduction`."""
+        raise NotImplementedError(f"{type(self).__name__} has no sum")
+
+
+def _extreme(reducer, zero_signs):
+    """A maximum or minimum in which -0 is below +0, which NumPy leaves open."""
+
+    def reduced(matrix):
+        found = reducer(matrix, axis=1)
+        zero = zero_signs(np.where(matrix == 0, np.copysign(1, matrix), zero_signs([-1.0, 1.0]) * -1.0), axis=1)
+        return np.where(found == 0, np.copysign(found, zero), found)
+
+    return reduced
+
+
+_REDUCERS = {
+    "max": _extreme(np.max, np.max),
+    "min": _extreme(np.min, np.min),
+    "argmax": lambda matrix: np.argmax(matrix, axis=1),
+    "argmin": lambda matrix: np.argmin(matrix, axis=1),
+}
+
+
+def _check_writable(array, called):
+    if not array.flags.writeable:
+        raise LayoutError(f"{called} is read-only, and a step writes it: pass a writable array (numpy.array(x) makes one)")
+
+
+def _from_foreign(obj):
+    if hasattr(obj, "__dlpack__"):
+        device = obj.__dlpack_device__()[0]
+        if device not in _CPU_DEVICES:
+            raise LayoutError(f"the array is on another device (DLPack device type {int(device)}): use the backend of that device, or copy it to the host")
+        # PyTorch refuses to export what it tracks; detach() shares the memory.
+        return np.from_dlpack(obj.detach() if hasattr(obj, "detach") else obj)
+    if hasattr(obj, "__cuda_array_interface__"):
+        raise LayoutError('the array is on a GPU: use the backend "cuda", or copy it to the host')
+    raise OperandError(f"{type(obj).__name__} is no array whose memory could be shared. be.array(x) makes a tensor with a copy of its values")

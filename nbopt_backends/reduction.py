@@ -1,0 +1,62 @@
+"""The fixed shape of sums, so that they repeat bit for bit on any backend, thread count and grid.
+
+A sum over n values in C order goes by tiles of `TILE` values. Within a tile, lane l adds the values l, l + LANES, l + 2 LANES, ... one
+after the other to 0; then the upper half of the lanes is added to the lower half until one lane is left. The tiles' sums are the values of
+the next pass, until one value is left. Here it stands in NumPy; `cpu_drivers` has the same in Numba.
+"""
+
+import numpy as np
+
+LANES = 256
+TILE = 8192
+
+
+def tile_count(n):
+    """Return the number of tiles that `n` values fill; 1 for none."""
+    return max(1, -(-n // TILE))
+
+
+def tile_sums(values):
+    """Sum the last axis of `values`, float32 or float64, tile by tile. Returns shape ``(..., tile_count(n))``."""
+    n = values.shape[-1]
+    tiles = tile_count(n)
+    # Adding 0 changes no lane: a lane starts at +0, so it is never -0.
+    padded = np.zeros((*values.shape[:-1], tiles * TILE), values.dtype)
+    padded[..., :n] = values
+    rows = padded.reshape(*values.shape[:-1], tiles, TILE // LANES, LANES)
+    lanes = np.zeros((*values.shape[:-1], tiles, LANES), values.dtype)
+    for row in range(TILE // LANES):
+        lanes += rows[..., row, :]
+    while lanes.shape[-1] > 1:
+        half = lanes.shape[-1] // 2
+        lanes = lanes[..., :half] + lanes[..., half:]
+    return lanes[..., 0]
+
+
+def tree_sum(values):
+    """Sum the last axis of `values`, float32 or float64, in the fixed shape."""
+    sums = tile_sums(values)
+    while sums.shape[-1] > 1:
+        sums = tile_sums(sums)
+    return sums[..., 0]
+
+
+def norm_factor(partial_sums, clip_norm, bsz):
+    """Return ``clip_norm / max(sqrt(sum) / bsz, clip_norm)``.
+
+    Parameters
+    ----------
+    partial_sums : numpy.ndarray
+        The tiles' sums of squares of all gradients, in the order of the parameter list; float32, or float64 if any gradient's update
+        computes in float64. All arithmetic is in this dtype.
+    clip_norm, bsz : float
+
+    Returns
+    -------
+    numpy.floating
+        NaN where the norm is NaN.
+    """
+    scalar = partial_sums.dtype.type
+    with np.errstate(all="ignore"):
+        norm = np.sqrt(tree_sum(partial_sums)) / scalar(bsz)
+        return scalar(clip_norm) / np.maximum(norm, scalar(clip_norm))

@@ -1,0 +1,79 @@
+"""Reference: a NumPy interpreter of programs, short and slow. It defines what every op and every program means."""
+
+import numpy as np
+
+from nbopt.ops import PRIMITIVES
+from nbopt_backends.host import HostBackend
+from nbopt_backends.reduction import norm_factor, tile_sums, tree_sum
+
+
+def compute_dtype(dtypes):
+    """Return the dtype that an update of slots of these dtypes computes in: float64 if any is float64, else float32."""
+    return np.dtype(np.float64 if np.dtype(np.float64) in dtypes else np.float32)
+
+
+def run(program, arrays, scalars):
+    """Run `program` over one tuple of arrays.
+
+    Parameters
+    ----------
+    program : nbopt.trace.Program
+    arrays : list of numpy.ndarray
+        By slot. Those that the program stores to are modified.
+    scalars : list of float
+    """
+    dtype = compute_dtype({array.dtype for array in arrays})
+    scalars = [dtype.type(x) for x in scalars]
+    values = []
+    for op, *operands in program.code:
+        if op == "load":
+            values.append(arrays[operands[0]].astype(dtype))
+        elif op == "store":
+            slot, value = operands
+            target = arrays[slot]
+            target[...] = scalars[~value] if value < 0 else values[value]
+            values.append(target.astype(dtype))
+        else:
+            values.append(PRIMITIVES[op].numpy(*(scalars[~x] if x < 0 else values[x] for x in operands)))
+
+
+class Reference(HostBackend):
+    """The backend ``"reference"``: the same results as the others, by NumPy alone."""
+
+    name = "reference"
+
+    def prepare(self, update):
+        """Return a function that interprets the update's program for one parameter after the other."""
+        columns = self.checked_columns(update)
+        rows = [[tensor.storage for tensor in row] for row in zip(*columns)]
+        program, scalars = update.program, list(update.scalars)
+
+        def launch(count):
+            if update.clip_norm is not None:
+                factor = self._factor([row[1] for row in rows], [compute_dtype({a.dtype for a in row}) for row in rows], update.clip_norm)
+                scalars[program.factor] = float(factor)
+            with np.errstate(all="ignore"):
+                for row in rows:
+                    run(program, row, scalars)
+            self.launches += len(rows)
+
+        return launch
+
+    def norm_factor(self, grads, clip_norm):
+        """Return the factor that clips the norm of `grads`, a list of tensors, to `clip_norm`; a float."""
+        return float(self._factor([grad.storage for grad in grads], [compute_dtype({grad.dtype}) for grad in grads], clip_norm))
+
+    def _factor(self, grads, dtypes, clip_norm):
+        with np.errstate(all="ignore"):
+            sums = [tile_sums(np.square(grad.astype(dtype).ravel())) for grad, dtype in zip(grads, dtypes) if grad.size]
+        total = np.concatenate(sums).astype(compute_dtype(set(dtypes))) if sums else np.zeros(1, np.float32)
+        return norm_factor(total, clip_norm, self.bsz)
+
+    def sum_last_axis(self, matrix):
+        """Return the sums of the rows of a (m, n) array."""
+        return tree_sum(matrix)
+
+    def explain(self, update):
+        """Return the update's program as text."""
+        lines = [f"# {index}: {line}" for index, line in enumerate(update.program.code)]
+        return ["\n".join(["# The reference interprets this program with NumPy:", *lines, ""])]

@@ -5,7 +5,7 @@ import numpy as np
 from nbopt.backend import Backend
 from nbopt.errors import DtypeError, LayoutError, OperandError, ShapeError
 from nbopt.tensor import Tensor
-from nbopt_backends.memory import check_disjoint
+from nbopt_backends.memory import byte_range, check_disjoint
 
 _DTYPES = {np.dtype(np.float32), np.dtype(np.float64)}
 _CPU_DEVICES = {1, 3, 11}  # DLPack's codes of memory that the host can read: CPU, CUDA pinned, ROCm pinned
@@ -62,7 +62,11 @@ class HostBackend(Backend):
             raise ShapeError(f"values of shape {source.shape} don't fit {tensor!r}") from None
 
     def checked_columns(self, update):
-        """Return the update's columns as lists of arrays, after the checks that only a look at memory can make."""
+        """Return the update's columns as lists of arrays, after the checks that only a look at memory can make.
+
+        For an assignment outside an optimizer, operands are broadcast to the target's shape, and an operand that overlaps the target
+        without being the same view of it is copied first.
+        """
         columns = update.columns()
         written = set(update.program.written())
         names = update.program.names
@@ -74,9 +78,12 @@ class HostBackend(Backend):
                 if slot in written:
                     _check_writable(tensor.storage, f"{names[slot]} {tensor!r}")
                 values.append((tensor.storage, slot in written, lambda n=names[slot], r=row, t=tensor: f"{n} number {r} {t!r}"))
-        if update.key is not None:
-            check_disjoint(values)
-        return columns
+        arrays = [[tensor.storage for tensor in column] for column in columns]
+        if update.plans is None:
+            target = arrays[0][0]
+            return [[target], *([_operand(column[0], target)] for column in arrays[1:])]
+        check_disjoint(values)
+        return arrays
 
     def reduce(self, op, tensor, axis, shape):
         """Reduce a tensor over an axis (None: over all elements) and return a new tensor of shape `shape`."""
@@ -92,6 +99,14 @@ class HostBackend(Backend):
     def sum_last_axis(self, matrix):
         """Return the sums of the rows of a C-contiguous (m, n) array, in the fixed shape of `nbopt_backends.reduction`."""
         raise NotImplementedError(f"{type(self).__name__} has no sum")
+
+
+def _operand(array, target):
+    """Return an operand of an assignment, in the target's shape and free of dangerous overlap with it."""
+    same = array.shape == target.shape and array.strides == target.strides and array.dtype == target.dtype
+    if not (same and byte_range(array) == byte_range(target)) and np.may_share_memory(array, target):
+        array = array.copy()
+    return np.broadcast_to(array, target.shape)
 
 
 def _extreme(reducer, zero_signs):

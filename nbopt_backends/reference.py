@@ -44,8 +44,7 @@ class Reference(HostBackend):
 
     def prepare(self, update):
         """Return a function that interprets the update's program for one parameter after the other."""
-        columns = self.checked_columns(update)
-        rows = [[tensor.storage for tensor in row] for row in zip(*columns)]
+        rows = list(zip(*self.checked_columns(update)))
         program, scalars = update.program, list(update.scalars)
 
         def launch(count):

@@ -1,0 +1,162 @@
+"""What generated CPU kernels are made of: loads, stores and operations as LLVM sees them.
+
+Memory is reached by address: a table gives the address of each slot of each tensor as an int64. Loads and stores tell LLVM, by alias
+metadata, that different slots don't overlap (the layout was checked for it), so loops vectorise without run-time checks.
+"""
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import float32, float64, int64, njit, types
+from numba.extending import intrinsic
+
+from nbopt_backends import scalar
+
+_SCOPES = 16  # slots with alias metadata; the rest of a very long expression does without
+
+
+def _pointer(builder, address, ty):
+    return builder.inttoptr(address, ty.as_pointer())
+
+
+def _note_alias(builder, instruction, slot):
+    """Attach metadata: this access belongs to `slot` and touches no other slot's memory."""
+    if not 0 <= slot < _SCOPES:
+        return
+    module = builder.module
+    domain = module.add_metadata(["nbopt"])
+    scopes = [module.add_metadata([f"slot {index}", domain]) for index in range(_SCOPES)]
+    instruction.set_metadata("alias.scope", module.add_metadata([scopes[slot]]))
+    instruction.set_metadata("noalias", module.add_metadata([scope for index, scope in enumerate(scopes) if index != slot]))
+
+
+def _memory_access(element, llvm_type):
+    """Return the load and the store intrinsic of one element type."""
+
+    @intrinsic(prefer_literal=True)
+    def load(context, address, index, slot):
+        number = slot.literal_value
+
+        def codegen(ctx, builder, signature, args):
+            value = builder.load(builder.gep(_pointer(builder, args[0], llvm_type), [args[1]], inbounds=True))
+            _note_alias(builder, value, number)
+            return value
+
+        return element(types.int64, types.int64, slot), codegen
+
+    @intrinsic(prefer_literal=True)
+    def store(context, address, index, slot, value):
+        number = slot.literal_value
+
+        def codegen(ctx, builder, signature, args):
+            done = builder.store(args[3], builder.gep(_pointer(builder, args[0], llvm_type), [args[1]], inbounds=True))
+            _note_alias(builder, done, number)
+            return ctx.get_dummy_value()
+
+        return types.void(types.int64, types.int64, slot, element), codegen
+
+    return load, store
+
+
+load_float32, store_float32 = _memory_access(types.float32, ir.FloatType())
+load_float64, store_float64 = _memory_access(types.float64, ir.DoubleType())
+load_int64, store_int64 = _memory_access(types.int64, ir.IntType(64))
+load_int32, store_int32 = _memory_access(types.int32, ir.IntType(32))
+load_int16, store_int16 = _memory_access(types.int16, ir.IntType(16))
+
+
+@njit(inline="always")
+def address(row, slot, offset, item_size):
+    """Return the address of element `offset` of a slot, given the address of its tensor's row in the table."""
+    return load_int64(row, slot, -1) + offset * item_size
+
+
+def _llvm_function(name, arity):
+    """Return an intrinsic that calls the overloaded LLVM function ``llvm.<name>`` on one floating type."""
+
+    def codegen(ctx, builder, signature, args):
+        ty = args[0].type
+        function = builder.module.declare_intrinsic(f"llvm.{name}", [ty], ir.FunctionType(ty, [ty] * arity))
+        return builder.call(function, args)
+
+    if arity == 1:
+
+        @intrinsic
+        def call(context, a):
+            return a(a), codegen
+    else:
+
+        @intrinsic
+        def call(context, a, b):
+            return (a(a, a), codegen) if a == b else None
+
+    return call
+
+
+# llvm.maximum is IEEE 754's maximum: NaN if either is NaN, -0 below +0.
+maximum = _llvm_function("maximum", 2)
+minimum = _llvm_function("minimum", 2)
+absolute = _llvm_function("fabs", 1)
+sqrt = _llvm_function("sqrt", 1)
+rint = _llvm_function("rint", 1)
+exp, log, tanh, exp2, log2 = math.exp, math.log, math.tanh, np.exp2, np.log2
+
+
+@njit(inline="always")
+def power(a, b):
+    """Return a to the power b."""
+    return a**b
+
+
+def _bit_casts(floating, integer, llvm_float, llvm_integer):
+    @intrinsic
+    def bits(context, value):
+        def codegen(ctx, builder, signature, args):
+            found = builder.bitcast(args[0], llvm_integer)
+            return found if llvm_integer.width == 64 else builder.zext(found, ir.IntType(64))
+
+        return types.int64(floating), codegen
+
+    @intrinsic
+    def from_bits(context, value):
+        def codegen(ctx, builder, signature, args):
+            found = args[0] if llvm_integer.width == 64 else builder.trunc(args[0], llvm_integer)
+            return builder.bitcast(found, llvm_float)
+
+        return floating(types.int64), codegen
+
+    return bits, from_bits
+
+
+bits_float32, from_bits_float32 = _bit_casts(types.float32, types.int32, ir.FloatType(), ir.IntType(32))
+bits_float64, from_bits_float64 = _bit_casts(types.float64, types.int64, ir.DoubleType(), ir.IntType(64))
+
+
+def _compiled(function):
+    """Compile a formula of `nbopt_backends.scalar` with this module's names."""
+    return njit(inline="always", error_model="numpy")(type(function)(function.__code__, globals(), function.__name__))
+
+
+shift_float32, shift_float64 = _compiled(scalar.shift_float32), _compiled(scalar.shift_float64)
+ldexp_float32, ldexp_float64 = _compiled(scalar.ldexp_float32), _compiled(scalar.ldexp_float64)
+
+
+@intrinsic
+def call_kernel(context, kernel, row, offset, n, scalars):
+    """Call a compiled kernel by its address."""
+
+    def codegen(ctx, builder, signature, args):
+        word = ir.IntType(64)
+        kernel_type = ir.FunctionType(ir.VoidType(), [word] * 4)
+        builder.call(_pointer(builder, args[0], kernel_type), args[1:])
+        return ctx.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), codegen
+
+
+__all__ = [
+    "absolute", "address", "call_kernel", "exp", "exp2", "float32", "float64", "int64", "ldexp_float32", "ldexp_float64", "load_float32",
+    "load_float64", "load_int16", "load_int32", "load_int64", "log", "log2", "maximum", "minimum", "power", "rint", "shift_float32",
+    "shift_float64", "sqrt", "store_float32", "store_float64", "store_int16", "store_int32", "store_int64", "tanh",
+]  # fmt: skip

@@ -1,0 +1,147 @@
+"""Sums on the CPU, in the fixed shape that `nbopt_backends.reduction` defines: the text of their kernels."""
+
+from nbopt_backends.lowering import ITEM_SIZES, widened
+from nbopt_backends.reduction import LANES, TILE
+
+_TEMPLATE = '''"""Sums of {dtype} values in {arithmetic}, in the fixed shape of nbopt_backends.reduction."""
+
+import math
+
+import numpy as np
+from numba import njit, prange
+
+from nbopt_backends.cpu_drivers import copy_strided
+from nbopt_backends.cpu_primitives import *
+
+
+@njit(error_model="numpy"{fast})
+def tile_sum(source, n, square, lanes):
+    """Return the sum (of squares, where `square` is 1) of n values from the address `source`; `lanes` is scratch memory."""
+    for lane in range({LANES}):
+        store_{arithmetic}(lanes, lane, 1, {arithmetic}(0))
+    full = n // {LANES}
+    for row in range(full):
+        here = source + row * {row_bytes}
+        if square:
+            for lane in range({LANES}):
+                x = {load_here}
+                store_{arithmetic}(lanes, lane, 1, load_{arithmetic}(lanes, lane, 1) + x * x)
+        else:
+            for lane in range({LANES}):
+                x = {load_here}
+                store_{arithmetic}(lanes, lane, 1, load_{arithmetic}(lanes, lane, 1) + x)
+    here = source + full * {row_bytes}
+    for lane in range(n - full * {LANES}):
+        x = {load_here}
+        store_{arithmetic}(lanes, lane, 1, load_{arithmetic}(lanes, lane, 1) + (x * x if square else x))
+    half = {LANES} // 2
+    while half > 0:
+        upper = lanes + half * {lane_bytes}
+        for lane in range(half):
+            store_{arithmetic}(lanes, lane, 1, load_{arithmetic}(lanes, lane, 1) + load_{arithmetic}(upper, lane, 2))
+        half //= 2
+    return load_{arithmetic}(lanes, 0, 1)
+
+
+def square_sums(table, width, slot, chunks, n_chunks, tiles, sums):
+    """Write the sum of squares of every tile of one slot of all tensors.
+
+    Parameters
+    ----------
+    table, width, chunks, n_chunks
+        As for cpu_drivers.run_chunks; all int64.
+    slot : int64
+        Which slot; contiguous.
+    tiles : int64
+        Address of int64[n_chunks]: where the first tile of each chunk stands in `sums`.
+    sums : int64
+        Address of {total}[...]: modified.
+    """
+    for c in prange(n_chunks):
+        lanes = np.empty({LANES}, np.{arithmetic})
+        row = table + load_int64(chunks, 3 * c, -1) * width * 8
+        source = address(row, slot, load_int64(chunks, 3 * c + 1, -1), {item_size})
+        n = load_int64(chunks, 3 * c + 2, -1)
+        first = load_int64(tiles, c, -1)
+        for tile in range((n + {TILE} - 1) // {TILE}):
+            here = source + tile * {tile_bytes}
+            store_{total}(sums, first + tile, -1, {total}(tile_sum(here, min({TILE}, n - tile * {TILE}), 1, lanes.ctypes.data)))
+
+
+def staged_square_sums(table, views, width, slot, chunks, n_chunks, tiles, sums):
+    """Do what square_sums does where some tensors are strided: a strided tile is gathered first.
+
+    Parameters
+    ----------
+    views : int64
+        As for cpu_drivers.run_staged_chunks.
+    """
+    for c in prange(n_chunks):
+        lanes = np.empty({LANES}, np.{arithmetic})
+        buffer = np.empty({TILE}, np.float64)
+        place = load_int64(chunks, 3 * c, -1) * width * 8
+        offset = load_int64(chunks, 3 * c + 1, -1)
+        n = load_int64(chunks, 3 * c + 2, -1)
+        first = load_int64(tiles, c, -1)
+        geometry = load_int64(views + place, slot, -1)
+        base = load_int64(table + place, slot, -1)
+        for tile in range((n + {TILE} - 1) // {TILE}):
+            start = offset + tile * {TILE}
+            count = min({TILE}, n - tile * {TILE})
+            here = base + start * {item_size}
+            if load_int64(geometry, 0, -1) > 0:
+                here = buffer.ctypes.data
+                copy_strided(here, base, geometry, start, count, True)
+            store_{total}(sums, first + tile, -1, {total}(tile_sum(here, count, 1, lanes.ctypes.data)))
+
+
+def row_sums(matrix, m, n, tiles, sums):
+    """Write the sum of every tile of every row of a contiguous (m, n) matrix to sums[m, tiles]."""
+    for c in prange(m * tiles):
+        lanes = np.empty({LANES}, np.{arithmetic})
+        row, tile = c // tiles, c % tiles
+        source = matrix + (row * n + tile * {TILE}) * {item_size}
+        store_{arithmetic}(sums, c, -1, tile_sum(source, min({TILE}, n - tile * {TILE}), 0, lanes.ctypes.data))
+
+
+def norm_factor(sums, n, clip_norm, bsz):
+    """Return clip_norm / max(sqrt(total of n sums) / bsz, clip_norm) as a float64. The sums are used up."""
+    lanes = np.empty({LANES}, np.{arithmetic})
+    while n > 1:
+        tiles = (n + {TILE} - 1) // {TILE}
+        for tile in range(tiles):
+            part = tile_sum(sums + tile * {tile_bytes}, min({TILE}, n - tile * {TILE}), 0, lanes.ctypes.data)
+            store_{arithmetic}(sums, tile, -1, part)
+        n = tiles
+    norm = sqrt(load_{arithmetic}(sums, 0, -1)) / {arithmetic}(bsz)
+    clip = {arithmetic}(clip_norm)
+    return float64(clip / maximum(norm, clip))
+'''
+
+
+def reduction_text(dtype, arithmetic, total, fast_math=False):
+    """Return the text of the module that sums values of one dtype.
+
+    Parameters
+    ----------
+    dtype : str
+        The values' storage.
+    arithmetic : str
+        ``"float32"`` or ``"float64"``: what the values are widened to and added in.
+    total : str
+        What the tiles' sums of squares are stored in; at least as wide.
+    fast_math : bool
+    """
+    return _TEMPLATE.format(
+        dtype=dtype,
+        arithmetic=arithmetic,
+        total=total,
+        fast=", fastmath=FAST_MATH" if fast_math else "",
+        LANES=LANES,
+        TILE=TILE,
+        item_size=ITEM_SIZES[dtype],
+        lane_bytes=ITEM_SIZES[arithmetic],
+        row_bytes=LANES * ITEM_SIZES[dtype],
+        tile_bytes=TILE * ITEM_SIZES[dtype],
+        load_here=widened(dtype, arithmetic, f"load_{dtype}(here, lane, 0)"),
+    )

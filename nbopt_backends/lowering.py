@@ -1,0 +1,183 @@
+"""Lowering: from a program to the text of a kernel. Pure functions; the same program always gives the same text."""
+
+from typing import NamedTuple
+
+
+class Dialect(NamedTuple):
+    """How a target spells programs.
+
+    Attributes
+    ----------
+    name : str
+    ops : dict
+        Primitive -> format string over operands {0}, {1}, ... and {F}, the arithmetic's type. Ops that are missing are calls of their name.
+    header : str
+        What the module starts with: imports.
+    kernel : str
+        The kernel, with placeholders for its parts; see `kernel_text`.
+    """
+
+    name: str
+    ops: dict
+    header: str
+    kernel: str
+
+
+# Spellings that hold for every target whose kernels are Python source.
+COMMON_OPS = {
+    "add": "{0} + {1}",
+    "subtract": "{0} - {1}",
+    "multiply": "{0} * {1}",
+    "divide": "{0} / {1}",
+    "negative": "-{0}",
+    "sgn": "{F}(1) if {0} > {F}(0) else ({F}(-1) if {0} < {F}(0) else ({F}(0) if {0} == {F}(0) else {0}))",
+    "finite": "{F}(1) if {0} - {0} == {F}(0) else {F}(0)",
+    "equal": "{F}(1) if {0} == {1} else {F}(0)",
+    "not_equal": "{F}(1) if {0} != {1} else {F}(0)",
+    "less": "{F}(1) if {0} < {1} else {F}(0)",
+    "less_equal": "{F}(1) if {0} <= {1} else {F}(0)",
+    "greater": "{F}(1) if {0} > {1} else {F}(0)",
+    "greater_equal": "{F}(1) if {0} >= {1} else {F}(0)",
+    "where": "{1} if {0} != {F}(0) else {2}",
+    "shift": "shift_{F}({0}, {1})",
+    "ldexp": "ldexp_{F}({0}, {1})",
+}
+
+_INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
+
+
+def rule_comment(program):
+    """Return the program's assignments as lines of readable mathematics, scalars being s0, s1, ...
+
+    A value that is used more than once and is no plain load gets a line of its own.
+    """
+    uses = [0] * len(program.code)
+    for op, *operands in program.code:
+        for operand in operands if op not in ("load", "store") else operands[1:]:
+            if operand >= 0:
+                uses[operand] += 1
+    lines, text = [], []
+
+    def spelled(operand):
+        return f"s{~operand}" if operand < 0 else text[operand]
+
+    for index, (op, *operands) in enumerate(program.code):
+        if op == "load":
+            text.append(program.names[operands[0]])
+            continue
+        if op == "store":
+            slot, value = operands
+            lines.append(f"{program.names[slot]} = {_bare(spelled(value))}")
+            text.append(program.names[slot])
+            continue
+        arguments = [spelled(operand) for operand in operands]
+        if op in _INFIX:
+            here = f"({arguments[0]} {_INFIX[op]} {arguments[1]})"
+        elif op == "negative":
+            here = f"(-{arguments[0]})"
+        else:
+            here = f"{op}({', '.join(map(_bare, arguments))})"
+        if uses[index] > 1:
+            lines.append(f"v{index} = {_bare(here)}")
+            here = f"v{index}"
+        text.append(here)
+    return lines
+
+
+def _bare(text):
+    """Drop parentheses around a whole expression."""
+    depth = 0
+    for position, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if depth == 0 and position < len(text) - 1:
+            return text
+    return text[1:-1] if text.startswith("(") else text
+
+
+def body_lines(program, dialect, dtypes, arithmetic):
+    """Return the lines of the loop's body, for one element: each slot loaded once, each value computed once, stores in order.
+
+    Parameters
+    ----------
+    program : nbopt.trace.Program
+    dialect : Dialect
+    dtypes : tuple of str
+        The slots' storage.
+    arithmetic : str
+        ``"float32"`` or ``"float64"``.
+    """
+    ops = {**COMMON_OPS, **dialect.ops}
+    names = []
+    lines = []
+    for index, (op, *operands) in enumerate(program.code):
+        name = f"v{index}"
+        if op == "load":
+            slot = operands[0]
+            lines.append(f"{name} = {widened(dtypes[slot], arithmetic, f'load_{dtypes[slot]}(p{slot}, i, {slot})')}")
+        elif op == "store":
+            slot, value = operands
+            name = f"s{~value}" if value < 0 else names[value]
+            if dtypes[slot] != arithmetic:
+                lines.append(f"r{index} = {dtypes[slot]}({name})")
+                lines.append(f"store_{dtypes[slot]}(p{slot}, i, {slot}, r{index})")
+                name = f"{arithmetic}(r{index})"
+            else:
+                lines.append(f"store_{dtypes[slot]}(p{slot}, i, {slot}, {name})")
+        else:
+            spelled = [f"s{~operand}" if operand < 0 else names[operand] for operand in operands]
+            call = ops.get(op, f"{op}({', '.join(f'{{{k}}}' for k in range(len(spelled)))})")
+            lines.append(f"{name} = {call.format(*spelled, F=arithmetic)}")
+        names.append(name)
+    return lines
+
+
+def widened(dtype, arithmetic, text):
+    """Return `text`, a value of `dtype`, converted to the arithmetic's type."""
+    return text if dtype == arithmetic else f"{arithmetic}({text})"
+
+
+def kernel_text(program, dialect, dtypes, arithmetic):
+    """Return the text of the module that holds the kernel of `program`.
+
+    For RMSProp on float32 the CPU's begins
+
+        # mean_square = s1 * mean_square + s2 * v4
+        # ...
+        @kernel
+        def update(row, offset, n, scalars):
+            p0 = address(row, 0, offset, 4)  # param: float32, read and written
+            s0 = load_float32(scalars, 0, -1)
+            ...
+            for i in range(n):
+                v0 = load_float32(p2, i, 2)
+                v1 = s1 * v0
+
+    Parameters
+    ----------
+    program, dialect, dtypes, arithmetic
+        As for `body_lines`.
+
+    Returns
+    -------
+    str
+    """
+    written = program.written()
+    read = {line[1] for line in program.code if line[0] == "load"}
+    pointers = []
+    for slot in program.used():
+        what = " and ".join(["read"] * (slot in read) + ["written"] * (slot in written))
+        pointers.append(f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[dtypes[slot]]})  # {program.names[slot]}: {dtypes[slot]}, {what}")
+    scalars = [f"s{j} = load_{arithmetic}(scalars, {j}, -1)" for j in range(program.n_scalars)]
+    parts = {
+        "comment": "\n".join(f"# {line}" for line in rule_comment(program)),
+        "setup": _indented(pointers + scalars, 1),
+        "body": _indented(body_lines(program, dialect, dtypes, arithmetic), 2),
+    }
+    return dialect.header + dialect.kernel.format(**parts)
+
+
+ITEM_SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def _indented(lines, depth):
+    return "\n".join("    " * depth + line for line in lines)

@@ -1,0 +1,154 @@
+"""Generated source: where it is kept, how it becomes a module, and how Numba's results are cached beside it.
+
+The text is compiled in memory and never read back: files are there for people, tracebacks and Numba's cache. A module's name comes from its
+content, so a changed kernel is another module.
+"""
+
+import atexit
+import functools
+import hashlib
+import os
+import pathlib
+import shutil
+import stat
+import sys
+import tempfile
+import threading
+import types
+import warnings
+
+import llvmlite
+import numba
+
+_lock = threading.RLock()
+_warned = set()
+
+
+def _warn_once(text):
+    if text not in _warned:
+        _warned.add(text)
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+def cache_folder():
+    """Return the folder of generated source, a pathlib.Path: NBOPT_CACHE_DIR, or ``nbopt`` in the user's cache folder.
+
+    Numba's cache files hold pickles, so the folder is used only if it belongs to the user and nobody else can enter it (mode 0700).
+    Otherwise it is a private temporary folder, which lasts as long as the process, and there is one warning.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return _usable_folder(os.environ.get("NBOPT_CACHE_DIR") or os.path.join(base, "nbopt"), os.getpid())
+
+
+@functools.lru_cache(maxsize=None)
+def _usable_folder(path, process):
+    folder = pathlib.Path(path)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.stat(folder)
+        if hasattr(os, "getuid"):
+            if found.st_uid != os.getuid():
+                raise PermissionError("it belongs to another user")
+            if stat.S_IMODE(found.st_mode) & 0o077:
+                raise PermissionError(f"others may enter it (mode {stat.S_IMODE(found.st_mode):04o}); type: chmod 700 {folder}")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        return folder
+    except OSError as error:
+        temporary = pathlib.Path(tempfile.mkdtemp(prefix="nbopt-"))
+        atexit.register(_remove, temporary, process)
+        _warn_once(f"the cache folder {folder} is not used: {error}. Kernels are kept in {temporary} until this process ends")
+        return temporary
+
+
+def _remove(folder, process):
+    if os.getpid() == process:  # a forked child leaves its parent's folder alone
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@functools.lru_cache(maxsize=None)
+def _toolchain():
+    """Return what a cached kernel depends on besides its own text: Numba checks only the file that a function stands in."""
+    here = pathlib.Path(__file__).parent
+    helpers = b"".join((here / name).read_bytes() for name in ("cpu_drivers.py", "cpu_primitives.py", "scalar.py"))
+    versions = f"{sys.version_info[:3]} {numba.__version__} {llvmlite.__version__}"
+    return hashlib.sha256(helpers + versions.encode()).hexdigest()
+
+
+def load(text, stem):
+    """Return the module that `text` makes, running it where that hasn't happened in this process.
+
+    Parameters
+    ----------
+    text : str
+        Python source.
+    stem : str
+        A word for the module's name, which is ``nbopt_<stem>_<digest of the content>``.
+
+    Returns
+    -------
+    types.ModuleType
+        Its file is ``module.__file__``.
+    """
+    name = f"nbopt_{stem}_{hashlib.sha256((_toolchain() + text).encode()).hexdigest()[:16]}"
+    with _lock:
+        if name in sys.modules:
+            return sys.modules[name]
+        path = cache_folder() / f"{name}.py"
+        _write(path, text)
+        module = types.ModuleType(name)
+        module.__file__ = str(path)
+        # Numba looks the module up by its name when it loads a cached kernel.
+        sys.modules[name] = module
+        try:
+            exec(compile(text, str(path), "exec"), module.__dict__)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        return module
+
+
+def _write(path, text):
+    """Bring the file to this content, by a rename, so that nobody sees half of it. Its time stays where nothing changes."""
+    try:
+        if path.read_text() == text:
+            return
+    except (OSError, UnicodeDecodeError):
+        pass
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        _warn_once(f"the kernel's text can't be written to {path}: {error}")
+
+
+def compiled(make, module):
+    """Compile a function of a generated module, with Numba's cache on disk wherever that works.
+
+    Parameters
+    ----------
+    make : callable
+        ``make(cache)`` compiles with or without the cache and returns the result.
+    module : types.ModuleType
+        As `load` returned it.
+    """
+    with _lock:
+        try:
+            return make(True)
+        except Exception:
+            # Damaged or unwritable cache files look like anything at all from here. Without them it works, or the error is real.
+            pass
+        for leftover in (pathlib.Path(module.__file__).parent / "__pycache__").glob(f"{module.__name__}.*.nb?"):
+            try:
+                leftover.unlink()
+            except OSError:
+                pass
+        try:
+            result = make(True)
+            _warn_once(f"cached kernels in {cache_folder()} were damaged and have been built again")
+        except Exception as error:
+            result = make(False)
+            _warn_once(f"kernels can't be cached in {cache_folder()}: {error}. They are compiled again in every process")
+        return result

@@ -1,0 +1,64 @@
+"""The one file that decides how Numba's threads are used."""
+
+import os
+import threading
+
+import numba
+from numba.np.ufunc import parallel
+
+_import_process = os.getpid()
+_workqueue_lock = threading.RLock()
+
+
+def threading_layer():
+    """Return the name of Numba's threading layer, starting its threads where that hasn't happened yet."""
+    try:
+        return numba.threading_layer()
+    except ValueError:
+        parallel._launch_threads()
+        return numba.threading_layer()
+
+
+class Threads:
+    """Runs parallel functions, with a guard against what Numba's threading layers can't do.
+
+    - ``workqueue`` aborts the process when two Python threads are in it at once: one lock keeps ours apart.
+    - ``omp`` ends the process when it is used after a fork: a forked child runs everything on one thread.
+    - ``tbb`` survives both.
+
+    Parameters
+    ----------
+    limit : int or None
+        How many threads to use at most; None: as many as Numba's current setting says.
+    """
+
+    def __init__(self, limit=None):
+        self.limit = limit
+
+    def usable(self):
+        """Return how many threads a launch uses now."""
+        if os.getpid() != _import_process and threading_layer() == "omp":
+            return 1
+        current = numba.get_num_threads()
+        return current if self.limit is None else min(self.limit, numba.config.NUMBA_NUM_THREADS)
+
+    def run(self, function, *args):
+        """Call a parallel function, and leave Numba's number of threads as it was."""
+        current = numba.get_num_threads()
+        wanted = current if self.limit is None else min(self.limit, numba.config.NUMBA_NUM_THREADS)
+        if threading_layer() == "workqueue":
+            with _workqueue_lock:
+                _run_on(wanted, current, function, args)
+        else:
+            _run_on(wanted, current, function, args)
+
+
+def _run_on(wanted, current, function, args):
+    if wanted == current:
+        function(*args)
+        return
+    numba.set_num_threads(wanted)
+    try:
+        function(*args)
+    finally:
+        numba.set_num_threads(current)

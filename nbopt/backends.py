@@ -184,4 +184,4 @@ def _load(name):
 
 
 def _requirement(name):
-    return {"cuda": '"nbopt[cuda13]" (or "nbopt[cuda12]", by the driver)'}.get(name, "nbopt")
+    return {"cuda": '"nbopt[cuda13]" (or "nbopt[cuda12]", by the driver)'}.get(name, "numba")

@@ -15,7 +15,7 @@ from nbopt_backends.host import HostBackend
 from nbopt_backends.lowering import Dialect, kernel_text
 from nbopt_backends.plan import MOST_LAYOUTS, Layout, layout_key
 from nbopt_backends.reduction import TILE, tile_count
-from nbopt_backends.threads import Threads
+from nbopt_backends.threads import Threads, threading_layer
 
 DIALECT = Dialect(
     name="cpu",
@@ -204,6 +204,17 @@ class NumbaCPU(HostBackend):
             if tiles == 1:
                 return sums[:, 0]
             matrix, n = sums, tiles
+
+    def report(self):
+        """Return what ``python -m nbopt`` says about this backend, a dict of label -> text."""
+        flushing = self.threads.flushing()
+        flush = "off on all threads" if not any(flushing) else f"ON in {sum(flushing)} of {len(flushing)}: results are not exact"
+        return {
+            "threads": f"{self.threads.usable()} of {numba.config.NUMBA_NUM_THREADS}",
+            "threading layer": threading_layer(),
+            "flush to zero": flush,
+            "cache folder": str(source.cache_folder()),
+        }
 
     def explain(self, update):
         """Return the texts of the update's kernels."""

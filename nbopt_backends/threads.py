@@ -4,6 +4,7 @@ import os
 import threading
 
 import numba
+import numpy as np
 from numba.np.ufunc import parallel
 
 _import_process = os.getpid()
@@ -42,6 +43,16 @@ class Threads:
         current = numba.get_num_threads()
         return current if self.limit is None else min(self.limit, numba.config.NUMBA_NUM_THREADS)
 
+    def flushing(self):
+        """Return, for each thread of a launch, whether it flushes subnormal numbers to zero.
+
+        Some libraries switch that on for the threads that load them; results then differ from the reference below 1.2e-38.
+        """
+        found = np.zeros(max(self.usable(), 1), np.bool_)
+        smallest = np.full(1, np.finfo(np.float32).tiny)
+        self.run(_flushing if len(found) > 1 else _flushing.py_func, found, smallest)
+        return found.tolist()
+
     def run(self, function, *args):
         """Call a parallel function, and leave Numba's number of threads as it was."""
         current = numba.get_num_threads()
@@ -62,3 +73,9 @@ def _run_on(wanted, current, function, args):
         function(*args)
     finally:
         numba.set_num_threads(current)
+
+
+@numba.njit(parallel=True)
+def _flushing(found, smallest):
+    for thread in numba.prange(len(found)):
+        found[thread] = smallest[0] * np.float32(0.5) == np.float32(0)

@@ -1,0 +1,60 @@
+"""What several test files need."""
+
+import numpy as np
+
+import nbopt
+
+#: The optimizers under test: name -> (constructor, the formula's name in tests/formulas.py).
+OPTIMIZERS = {
+    "momentum": lambda **k: nbopt.GradientDescentMomentum(**{"learning_rate": 0.1, "momentum_coef": 0.9, "wdecay": 0.01, **k}),
+    "nesterov": lambda **k: nbopt.GradientDescentMomentum(**{"learning_rate": 0.1, "momentum_coef": 0.9, "nesterov": True, **k}),
+    "plain": lambda **k: nbopt.GradientDescentMomentum(**{"learning_rate": 0.1, "momentum_coef": 0.0, "wdecay": 0.01, **k}),
+    "rmsprop": lambda **k: nbopt.RMSProp(**k),
+    "adagrad": lambda **k: nbopt.Adagrad(**k),
+    "adadelta": lambda **k: nbopt.Adadelta(**k),
+    "adam": lambda **k: nbopt.Adam(**k),
+    "shift_adamax": lambda **k: nbopt.ShiftAdaMax(**k),
+}
+
+
+def same_bits(a, b):
+    """Whether two arrays have the same dtype, shape and bits, all NaN being equal."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    unsigned = np.dtype(f"u{a.dtype.itemsize}")
+    nan = np.isnan(a.astype(np.float64)) & np.isnan(b.astype(np.float64))
+    return bool(((np.ascontiguousarray(a).view(unsigned) == np.ascontiguousarray(b).view(unsigned)) | nan).all())
+
+
+def ulp_distance(a, b):
+    """How many floating-point numbers lie between the elements of two arrays of one dtype; 0 where both are NaN."""
+    signed = np.dtype(f"i{a.dtype.itemsize}")
+
+    def ordered(x):
+        bits = np.ascontiguousarray(x).view(signed).astype(object)
+        return np.where(bits < 0, -(2 ** (8 * x.dtype.itemsize - 1)) - bits, bits)
+
+    distance = abs(ordered(a) - ordered(b))
+    return np.where(np.isnan(a) & np.isnan(b), 0, distance)
+
+
+def special_values(dtype, rng, size):
+    """Random values of `dtype` among which are signed zeros, subnormals, huge values, infinities and NaN."""
+    info = np.finfo(dtype)
+    values = rng.standard_normal(size).astype(dtype)
+    special = np.array(
+        [0.0, -0.0, info.smallest_subnormal, -info.smallest_subnormal, info.tiny / 2, info.max, -info.max, np.inf, -np.inf, np.nan, 1.0, -1.0],
+        dtype,
+    )
+    chosen = rng.random(size) < 0.25
+    return np.where(chosen, rng.choice(special, size), values).astype(dtype)
+
+
+def layers_of(shapes, rng, dtype=np.float32):
+    """One `Parameters` for each shape, parameters in [0, 1) and gradients in [0, 0.01)."""
+    return [nbopt.Parameters((rng.random(s).astype(dtype), (rng.random(s) * 0.01).astype(dtype))) for s in shapes]
+
+
+def values_of(layers):
+    """Copies of all parameters and states, in order."""
+    return [np.array(p) for layer in layers for p in layer.params] + [t.get() for layer in layers for states in layer.states for t in states]

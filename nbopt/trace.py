@@ -86,6 +86,9 @@ class Factor(Node):
         return "step.scale"
 
 
+_UNKNOWN = (None, -1)
+
+
 class Tracer:
     """Collects assignments into a program.
 
@@ -132,9 +135,6 @@ class Tracer:
         kind = type(arg)
         if kind is Expr:
             return self._expression(arg)
-        if kind is float:
-            self.scalars.append(arg)
-            return ~(len(self.scalars) - 1)
         if kind is Slot:
             return self._slot(arg, parent)
         if kind is Factor:
@@ -146,7 +146,8 @@ class Tracer:
             raise reduction_error()
         if isinstance(arg, Node):
             return self.leaf(arg)
-        return self._operand(as_number(arg), parent)
+        self.scalars.append(as_number(arg))
+        return -len(self.scalars)
 
     def leaf(self, node):
         """Return the operand code of a node that is no expression. A rule has its slots and nothing else."""
@@ -174,16 +175,24 @@ class Tracer:
         return self.load(slot.index)
 
     def _expression(self, node):
-        value, stores = self._values.get(node, (None, -1))
+        # The innermost loop of every step's Python: one call for each operation, and the commonest operands without another call.
+        value, stores = self._values.get(node, _UNKNOWN)
         if stores == self._stores:
             return value
-        # Emitted for the first time, or before the latest assignment: the operands are looked at (again), which finds stale reads.
+        line = [node.op]
+        scalars = self.scalars
+        for arg in node.args:
+            kind = type(arg)
+            if kind is Expr:
+                line.append(self._expression(arg))
+            elif kind is not float:
+                line.append(self._operand(arg, node))
+            elif value is None:
+                scalars.append(arg)
+                line.append(-len(scalars))
         if value is None:
-            self.code.append((node.op, *[self._operand(arg, node) for arg in node.args]))
+            # (Emitted before the latest assignment, a node is only looked at again, which finds stale reads.)
+            self.code.append(tuple(line))
             value = len(self.code) - 1
-        else:
-            for arg in node.args:
-                if type(arg) is not float:
-                    self._operand(arg, node)
         self._values[node] = value, self._stores
         return value

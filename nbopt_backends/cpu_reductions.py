@@ -43,15 +43,15 @@ def tile_sum(source, n, square, lanes):
     return load_{arithmetic}(lanes, 0, 1)
 
 
-def square_sums(table, width, slot, chunks, n_chunks, tiles, sums):
+def square_sums(slot, table, width, chunks, n_chunks, tiles, sums):
     """Write the sum of squares of every tile of one slot of all tensors.
 
     Parameters
     ----------
-    table, width, chunks, n_chunks
-        As for cpu_drivers.run_chunks; all int64.
     slot : int64
         Which slot; contiguous.
+    table, width, chunks, n_chunks
+        As for cpu_drivers.run_chunks; all int64.
     tiles : int64
         Address of int64[n_chunks]: where the first tile of each chunk stands in `sums`.
     sums : int64
@@ -68,7 +68,7 @@ def square_sums(table, width, slot, chunks, n_chunks, tiles, sums):
             store_{total}(sums, first + tile, -1, {total}(tile_sum(here, min({TILE}, n - tile * {TILE}), 1, lanes.ctypes.data)))
 
 
-def staged_square_sums(table, views, width, slot, chunks, n_chunks, tiles, sums):
+def staged_square_sums(slot, table, views, width, chunks, n_chunks, tiles, sums):
     """Do what square_sums does where some tensors are strided: a strided tile is gathered first.
 
     Parameters

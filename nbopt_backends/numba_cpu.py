@@ -3,6 +3,7 @@
 import inspect
 import threading
 from array import array
+from functools import partial
 from types import FunctionType
 
 import numba
@@ -13,8 +14,8 @@ from nbopt_backends import cpu_drivers, source
 from nbopt_backends.cpu_reductions import reduction_text
 from nbopt_backends.host import HostBackend
 from nbopt_backends.lowering import Dialect, kernel_text
-from nbopt_backends.plan import MOST_LAYOUTS, Layout, layout_key
-from nbopt_backends.reduction import TILE, tile_count
+from nbopt_backends.plan import MOST_LAYOUTS, Launch, Layout, Plan, layout_key
+from nbopt_backends.reduction import tile_count
 from nbopt_backends.threads import Threads, threading_layer
 
 DIALECT = Dialect(
@@ -33,7 +34,9 @@ def update(row, offset, n, scalars):
 _FAST = {"contract", "reassoc", "arcp", "afn", "nsz"}
 # Below this many elements waking a second thread costs more than it saves.
 _SERIAL = 16384
-_TYPE_CODES = {"float32": "f", "float64": "d"}
+# Assignments outside optimizers that are remembered; far more than a program has, so forgetting all of them at once does no harm.
+_MOST_ASSIGNMENTS = 256
+_DRIVERS = inspect.getsource(cpu_drivers)
 
 
 class NumbaCPU(HostBackend):
@@ -58,54 +61,68 @@ class NumbaCPU(HostBackend):
 
     def prepare(self, update):
         """Return a function that launches the update: one kernel for each combination of dtypes."""
-        layout = self._layout(update)
-        launches = []
-        for group in layout.groups:
-            kernel = self._kernel(update.program, group.dtypes, group.arithmetic)
-            scalars = array(_TYPE_CODES[group.arithmetic], update.scalars)
-            launches.append((self._driver(group), self._driver_arguments(group, kernel, scalars), scalars))
-        factor = None
-        if update.clip_norm is not None and layout.groups:
-            factor = self._prepare_factor(layout, 1, update.clip_norm)
+        plan = self._plan(update)
+        scalars = [array(code, update.scalars) for code in plan.type_codes]
+        return partial(self._step, plan, scalars, update)
 
-        def launch(count):
-            if factor is not None:
-                value = factor()
-                for _, _, scalars in launches:
-                    scalars[update.program.factor] = value
-            for (function, parallel), arguments, _ in launches:
-                self._launch(function, parallel, arguments)
+    def _step(self, plan, scalars, update, count):
+        if update.clip_norm is not None and plan.passes:
+            factor = self._factor(plan.passes, update.clip_norm)
+            for values in scalars:
+                values[update.program.factor] = factor
+        for launch, values in zip(plan.launches, scalars):
+            self._launch(launch, values.buffer_info()[0])
 
-        return launch
-
-    def _launch(self, function, parallel, arguments):
+    def _launch(self, launch, *last):
         self.launches += 1
-        if parallel:
-            self.threads.run(function, *arguments)
+        if launch.parallel and not self.threads.serial():
+            self.threads.run(launch.parallel, *launch.arguments, *last)
         else:
-            function(*arguments)
+            launch.serial()(*launch.arguments, *last)
 
-    def _layout(self, update):
+    def _plan(self, update):
         plans = update.plans
         if plans is None:
-            if len(self._assignments) > 256:
+            if len(self._assignments) > _MOST_ASSIGNMENTS:
                 self._assignments.clear()
             plans = self._assignments.setdefault(update.program, [])
-        if update.key is not None:
-            for layout in plans:
-                if layout.serials == update.key and layout.written == update.program.written():
-                    return layout
+        elif update.key is not None:
+            for plan in plans:
+                if plan.serials == update.key and plan.program == update.program and plan.backend is self:
+                    return plan
         arrays = self.checked_columns(update)
-        key = layout_key(arrays, update.program.written())
-        for layout in plans:
-            if layout.key == key:
+        key = layout_key(arrays)
+        for plan in plans:
+            if plan.layout.key == key and plan.program == update.program and plan.backend is self:
                 break
         else:
-            layout = Layout(arrays, key, update.program.written())
-            plans.insert(0, layout)
+            plan = self._new_plan(update, Layout(arrays, key, update.program.written()))
+            plans.insert(0, plan)
             del plans[MOST_LAYOUTS:]
-        layout.refresh(arrays, update.key)
-        return layout
+        plan.layout.refresh(arrays)
+        plan.serials = update.key
+        return plan
+
+    def _new_plan(self, update, layout):
+        """Return a plan with everything compiled."""
+        program = update.program
+        launches = []
+        for group in layout.groups:
+            kernel = self._kernel(program, group.dtypes, group.arithmetic)
+            name, count = ("run_chunks", 6) if group.geometries is None else ("run_staged_chunks", 7)
+            launches.append(self._launch_of(_DRIVERS, "drivers", name, types.void(*[int64] * count), group, (kernel.address, *group.arguments())))
+        passes = self._square_sums(layout, 1) if update.clip_norm is not None and layout.groups else []
+        return Plan(self, program, layout, launches, passes)
+
+    def _launch_of(self, text, stem, name, signature, group, arguments):
+        """Return a launch over a group's chunks, on all threads or, where the group is small, on one."""
+        serial = partial(self._function, text, stem, name, signature, False)
+        parallel = None
+        if group.elements > _SERIAL and not self.threads.serial():
+            parallel = self._function(text, stem, name, signature, True)
+        else:
+            serial()  # compiles it now and not in the middle of a step
+        return Launch(serial, parallel, arguments)
 
     # --- compiled code ---
 
@@ -145,50 +162,35 @@ class NumbaCPU(HostBackend):
                 found = NumbaCPU._functions[key] = source.compiled(make, module)
         return found
 
-    def _driver(self, group):
-        parallel = group.elements > _SERIAL and self.threads.usable() > 1
-        name, count = ("run_chunks", 6) if group.geometries is None else ("run_staged_chunks", 7)
-        return self._function(_drivers_text(), "drivers", name, types.void(*[int64] * count), parallel), parallel
-
-    def _driver_arguments(self, group, kernel, scalars):
-        views = () if group.geometries is None else (group.views.ctypes.data,)
-        chunks = group.chunks
-        return kernel.address, group.table.ctypes.data, *views, group.table.shape[1], chunks.ctypes.data, len(chunks), scalars.buffer_info()[0]
-
     # --- the norm clip, and sums ---
 
-    def _prepare_factor(self, layout, slot, clip_norm):
-        """Return a function that computes the norm-clip factor of one slot of a layout."""
+    def _square_sums(self, layout, slot):
+        """Return what sums the squares of one slot of a layout: the array of the tiles' sums, the launches, and what finishes."""
         total = "float64" if any(group.arithmetic == "float64" for group in layout.groups) else "float32"
         sums = np.empty(max(1, layout.tile_starts[-1]), total)
-        passes = []
+        launches = []
         for group in layout.groups:
             text = reduction_text(group.dtypes[slot], group.arithmetic, total)
-            parallel = group.elements > _SERIAL and self.threads.usable() > 1
-            views = () if group.geometries is None else (group.views.ctypes.data,)
-            name = "staged_square_sums" if views else "square_sums"
-            function = self._function(text, "sums", name, types.void(*[int64] * (7 + len(views))), parallel)
+            name, count = ("square_sums", 8) if group.geometries is None else ("staged_square_sums", 9)
             tiles = group.first_tiles(layout.tile_starts)
-            chunks = group.chunks
-            place = (group.table.ctypes.data, *views, group.table.shape[1], slot, chunks.ctypes.data, len(chunks))
-            passes.append((function, parallel, (*place, tiles.ctypes.data, sums.ctypes.data), tiles))
-        finish = self._function(
-            reduction_text(total, total, total), "sums", "norm_factor", float64(int64, int64, float64, float64), False
-        )
+            arguments = (slot, *group.arguments(), tiles.ctypes.data, sums.ctypes.data)
+            launches.append((self._launch_of(text, "sums", name, types.void(*[int64] * (count - 1)), group, arguments), tiles))
+        signature = float64(int64, int64, float64, float64)
+        finish = self._function(reduction_text(total, total, total), "sums", "norm_factor", signature, False)
+        return sums, launches, finish
 
-        def factor():
-            for function, parallel, arguments, _ in passes:  # the last entry keeps the array of tiles alive
-                self._launch(function, parallel, arguments)
-            return finish(sums.ctypes.data, len(sums), clip_norm, float(self.bsz))
-
-        return factor
+    def _factor(self, passes, clip_norm):
+        sums, launches, finish = passes
+        for launch, _ in launches:  # beside it stands the array of its tiles, which must live as long
+            self._launch(launch)
+        return finish(sums.ctypes.data, len(sums), clip_norm, float(self.bsz))
 
     def norm_factor(self, grads, clip_norm):
         """Return the factor that clips the norm of `grads`, a list of tensors, to `clip_norm`; a float."""
         arrays = [[np.ascontiguousarray(grad.storage) for grad in grads]]
         layout = Layout(arrays, None, [])
-        layout.refresh(arrays, None)
-        return self._prepare_factor(layout, 0, clip_norm)() if layout.groups else 1.0
+        layout.refresh(arrays)
+        return self._factor(self._square_sums(layout, 0), clip_norm) if layout.groups else 1.0
 
     def sum_last_axis(self, matrix):
         """Return the sums of the rows of a C-contiguous (m, n) array."""
@@ -198,9 +200,9 @@ class NumbaCPU(HostBackend):
         while True:
             tiles = tile_count(n)
             sums = np.empty((m, tiles), dtype)
-            parallel = matrix.size > _SERIAL and self.threads.usable() > 1
+            parallel = matrix.size > _SERIAL and not self.threads.serial()
             function = self._function(text, "sums", "row_sums", types.void(*[int64] * 5), parallel)
-            self._launch(function, parallel, (matrix.ctypes.data, m, n, tiles, sums.ctypes.data))
+            self._launch(Launch(lambda: function, function if parallel else None, (matrix.ctypes.data, m, n, tiles, sums.ctypes.data)))
             if tiles == 1:
                 return sums[:, 0]
             matrix, n = sums, tiles
@@ -210,7 +212,7 @@ class NumbaCPU(HostBackend):
         flushing = self.threads.flushing()
         flush = "off on all threads" if not any(flushing) else f"ON in {sum(flushing)} of {len(flushing)}: results are not exact"
         return {
-            "threads": f"{self.threads.usable()} of {numba.config.NUMBA_NUM_THREADS}",
+            "threads": f"{1 if self.threads.serial() else self.threads.wanted()} of {numba.config.NUMBA_NUM_THREADS}",
             "threading layer": threading_layer(),
             "flush to zero": flush,
             "cache folder": str(source.cache_folder()),
@@ -218,16 +220,12 @@ class NumbaCPU(HostBackend):
 
     def explain(self, update):
         """Return the texts of the update's kernels."""
-        layout = self._layout(update)
+        arrays = self.checked_columns(update)
         texts = []
-        for group in layout.groups:
+        for group in Layout(arrays, None, update.program.written()).groups:
             text = self._text(update.program, group.dtypes, group.arithmetic)
             texts.append(f"# {source.load(text, 'kernel').__file__}\n{text}")
         return texts
-
-
-def _drivers_text():
-    return inspect.getsource(cpu_drivers)
 
 
 def _renamed(function, parallel):

@@ -7,7 +7,6 @@ import numba
 import numpy as np
 from numba.np.ufunc import parallel
 
-_import_process = os.getpid()
 _workqueue_lock = threading.RLock()
 
 
@@ -18,6 +17,16 @@ def threading_layer():
     except ValueError:
         parallel._launch_threads()
         return numba.threading_layer()
+
+
+def _note_fork():
+    global _forked
+    _forked = True
+
+
+_forked = False
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 class Threads:
@@ -36,27 +45,28 @@ class Threads:
     def __init__(self, limit=None):
         self.limit = limit
 
-    def usable(self):
-        """Return how many threads a launch uses now."""
-        if os.getpid() != _import_process and threading_layer() == "omp":
-            return 1
+    def wanted(self):
+        """Return how many threads a launch asks Numba for."""
         current = numba.get_num_threads()
         return current if self.limit is None else min(self.limit, numba.config.NUMBA_NUM_THREADS)
+
+    def serial(self):
+        """Return whether launches must do with one thread: by choice, or in a forked child that can't start others."""
+        return (_forked and threading_layer() == "omp") or self.wanted() == 1
 
     def flushing(self):
         """Return, for each thread of a launch, whether it flushes subnormal numbers to zero.
 
         Some libraries switch that on for the threads that load them; results then differ from the reference below 1.2e-38.
         """
-        found = np.zeros(max(self.usable(), 1), np.bool_)
+        found = np.zeros(1 if self.serial() else self.wanted(), np.bool_)
         smallest = np.full(1, np.finfo(np.float32).tiny)
         self.run(_flushing if len(found) > 1 else _flushing.py_func, found, smallest)
         return found.tolist()
 
     def run(self, function, *args):
         """Call a parallel function, and leave Numba's number of threads as it was."""
-        current = numba.get_num_threads()
-        wanted = current if self.limit is None else min(self.limit, numba.config.NUMBA_NUM_THREADS)
+        current, wanted = numba.get_num_threads(), self.wanted()
         if threading_layer() == "workqueue":
             with _workqueue_lock:
                 _run_on(wanted, current, function, args)

@@ -2,6 +2,7 @@
 
 import secrets
 import threading
+from operator import attrgetter
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from nbopt.ops import COMPOSED, PRIMITIVES, REDUCTIONS
 from nbopt.tensor import Tensor, normalise_rounding
 
 
+_serials = attrgetter("serial")
+
+
 class Update:
     """One optimizer's share of a step, as `Backend.update` takes it.
 
@@ -21,8 +25,10 @@ class Update:
     program : Program
     scalars : list of float
         The run-time scalars' values, in float64.
-    key : list of int
-        The serial numbers of the tensors that the caller's lists hold now. Equal keys mean the same tensors.
+    tensors : list or None
+        What the caller's lists hold now: param, grad of each row, then the states of each row.
+    key : list of int or None
+        Their serial numbers. Equal keys mean the same tensors. None where some are plain arrays, not wrapped yet.
     columns : callable
         Returns one list of tensors for each slot of the program, validated; called only where `key` is new.
     commit : callable
@@ -33,10 +39,14 @@ class Update:
         Where given, the program's factor is ``clip_norm / max(||grads|| / bsz, clip_norm)``, the grads being slot 1.
     """
 
-    __slots__ = ("program", "scalars", "key", "columns", "commit", "plans", "clip_norm")
+    __slots__ = ("program", "scalars", "tensors", "key", "columns", "commit", "plans", "clip_norm")
 
-    def __init__(self, program, scalars, key, columns, commit=lambda: None, plans=None, clip_norm=None):
-        self.program, self.scalars, self.key = program, scalars, key
+    def __init__(self, program, scalars, tensors, columns, commit=lambda: None, plans=None, clip_norm=None):
+        self.program, self.scalars, self.tensors = program, scalars, tensors
+        try:
+            self.key = list(map(_serials, tensors))
+        except (AttributeError, TypeError):
+            self.key = None
         self.columns, self.commit, self.plans, self.clip_norm = columns, commit, plans, clip_norm
 
 

@@ -14,7 +14,7 @@ from nbopt_backends.cpu_drivers import copy_strided
 from nbopt_backends.cpu_primitives import *
 
 
-@njit(error_model="numpy"{fast})
+@njit(error_model="numpy")
 def tile_sum(source, n, square, lanes):
     """Return the sum (of squares, where `square` is 1) of n values from the address `source`; `lanes` is scratch memory."""
     for lane in range({LANES}):
@@ -119,7 +119,7 @@ def norm_factor(sums, n, clip_norm, bsz):
 '''
 
 
-def reduction_text(dtype, arithmetic, total, fast_math=False):
+def reduction_text(dtype, arithmetic, total):
     """Return the text of the module that sums values of one dtype.
 
     Parameters
@@ -130,13 +130,11 @@ def reduction_text(dtype, arithmetic, total, fast_math=False):
         ``"float32"`` or ``"float64"``: what the values are widened to and added in.
     total : str
         What the tiles' sums of squares are stored in; at least as wide.
-    fast_math : bool
     """
     return _TEMPLATE.format(
         dtype=dtype,
         arithmetic=arithmetic,
         total=total,
-        fast=", fastmath=FAST_MATH" if fast_math else "",
         LANES=LANES,
         TILE=TILE,
         item_size=ITEM_SIZES[dtype],

@@ -30,6 +30,9 @@ class HostBackend(Backend):
 
     def adopt(self, obj):
         """Return `obj` as a numpy.ndarray that shares its memory."""
+        # New gradients at every step are the normal case, so what needs no second look is let through at once.
+        if type(obj) is np.ndarray and obj.dtype in _DTYPES and obj.dtype.isnative and obj.flags.aligned:
+            return obj
         if isinstance(obj, np.ma.MaskedArray):
             raise LayoutError("a masked array has no value where it is masked: pass x.filled(0), or x.data to ignore the mask")
         array = obj.view(np.ndarray) if isinstance(obj, np.ndarray) else _from_foreign(obj)

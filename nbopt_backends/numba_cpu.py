@@ -88,7 +88,7 @@ class NumbaCPU(HostBackend):
             plans = self._assignments.setdefault(update.program, [])
         elif update.key is not None:
             for plan in plans:
-                if plan.serials == update.key and plan.program == update.program and plan.backend is self:
+                if plan.program == update.program and plan.backend is self and (plan.serials == update.key or plan.replace(update)):
                     return plan
         arrays = self.checked_columns(update)
         key = layout_key(arrays)
@@ -96,7 +96,7 @@ class NumbaCPU(HostBackend):
             if plan.layout.key == key and plan.program == update.program and plan.backend is self:
                 break
         else:
-            plan = self._new_plan(update, Layout(arrays, key, update.program.written()))
+            plan = self._new_plan(update, Layout(arrays, update.program.written()))
             plans.insert(0, plan)
             del plans[MOST_LAYOUTS:]
         plan.layout.refresh(arrays)
@@ -188,7 +188,7 @@ class NumbaCPU(HostBackend):
     def norm_factor(self, grads, clip_norm):
         """Return the factor that clips the norm of `grads`, a list of tensors, to `clip_norm`; a float."""
         arrays = [[np.ascontiguousarray(grad.storage) for grad in grads]]
-        layout = Layout(arrays, None, [])
+        layout = Layout(arrays, [])
         layout.refresh(arrays)
         return self._factor(self._square_sums(layout, 0), clip_norm) if layout.groups else 1.0
 
@@ -222,7 +222,7 @@ class NumbaCPU(HostBackend):
         """Return the texts of the update's kernels."""
         arrays = self.checked_columns(update)
         texts = []
-        for group in Layout(arrays, None, update.program.written()).groups:
+        for group in Layout(arrays, update.program.written()).groups:
             text = self._text(update.program, group.dtypes, group.arithmetic)
             texts.append(f"# {source.load(text, 'kernel').__file__}\n{text}")
         return texts

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nbopt_backends.chunks import chunk_table
+from nbopt_backends.memory import byte_range
 from nbopt_backends.reduction import TILE, tile_count
 
 MOST_LAYOUTS = 8
@@ -50,13 +51,38 @@ class Plan:
     type_codes : list of str
         Of each group's scalars, for array.array.
     serials : list of int or None
-        The tensors that the address tables are of now.
+        The tensors that the address tables are of now: param, grad of each row, then the states of each row.
     """
 
     def __init__(self, backend, program, layout, launches, passes):
         self.backend, self.program, self.layout, self.launches, self.passes = backend, program, layout, launches, passes
         self.type_codes = [_TYPE_CODES[group.arithmetic] for group in layout.groups]
         self.serials = None
+
+    def replace(self, update):
+        """Point the address tables at new gradients, where nothing else about the step has changed.
+
+        Parameters
+        ----------
+        update : Update
+
+        Returns
+        -------
+        bool
+            Whether that was all there is to do. False: the step must be looked at afresh.
+        """
+        old, new = self.serials, update.key
+        if old is None or len(old) != len(new):
+            return False
+        changed = [index for index, (a, b) in enumerate(zip(old, new)) if a != b]
+        # The key begins with param, grad, param, grad, ...; only gradients are only read, whatever the rule.
+        if not changed or changed[-1] >= 2 * len(self.layout.places) or any(index % 2 == 0 for index in changed):
+            return False
+        tensors = update.tensors
+        if not self.layout.replace_column(1, [index // 2 for index in changed], [tensors[index] for index in changed]):
+            return False
+        self.serials = new
+        return True
 
 
 class Group:
@@ -106,40 +132,83 @@ class Group:
 
 
 class Layout:
-    """The structure of a step's tensors.
+    """The structure of a step's arrays, and their addresses.
 
     Parameters
     ----------
     arrays : list of list of numpy.ndarray
         One list for each slot.
-    key : tuple
-        As `layout_key` gives it.
     written : list of int
         The slots that the program stores to.
 
     Attributes
     ----------
+    key : list
+        As `layout_key` gives it.
     groups : list of Group
+    places : list of (Group, int)
+        For each row, its group and its row in the group's table; (None, 0) for a row without elements.
     tile_starts : numpy.ndarray
-        Where each parameter's first tile of squares stands in the norm: tensors in list order, whatever their groups.
+        Where each row's first tile of squares stands in the norm: tensors in list order, whatever their groups.
     """
 
-    def __init__(self, arrays, key, written):
-        self.key = key
+    def __init__(self, arrays, written):
+        self.key = layout_key(arrays)
+        self.written = written
         rows = list(zip(*arrays))
         by_dtypes = {}
         for number, row in enumerate(rows):
             if row[0].size:
                 by_dtypes.setdefault(tuple(array.dtype.name for array in row), []).append(number)
         self.groups = [Group(numbers, dtypes, [rows[n] for n in numbers], written) for dtypes, numbers in by_dtypes.items()]
+        self.places = [(None, 0)] * len(rows)
+        for group in self.groups:
+            for place, number in enumerate(group.rows):
+                self.places[number] = group, place
         counts = [tile_count(row[0].size) if row[0].size else 0 for row in rows]
         self.tile_starts = np.cumsum([0, *counts])
 
     def refresh(self, arrays):
-        """Write the addresses of `arrays` into the groups' tables."""
+        """Write the addresses of `arrays`, checked before, into the groups' tables."""
         for group in self.groups:
             for slot, column in enumerate(arrays):
-                group.table[:, slot] = [column[row].__array_interface__["data"][0] for row in group.rows]
+                group.table[:, slot] = [address_of(column[row]) for row in group.rows]
+        spans = sorted(byte_range(array) for slot in self.written for array in arrays[slot] if array.size)
+        # Sorted by their starts; the ends so far, so that both ascend.
+        self._starts = np.array([start for start, _ in spans], np.int64)
+        self._ends = np.maximum.accumulate(np.array([end for _, end in spans], np.int64))
+
+    def replace_column(self, slot, rows, tensors):
+        """Point some rows of a slot that is only read at other tensors.
+
+        Returns
+        -------
+        bool
+            False, and nothing is changed, where a tensor is not of the structure of the one before, or may overlap what is written.
+        """
+        key = self.key[slot]
+        addresses = []
+        for row, tensor in zip(rows, tensors):
+            array = tensor.storage
+            if (array.shape, array.dtype, array.strides) != key[row] or not array.flags.c_contiguous or tensor.be.memory != "host":
+                return False
+            addresses.append(address_of(array))
+        starts = np.array(addresses, np.int64)
+        sizes = np.array([tensor.storage.nbytes for tensor in tensors], np.int64)
+        after = np.searchsorted(self._ends, starts, side="right")  # the first span that reaches beyond the start
+        inside = after < len(self._starts)
+        if (self._starts[after[inside]] < (starts + sizes)[inside]).any():
+            return False
+        for row, address in zip(rows, addresses):
+            group, place = self.places[row]
+            if group is not None:
+                group.table[place, slot] = address
+        return True
+
+
+def address_of(array):
+    """Return the address of a NumPy array's first element."""
+    return array.__array_interface__["data"][0]
 
 
 def layout_key(arrays):

@@ -1,7 +1,6 @@
 """Optimizer: everything that the optimizers have in common, and what users subclass."""
 
 from itertools import chain
-from operator import attrgetter
 
 import numpy as np
 
@@ -12,8 +11,6 @@ from nbopt.base import Described
 from nbopt.errors import LayerError, ShapeError, StateError
 from nbopt.tensor import Tensor
 from nbopt.trace import Factor, Tracer
-
-_serials = attrgetter("serial")
 
 
 def get_param_list(layer_list):
@@ -199,7 +196,7 @@ class Optimizer(Described):
                 states.extend(new)
 
         clip_norm = self.gradient_clip_norm or None
-        return [Update(program, tracer.scalars, _key(params), columns, commit, self._plans(), clip_norm)]
+        return [Update(program, tracer.scalars, _flat(params), columns, commit, self._plans(), clip_norm)]
 
     def _trace(self, be, tracer, epoch):
         rate = self.learning_rate
@@ -287,12 +284,12 @@ class Optimizer(Described):
         return used
 
 
-def _key(params):
-    """Return the serial numbers of all tensors, or None where some arrays are not wrapped yet."""
+def _flat(params):
+    """Return all tensors: param, grad of each entry, then the states of each; None where the entries are malformed."""
     try:
         pairs, states = zip(*params)
-        return [*map(_serials, chain.from_iterable(pairs)), *map(_serials, chain.from_iterable(states))]
-    except (AttributeError, TypeError, ValueError):
+        return [*chain.from_iterable(pairs), *chain.from_iterable(states)]
+    except (TypeError, ValueError):
         return None
 
 

@@ -4,6 +4,7 @@ from nbopt import backends, errors, optimizers
 from nbopt.backend import Backend
 from nbopt.backends import available_backends, gen_backend, get_backend, set_backend, use_backend
 from nbopt.base import NervanaObject
+from nbopt.inspection import compile, explain
 from nbopt.optimizers import (
     Adadelta,
     Adagrad,
@@ -15,7 +16,6 @@ from nbopt.optimizers import (
     ShiftAdaMax,
     get_param_list,
 )
-from nbopt.inspection import compile, explain
 from nbopt.parameters import Parameters
 from nbopt.schedules import ExpSchedule, PolySchedule, PowerSchedule, Schedule, ShiftSchedule, StepSchedule
 from nbopt.tensor import Tensor

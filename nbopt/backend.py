@@ -3,6 +3,7 @@
 import secrets
 import threading
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from nbopt.expr import Node, Reduction, apply, apply_named, as_number
 from nbopt.interrupts import uninterrupted
 from nbopt.ops import COMPOSED, PRIMITIVES, REDUCTIONS
 from nbopt.tensor import Tensor, normalise_rounding
-
 
 _serials = attrgetter("serial")
 
@@ -39,14 +39,15 @@ class Update:
         Where given, the program's factor is ``clip_norm / max(||grads|| / bsz, clip_norm)``, the grads being slot 1.
     """
 
-    __slots__ = ("program", "scalars", "tensors", "key", "columns", "commit", "plans", "clip_norm")
+    __slots__ = ("clip_norm", "columns", "commit", "key", "plans", "program", "scalars", "tensors")
 
     def __init__(self, program, scalars, tensors, columns, commit=lambda: None, plans=None, clip_norm=None):
         self.program, self.scalars, self.tensors = program, scalars, tensors
+        self.key: Any = None
         try:
             self.key = list(map(_serials, tensors))
         except (AttributeError, TypeError):
-            self.key = None
+            pass
         self.columns, self.commit, self.plans, self.clip_norm = columns, commit, plans, clip_norm
 
 
@@ -76,7 +77,7 @@ class Backend:
         How many kernels this backend has started, and built (from source, not from a cache), so far.
     """
 
-    name = None
+    name: Any = None
     memory = "host"
 
     def __init__(self, rng_seed=None, datatype=np.float32, batch_size=1, stochastic_round=False, device_id=0, num_threads=None, fast_math=False):
@@ -98,7 +99,7 @@ class Backend:
 
     @property
     def bsz(self):
-        """int : the batch size that optimizers divide gradients by."""
+        """Int : the batch size that optimizers divide gradients by."""
         return self._bsz
 
     @bsz.setter

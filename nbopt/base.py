@@ -2,11 +2,12 @@
 
 import inspect
 import itertools
+from typing import Any
 
 from nbopt.errors import DescriptionError
 
 # Public class path -> class. Only what stands here can be built from a description: a description never imports anything.
-_registry = {}
+_registry: dict[str, type] = {}
 
 
 def registered_class(path):
@@ -50,7 +51,7 @@ class NervanaObject:
         The backend that all objects share; `nbopt.set_backend` sets it on this class.
     """
 
-    be = None
+    be: Any = None
     _numbers = itertools.count()
     _named = False
 
@@ -60,12 +61,12 @@ class NervanaObject:
 
     @property
     def classnm(self):
-        """str : the name of the class."""
+        """Str : the name of the class."""
         return type(self).__name__
 
     @property
     def modulenm(self):
-        """str : the path of the class, as a description's ``type`` gives it."""
+        """Str : the path of the class, as a description's ``type`` gives it."""
         return _class_path(type(self))
 
     def get_description(self, skip=()):
@@ -153,7 +154,7 @@ class Described(NervanaObject):
 
 
 def _class_path(cls):
-    """The public path: ``nbopt.RMSProp`` for the library's own classes, whatever file they stand in."""
+    """Return the public path: ``nbopt.RMSProp`` for the library's own classes, whatever file they stand in."""
     package = cls.__module__.partition(".")[0]
     return f"nbopt.{cls.__name__}" if package == "nbopt" else f"{cls.__module__}.{cls.__qualname__}"
 

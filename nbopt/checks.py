@@ -25,7 +25,7 @@ positive = _check(lambda x: 0 < x < math.inf, "a finite number above 0")
 fraction = _check(lambda x: 0 <= x <= 1, "a number from 0 to 1")
 below_one = _check(lambda x: 0 <= x < 1, "a number from 0 to below 1")
 finite = _check(math.isfinite, "a finite number")
-positive_int = _check(lambda x: isinstance(x, numbers.Integral) and x >= 1, "an int from 1 on")
+positive_int = _check(lambda x: hasattr(x, "__index__") and x >= 1, "an int from 1 on")
 
 
 def optional(check):

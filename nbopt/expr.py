@@ -120,7 +120,7 @@ class Expr(Node):
         When it was built, by `clock`.
     """
 
-    __slots__ = ("op", "args", "time")
+    __slots__ = ("args", "op", "time")
 
     def __init__(self, op, args):
         self.op = op
@@ -146,7 +146,7 @@ class Reduction(Node):
     keepdims : bool
     """
 
-    __slots__ = ("op", "arg", "axis", "keepdims")
+    __slots__ = ("arg", "axis", "keepdims", "op")
 
     def __init__(self, op, arg, axis, keepdims):
         self.op, self.arg, self.axis, self.keepdims = op, arg, axis, keepdims
@@ -156,5 +156,5 @@ class Reduction(Node):
 
 
 def is_op(name):
-    """bool : whether an element-wise op of this name exists."""
+    """Bool : whether an element-wise op of this name exists."""
     return name in PRIMITIVES or name in COMPOSED

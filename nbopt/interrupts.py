@@ -1,10 +1,10 @@
 """Hold back Ctrl-C while a step is under way."""
 
 import threading
-from signal import SIGINT
 
 # The public functions of the same names convert to enums and back, which costs 6 us in every step; these are what they call.
 from _signal import getsignal, signal
+from signal import SIGINT
 
 _SIGINT = int(SIGINT)
 

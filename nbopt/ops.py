@@ -8,7 +8,8 @@ To add an op: one row here, and one in a dialect's table if the default spelling
 """
 
 import math
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -132,7 +133,7 @@ class Composed(NamedTuple):
 
 
 def _power(op, a, b):
-    """A power; an int from -4 to 4 is structure and becomes multiplications in a fixed order."""
+    """Build a power; an int from -4 to 4 is structure and becomes multiplications in a fixed order."""
     if not (hasattr(b, "__index__") and -4 <= b <= 4):
         return op("power", a, b)
     exponent = b.__index__()
@@ -143,6 +144,14 @@ def _power(op, a, b):
         square = op("multiply", a, a)
         result = {2: lambda: square, 3: lambda: op("multiply", square, a), 4: lambda: op("multiply", square, square)}[abs(exponent)]()
     return op("divide", 1.0, result) if exponent < 0 else result
+
+
+def _clip(op, a, a_min, a_max):
+    return op("minimum", op("maximum", a, a_min), a_max)
+
+
+def _tanh2(op, a):
+    return op("tanh", op("multiply", a, math.log(2.0)))
 
 
 def _sig(op, exponential, a):
@@ -156,13 +165,13 @@ COMPOSED = {
         Composed("fabs", lambda op, a: op("absolute", a), ("a",), "the magnitude of a, another name of absolute"),
         Composed("square", lambda op, a: op("multiply", a, a), ("a",), "a * a"),
         Composed("reciprocal", lambda op, a: op("divide", 1.0, a), ("a",), "1 / a"),
-        Composed("clip", lambda op, a, a_min, a_max: op("minimum", op("maximum", a, a_min), a_max), ("a", "a_min", "a_max"), "min(max(a, a_min), a_max); NaN stays NaN"),
+        Composed("clip", _clip, ("a", "a_min", "a_max"), "min(max(a, a_min), a_max); NaN stays NaN"),
         Composed("power", _power, ("a", "b"), "a to the power b; an int b from -4 to 4 becomes exact multiplications"),
         # neon's bound: below e^-50 the logarithm is cut off, so that log(0) is finite.
         Composed("safelog", lambda op, a: op("log", op("maximum", a, math.exp(-50.0))), ("a",), "log(max(a, e^-50))"),
         Composed("sig", lambda op, a: _sig(op, "exp", a), ("a",), "the logistic function 1 / (1 + e^-a)"),
         Composed("sig2", lambda op, a: _sig(op, "exp2", a), ("a",), "the logistic function in base 2, 1 / (1 + 2^-a)"),
-        Composed("tanh2", lambda op, a: op("tanh", op("multiply", a, math.log(2.0))), ("a",), "the hyperbolic tangent in base 2, (4^a - 1) / (4^a + 1)"),
+        Composed("tanh2", _tanh2, ("a",), "the hyperbolic tangent in base 2, (4^a - 1) / (4^a + 1)"),
         Composed("shift", lambda op, a, b, value=True: op("shift" if value else "ldexp", a, b), ("a", "b", "value=True"),
                  "a * sign(b) * 2^k, k the integer nearest to log2|b|; with value=False a * 2^b for an integer b"),
     ]

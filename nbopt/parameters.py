@@ -1,5 +1,7 @@
 """Parameters: raw arrays as a layer."""
 
+from typing import Any
+
 from nbopt.backends import get_backend
 from nbopt.base import NervanaObject
 from nbopt.errors import LayerError
@@ -42,12 +44,14 @@ class Parameters(NervanaObject):
                 raise LayerError(f"Parameters takes (param, grad) pairs: Parameters((W, dW), (b, db)); not {type(pair).__name__}")
         self.params = tuple(param for param, _ in pairs)
         self._grads = [grad for _, grad in pairs]
-        self.states = [[] for _ in pairs]
-        self._unbind()
+        self.states: list[list] = [[] for _ in pairs]
+        self._backend: Any = None
+        self._tensors: list = []
+        self._entries: Any = None
 
     @property
     def grads(self):
-        """tuple : the gradients, as they were given or set last."""
+        """Tuple : the gradients, as they were given or set last."""
         return tuple(self._grads)
 
     @grads.setter
@@ -73,13 +77,8 @@ class Parameters(NervanaObject):
             self._entries = [((param, grad), states) for param, grad, states in zip(self._tensors, wrapped, self.states)]
         return self._entries
 
-    def _unbind(self):
-        self._backend = None
-        self._tensors = None
-        self._entries = None
-
     def __getstate__(self):
-        return {**self.__dict__, "_backend": None, "_tensors": None, "_entries": None}
+        return {**self.__dict__, "_backend": None, "_tensors": [], "_entries": None}
 
     def __len__(self):
         return len(self.params)

@@ -53,7 +53,7 @@ class Tensor(Node):
         A number that no other tensor of the process has: plans know tensors by it without keeping them alive.
     """
 
-    __slots__ = ("be", "storage", "shape", "dtype", "name", "serial", "_rounding", "__weakref__")
+    __slots__ = ("__weakref__", "_rounding", "be", "dtype", "name", "serial", "shape", "storage")
 
     def __init__(self, be, storage, name=None, rounding=False):
         self.be = be
@@ -66,17 +66,17 @@ class Tensor(Node):
 
     @property
     def size(self):
-        """int : the number of elements."""
+        """Int : the number of elements."""
         return math.prod(self.shape)
 
     @property
     def ndim(self):
-        """int : the number of dimensions."""
+        """Int : the number of dimensions."""
         return len(self.shape)
 
     @property
     def rounding(self):
-        """bool or int : how values are rounded when they are stored here; see `nbopt.tensor.normalise_rounding`."""
+        """Bool or int : how values are rounded when they are stored here; see `nbopt.tensor.normalise_rounding`."""
         return self._rounding
 
     @rounding.setter

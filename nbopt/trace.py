@@ -12,7 +12,7 @@ For RMSProp with slots param, grad, r and scalars [bsz, decay, 1 - decay, ...] t
     0 ("load", 2)   1 ("multiply", ~1, 0)   2 ("load", 1)   3 ("divide", 2, ~0)   ...
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nbopt.errors import TraceError
 from nbopt.expr import Expr, Node, Reduction, as_number, clock
@@ -56,7 +56,7 @@ def reduction_error():
 class Slot(Node):
     """A symbolic tensor inside a rule. Assign to it with ``slot[:] = expression``."""
 
-    __slots__ = ("tracer", "index", "name", "assigned")
+    __slots__ = ("assigned", "index", "name", "tracer")
 
     def __init__(self, tracer, index, name):
         self.tracer, self.index, self.name = tracer, index, name
@@ -111,7 +111,7 @@ class Tracer:
         self.code = []
         self.scalars = []
         self.factor = None
-        self._current = [None] * len(names)  # the value that a read of each slot gives now
+        self._current: list[Any] = [None] * len(names)  # the value that a read of each slot gives now
         self._stores = 0
         # Node -> (its value, the number of stores when its operands were last found fresh). Nodes hash by identity, and the
         # dictionary keeps them alive, so an id can't be used twice while it is here.

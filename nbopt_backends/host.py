@@ -113,7 +113,7 @@ def _operand(array, target):
 
 
 def _extreme(reducer, zero_signs):
-    """A maximum or minimum in which -0 is below +0, which NumPy leaves open."""
+    """Return a maximum or minimum in which -0 is below +0, which NumPy leaves open."""
 
     def reduced(matrix):
         found = reducer(matrix, axis=1)
@@ -140,7 +140,7 @@ def _from_foreign(obj):
     if hasattr(obj, "__dlpack__"):
         device = obj.__dlpack_device__()[0]
         if device not in _CPU_DEVICES:
-            raise LayoutError(f"the array is on another device (DLPack device type {int(device)}): use the backend of that device, or copy it to the host")
+            raise LayoutError(f"the array is on another device (DLPack's type {int(device)}): use that device's backend, or copy it to the host")
         # PyTorch refuses to export what it tracks; detach() shares the memory.
         return np.from_dlpack(obj.detach() if hasattr(obj, "detach") else obj)
     if hasattr(obj, "__cuda_array_interface__"):

@@ -202,7 +202,8 @@ class NumbaCPU(HostBackend):
             sums = np.empty((m, tiles), dtype)
             parallel = matrix.size > _SERIAL and not self.threads.serial()
             function = self._function(text, "sums", "row_sums", types.void(*[int64] * 5), parallel)
-            self._launch(Launch(lambda: function, function if parallel else None, (matrix.ctypes.data, m, n, tiles, sums.ctypes.data)))
+            variants = (partial(lambda found: found, function), function if parallel else None)
+            self._launch(Launch(*variants, (matrix.ctypes.data, m, n, tiles, sums.ctypes.data)))
             if tiles == 1:
                 return sums[:, 0]
             matrix, n = sums, tiles

@@ -40,7 +40,7 @@ def cache_folder():
     return _usable_folder(os.environ.get("NBOPT_CACHE_DIR") or os.path.join(base, "nbopt"), os.getpid())
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _usable_folder(path, process):
     folder = pathlib.Path(path)
     try:
@@ -66,7 +66,7 @@ def _remove(folder, process):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _toolchain():
     """Return what a cached kernel depends on besides its own text: Numba checks only the file that a function stands in."""
     here = pathlib.Path(__file__).parent

@@ -1,6 +1,7 @@
 """Optimizer: everything that the optimizers have in common, and what users subclass."""
 
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -74,14 +75,14 @@ class Step:
         As passed to ``optimize``.
     """
 
-    __slots__ = ("lr", "scale", "t", "epoch")
+    __slots__ = ("epoch", "lr", "scale", "t")
 
     def __init__(self, lr, scale, t, epoch):
         self.lr, self.scale, self.t, self.epoch = lr, scale, t, epoch
 
 
 class Optimizer(Described):
-    """Base class of optimizers. A subclass is a rule over its slots:
+    """Base class of optimizers. A subclass is a rule over its slots.
 
     >>> class SignMomentum(Optimizer):
     ...     state_names = ("momentum",)
@@ -112,17 +113,17 @@ class Optimizer(Described):
         Hyper-parameter -> one of the functions in `nbopt.checks`.
     """
 
-    state_names = ()
-    learning_rate = None
-    schedule = None
-    gradient_clip_norm = None
-    gradient_clip_value = None
-    param_clip_value = None
-    stochastic_round = False
-    state_dtype = None
+    state_names: tuple[str, ...] = ()
+    learning_rate: Any = None
+    schedule: Any = None
+    gradient_clip_norm: Any = None
+    gradient_clip_value: Any = None
+    param_clip_value: Any = None
+    stochastic_round: Any = False
+    state_dtype: Any = None
     t = 0
 
-    checks = {
+    checks: dict[str, Any] = {
         "learning_rate": checks.optional(checks.non_negative),
         "gradient_clip_norm": checks.optional(checks.non_negative),
         "gradient_clip_value": checks.optional(checks.finite),
@@ -185,7 +186,7 @@ class Optimizer(Described):
         names = self.states_in_use()
         tracer = Tracer(("param", "grad", *names))
         program = self._trace(be, tracer, epoch)
-        made = []
+        made: list[tuple[list, list]] = []
 
         def columns():
             return self._columns(be, layer_list, params, names, made)

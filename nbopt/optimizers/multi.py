@@ -58,7 +58,7 @@ class MultiOptimizer(Optimizer):
 
     def _groups(self, layer_list):
         """Return (optimizer, its layers) for each optimizer that has any, in the order of their first layers."""
-        groups = {}
+        groups: dict[int, tuple] = {}
         seen = set()
         for layer in layer_list:
             if id(layer) in seen:

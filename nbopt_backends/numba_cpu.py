@@ -32,8 +32,6 @@ def update(row, offset, n, scalars):
 
 # All that may be relaxed without giving up NaN and infinities.
 _FAST = {"contract", "reassoc", "arcp", "afn", "nsz"}
-# Below this many elements waking a second thread costs more than it saves.
-_SERIAL = 16384
 # Assignments outside optimizers that are remembered; far more than a program has, so forgetting all of them at once does no harm.
 _MOST_ASSIGNMENTS = 256
 _DRIVERS = inspect.getsource(cpu_drivers)
@@ -118,7 +116,7 @@ class NumbaCPU(HostBackend):
         """Return a launch over a group's chunks, on all threads or, where the group is small, on one."""
         serial = partial(self._function, text, stem, name, signature, False)
         parallel = None
-        if group.elements > _SERIAL and not self.threads.serial():
+        if self.threads.worthwhile(group.elements):
             parallel = self._function(text, stem, name, signature, True)
         else:
             serial()  # compiles it now and not in the middle of a step
@@ -200,7 +198,7 @@ class NumbaCPU(HostBackend):
         while True:
             tiles = tile_count(n)
             sums = np.empty((m, tiles), dtype)
-            parallel = matrix.size > _SERIAL and not self.threads.serial()
+            parallel = self.threads.worthwhile(matrix.size)
             function = self._function(text, "sums", "row_sums", types.void(*[int64] * 5), parallel)
             variants = (partial(lambda found: found, function), function if parallel else None)
             self._launch(Launch(*variants, (matrix.ctypes.data, m, n, tiles, sums.ctypes.data)))
@@ -231,4 +229,6 @@ class NumbaCPU(HostBackend):
 
 def _renamed(function, parallel):
     name = function.__name__ + ("_parallel" if parallel else "_serial")
-    return FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
+    copy = FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
+    copy.__qualname__ = name
+    return copy

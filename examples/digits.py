@@ -19,6 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from threadpoolctl import threadpool_limits
 from tqdm import trange
 
 import nbopt
@@ -181,10 +182,12 @@ def main(argv=None):
         options = dict(OPTIMIZERS[name], stochastic_round=args.stochastic_round)
         if args.learning_rate is not None:
             options["learning_rate"] = args.learning_rate
-        network, curves[name] = train(
-            getattr(nbopt, name)(**options), x_train, labels_train, backend=args.backend,
-            batch_size=args.batch_size, epochs=args.epochs, seed=args.seed,
-        )
+        # Matrices this small are multiplied faster by one thread than by several.
+        with threadpool_limits(1, user_api="blas"):
+            network, curves[name] = train(
+                getattr(nbopt, name)(**options), x_train, labels_train, backend=args.backend,
+                batch_size=args.batch_size, epochs=args.epochs, seed=args.seed,
+            )
         accuracies[name] = accuracy(network, x_test, labels_test)
         print(f"{name}: test accuracy {accuracies[name]:.2%}")
         arrays = {f"{layer.name}.{k}": getattr(layer, k) for layer in network for k in "Wb"}

@@ -1,11 +1,13 @@
 """Assignments outside rules: shapes, broadcasting, reductions, and the program of ``out[:] = expression``."""
 
+import numbers
+
 import numpy as np
 
 from nbopt.errors import OperandError, ShapeError
 from nbopt.expr import Expr, Node, Reduction, apply
 from nbopt.tensor import Tensor
-from nbopt.trace import Tracer, reduction_error
+from nbopt.trace import Tracer, reduction_error, too_deep, tracing
 
 
 def broadcast(*shapes):
@@ -16,27 +18,27 @@ def broadcast(*shapes):
         raise ShapeError(f"shapes {' and '.join(map(str, shapes))} don't broadcast") from None
 
 
-def shape_of(node, known=None):
-    """Return the shape of an expression over tensors; numbers have shape ().
+def shape_of(node):
+    """Return the shape of an expression over tensors; numbers have shape ()."""
+    try:
+        return _shape_of(node, {})
+    except RecursionError:
+        raise too_deep() from None
 
-    Parameters
-    ----------
-    node : Node or float
-    known : dict, optional
-        Shapes of nodes that were asked for before, so that shared parts are looked at once.
-    """
+
+def _shape_of(node, known):
     if isinstance(node, Tensor):
         return node.shape
     if not isinstance(node, Node):
         return ()
-    known = {} if known is None else known
     if node not in known:
         if isinstance(node, Expr):
-            known[node] = broadcast(*(shape_of(arg, known) for arg in node.args))
+            known[node] = broadcast(*(_shape_of(arg, known) for arg in node.args))
         elif isinstance(node, Reduction):
-            known[node] = reduced_shape(shape_of(node.arg, known), node.axis, node.keepdims)
-        else:  # a rule's slot or the norm factor: of these, only a reduction asks for the shape
-            raise reduction_error()
+            known[node] = reduced_shape(_shape_of(node.arg, known), node.axis, node.keepdims)
+        else:
+            # A rule's slot or the norm factor. Inside the rule, only a reduction asks for their shapes.
+            raise reduction_error() if tracing.active else OperandError(f"{node!r} belongs to a rule and has no values outside it")
     return known[node]
 
 
@@ -44,7 +46,7 @@ def reduced_shape(shape, axis, keepdims):
     """Return what a reduction over `axis` (None: all) makes of `shape`."""
     if axis is None:
         return (1,) * len(shape) if keepdims else ()
-    if not (hasattr(axis, "__index__") and 0 <= axis < len(shape)):
+    if not (isinstance(axis, numbers.Integral) and 0 <= axis < len(shape)):
         raise ShapeError(f"axis must be None or an int from 0 to {len(shape) - 1} for shape {shape}, not {axis!r}")
     return tuple(1 if i == axis else n for i, n in enumerate(shape) if keepdims or i != axis)
 
@@ -96,7 +98,7 @@ class TensorTracer(Tracer):
         return slot
 
 
-def without_reductions(node, evaluate, done=None):
+def without_reductions(node, evaluate):
     """Return `node` with every reduction in it replaced by ``evaluate(reduction)``, innermost first.
 
     Parameters
@@ -105,15 +107,21 @@ def without_reductions(node, evaluate, done=None):
     evaluate : callable
         Takes a Reduction whose argument holds no further reduction; returns a tensor.
     """
+    try:
+        return _without_reductions(node, evaluate, {})
+    except RecursionError:
+        raise too_deep() from None
+
+
+def _without_reductions(node, evaluate, done):
     if not isinstance(node, (Expr, Reduction)):
         return node
-    done = {} if done is None else done
     if node not in done:
         if isinstance(node, Reduction):
-            arg = without_reductions(node.arg, evaluate, done)
+            arg = _without_reductions(node.arg, evaluate, done)
             done[node] = evaluate(Reduction(node.op, arg, node.axis, node.keepdims))
         else:
-            args = tuple(without_reductions(arg, evaluate, done) for arg in node.args)
+            args = tuple(_without_reductions(arg, evaluate, done) for arg in node.args)
             unchanged = all(new is old for new, old in zip(args, node.args))
             done[node] = node if unchanged else Expr(node.op, args)
     return done[node]

@@ -1,5 +1,6 @@
 """Backend: the interface between optimizers and whatever runs their programs."""
 
+import numbers
 import secrets
 import threading
 from operator import attrgetter
@@ -8,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from nbopt.assignment import TensorTracer, broadcast, dtypes_of, mean, reduced_shape, shape_of, variance, without_reductions
-from nbopt.errors import ArgumentError, OperandError, ShapeError
+from nbopt.errors import ArgumentError, OperandError, ShapeError, TraceError
 from nbopt.expr import Node, Reduction, apply, apply_named, as_number
 from nbopt.interrupts import uninterrupted
 from nbopt.ops import COMPOSED, PRIMITIVES, REDUCTIONS
 from nbopt.tensor import Tensor, normalise_rounding
+from nbopt.trace import tracing
 
 _serials = attrgetter("serial")
 
@@ -30,19 +32,22 @@ class Update:
     key : list of int or None
         Their serial numbers. Equal keys mean the same tensors. None where some are plain arrays, not wrapped yet.
     columns : callable
-        Returns one list of tensors for each slot of the program, validated; called only where `key` is new.
+        ``columns(update)`` returns one list of tensors for each slot of the program, validated; called only where `key` is new.
     commit : callable
         Called with no arguments when nothing can fail any more, before the first launch of the call.
     plans : list
         Belongs to the optimizer: the backend keeps there what it wants to find again at the next step.
+    arrays : list of list, or None
+        Set by `prepare`: the storage by slot, where the tensors were looked at afresh. It lives until the step is over.
     clip_norm : float or None
         Where given, the program's factor is ``clip_norm / max(||grads|| / bsz, clip_norm)``, the grads being slot 1.
     """
 
-    __slots__ = ("clip_norm", "columns", "commit", "key", "plans", "program", "scalars", "tensors")
+    __slots__ = ("arrays", "clip_norm", "columns", "commit", "key", "plans", "program", "scalars", "tensors")
 
     def __init__(self, program, scalars, tensors, columns, commit=lambda: None, plans=None, clip_norm=None):
         self.program, self.scalars, self.tensors = program, scalars, tensors
+        self.arrays: Any = None
         self.key: Any = None
         try:
             self.key = list(map(_serials, tensors))
@@ -81,17 +86,20 @@ class Backend:
     memory = "host"
 
     def __init__(self, rng_seed=None, datatype=np.float32, batch_size=1, stochastic_round=False, device_id=0, num_threads=None, fast_math=False):
-        if rng_seed is not None and not (hasattr(rng_seed, "__index__") and 0 <= rng_seed < 2**64):
+        if rng_seed is not None and not (isinstance(rng_seed, numbers.Integral) and 0 <= rng_seed < 2**64):
             raise ArgumentError(f"rng_seed must be an int from 0 to 2**64 - 1, not {rng_seed!r}")
-        if num_threads is not None and not (hasattr(num_threads, "__index__") and num_threads >= 1):
+        if num_threads is not None and not (isinstance(num_threads, numbers.Integral) and num_threads >= 1):
             raise ArgumentError(f"num_threads must be an int from 1 on, not {num_threads!r}")
         self.rng_seed = secrets.randbits(64) if rng_seed is None else rng_seed.__index__()
+        self._first_seed = self.rng_seed
         self.datatype = self.storage_dtype(datatype)
         self.bsz = batch_size
         self.stochastic_round = normalise_rounding(stochastic_round)
         self.device_id = device_id
         self.num_threads = num_threads
-        self.fast_math = bool(fast_math)
+        if not isinstance(fast_math, bool):
+            raise ArgumentError(f"fast_math must be True or False, not {fast_math!r}")
+        self.fast_math = fast_math
         self.launches = 0
         self.compilations = 0
         self._updates = 0
@@ -104,7 +112,7 @@ class Backend:
 
     @bsz.setter
     def bsz(self, value):
-        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
             raise ArgumentError(f"the batch size must be an int from 1 on, not {value!r}: gradients are divided by it")
         self._bsz = value.__index__()
 
@@ -112,7 +120,7 @@ class Backend:
 
     def array(self, ary, dtype=None, name=None):
         """Return a new tensor with the values of `ary` (anything NumPy can convert), as `dtype` (the backend's by default)."""
-        values = ary.get() if isinstance(ary, Tensor) else np.asarray(ary)
+        values = ary.get() if isinstance(ary, Tensor) else np.asanyarray(ary)
         tensor = self.empty(values.shape, dtype, name)
         self.set_values(tensor, values)
         return tensor
@@ -174,6 +182,8 @@ class Backend:
             Modified in place: the tensors of the slots that the programs write.
         """
         launches = [self.prepare(update) for update in updates]
+        if len(updates) > 1:
+            self.check_together(updates)
         with uninterrupted:
             with self._lock:
                 count = self._updates
@@ -193,12 +203,12 @@ class Backend:
         value : Node, number or array
             Shapes broadcast to the target's, as in NumPy. Reductions in it are evaluated first, each to a small tensor.
         """
-        if isinstance(value, Node):
-            self.update(self._assignment(target, value))
-        elif getattr(value, "shape", ()) != ():
+        if tracing.active:
+            raise TraceError("a rule assigns its own slots and nothing else: what else it needs must be a number or one of its states")
+        if hasattr(value, "__array__") and not isinstance(value, (Node, np.generic)):
             self.set_values(target, value)
         else:
-            self.update(self._assignment(target, as_number(value)))
+            self.update(self._assignment(target, value if isinstance(value, Node) else as_number(value)))
 
     def _assignment(self, target, value):
         value = without_reductions(value, self._reduce)
@@ -207,7 +217,7 @@ class Backend:
             raise ShapeError(f"an expression of shape {shape} can't be assigned to a tensor of shape {target.shape}")
         tracer = TensorTracer(target)
         tracer.assign(value)
-        return Update(tracer.program(), tracer.scalars, None, lambda: [[tensor] for tensor in tracer.tensors])
+        return Update(tracer.program(), tracer.scalars, None, lambda update: [[tensor] for tensor in tracer.tensors])
 
     def _reduce(self, node):
         arg = node.arg
@@ -243,7 +253,7 @@ class Backend:
 
     def rng_reset(self):
         """Go back to the state after construction: the same seed, no updates so far."""
-        self._updates = 0
+        self.rng_seed, self._updates = self._first_seed, 0
 
     def rng_get_state(self):
         """Return the state of stochastic rounding, ``{"seed": int, "updates": int}``: all that its random bits depend on."""
@@ -253,7 +263,7 @@ class Backend:
         """Restore a state that `rng_get_state` gave."""
         try:
             seed, updates = state["seed"], state["updates"]
-            valid = 0 <= seed < 2**64 and updates >= 0
+            valid = isinstance(seed, int) and isinstance(updates, int) and 0 <= seed < 2**64 and updates >= 0
         except (TypeError, KeyError, IndexError):
             valid = False
         if not valid:
@@ -281,8 +291,8 @@ class Backend:
         raise NotImplementedError(f"{type(self).__name__} can't make arrays")
 
     def view(self, storage, key):
-        """Return the part of `storage` that the slices and integers `key` select, sharing its memory."""
-        return storage[key if isinstance(key, tuple) and Ellipsis in key else (*(key if isinstance(key, tuple) else (key,)), Ellipsis)]
+        """Return the part of `storage` that `key`, a tuple of slices, integers and Ellipsis, selects, sharing its memory."""
+        return storage[key if any(part is Ellipsis for part in key) else (*key, ...)]
 
     def picklable(self, storage):
         """Return `storage` in a form that pickle can write and `wrap` can take."""
@@ -300,6 +310,9 @@ class Backend:
         """Do everything for `update` that can fail, and return a function of the update count that launches it."""
         raise NotImplementedError(f"{type(self).__name__} can't run programs")
 
+    def check_together(self, updates):
+        """Check what only shows when the updates of one step, all prepared, are looked at together."""
+
     def reduce(self, op, tensor, axis, shape):
         """Reduce a tensor over an axis (None: over all elements) and return a new tensor of shape `shape`."""
         raise NotImplementedError(f"{type(self).__name__} has no reductions")
@@ -314,7 +327,7 @@ class Backend:
 
 def _as_shape(shape):
     dims = shape if isinstance(shape, (tuple, list)) else (shape,)
-    if not all(hasattr(n, "__index__") and n >= 0 for n in dims):
+    if not all(isinstance(n, numbers.Integral) and n >= 0 for n in dims):
         raise ShapeError(f"a shape is a tuple of ints from 0 on, not {shape!r}")
     return tuple(n.__index__() for n in dims)
 

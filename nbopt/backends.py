@@ -118,7 +118,13 @@ def set_backend(name_or_backend, **options):
 def get_backend():
     """Return the current backend; where none is set, install the one that NBOPT_BACKEND names, else the CPU backend."""
     backend = NervanaObject.be
-    return backend if backend is not None else set_backend(os.environ.get("NBOPT_BACKEND") or "cpu")
+    if backend is not None:
+        return backend
+    name = os.environ.get("NBOPT_BACKEND")
+    try:
+        return set_backend(name or "cpu")
+    except BackendError as error:
+        raise type(error)(f"{error} (The environment variable NBOPT_BACKEND chose it.)" if name else str(error)) from None
 
 
 @contextmanager

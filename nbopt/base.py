@@ -104,9 +104,11 @@ class NervanaObject:
         DescriptionError
             If the class is unknown, is not a `cls`, or does not take these arguments.
         """
+        if not isinstance(pdict, dict):
+            raise DescriptionError(f"a description is a dict, not {pdict!r}")
         target, config = cls, pdict
         if _is_description(pdict):
-            target, config = registered_class(pdict["type"]), pdict.get("config", {})
+            target, config = registered_class(pdict["type"]), pdict.get("config") or {}
             if not issubclass(target, cls):
                 raise DescriptionError(f"the description is of a {target.__name__}, not of a {cls.__name__}: call {target.__name__}.gen_class")
         values = {key: _rebuild(value) for key, value in config.items()}

@@ -9,13 +9,17 @@ from nbopt.errors import ArgumentError
 from nbopt.tensor import normalise_rounding
 
 
-def _check(condition, allowed):
+def _check(condition, allowed, kind=float):
     def check(name, value):
-        real = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
-        if not (real and condition(value)):
-            raise ArgumentError(f"{name} must be {allowed}, not {value!r}")
-        # NumPy's scalars would pull the host's arithmetic down to their own precision.
-        return value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
+            try:
+                # One type from here on: NumPy's scalars, say, would pull the host's arithmetic down to their own precision.
+                number = kind(value)
+            except (OverflowError, ValueError):
+                number = math.nan
+            if number == value and condition(number):
+                return number
+        raise ArgumentError(f"{name} must be {allowed}, not {value!r}")
 
     return check
 
@@ -25,12 +29,20 @@ positive = _check(lambda x: 0 < x < math.inf, "a finite number above 0")
 fraction = _check(lambda x: 0 <= x <= 1, "a number from 0 to 1")
 below_one = _check(lambda x: 0 <= x < 1, "a number from 0 to below 1")
 finite = _check(math.isfinite, "a finite number")
-positive_int = _check(lambda x: hasattr(x, "__index__") and x >= 1, "an int from 1 on")
+positive_int = _check(lambda x: x >= 1, "an int from 1 on", int)
+epoch = _check(lambda x: 0 <= x < math.inf, "a number from 0 on")
 
 
 def optional(check):
     """Return `check`, with None allowed too."""
     return lambda name, value: value if value is None else check(name, value)
+
+
+def schedule(name, value):
+    """Check a schedule: an object with a method get_learning_rate, or None."""
+    if value is not None and (isinstance(value, type) or not callable(getattr(value, "get_learning_rate", None))):
+        raise ArgumentError(f"{name} must be a schedule, such as nbopt.Schedule(10, 0.5), or None; not {value!r}")
+    return value
 
 
 def rounding(name, value):

@@ -3,6 +3,8 @@
 import itertools
 import numbers
 
+import numpy as np
+
 from nbopt.errors import OperandError, TraceError
 from nbopt.ops import COMPOSED, PRIMITIVES, evaluate_numbers
 
@@ -33,13 +35,19 @@ def apply(name, *operands):
 def apply_named(name, *operands):
     """Apply the op that users call `name`, composed or primitive."""
     composed = COMPOSED.get(name)
-    return composed.build(apply, *operands) if composed else apply(name, *operands)
+    if composed is None:
+        return apply(name, *operands)
+    result = composed.build(apply, *operands)
+    return result if isinstance(result, Node) else as_number(result)
 
 
 def as_number(value):
     """Return `value` as a float, or raise OperandError where it is not a real number."""
-    if isinstance(value, numbers.Real) or type(value).__name__ == "bool":
-        return float(value)
+    if isinstance(value, (numbers.Real, np.bool_)):
+        try:
+            return float(value)
+        except OverflowError:
+            raise OperandError(f"the number {str(value)[:20]}... is too large for float64") from None
     hint = ""
     if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
         hint = " Make a tensor of it first: be.array(x) copies, be.wrap(x) shares memory."
@@ -129,6 +137,9 @@ class Expr(Node):
 
     def __getitem__(self, key):
         raise OperandError("an expression can't be indexed: index the tensors in it, or assign it to a tensor first")
+
+    def __setitem__(self, key, value):
+        raise TraceError("an expression can't be assigned to: a rule assigns its slots, param and the states; grad is an expression")
 
     def __repr__(self):
         return f"<expression {self.op}({', '.join('...' if isinstance(a, Expr) else repr(a) for a in self.args)})>"

@@ -8,6 +8,7 @@ To add an op: one row here, and one in a dialect's table if the default spelling
 """
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -79,6 +80,12 @@ def _ldexp(a, b):
     return np.where(np.isnan(b), b, np.ldexp(a, power))
 
 
+def _power_of(a, b):
+    # NumPy takes a square root for a scalar exponent of 0.5, which differs from IEEE 754's pow at -0 and -infinity.
+    root = (b == 0.5) & ((a == 0) | np.isneginf(a))
+    return np.where(root, np.absolute(a), np.power(a, b))
+
+
 _ROWS = [
     Op("add", 2, np.add, True, "a + b"),
     Op("subtract", 2, np.subtract, True, "a - b"),
@@ -101,7 +108,7 @@ _ROWS = [
     Op("where", 3, lambda c, a, b: np.where(c != 0, a, b), True, "a where c is not 0, else b"),
     Op("shift", 2, _shift, True, "a * sign(b) * 2^k, k the integer nearest to log2|b|; 0 where b is 0"),
     Op("ldexp", 2, _ldexp, True, "a * 2^b for an integer b (other b are rounded to one)"),
-    Op("power", 2, _in_double(np.power), False, "a to the power b"),
+    Op("power", 2, _in_double(_power_of), False, "a to the power b"),
     Op("exp", 1, _in_double(np.exp), False, "e to the power a"),
     Op("exp2", 1, _in_double(np.exp2), False, "2 to the power a"),
     Op("log", 1, _in_double(np.log), False, "the natural logarithm of a"),
@@ -134,9 +141,9 @@ class Composed(NamedTuple):
 
 def _power(op, a, b):
     """Build a power; an int from -4 to 4 is structure and becomes multiplications in a fixed order."""
-    if not (hasattr(b, "__index__") and -4 <= b <= 4):
+    if not (isinstance(b, numbers.Integral) and -4 <= b <= 4):
         return op("power", a, b)
-    exponent = b.__index__()
+    exponent = int(b)
     if exponent == 0:
         return op("where", a, 1.0, 1.0)  # 1 in the shape of a, for NaN too
     result = a

@@ -42,6 +42,8 @@ class Parameters(NervanaObject):
         for pair in pairs:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise LayerError(f"Parameters takes (param, grad) pairs: Parameters((W, dW), (b, db)); not {type(pair).__name__}")
+            if isinstance(pair[0], (tuple, list)) and all(hasattr(part, "shape") for part in pair[0]):
+                raise LayerError("Parameters takes pairs as arguments of their own: Parameters(*pairs) for a list of them")
         self.params = tuple(param for param, _ in pairs)
         self._grads = [grad for _, grad in pairs]
         self.states: list[list] = [[] for _ in pairs]

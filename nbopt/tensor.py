@@ -2,9 +2,12 @@
 
 import itertools
 import math
+import numbers
 
-from nbopt.errors import ArgumentError, OperandError
-from nbopt.expr import Node
+import numpy as np
+
+from nbopt.errors import ArgumentError, OperandError, ShapeError
+from nbopt.expr import Node, as_number
 
 _serials = itertools.count()
 
@@ -27,10 +30,12 @@ def normalise_rounding(value):
     ArgumentError
         If `value` is negative, or neither an int nor a bool.
     """
-    if isinstance(value, bool) or type(value).__name__ == "bool":
+    if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    if hasattr(value, "__index__") and value >= 0:
-        return value.__index__() or False
+    if isinstance(value, numbers.Integral) and value >= 0:
+        if value:
+            raise ArgumentError(f"rounding to a number of bits ({value}) is not built yet: use False or True")
+        return False
     raise ArgumentError(
         f"rounding must be False (to nearest), True (stochastic) or the number of mantissa bits to keep, an int from 1 on; not {value!r}"
     )
@@ -94,25 +99,33 @@ class Tensor(Node):
 
     def fill(self, value):
         """Set every element to the number `value`. Returns the tensor."""
-        self.be.set_values(self, float(value))
+        self.be.set_values(self, as_number(value))
         return self
 
     def __getitem__(self, key):
         """Return a view: ``t[2:5]``, ``t[:, 0]``. Slices and integers only, so that it always shares the memory."""
         parts = key if isinstance(key, tuple) else (key,)
-        if not all(part is Ellipsis or isinstance(part, slice) or hasattr(part, "__index__") for part in parts):
-            raise OperandError(f"a tensor is indexed by slices and integers, which give views; not by {key!r}")
-        return Tensor(self.be, self.be.view(self.storage, key), self.name, self._rounding)
+        for part in parts:
+            whole = isinstance(part, numbers.Integral) and not isinstance(part, bool)
+            if not (part is Ellipsis or isinstance(part, slice) or whole):
+                raise OperandError(f"a tensor is indexed by slices and integers, which give views; not by {type(part).__name__}")
+        try:
+            return Tensor(self.be, self.be.view(self.storage, parts), self.name, self._rounding)
+        except IndexError as error:
+            raise ShapeError(f"{self!r} has no such part: {error}") from None
 
     def __setitem__(self, key, value):
         """Evaluate `value` (an expression, tensor, number or array) and store it here."""
-        target = self if key == slice(None) else self[key]
+        target = self if isinstance(key, slice) and key == slice(None) else self[key]
         self.be.assign(target, value)
 
     def __len__(self):
         if not self.shape:
             raise OperandError("a tensor without dimensions has no length")
         return self.shape[0]
+
+    def __array__(self, dtype=None, copy=None):
+        return self.get() if dtype is None else self.get().astype(dtype)
 
     def __repr__(self):
         name = f" {self.name!r}" if self.name else ""

@@ -12,6 +12,7 @@ For RMSProp with slots param, grad, r and scalars [bsz, decay, 1 - decay, ...] t
     0 ("load", 2)   1 ("multiply", ~1, 0)   2 ("load", 1)   3 ("divide", 2, ~0)   ...
 """
 
+import threading
 from typing import Any, NamedTuple
 
 from nbopt.errors import TraceError
@@ -53,6 +54,11 @@ def reduction_error():
     )
 
 
+def too_deep():
+    """Return the error of an expression that is nested more deeply than Python's stack."""
+    return TraceError("the expression is nested too deeply: assign parts of it to tensors of their own")
+
+
 class Slot(Node):
     """A symbolic tensor inside a rule. Assign to it with ``slot[:] = expression``."""
 
@@ -89,6 +95,14 @@ class Factor(Node):
 _UNKNOWN = (None, -1)
 
 
+class _Tracing(threading.local):
+    active = False
+
+
+#: ``tracing.active`` says whether a rule is being traced in this thread.
+tracing = _Tracing()
+
+
 class Tracer:
     """Collects assignments into a program.
 
@@ -117,6 +131,11 @@ class Tracer:
         # dictionary keeps them alive, so an id can't be used twice while it is here.
         self._values = {}
 
+    @property
+    def written(self):
+        """Whether anything was assigned."""
+        return self._stores > 0
+
     def program(self):
         """Return the program of all assignments so far."""
         return Program(self.names, tuple(self.code), len(self.scalars), self.factor)
@@ -126,7 +145,7 @@ class Tracer:
         try:
             self.code.append(("store", index, self._operand(value, None)))
         except RecursionError:
-            raise TraceError("the expression is nested too deeply: assign parts of it to tensors of their own") from None
+            raise too_deep() from None
         self._current[index] = len(self.code) - 1
         self._stores += 1
 

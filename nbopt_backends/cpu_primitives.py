@@ -66,6 +66,22 @@ load_int32, store_int32 = _memory_access(types.int32, ir.IntType(32))
 load_int16, store_int16 = _memory_access(types.int16, ir.IntType(16))
 
 
+@intrinsic(prefer_literal=True)
+def prefetch(context, address, size):
+    """Ask for `size` bytes from an address on, 64 at a time, to be brought into the cache. Any address will do."""
+    lines = -(-size.literal_value // 64)
+
+    def codegen(ctx, builder, signature, args):
+        word, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, word, word, word]))
+        for line in range(lines):
+            here = builder.inttoptr(builder.add(args[0], ir.Constant(ir.IntType(64), 64 * line)), byte)
+            builder.call(function, [here, ir.Constant(word, 0), ir.Constant(word, 3), ir.Constant(word, 1)])
+        return ctx.get_dummy_value()
+
+    return types.void(types.int64, size), codegen
+
+
 @njit(inline="always")
 def address(row, slot, offset, item_size):
     """Return the address of element `offset` of a slot, given the address of its tensor's row in the table."""
@@ -157,6 +173,6 @@ def call_kernel(context, kernel, row, offset, n, scalars):
 
 __all__ = [
     "absolute", "address", "call_kernel", "exp", "exp2", "float32", "float64", "int64", "ldexp_float32", "ldexp_float64", "load_float32",
-    "load_float64", "load_int16", "load_int32", "load_int64", "log", "log2", "maximum", "minimum", "power", "rint", "shift_float32",
+    "load_float64", "load_int16", "load_int32", "load_int64", "log", "log2", "maximum", "minimum", "power", "prefetch", "rint", "shift_float32",
     "shift_float64", "sqrt", "store_float32", "store_float64", "store_int16", "store_int32", "store_int64", "tanh",
 ]  # fmt: skip

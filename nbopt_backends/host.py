@@ -1,5 +1,7 @@
 """HostBackend: what backends over NumPy arrays have in common."""
 
+import math
+
 import numpy as np
 
 from nbopt.backend import Backend
@@ -11,6 +13,9 @@ _DTYPES = {np.dtype(np.float32), np.dtype(np.float64)}
 _CPU_DEVICES = {1, 3, 11}  # DLPack's codes of memory that the host can read: CPU, CUDA pinned, ROCm pinned
 
 
+_MASKED = "a masked array has no value where it is masked: pass x.filled(0), or x.data to ignore the mask"
+
+
 class HostBackend(Backend):
     """A backend whose storage is numpy.ndarray. Subclasses implement `prepare` and `sum_last_axis`."""
 
@@ -20,7 +25,7 @@ class HostBackend(Backend):
     def storage_dtype(cls, dtype):
         """Return `dtype` as a numpy.dtype, or raise DtypeError."""
         try:
-            found = np.dtype(dtype)
+            found = None if dtype is None else np.dtype(dtype)
         except TypeError:
             found = None
         if found not in _DTYPES:
@@ -34,7 +39,7 @@ class HostBackend(Backend):
         if type(obj) is np.ndarray and obj.dtype in _DTYPES and obj.dtype.isnative and obj.flags.aligned:
             return obj
         if isinstance(obj, np.ma.MaskedArray):
-            raise LayoutError("a masked array has no value where it is masked: pass x.filled(0), or x.data to ignore the mask")
+            raise LayoutError(_MASKED)
         array = obj.view(np.ndarray) if isinstance(obj, np.ndarray) else _from_foreign(obj)
         if not array.dtype.isnative:
             raise LayoutError(f"the array is byte-swapped ({array.dtype.str}): convert it by x.astype(x.dtype.newbyteorder('='))")
@@ -55,6 +60,8 @@ class HostBackend(Backend):
         """Copy values into the tensor's array."""
         array = tensor.storage
         _check_writable(array, repr(tensor))
+        if isinstance(values, np.ma.MaskedArray):
+            raise LayoutError(_MASKED)
         source = values.get() if isinstance(values, Tensor) else np.asarray(values)
         if source.dtype.kind not in "fiub" or source.dtype.itemsize > 8:
             raise DtypeError(f"values of dtype {source.dtype} can't be stored in {tensor!r}")
@@ -70,7 +77,7 @@ class HostBackend(Backend):
         For an assignment outside an optimizer, operands are broadcast to the target's shape, and an operand that overlaps the target
         without being the same view of it is copied first.
         """
-        columns = update.columns()
+        columns = update.columns(update)
         written = set(update.program.written())
         names = update.program.names
         values = []
@@ -84,15 +91,33 @@ class HostBackend(Backend):
         arrays = [[tensor.storage for tensor in column] for column in columns]
         if update.plans is None:
             target = arrays[0][0]
-            return [[target], *([_operand(column[0], target)] for column in arrays[1:])]
-        check_disjoint(values)
+            check_disjoint(values[:1])
+            arrays = [[target], *([_operand(column[0], target)] for column in arrays[1:])]
+        else:
+            check_disjoint(values)
+        update.arrays = arrays
         return arrays
+
+    def check_together(self, updates):
+        """Refuse memory that one optimizer of a step writes and another one reads or writes."""
+        if all(update.arrays is None for update in updates):
+            return  # nothing is new
+        values = []
+        for number, update in enumerate(updates):
+            written = set(update.program.written())
+            arrays = update.arrays or [[tensor.storage for tensor in column] for column in update.columns(update)]
+            for slot, column in enumerate(arrays):
+                for row, array in enumerate(column):
+                    name = f"{update.program.names[slot]} number {row} of the step's update number {number}"
+                    values.append((array, slot in written, lambda name=name: name))
+        check_disjoint(values)
 
     def reduce(self, op, tensor, axis, shape):
         """Reduce a tensor over an axis (None: over all elements) and return a new tensor of shape `shape`."""
         array = tensor.storage
         # Reduced values last: (how many results, how many values each)
-        matrix = array.reshape(1, -1) if axis is None else np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
+        count = array.size if axis is None else array.shape[axis]
+        matrix = (array if axis is None else np.moveaxis(array, axis, -1)).reshape(math.prod(shape), count)
         if op != "sum" and matrix.shape[1] == 0:
             raise ShapeError(f"be.{op} of no elements has no value; the tensor has shape {tensor.shape}")
         with np.errstate(all="ignore"):

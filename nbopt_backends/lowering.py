@@ -15,12 +15,15 @@ class Dialect(NamedTuple):
         What the module starts with: imports.
     kernel : str
         The kernel, with placeholders for its parts; see `kernel_text`.
+    block : int
+        How many elements the kernel's inner loop runs over.
     """
 
     name: str
     ops: dict
     header: str
     kernel: str
+    block: int
 
 
 # Spellings that hold for every target whose kernels are Python source.
@@ -167,15 +170,20 @@ def kernel_text(program, dialect, dtypes, arithmetic):
     for slot in program.used():
         what = " and ".join(["read"] * (slot in read) + ["written"] * (slot in written))
         pointers.append(f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[dtypes[slot]]})  # {program.names[slot]}: {dtypes[slot]}, {what}")
+    # The hardware's own prefetching falls behind loops with as much arithmetic as these: see docs/benchmarks.md.
+    sizes = {slot: ITEM_SIZES[dtypes[slot]] for slot in program.used()}
+    prefetches = [f"prefetch(p{slot} + start * {size} + {_AHEAD}, {dialect.block * size})" for slot, size in sizes.items()]
     scalars = [f"s{j} = load_{arithmetic}(scalars, {j}, -1)" for j in range(program.n_scalars)]
     parts = {
         "comment": "\n".join(f"# {line}" for line in rule_comment(program)),
         "setup": _indented(pointers + scalars, 1),
-        "body": _indented(body_lines(program, dialect, dtypes, arithmetic), 2),
+        "prefetch": _indented(prefetches, 2),
+        "body": _indented(body_lines(program, dialect, dtypes, arithmetic), 3),
     }
     return dialect.header + dialect.kernel.format(**parts)
 
 
+_AHEAD = 1024  # bytes
 ITEM_SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 

@@ -25,9 +25,13 @@ DIALECT = Dialect(
     kernel="""{comment}
 def update(row, offset, n, scalars):
 {setup}
-    for i in range(n):
+    for start in range(0, n, 64):
+{prefetch}
+        for k in range(min(64, n - start)):
+            i = start + k
 {body}
 """,
+    block=64,
 )
 
 # All that may be relaxed without giving up NaN and infinities.
@@ -53,13 +57,17 @@ class NumbaCPU(HostBackend):
     def __init__(self, **options):
         super().__init__(**options)
         self.threads = Threads(self.num_threads)
-        self._assignments = {}
+        # Plans hold addresses between prepare and launch, so each Python thread has its own.
+        self._assignments = threading.local()
 
     # --- steps ---
 
     def prepare(self, update):
         """Return a function that launches the update: one kernel for each combination of dtypes."""
         plan = self._plan(update)
+        if self.threads.lost():
+            for launch in plan.launches:
+                launch.serial()  # compiles it now and not in the middle of a step
         scalars = [array(code, update.scalars) for code in plan.type_codes]
         return partial(self._step, plan, scalars, update)
 
@@ -81,9 +89,10 @@ class NumbaCPU(HostBackend):
     def _plan(self, update):
         plans = update.plans
         if plans is None:
-            if len(self._assignments) > _MOST_ASSIGNMENTS:
-                self._assignments.clear()
-            plans = self._assignments.setdefault(update.program, [])
+            known = self._assignments.__dict__
+            if len(known) > _MOST_ASSIGNMENTS:
+                known.clear()
+            plans = known.setdefault(update.program, [])
         elif update.key is not None:
             for plan in plans:
                 if plan.program == update.program and plan.backend is self and (plan.serials == update.key or plan.replace(update)):
@@ -97,6 +106,7 @@ class NumbaCPU(HostBackend):
             plan = self._new_plan(update, Layout(arrays, update.program.written()))
             plans.insert(0, plan)
             del plans[MOST_LAYOUTS:]
+        plan.serials = None  # an interrupt from here on must not leave old serials with new addresses
         plan.layout.refresh(arrays)
         plan.serials = update.key
         return plan

@@ -79,7 +79,9 @@ class Plan:
         if not changed or changed[-1] >= 2 * len(self.layout.places) or any(index % 2 == 0 for index in changed):
             return False
         tensors = update.tensors
+        self.serials = None  # an interrupt must not leave old serials with new addresses
         if not self.layout.replace_column(1, [index // 2 for index in changed], [tensors[index] for index in changed]):
+            self.serials = old
             return False
         self.serials = new
         return True

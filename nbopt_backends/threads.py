@@ -17,6 +17,7 @@ _USERS_OWN = ("OMP_WAIT_POLICY", *_WAITING)
 _FEW = 1 << 18
 _FEW_FOR_WORKQUEUE = 1 << 21
 
+_start_lock = threading.Lock()
 _workqueue_lock = threading.RLock()
 _threads_lost = False  # in a forked child whose parent had started threads that don't survive
 
@@ -26,15 +27,15 @@ def threading_layer():
     try:
         return numba.threading_layer()
     except ValueError:
-        pass
-    added = [] if any(name in os.environ for name in _USERS_OWN) else list(_WAITING)
-    os.environ.update({name: _WAITING[name] for name in added})
-    try:
-        parallel._launch_threads()
-    finally:
-        for name in added:
-            del os.environ[name]
-    return numba.threading_layer()
+        with _start_lock:
+            added = [] if any(name in os.environ for name in _USERS_OWN) else list(_WAITING)
+            os.environ.update({name: _WAITING[name] for name in added})
+            try:
+                parallel._launch_threads()
+            finally:
+                for name in added:
+                    del os.environ[name]
+        return numba.threading_layer()
 
 
 def _after_fork():
@@ -73,6 +74,10 @@ class Threads:
     def serial(self):
         """Return whether launches must do with one thread: by choice, or in a forked child that can't start others."""
         return _threads_lost or self.limit == 1 or self.wanted() == 1
+
+    def lost(self):
+        """Return whether this is a forked child that can't start threads, though plans from before the fork count on them."""
+        return _threads_lost
 
     def worthwhile(self, elements):
         """Return whether a launch over so many elements is faster on all threads than on one."""

@@ -9,9 +9,9 @@ from nbopt import checks
 from nbopt.backend import Update
 from nbopt.backends import get_backend
 from nbopt.base import Described
-from nbopt.errors import LayerError, ShapeError, StateError
+from nbopt.errors import ArgumentError, LayerError, NboptError, ShapeError, StateError, TraceError
 from nbopt.tensor import Tensor
-from nbopt.trace import Factor, Tracer
+from nbopt.trace import Factor, Tracer, tracing
 
 
 def get_param_list(layer_list):
@@ -47,12 +47,16 @@ def get_param_list(layer_list):
     return found
 
 
-def _explain_layers(layer_list, error):
+def as_layers(layer_list):
+    """Return `layer_list`, any iterable, as a list."""
     try:
-        layers = list(layer_list)
+        return list(layer_list)
     except TypeError:
-        raise LayerError(f"optimize takes a list of layers, not a {type(layer_list).__name__}: write [layer]") from error
-    for layer in layers:
+        raise LayerError(f"optimize takes a list of layers, not a {type(layer_list).__name__}: write [layer]") from None
+
+
+def _explain_layers(layer_list, error):
+    for layer in as_layers(layer_list):
         if not callable(getattr(layer, "get_params", None)):
             raise LayerError(
                 f"{layer!r} is no layer: a layer has a method get_params() that returns ((W, dW), states) or a list of these. "
@@ -124,7 +128,8 @@ class Optimizer(Described):
     t = 0
 
     checks: dict[str, Any] = {
-        "learning_rate": checks.optional(checks.non_negative),
+        "learning_rate": checks.non_negative,
+        "schedule": checks.schedule,
         "gradient_clip_norm": checks.optional(checks.non_negative),
         "gradient_clip_value": checks.optional(checks.finite),
         "param_clip_value": checks.optional(checks.finite),
@@ -133,7 +138,13 @@ class Optimizer(Described):
 
     def __init__(self, name=None, state_dtype=None):
         super().__init__(name=name)
-        self.state_dtype = None if state_dtype is None else np.dtype(state_dtype).name
+        self.state_dtype = None if state_dtype is None else get_backend().storage_dtype(state_dtype).name
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        names = cls.state_names
+        if isinstance(names, str) or not all(isinstance(name, str) and name.isidentifier() for name in names):
+            raise ArgumentError(f'{cls.__name__}.state_names must be a tuple of identifiers, like ("momentum",); not {names!r}')
 
     def __setattr__(self, name, value):
         check = self.checks.get(name)
@@ -180,7 +191,8 @@ class Optimizer(Described):
 
     def updates(self, be, layer_list, epoch):
         """Return the step over these layers as a list of `Update`, without running it or changing anything."""
-        params = get_param_list(layer_list)
+        layers = as_layers(layer_list)
+        params = get_param_list(layers)
         if not params:
             return []
         names = self.states_in_use()
@@ -188,8 +200,11 @@ class Optimizer(Described):
         program = self._trace(be, tracer, epoch)
         made: list[tuple[list, list]] = []
 
-        def columns():
-            return self._columns(be, layer_list, params, names, made)
+        def columns(update):
+            found = self._columns(be, layers, params, names, made)
+            if made:
+                update.key = None  # it knows nothing of the new states
+            return found
 
         def commit():
             self.t += 1
@@ -200,13 +215,21 @@ class Optimizer(Described):
         return [Update(program, tracer.scalars, _flat(params), columns, commit, self._plans(), clip_norm)]
 
     def _trace(self, be, tracer, epoch):
+        if type(epoch) is not int or epoch < 0:
+            checks.epoch("epoch", epoch)
         rate = self.learning_rate
         if rate is not None and self.schedule is not None:
-            rate = self.schedule.get_learning_rate(rate, epoch)
+            rate = checks.non_negative(f"the rate of {self.schedule!r}", self.schedule.get_learning_rate(rate, epoch))
         scale = Factor() if self.gradient_clip_norm else 1.0
         param, grad, *states = tracer.slots
         grad = self.clip_value(grad / float(be.bsz), self.gradient_clip_value)
-        self.rule(Step(rate, scale, self.t + 1, epoch), param, grad, *states)
+        tracing.active = True
+        try:
+            self.rule(Step(rate, scale, self.t + 1, epoch), param, grad, *states)
+        finally:
+            tracing.active = False
+        if not tracer.written:
+            raise TraceError(f"the rule of {self.classnm} assigns nothing. A plain = only gives a value another name; write param[:] = ...")
         return tracer.program()
 
     def clip_value(self, v, abs_bound=None):
@@ -248,14 +271,18 @@ class Optimizer(Described):
         if len({id(layer) for layer in layer_list}) < len(layer_list):
             raise LayerError("a layer is listed twice: its parameters would be updated twice in one step")
         rows = []
-        for entry in params:
+        seen: set[int] = set()
+        for number, entry in enumerate(params):
             try:
                 (param, grad), states = entry
             except (TypeError, ValueError):
                 raise LayerError(f"get_params() must give ((W, dW), states), not {entry!r}") from None
             if not isinstance(states, list):
                 raise LayerError(f"the states of a parameter must be a list, which the optimizer can extend; not {type(states).__name__}")
-            param, grad = be.wrap(param), be.wrap(grad)
+            if id(states) in seen:
+                raise LayerError("two parameters share one list of states: give each a list of its own, [[] for _ in parameters]")
+            seen.add(id(states))
+            param, grad = wrapped(be, param, f"parameter {number}"), wrapped(be, grad, f"the gradient of parameter {number}")
             if param.shape != grad.shape:
                 raise ShapeError(f"a parameter has shape {param.shape} and its gradient {grad.shape}: {_called(param)}")
             rows.append([param, grad, *self._states_of(be, param, grad, states, names, made)])
@@ -278,11 +305,19 @@ class Optimizer(Described):
                 )
         if len(states) != len(own) and (names or len(states) > len(own)):
             raise StateError(f"{self.classnm} keeps {len(own)} states ({', '.join(own) or 'none'}) and {_called(param)} has {len(states)}")
-        used = [be.wrap(state) for state, name in zip(states, self.state_names) if name in names]
+        used = [wrapped(be, state, f"the state {name} of {_called(param)}") for state, name in zip(states, self.state_names) if name in names]
         for state, name in zip(used, names):
             if state.shape != grad.shape:
                 raise ShapeError(f"the state {name} has shape {state.shape} and the gradient {grad.shape}: {_called(param)}")
         return used
+
+
+def wrapped(be, array, called):
+    """Return ``be.wrap(array)``; an error says what the array is."""
+    try:
+        return be.wrap(array)
+    except NboptError as error:
+        raise type(error)(f"{called}: {error}") from None
 
 
 def _flat(params):

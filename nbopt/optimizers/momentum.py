@@ -84,5 +84,5 @@ class GradientDescentMomentum(Optimizer):
         else:
             descent = lr * (step.scale * grad + self.wdecay * param)
             velocity[:] = momentum * velocity - descent
-            new = param + momentum * velocity - descent if self.nesterov else param + velocity
+            new = param + (momentum * velocity - descent if self.nesterov else velocity)
         param[:] = self.clip_value(new, self.param_clip_value)

@@ -2,7 +2,7 @@
 
 from nbopt.backends import get_backend
 from nbopt.errors import ArgumentError, LayerError
-from nbopt.optimizers.base import Optimizer
+from nbopt.optimizers.base import Optimizer, as_layers
 
 
 class MultiOptimizer(Optimizer):
@@ -26,26 +26,30 @@ class MultiOptimizer(Optimizer):
         if not isinstance(optimizer_mapping, dict) or "default" not in optimizer_mapping:
             raise ArgumentError('MultiOptimizer takes a dict with the key "default": MultiOptimizer({"default": RMSProp(), "Bias": Adam()})')
         for key, optimizer in optimizer_mapping.items():
-            if not callable(getattr(optimizer, "optimize", None)):
+            if isinstance(optimizer, type) or not callable(getattr(optimizer, "optimize", None)):
                 raise ArgumentError(f"the entry {key!r} of MultiOptimizer's dict must be an optimizer, not {optimizer!r}")
         self.optimizer_mapping = dict(optimizer_mapping)
 
     def optimizer_of(self, layer):
-        """Return the optimizer that updates `layer`."""
+        """Return the optimizer that updates `layer`; one inside another MultiOptimizer, where that is what the mapping names."""
         mapping = self.optimizer_mapping
         for key in (getattr(layer, "name", None), getattr(layer, "classnm", type(layer).__name__)):
             if key in mapping:
-                return mapping[key]
-        return mapping["default"]
+                found = mapping[key]
+                break
+        else:
+            found = mapping["default"]
+        return found.optimizer_of(layer) if isinstance(found, MultiOptimizer) else found
 
     def updates(self, be, layer_list, epoch):
         """Return the updates of all optimizers that have layers."""
-        return [update for optimizer, layers in self._groups(layer_list) for update in optimizer.updates(be, layers, epoch)]
+        return [update for optimizer, layers in self._groups(as_layers(layer_list)) for update in optimizer.updates(be, layers, epoch)]
 
     def optimize(self, layer_list, epoch):
         """Update the parameters of all layers, in place, by one step of their optimizers; see `Optimizer.optimize`."""
+        layer_list = as_layers(layer_list)
         groups = self._groups(layer_list)
-        own = [optimizer for optimizer, _ in groups if type(optimizer).optimize not in (Optimizer.optimize, MultiOptimizer.optimize)]
+        own = [optimizer for optimizer, _ in groups if type(optimizer).optimize is not Optimizer.optimize]
         if not own:
             return super().optimize(layer_list, epoch)
         # An optimizer that overrides optimize, neon's way, can't be joined to the others' step: it runs on its own, after them.

@@ -1,6 +1,5 @@
 """Assignments outside rules: shapes, broadcasting, reductions, and the program of ``out[:] = expression``."""
 
-import numbers
 
 import numpy as np
 
@@ -46,7 +45,7 @@ def reduced_shape(shape, axis, keepdims):
     """Return what a reduction over `axis` (None: all) makes of `shape`."""
     if axis is None:
         return (1,) * len(shape) if keepdims else ()
-    if not (isinstance(axis, numbers.Integral) and 0 <= axis < len(shape)):
+    if not (isinstance(axis, (int, np.integer)) and 0 <= axis < len(shape)):
         raise ShapeError(f"axis must be None or an int from 0 to {len(shape) - 1} for shape {shape}, not {axis!r}")
     return tuple(1 if i == axis else n for i, n in enumerate(shape) if keepdims or i != axis)
 

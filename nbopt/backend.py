@@ -1,6 +1,5 @@
 """Backend: the interface between optimizers and whatever runs their programs."""
 
-import numbers
 import secrets
 import threading
 from operator import attrgetter
@@ -86,9 +85,9 @@ class Backend:
     memory = "host"
 
     def __init__(self, rng_seed=None, datatype=np.float32, batch_size=1, stochastic_round=False, device_id=0, num_threads=None, fast_math=False):
-        if rng_seed is not None and not (isinstance(rng_seed, numbers.Integral) and 0 <= rng_seed < 2**64):
+        if rng_seed is not None and not (isinstance(rng_seed, (int, np.integer)) and 0 <= rng_seed < 2**64):
             raise ArgumentError(f"rng_seed must be an int from 0 to 2**64 - 1, not {rng_seed!r}")
-        if num_threads is not None and not (isinstance(num_threads, numbers.Integral) and num_threads >= 1):
+        if num_threads is not None and not (isinstance(num_threads, (int, np.integer)) and num_threads >= 1):
             raise ArgumentError(f"num_threads must be an int from 1 on, not {num_threads!r}")
         self.rng_seed = secrets.randbits(64) if rng_seed is None else rng_seed.__index__()
         self._first_seed = self.rng_seed
@@ -112,7 +111,7 @@ class Backend:
 
     @bsz.setter
     def bsz(self, value):
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise ArgumentError(f"the batch size must be an int from 1 on, not {value!r}: gradients are divided by it")
         self._bsz = value.__index__()
 
@@ -327,7 +326,7 @@ class Backend:
 
 def _as_shape(shape):
     dims = shape if isinstance(shape, (tuple, list)) else (shape,)
-    if not all(isinstance(n, numbers.Integral) and n >= 0 for n in dims):
+    if not all(isinstance(n, (int, np.integer)) and n >= 0 for n in dims):
         raise ShapeError(f"a shape is a tuple of ints from 0 on, not {shape!r}")
     return tuple(n.__index__() for n in dims)
 

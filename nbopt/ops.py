@@ -8,7 +8,6 @@ To add an op: one row here, and one in a dialect's table if the default spelling
 """
 
 import math
-import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -141,7 +140,7 @@ class Composed(NamedTuple):
 
 def _power(op, a, b):
     """Build a power; an int from -4 to 4 is structure and becomes multiplications in a fixed order."""
-    if not (isinstance(b, numbers.Integral) and -4 <= b <= 4):
+    if not (isinstance(b, (int, np.integer)) and -4 <= b <= 4):
         return op("power", a, b)
     exponent = int(b)
     if exponent == 0:

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import numbers
 
 import numpy as np
 
@@ -32,7 +31,7 @@ def normalise_rounding(value):
     """
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    if isinstance(value, numbers.Integral) and value >= 0:
+    if isinstance(value, (int, np.integer)) and value >= 0:
         if value:
             raise ArgumentError(f"rounding to a number of bits ({value}) is not built yet: use False or True")
         return False
@@ -106,7 +105,7 @@ class Tensor(Node):
         """Return a view: ``t[2:5]``, ``t[:, 0]``. Slices and integers only, so that it always shares the memory."""
         parts = key if isinstance(key, tuple) else (key,)
         for part in parts:
-            whole = isinstance(part, numbers.Integral) and not isinstance(part, bool)
+            whole = isinstance(part, (int, np.integer)) and not isinstance(part, bool)
             if not (part is Ellipsis or isinstance(part, slice) or whole):
                 raise OperandError(f"a tensor is indexed by slices and integers, which give views; not by {type(part).__name__}")
         try:

@@ -1,5 +1,6 @@
 """Lowering: from a program to the text of a kernel. Pure functions; the same program always gives the same text."""
 
+import math
 from typing import NamedTuple
 
 
@@ -24,6 +25,28 @@ class Dialect(NamedTuple):
     header: str
     kernel: str
     block: int
+
+
+def by_reciprocals(program):
+    """Return the program with divisions by scalars turned into multiplications, and the indices of those scalars.
+
+    For a scalar that is a power of two, multiplying by its reciprocal gives the same bits and takes a fraction of the time; the batch size,
+    by which every gradient is divided, usually is one. See `reciprocals`.
+    """
+    divisors = [~line[2] for line in program.code if line[0] == "divide" and line[2] < 0 and ~line[2] != program.factor]
+    code = tuple(("multiply", *line[1:]) if line[0] == "divide" and ~line[2] in divisors else line for line in program.code)
+    return program._replace(code=code), divisors
+
+
+def reciprocals(scalars, divisors):
+    """Return `scalars` with those at `divisors` replaced by their reciprocals, or None where one is no power of two."""
+    replaced = list(scalars)
+    for index in divisors:
+        mantissa, exponent = math.frexp(scalars[index])
+        if abs(mantissa) != 0.5 or not -120 < exponent < 120:
+            return None
+        replaced[index] = 1.0 / scalars[index]
+    return replaced
 
 
 # Spellings that hold for every target whose kernels are Python source.
@@ -183,7 +206,7 @@ def kernel_text(program, dialect, dtypes, arithmetic):
     return dialect.header + dialect.kernel.format(**parts)
 
 
-_AHEAD = 1024  # bytes
+_AHEAD = 512  # bytes
 ITEM_SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 

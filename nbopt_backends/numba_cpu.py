@@ -13,7 +13,7 @@ from numba import float64, int64, types
 from nbopt_backends import cpu_drivers, source
 from nbopt_backends.cpu_reductions import reduction_text
 from nbopt_backends.host import HostBackend
-from nbopt_backends.lowering import Dialect, kernel_text
+from nbopt_backends.lowering import Dialect, by_reciprocals, kernel_text, reciprocals
 from nbopt_backends.plan import MOST_LAYOUTS, Launch, Layout, Plan, layout_key
 from nbopt_backends.reduction import tile_count
 from nbopt_backends.threads import Threads, threading_layer
@@ -66,17 +66,22 @@ class NumbaCPU(HostBackend):
         """Return a function that launches the update: one kernel for each combination of dtypes."""
         plan = self._plan(update)
         if self.threads.lost():
-            for launch in plan.launches:
+            for launch in (*plan.launches, *plan.faster_launches):
                 launch.serial()  # compiles it now and not in the middle of a step
-        scalars = [array(code, update.scalars) for code in plan.type_codes]
-        return partial(self._step, plan, scalars, update)
+        launches, values = plan.launches, update.scalars
+        if plan.divisors:
+            by_reciprocals = reciprocals(values, plan.divisors)
+            if by_reciprocals is not None:
+                launches, values = plan.faster_launches, by_reciprocals
+        scalars = [array(code, values) for code in plan.type_codes]
+        return partial(self._step, plan, launches, scalars, update)
 
-    def _step(self, plan, scalars, update, count):
+    def _step(self, plan, launches, scalars, update, count):
         if update.clip_norm is not None and plan.passes:
             factor = self._factor(plan.passes, update.clip_norm)
             for values in scalars:
                 values[update.program.factor] = factor
-        for launch, values in zip(plan.launches, scalars):
+        for launch, values in zip(launches, scalars):
             self._launch(launch, values.buffer_info()[0])
 
     def _launch(self, launch, *last):
@@ -113,14 +118,16 @@ class NumbaCPU(HostBackend):
 
     def _new_plan(self, update, layout):
         """Return a plan with everything compiled."""
-        program = update.program
-        launches = []
-        for group in layout.groups:
-            kernel = self._kernel(program, group.dtypes, group.arithmetic)
-            name, count = ("run_chunks", 6) if group.geometries is None else ("run_staged_chunks", 7)
-            launches.append(self._launch_of(_DRIVERS, "drivers", name, types.void(*[int64] * count), group, (kernel.address, *group.arguments())))
+        launches = [self._kernel_launch(update.program, group) for group in layout.groups]
+        faster, divisors = by_reciprocals(update.program)
+        faster_launches = [self._kernel_launch(faster, group) for group in layout.groups] if divisors else []
         passes = self._square_sums(layout, 1) if update.clip_norm is not None and layout.groups else []
-        return Plan(self, program, layout, launches, passes)
+        return Plan(self, update.program, layout, launches, faster_launches, divisors, passes)
+
+    def _kernel_launch(self, program, group):
+        kernel = self._kernel(program, group.dtypes, group.arithmetic)
+        name, count = ("run_chunks", 6) if group.geometries is None else ("run_staged_chunks", 7)
+        return self._launch_of(_DRIVERS, "drivers", name, types.void(*[int64] * count), group, (kernel.address, *group.arguments()))
 
     def _launch_of(self, text, stem, name, signature, group, arguments):
         """Return a launch over a group's chunks, on all threads or, where the group is small, on one."""

@@ -149,6 +149,23 @@ bits_float32, from_bits_float32 = _bit_casts(types.float32, types.int32, ir.Floa
 bits_float64, from_bits_float64 = _bit_casts(types.float64, types.int64, ir.DoubleType(), ir.IntType(64))
 
 
+@intrinsic
+def is_power_of_two(context, x):
+    """Return whether a float is a power of two, or its negative, whose reciprocal is a normal number."""
+
+    def codegen(ctx, builder, signature, args):
+        fraction, exponent = (23, 8) if args[0].type == ir.FloatType() else (52, 11)
+        word = ir.IntType(1 + fraction + exponent)
+        bits = builder.bitcast(args[0], word)
+        biased = builder.and_(builder.lshr(bits, ir.Constant(word, fraction)), ir.Constant(word, 2**exponent - 1))
+        # Biased exponents from 1 to 2^e - 3 are those whose negatives are normal too.
+        inner = builder.icmp_unsigned("<", builder.sub(biased, ir.Constant(word, 1)), ir.Constant(word, 2**exponent - 3))
+        no_fraction = builder.icmp_unsigned("==", builder.and_(bits, ir.Constant(word, 2**fraction - 1)), ir.Constant(word, 0))
+        return builder.and_(inner, no_fraction)
+
+    return types.boolean(x), codegen
+
+
 def _compiled(function):
     """Compile a formula of `nbopt_backends.scalar` with this module's names."""
     return njit(inline="always", error_model="numpy")(type(function)(function.__code__, globals(), function.__name__))
@@ -172,7 +189,8 @@ def call_kernel(context, kernel, row, offset, n, scalars):
 
 
 __all__ = [
-    "absolute", "address", "call_kernel", "exp", "exp2", "float32", "float64", "int64", "ldexp_float32", "ldexp_float64", "load_float32",
-    "load_float64", "load_int16", "load_int32", "load_int64", "log", "log2", "maximum", "minimum", "power", "prefetch", "rint", "shift_float32",
-    "shift_float64", "sqrt", "store_float32", "store_float64", "store_int16", "store_int32", "store_int64", "tanh",
+    "absolute", "address", "call_kernel", "exp", "exp2", "float32", "float64", "int64", "is_power_of_two", "ldexp_float32",
+    "ldexp_float64", "load_float32", "load_float64", "load_int16", "load_int32", "load_int64", "log", "log2", "maximum", "minimum",
+    "power", "prefetch", "rint", "shift_float32", "shift_float64", "sqrt", "store_float32", "store_float64", "store_int16", "store_int32",
+    "store_int64", "tanh",
 ]  # fmt: skip

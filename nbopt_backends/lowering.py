@@ -1,6 +1,5 @@
 """Lowering: from a program to the text of a kernel. Pure functions; the same program always gives the same text."""
 
-import math
 from typing import NamedTuple
 
 
@@ -16,37 +15,29 @@ class Dialect(NamedTuple):
         What the module starts with: imports.
     kernel : str
         The kernel, with placeholders for its parts; see `kernel_text`.
+    loop : str
+        The loop over the elements, likewise.
     block : int
-        How many elements the kernel's inner loop runs over.
+        How many elements the inner loop runs over.
     """
 
     name: str
     ops: dict
     header: str
     kernel: str
+    loop: str
     block: int
 
 
 def by_reciprocals(program):
     """Return the program with divisions by scalars turned into multiplications, and the indices of those scalars.
 
-    For a scalar that is a power of two, multiplying by its reciprocal gives the same bits and takes a fraction of the time; the batch size,
-    by which every gradient is divided, usually is one. See `reciprocals`.
+    For a scalar that is a power of two, multiplying by its reciprocal gives the same bits and takes a fraction of the time. The batch size,
+    by which every gradient is divided, usually is one.
     """
     divisors = [~line[2] for line in program.code if line[0] == "divide" and line[2] < 0 and ~line[2] != program.factor]
     code = tuple(("multiply", *line[1:]) if line[0] == "divide" and ~line[2] in divisors else line for line in program.code)
     return program._replace(code=code), divisors
-
-
-def reciprocals(scalars, divisors):
-    """Return `scalars` with those at `divisors` replaced by their reciprocals, or None where one is no power of two."""
-    replaced = list(scalars)
-    for index in divisors:
-        mantissa, exponent = math.frexp(scalars[index])
-        if abs(mantissa) != 0.5 or not -120 < exponent < 120:
-            return None
-        replaced[index] = 1.0 / scalars[index]
-    return replaced
 
 
 # Spellings that hold for every target whose kernels are Python source.
@@ -174,9 +165,12 @@ def kernel_text(program, dialect, dtypes, arithmetic):
             p0 = address(row, 0, offset, 4)  # param: float32, read and written
             s0 = load_float32(scalars, 0, -1)
             ...
-            for i in range(n):
-                v0 = load_float32(p2, i, 2)
-                v1 = s1 * v0
+            for start in range(0, n, 64):
+                prefetch(p0 + start * 4 + 512, 256)
+                for k in range(min(64, n - start)):
+                    i = start + k
+                    v0 = load_float32(p2, i, 2)
+                    v1 = s1 * v0
 
     Parameters
     ----------
@@ -197,11 +191,21 @@ def kernel_text(program, dialect, dtypes, arithmetic):
     sizes = {slot: ITEM_SIZES[dtypes[slot]] for slot in program.used()}
     prefetches = [f"prefetch(p{slot} + start * {size} + {_AHEAD}, {dialect.block * size})" for slot, size in sizes.items()]
     scalars = [f"s{j} = load_{arithmetic}(scalars, {j}, -1)" for j in range(program.n_scalars)]
+
+    def loop(program):
+        body = body_lines(program, dialect, dtypes, arithmetic)
+        return dialect.loop.format(prefetch=_indented(prefetches, 1), body=_indented(body, 2)).split("\n")
+
+    loops = loop(program)
+    faster, divisors = by_reciprocals(program)
+    if divisors:
+        powers = " and ".join(f"is_power_of_two(s{j})" for j in divisors)
+        inverted = [f"s{j} = {arithmetic}(1) / s{j}" for j in divisors]
+        loops = [f"if {powers}:  # then its reciprocal does the same", *_indented_lines(inverted + loop(faster)), "else:", *_indented_lines(loops)]
     parts = {
         "comment": "\n".join(f"# {line}" for line in rule_comment(program)),
         "setup": _indented(pointers + scalars, 1),
-        "prefetch": _indented(prefetches, 2),
-        "body": _indented(body_lines(program, dialect, dtypes, arithmetic), 3),
+        "loops": _indented(loops, 1),
     }
     return dialect.header + dialect.kernel.format(**parts)
 
@@ -211,4 +215,8 @@ ITEM_SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def _indented(lines, depth):
-    return "\n".join("    " * depth + line for line in lines)
+    return "\n".join(_indented_lines(lines, depth))
+
+
+def _indented_lines(lines, depth=1):
+    return ["    " * depth + line for line in lines]

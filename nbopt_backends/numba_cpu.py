@@ -13,7 +13,7 @@ from numba import float64, int64, types
 from nbopt_backends import cpu_drivers, source
 from nbopt_backends.cpu_reductions import reduction_text
 from nbopt_backends.host import HostBackend
-from nbopt_backends.lowering import Dialect, by_reciprocals, kernel_text, reciprocals
+from nbopt_backends.lowering import Dialect, kernel_text
 from nbopt_backends.plan import MOST_LAYOUTS, Launch, Layout, Plan, layout_key
 from nbopt_backends.reduction import tile_count
 from nbopt_backends.threads import Threads, threading_layer
@@ -25,12 +25,13 @@ DIALECT = Dialect(
     kernel="""{comment}
 def update(row, offset, n, scalars):
 {setup}
-    for start in range(0, n, 64):
-{prefetch}
-        for k in range(min(64, n - start)):
-            i = start + k
-{body}
+{loops}
 """,
+    loop="""for start in range(0, n, 64):
+{prefetch}
+    for k in range(min(64, n - start)):
+        i = start + k
+{body}""",
     block=64,
 )
 
@@ -66,22 +67,17 @@ class NumbaCPU(HostBackend):
         """Return a function that launches the update: one kernel for each combination of dtypes."""
         plan = self._plan(update)
         if self.threads.lost():
-            for launch in (*plan.launches, *plan.faster_launches):
+            for launch in plan.launches:
                 launch.serial()  # compiles it now and not in the middle of a step
-        launches, values = plan.launches, update.scalars
-        if plan.divisors:
-            by_reciprocals = reciprocals(values, plan.divisors)
-            if by_reciprocals is not None:
-                launches, values = plan.faster_launches, by_reciprocals
-        scalars = [array(code, values) for code in plan.type_codes]
-        return partial(self._step, plan, launches, scalars, update)
+        scalars = [array(code, update.scalars) for code in plan.type_codes]
+        return partial(self._step, plan, scalars, update)
 
-    def _step(self, plan, launches, scalars, update, count):
+    def _step(self, plan, scalars, update, count):
         if update.clip_norm is not None and plan.passes:
             factor = self._factor(plan.passes, update.clip_norm)
             for values in scalars:
                 values[update.program.factor] = factor
-        for launch, values in zip(launches, scalars):
+        for launch, values in zip(plan.launches, scalars):
             self._launch(launch, values.buffer_info()[0])
 
     def _launch(self, launch, *last):
@@ -119,10 +115,8 @@ class NumbaCPU(HostBackend):
     def _new_plan(self, update, layout):
         """Return a plan with everything compiled."""
         launches = [self._kernel_launch(update.program, group) for group in layout.groups]
-        faster, divisors = by_reciprocals(update.program)
-        faster_launches = [self._kernel_launch(faster, group) for group in layout.groups] if divisors else []
         passes = self._square_sums(layout, 1) if update.clip_norm is not None and layout.groups else []
-        return Plan(self, update.program, layout, launches, faster_launches, divisors, passes)
+        return Plan(self, update.program, layout, launches, passes)
 
     def _kernel_launch(self, program, group):
         kernel = self._kernel(program, group.dtypes, group.arithmetic)

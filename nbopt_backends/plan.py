@@ -46,8 +46,6 @@ class Plan:
     layout : Layout
     launches : list of Launch
         One for each group.
-    faster_launches, divisors
-        The same for scalars of which those at `divisors` are powers of two; see `lowering.by_reciprocals`.
     passes : object
         What computes the norm-clip factor, if anything does.
     type_codes : list of str
@@ -56,9 +54,8 @@ class Plan:
         The tensors that the address tables are of now: param, grad of each row, then the states of each row.
     """
 
-    def __init__(self, backend, program, layout, launches, faster_launches, divisors, passes):
-        self.backend, self.program, self.layout = backend, program, layout
-        self.launches, self.faster_launches, self.divisors, self.passes = launches, faster_launches, divisors, passes
+    def __init__(self, backend, program, layout, launches, passes):
+        self.backend, self.program, self.layout, self.launches, self.passes = backend, program, layout, launches, passes
         self.type_codes = [_TYPE_CODES[group.arithmetic] for group in layout.groups]
         self.serials = None
 

@@ -14,6 +14,7 @@ import stat
 import sys
 import tempfile
 import threading
+import time
 import types
 import warnings
 
@@ -21,12 +22,12 @@ import llvmlite
 import numba
 
 _lock = threading.RLock()
-_warned = set()
+_warned: set[str] = set()  # the kinds of trouble that were warned of
 
 
-def _warn_once(text):
-    if text not in _warned:
-        _warned.add(text)
+def _warn_once(trouble, text):
+    if trouble not in _warned:
+        _warned.add(trouble)
         warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
@@ -57,7 +58,7 @@ def _usable_folder(path, process):
     except OSError as error:
         temporary = pathlib.Path(tempfile.mkdtemp(prefix="nbopt-"))
         atexit.register(_remove, temporary, process)
-        _warn_once(f"the cache folder {folder} is not used: {error}. Kernels are kept in {temporary} until this process ends")
+        _warn_once(f"folder {folder}", f"the cache folder {folder} is not used: {error}. Kernels are kept in {temporary} until this process ends")
         return temporary
 
 
@@ -121,11 +122,13 @@ def _write(path, text):
             file.write(text)
         os.replace(temporary, path)
     except OSError as error:
-        _warn_once(f"the kernel's text can't be written to {path}: {error}")
+        _warn_once(f"writing {path.parent}", f"the kernel's text can't be written to {path}: {error}")
 
 
 def compiled(make, module):
     """Compile a function of a generated module, with Numba's cache on disk wherever that works.
+
+    Numba would run whatever machine code a damaged file holds, so a digest is kept beside each of its files and checked first.
 
     Parameters
     ----------
@@ -135,20 +138,54 @@ def compiled(make, module):
         As `load` returned it.
     """
     with _lock:
-        try:
-            return make(True)
-        except Exception:
-            # Damaged or unwritable cache files look like anything at all from here. Without them it works, or the error is real.
-            pass
-        for leftover in (pathlib.Path(module.__file__).parent / "__pycache__").glob(f"{module.__name__}.*.nb?"):
+        if not _sound(module):
+            time.sleep(0.1)  # another process may be between writing a file and its digest
+        damaged = not _sound(module)
+        if not damaged:
             try:
-                leftover.unlink()
-            except OSError:
-                pass
+                return _sealed(make(True), module)
+            except Exception:
+                damaged = bool(_cache_files(module))  # else the cache can't be used, or the error is real
+        _discard(module)
         try:
-            result = make(True)
-            _warn_once(f"cached kernels in {cache_folder()} were damaged and have been built again")
+            result = _sealed(make(True), module)
         except Exception as error:
             result = make(False)
-            _warn_once(f"kernels can't be cached in {cache_folder()}: {error}. They are compiled again in every process")
+            _warn_once(f"writing {cache_folder()}", f"kernels can't be cached in {cache_folder()}: {error}. They are compiled again in every process")
+        else:
+            if damaged:
+                _warn_once(f"damage {cache_folder()}", f"cached kernels in {cache_folder()} were damaged and have been built again")
         return result
+
+
+def _cache_files(module):
+    return sorted((pathlib.Path(module.__file__).parent / "__pycache__").glob(f"{module.__name__}.*.nb[ic]"))
+
+
+def _digest_file(path):
+    return path.with_name(path.name + ".sha256")
+
+
+def _sound(module):
+    """Return whether every cache file of a module has the content that its digest says."""
+    try:
+        return all(_digest_file(path).read_text() == hashlib.sha256(path.read_bytes()).hexdigest() for path in _cache_files(module))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _sealed(result, module):
+    """Write the digests of a module's cache files; return `result`."""
+    if not _sound(module):
+        for path in _cache_files(module):
+            _write(_digest_file(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    return result
+
+
+def _discard(module):
+    for path in _cache_files(module):
+        for leftover in (path, _digest_file(path)):
+            try:
+                leftover.unlink(missing_ok=True)
+            except OSError:
+                pass

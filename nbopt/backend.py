@@ -38,13 +38,15 @@ class Update:
         Belongs to the optimizer: the backend keeps there what it wants to find again at the next step.
     arrays : list of list, or None
         Set by `prepare`: the storage by slot, where the tensors were looked at afresh. It lives until the step is over.
+    stochastic_round : bool or int
+        The optimizer's setting: where it is not False it rules the parameters (slot 0) and the 16-bit states; else each tensor's does.
     clip_norm : float or None
         Where given, the program's factor is ``clip_norm / max(||grads|| / bsz, clip_norm)``, the grads being slot 1.
     """
 
-    __slots__ = ("arrays", "clip_norm", "columns", "commit", "key", "plans", "program", "scalars", "tensors")
+    __slots__ = ("arrays", "clip_norm", "columns", "commit", "key", "plans", "program", "scalars", "stochastic_round", "tensors")
 
-    def __init__(self, program, scalars, tensors, columns, commit=lambda: None, plans=None, clip_norm=None):
+    def __init__(self, program, scalars, tensors, columns, commit=lambda: None, plans=None, clip_norm=None, stochastic_round=False):
         self.program, self.scalars, self.tensors = program, scalars, tensors
         self.arrays: Any = None
         self.key: Any = None
@@ -53,6 +55,7 @@ class Update:
         except (AttributeError, TypeError):
             pass
         self.columns, self.commit, self.plans, self.clip_norm = columns, commit, plans, clip_norm
+        self.stochastic_round = stochastic_round
 
 
 class Backend:
@@ -221,7 +224,7 @@ class Backend:
     def _reduce(self, node):
         arg = node.arg
         if not isinstance(arg, Tensor):
-            arg = self.empty(shape_of(arg), np.result_type(*dtypes_of(arg)))
+            arg = self.empty(shape_of(arg), np.float64 if np.dtype(np.float64) in dtypes_of(arg) else np.float32)
             arg.rounding = False
             self.prepare(self._assignment(arg, node.arg))(0)  # of no user's making, so the update count stays
         return self.reduce(node.op, arg, node.axis, reduced_shape(arg.shape, node.axis, node.keepdims))

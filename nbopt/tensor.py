@@ -32,9 +32,7 @@ def normalise_rounding(value):
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     if isinstance(value, (int, np.integer)) and value >= 0:
-        if value:
-            raise ArgumentError(f"rounding to a number of bits ({value}) is not built yet: use False or True")
-        return False
+        return int(value) or False
     raise ArgumentError(
         f"rounding must be False (to nearest), True (stochastic) or the number of mantissa bits to keep, an int from 1 on; not {value!r}"
     )
@@ -54,7 +52,8 @@ class Tensor(Node):
     dtype : numpy.dtype
     name : str or None
     serial : int
-        A number that no other tensor of the process has: plans know tensors by it without keeping them alive.
+        A number that no other tensor of the process has, and a new one where `rounding` is set: plans know tensors by it without keeping
+        them alive.
     """
 
     __slots__ = ("__weakref__", "_rounding", "be", "dtype", "name", "serial", "shape", "storage")
@@ -85,7 +84,10 @@ class Tensor(Node):
 
     @rounding.setter
     def rounding(self, value):
-        self._rounding = normalise_rounding(value)
+        rounding = normalise_rounding(value)
+        if rounding is not self._rounding:
+            self._rounding = rounding
+            self.serial = next(_serials)  # plans look again at a tensor with another serial
 
     def get(self):
         """Return the values as a new NumPy array of the same shape and dtype."""

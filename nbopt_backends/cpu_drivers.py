@@ -20,13 +20,13 @@ from nbopt_backends.cpu_primitives import (
 PIECE = 1024  # elements that are gathered at a time; a multiple of it is a chunk
 
 
-def run_chunks(kernel, table, width, chunks, n_chunks, scalars):
+def run_chunks(kernel, table, width, chunks, n_chunks, places, scalars, random):
     """Run a kernel over the chunks of contiguous tensors.
 
     Parameters
     ----------
     kernel : int64
-        Address of ``void kernel(row, offset, n, scalars)``.
+        Address of ``void kernel(row, offset, n, place, scalars, random)``.
     table : int64
         Address of int64[rows, width]: the address of each slot of each tensor.
     width : int64
@@ -34,22 +34,27 @@ def run_chunks(kernel, table, width, chunks, n_chunks, scalars):
     chunks : int64
         Address of int64[n_chunks, 3]: row, offset in elements, length in elements.
     n_chunks : int64
+    places : int64
+        Address of int64[n_chunks]: the number of each chunk's first element, see `cpu_primitives.draw`.
     scalars : int64
         Address of the run-time scalars, in the arithmetic's type.
+    random : int64
+        Address of int64[2]: the seed and the update count.
     """
     for c in prange(n_chunks):
         row = table + load_int64(chunks, 3 * c, -1) * width * 8
-        call_kernel(kernel, row, load_int64(chunks, 3 * c + 1, -1), load_int64(chunks, 3 * c + 2, -1), scalars)
+        place = load_int64(places, c, -1)
+        call_kernel(kernel, row, load_int64(chunks, 3 * c + 1, -1), load_int64(chunks, 3 * c + 2, -1), place, scalars, random)
 
 
-def run_staged_chunks(kernel, table, views, width, chunks, n_chunks, scalars):
+def run_staged_chunks(kernel, table, views, width, chunks, n_chunks, places, scalars, random):
     """Run a kernel over the chunks of tensors of which some are strided.
 
     The strided slots of a chunk are gathered to a contiguous buffer, piece by piece, and those that the kernel writes are scattered back.
 
     Parameters
     ----------
-    kernel, table, width, chunks, n_chunks, scalars
+    kernel, table, width, chunks, n_chunks, places, scalars, random
         As for `run_chunks`.
     views : int64
         Address of int64[rows, width]: the address of each slot's geometry, int64[3 + 2 ndim]: 0 for contiguous memory, 1 for
@@ -59,13 +64,14 @@ def run_staged_chunks(kernel, table, views, width, chunks, n_chunks, scalars):
         number = load_int64(chunks, 3 * c, -1)
         offset = load_int64(chunks, 3 * c + 1, -1)
         n = load_int64(chunks, 3 * c + 2, -1)
+        place = load_int64(places, c, -1)
         row = table + number * width * 8
         geometry = views + number * width * 8
         strided = False
         for slot in range(width):
             strided = strided or load_int64(load_int64(geometry, slot, -1), 0, -1) > 0
         if not strided:
-            call_kernel(kernel, row, offset, n, scalars)
+            call_kernel(kernel, row, offset, n, place, scalars, random)
         else:
             buffer = np.empty(width * PIECE, np.float64)
             addresses = np.empty(width, np.int64)
@@ -79,7 +85,7 @@ def run_staged_chunks(kernel, table, views, width, chunks, n_chunks, scalars):
                     else:
                         addresses[slot] = buffer.ctypes.data + slot * PIECE * 8
                         copy_strided(addresses[slot], base, shape, offset + start, m, True)
-                call_kernel(kernel, addresses.ctypes.data, 0, m, scalars)
+                call_kernel(kernel, addresses.ctypes.data, 0, m, place + start, scalars, random)
                 for slot in range(width):
                     shape = load_int64(geometry, slot, -1)
                     if load_int64(shape, 0, -1) == 2:

@@ -1,4 +1,4 @@
-"""HostBackend: what backends over NumPy arrays have in common."""
+"""ArrayBackend: what backends whose arrays have addresses and strides have in common. HostBackend: those over NumPy arrays."""
 
 import math
 
@@ -8,18 +8,17 @@ from nbopt.backend import Backend
 from nbopt.errors import DtypeError, LayoutError, OperandError, ShapeError
 from nbopt.tensor import Tensor
 from nbopt_backends.memory import byte_range, check_disjoint
+from nbopt_backends.rounding import FORMATS, kept_bits
 
-_DTYPES = {np.dtype(np.float32), np.dtype(np.float64)}
+_DTYPES = {storage.dtype for storage in FORMATS.values()}
 _CPU_DEVICES = {1, 3, 11}  # DLPack's codes of memory that the host can read: CPU, CUDA pinned, ROCm pinned
 
 
 _MASKED = "a masked array has no value where it is masked: pass x.filled(0), or x.data to ignore the mask"
 
 
-class HostBackend(Backend):
-    """A backend whose storage is numpy.ndarray. Subclasses implement `prepare` and `sum_last_axis`."""
-
-    memory = "host"
+class ArrayBackend(Backend):
+    """A backend whose arrays have addresses and strides."""
 
     @classmethod
     def storage_dtype(cls, dtype):
@@ -32,6 +31,77 @@ class HostBackend(Backend):
             names = ", ".join(sorted(d.name for d in _DTYPES))
             raise DtypeError(f"arrays of dtype {dtype} can't be trained; allowed are {names}. Convert it: x.astype(numpy.float32)")
         return found
+
+    def array_of(self, tensor):
+        """Return a numpy.ndarray with a tensor's shape, dtype, strides and address, for checks and layouts; its values may be out of reach.
+
+        Raises
+        ------
+        LayoutError
+            If the tensor is in memory that this backend can't use.
+        """
+        raise NotImplementedError(f"{type(self).__name__} can't look at arrays")
+
+    def copied(self, tensor):
+        """Return what `array_of` does for a contiguous copy of the tensor, which lives as long as the result."""
+        raise NotImplementedError(f"{type(self).__name__} can't copy arrays")
+
+    def checked_columns(self, update):
+        """Return the update's columns as lists of arrays, after the checks that only a look at memory can make, and their roundings.
+
+        The roundings are a list for each slot: how many mantissa bits a stochastic rounding keeps in each row, or 0.
+
+        For an assignment outside an optimizer, operands are broadcast to the target's shape, and an operand that overlaps the target
+        without being the same view of it is copied first.
+        """
+        columns = update.columns(update)
+        written = set(update.program.written())
+        names = update.program.names
+        values = []
+        for slot, column in enumerate(columns):
+            for row, tensor in enumerate(column):
+                array = self.array_of(tensor)
+                if slot in written:
+                    _check_writable(array, f"{names[slot]} {tensor!r}")
+                values.append((array, slot in written, lambda n=names[slot], r=row, t=tensor: f"{n} number {r} {t!r}"))
+        arrays = [[self.array_of(tensor) for tensor in column] for column in columns]
+        if update.plans is None:
+            target = arrays[0][0]
+            check_disjoint(values[:1])
+            arrays = [[target], *([self._operand(column[0], target)] for column in arrays[1:])]
+        else:
+            check_disjoint(values)
+        update.arrays = arrays
+        kept = [[_kept(update, slot, tensor) if slot in written else 0 for tensor in column] for slot, column in enumerate(columns)]
+        return arrays, kept
+
+    def check_together(self, updates):
+        """Refuse memory that one optimizer of a step writes and another one reads or writes."""
+        if all(update.arrays is None for update in updates):
+            return  # nothing is new
+        values = []
+        for number, update in enumerate(updates):
+            written = set(update.program.written())
+            arrays = update.arrays or [[self.array_of(tensor) for tensor in column] for column in update.columns(update)]
+            for slot, column in enumerate(arrays):
+                for row, array in enumerate(column):
+                    name = f"{update.program.names[slot]} number {row} of the step's update number {number}"
+                    values.append((array, slot in written, lambda name=name: name))
+        check_disjoint(values)
+
+    def _operand(self, tensor, target):
+        """Return an operand of an assignment as an array of the target's shape, free of dangerous overlap with it."""
+        array = self.array_of(tensor)
+        same = array.shape == target.shape and array.strides == target.strides and array.dtype == target.dtype
+        if not (same and byte_range(array) == byte_range(target)) and np.may_share_memory(array, target):
+            array = self.copied(tensor)
+        return np.broadcast_to(array, target.shape)
+
+
+class HostBackend(ArrayBackend):
+    """A backend whose storage is numpy.ndarray. Subclasses implement `prepare` and `sum_last_axis`."""
+
+    memory = "host"
 
     def adopt(self, obj):
         """Return `obj` as a numpy.ndarray that shares its memory."""
@@ -48,6 +118,16 @@ class HostBackend(Backend):
             raise LayoutError("the array's memory is not aligned to its elements: make a copy of it (numpy.array(x))")
         return array
 
+    def array_of(self, tensor):
+        """Return the tensor's array."""
+        if tensor.be.memory != "host":
+            raise LayoutError(f"{tensor!r} is in a device's memory, and this backend works on the host's")
+        return tensor.storage
+
+    def copied(self, tensor):
+        """Return a copy of the tensor's array."""
+        return tensor.storage.copy()
+
     def allocate(self, shape, dtype):
         """Return a new numpy.ndarray in C order."""
         return np.empty(shape, dtype)
@@ -63,58 +143,21 @@ class HostBackend(Backend):
         if isinstance(values, np.ma.MaskedArray):
             raise LayoutError(_MASKED)
         source = values.get() if isinstance(values, Tensor) else np.asarray(values)
-        if source.dtype.kind not in "fiub" or source.dtype.itemsize > 8:
+        if source.dtype not in _DTYPES and (source.dtype.kind not in "fiub" or source.dtype.itemsize > 8):
             raise DtypeError(f"values of dtype {source.dtype} can't be stored in {tensor!r}")
         try:
             with np.errstate(all="ignore"):
                 array[...] = source
+                if array.dtype.itemsize == 2:
+                    array[np.isnan(array)] = np.nan  # the canonical one
         except ValueError:
             raise ShapeError(f"values of shape {source.shape} don't fit {tensor!r}") from None
-
-    def checked_columns(self, update):
-        """Return the update's columns as lists of arrays, after the checks that only a look at memory can make.
-
-        For an assignment outside an optimizer, operands are broadcast to the target's shape, and an operand that overlaps the target
-        without being the same view of it is copied first.
-        """
-        columns = update.columns(update)
-        written = set(update.program.written())
-        names = update.program.names
-        values = []
-        for slot, column in enumerate(columns):
-            for row, tensor in enumerate(column):
-                if tensor.be.memory != "host":
-                    raise LayoutError(f"{tensor!r} is in a device's memory, and this backend works on the host's")
-                if slot in written:
-                    _check_writable(tensor.storage, f"{names[slot]} {tensor!r}")
-                values.append((tensor.storage, slot in written, lambda n=names[slot], r=row, t=tensor: f"{n} number {r} {t!r}"))
-        arrays = [[tensor.storage for tensor in column] for column in columns]
-        if update.plans is None:
-            target = arrays[0][0]
-            check_disjoint(values[:1])
-            arrays = [[target], *([_operand(column[0], target)] for column in arrays[1:])]
-        else:
-            check_disjoint(values)
-        update.arrays = arrays
-        return arrays
-
-    def check_together(self, updates):
-        """Refuse memory that one optimizer of a step writes and another one reads or writes."""
-        if all(update.arrays is None for update in updates):
-            return  # nothing is new
-        values = []
-        for number, update in enumerate(updates):
-            written = set(update.program.written())
-            arrays = update.arrays or [[tensor.storage for tensor in column] for column in update.columns(update)]
-            for slot, column in enumerate(arrays):
-                for row, array in enumerate(column):
-                    name = f"{update.program.names[slot]} number {row} of the step's update number {number}"
-                    values.append((array, slot in written, lambda name=name: name))
-        check_disjoint(values)
 
     def reduce(self, op, tensor, axis, shape):
         """Reduce a tensor over an axis (None: over all elements) and return a new tensor of shape `shape`."""
         array = tensor.storage
+        if array.dtype.itemsize == 2:
+            array = array.astype(np.float32)  # and the result stays float32, for what it is used in
         # Reduced values last: (how many results, how many values each)
         count = array.size if axis is None else array.shape[axis]
         matrix = (array if axis is None else np.moveaxis(array, axis, -1)).reshape(math.prod(shape), count)
@@ -129,12 +172,13 @@ class HostBackend(Backend):
         raise NotImplementedError(f"{type(self).__name__} has no sum")
 
 
-def _operand(array, target):
-    """Return an operand of an assignment, in the target's shape and free of dangerous overlap with it."""
-    same = array.shape == target.shape and array.strides == target.strides and array.dtype == target.dtype
-    if not (same and byte_range(array) == byte_range(target)) and np.may_share_memory(array, target):
-        array = array.copy()
-    return np.broadcast_to(array, target.shape)
+def _kept(update, slot, tensor):
+    """Return how many mantissa bits a store to `tensor` keeps if it is stochastic, or 0."""
+    dtype = tensor.dtype.name
+    whole = update.stochastic_round
+    if whole is not False and (slot == 0 or tensor.dtype.itemsize == 2):
+        return kept_bits(dtype, whole)
+    return kept_bits(dtype, tensor.rounding)
 
 
 def _extreme(reducer, zero_signs):

@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+from nbopt_backends.rounding import FORMATS, largest
+from nbopt_backends.xoroshiro import LANES
+
 
 class Dialect(NamedTuple):
     """How a target spells programs.
@@ -16,9 +19,9 @@ class Dialect(NamedTuple):
     kernel : str
         The kernel, with placeholders for its parts; see `kernel_text`.
     loop : str
-        The loop over the elements, likewise.
-    block : int
-        How many elements the inner loop runs over.
+        The loop over the elements, likewise: blocks of {block} elements, {before} each of them, and the {body}.
+    load, store : str
+        How the body takes and leaves an element of {slot}, whose storage is {dtype}; {value} is what is left.
     """
 
     name: str
@@ -26,7 +29,8 @@ class Dialect(NamedTuple):
     header: str
     kernel: str
     loop: str
-    block: int
+    load: str = "load_{dtype}(p{slot}, i, {slot})"
+    store: str = "store_{dtype}(p{slot}, i, {slot}, {value})"
 
 
 def by_reciprocals(program):
@@ -111,7 +115,7 @@ def _bare(text):
     return text[1:-1] if text.startswith("(") else text
 
 
-def body_lines(program, dialect, dtypes, arithmetic):
+def body_lines(program, dialect, dtypes, arithmetic, kept):
     """Return the lines of the loop's body, for one element: each slot loaded once, each value computed once, stores in order.
 
     Parameters
@@ -122,6 +126,8 @@ def body_lines(program, dialect, dtypes, arithmetic):
         The slots' storage.
     arithmetic : str
         ``"float32"`` or ``"float64"``.
+    kept : tuple of int
+        For each slot, how many mantissa bits a stochastic rounding keeps, or 0.
     """
     ops = {**COMMON_OPS, **dialect.ops}
     names = []
@@ -130,16 +136,23 @@ def body_lines(program, dialect, dtypes, arithmetic):
         name = f"v{index}"
         if op == "load":
             slot = operands[0]
-            lines.append(f"{name} = {widened(dtypes[slot], arithmetic, f'load_{dtypes[slot]}(p{slot}, i, {slot})')}")
+            loaded = dialect.load.format(dtype=dtypes[slot], slot=slot)
+            lines.append(f"{name} = {widened(dtypes[slot], arithmetic, loaded)}")
         elif op == "store":
             slot, value = operands
             name = f"s{~value}" if value < 0 else names[value]
-            if dtypes[slot] != arithmetic:
-                lines.append(f"r{index} = {dtypes[slot]}({name})")
-                lines.append(f"store_{dtypes[slot]}(p{slot}, i, {slot}, r{index})")
-                name = f"{arithmetic}(r{index})"
-            else:
-                lines.append(f"store_{dtypes[slot]}(p{slot}, i, {slot}, {name})")
+            dtype = dtypes[slot]
+            if kept[slot]:
+                word = FORMATS[dtype].word
+                arguments = f"{name}, {kept[slot]}, {arithmetic}({largest(dtype, kept[slot])!r}), load_word{word}(w{index}, k, 15)"
+                lines.append(f"r{index} = stochastic_{dtype}_{arithmetic}({arguments})")
+                name = f"r{index}"
+            elif dtype != arithmetic:
+                rounded = f"float64(float32({name}))" if dtype == "float32" else f"nearest_{dtype}_{arithmetic}({name})"
+                lines.append(f"r{index} = {rounded}")
+                name = f"r{index}"
+            stored = name if dtype == arithmetic or arithmetic == "float32" else f"float32({name})"
+            lines.append(dialect.store.format(dtype=dtype, slot=slot, value=stored))
         else:
             spelled = [f"s{~operand}" if operand < 0 else names[operand] for operand in operands]
             call = ops.get(op, f"{op}({', '.join(f'{{{k}}}' for k in range(len(spelled)))})")
@@ -149,11 +162,11 @@ def body_lines(program, dialect, dtypes, arithmetic):
 
 
 def widened(dtype, arithmetic, text):
-    """Return `text`, a value of `dtype`, converted to the arithmetic's type."""
-    return text if dtype == arithmetic else f"{arithmetic}({text})"
+    """Return `text`, a load of `dtype` (which gives a float32 for 16 bits), converted to the arithmetic's type."""
+    return text if dtype == arithmetic or arithmetic == "float32" else f"{arithmetic}({text})"
 
 
-def kernel_text(program, dialect, dtypes, arithmetic):
+def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
     """Return the text of the module that holds the kernel of `program`.
 
     For RMSProp on float32 the CPU's begins
@@ -161,7 +174,7 @@ def kernel_text(program, dialect, dtypes, arithmetic):
         # mean_square = s1 * mean_square + s2 * v4
         # ...
         @kernel
-        def update(row, offset, n, scalars):
+        def update(row, offset, n, place, scalars, random):
             p0 = address(row, 0, offset, 4)  # param: float32, read and written
             s0 = load_float32(scalars, 0, -1)
             ...
@@ -174,13 +187,14 @@ def kernel_text(program, dialect, dtypes, arithmetic):
 
     Parameters
     ----------
-    program, dialect, dtypes, arithmetic
-        As for `body_lines`.
+    program, dialect, dtypes, arithmetic, kept
+        As for `body_lines`; no stochastic rounding without `kept`.
 
     Returns
     -------
     str
     """
+    kept = kept or (0,) * len(dtypes)
     written = program.written()
     read = {line[1] for line in program.code if line[0] == "load"}
     pointers = []
@@ -189,12 +203,20 @@ def kernel_text(program, dialect, dtypes, arithmetic):
         pointers.append(f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[dtypes[slot]]})  # {program.names[slot]}: {dtypes[slot]}, {what}")
     # The hardware's own prefetching falls behind loops with as much arithmetic as these: see docs/benchmarks.md.
     sizes = {slot: ITEM_SIZES[dtypes[slot]] for slot in program.used()}
-    prefetches = [f"prefetch(p{slot} + start * {size} + {_AHEAD}, {dialect.block * size})" for slot, size in sizes.items()]
+    stores = [(index, line[1]) for index, line in enumerate(program.code) if line[0] == "store"]
+    rounded = [(number, index, FORMATS[dtypes[slot]].word // 16) for number, (index, slot) in enumerate(stores) if kept[slot]]
+    block = 256 if rounded else 64  # random words come for 256 elements at a time
+    before = [f"prefetch(p{slot} + start * {size} + {_AHEAD}, {block * size})" for slot, size in sizes.items()]
+    lanes = []
+    for number, index, draws in rounded:
+        lanes.append(f"lanes{index} = np.empty(({2 + draws}, {LANES}), np.uint64)")
+        lanes.append(f"w{index} = lanes{index}.ctypes.data + {2 * LANES * 8}  # the words behind the generators' states")
+        before.append(f"draw(lanes{index}, random, {number}, place + start, start == 0, {draws})")
     scalars = [f"s{j} = load_{arithmetic}(scalars, {j}, -1)" for j in range(program.n_scalars)]
 
     def loop(program):
-        body = body_lines(program, dialect, dtypes, arithmetic)
-        return dialect.loop.format(prefetch=_indented(prefetches, 1), body=_indented(body, 2)).split("\n")
+        body = body_lines(program, dialect, dtypes, arithmetic, kept)
+        return dialect.loop.format(block=block, before=_indented(before, 1), body=_indented(body, 2)).split("\n")
 
     loops = loop(program)
     faster, divisors = by_reciprocals(program)
@@ -204,14 +226,14 @@ def kernel_text(program, dialect, dtypes, arithmetic):
         loops = [f"if {powers}:  # then its reciprocal does the same", *_indented_lines(inverted + loop(faster)), "else:", *_indented_lines(loops)]
     parts = {
         "comment": "\n".join(f"# {line}" for line in rule_comment(program)),
-        "setup": _indented(pointers + scalars, 1),
+        "setup": _indented(pointers + scalars + lanes, 1),
         "loops": _indented(loops, 1),
     }
     return dialect.header + dialect.kernel.format(**parts)
 
 
 _AHEAD = 512  # bytes
-ITEM_SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+ITEM_SIZES = {name: storage.dtype.itemsize for name, storage in FORMATS.items()}
 
 
 def _indented(lines, depth):

@@ -23,16 +23,15 @@ DIALECT = Dialect(
     ops={},
     header="from nbopt_backends.cpu_primitives import *\n\n",
     kernel="""{comment}
-def update(row, offset, n, scalars):
+def update(row, offset, n, place, scalars, random):
 {setup}
 {loops}
 """,
-    loop="""for start in range(0, n, 64):
-{prefetch}
-    for k in range(min(64, n - start)):
+    loop="""for start in range(0, n, {block}):
+{before}
+    for k in range(min({block}, n - start)):
         i = start + k
 {body}""",
-    block=64,
 )
 
 # All that may be relaxed without giving up NaN and infinities.
@@ -70,15 +69,16 @@ class NumbaCPU(HostBackend):
             for launch in plan.launches:
                 launch.serial()  # compiles it now and not in the middle of a step
         scalars = [array(code, update.scalars) for code in plan.type_codes]
-        return partial(self._step, plan, scalars, update)
+        return partial(self._step, plan, scalars, array("Q", (self.rng_seed, 0)), update)
 
-    def _step(self, plan, scalars, update, count):
+    def _step(self, plan, scalars, random, update, count):
+        random[1] = count
         if update.clip_norm is not None and plan.passes:
             factor = self._factor(plan.passes, update.clip_norm)
             for values in scalars:
                 values[update.program.factor] = factor
         for launch, values in zip(plan.launches, scalars):
-            self._launch(launch, values.buffer_info()[0])
+            self._launch(launch, values.buffer_info()[0], random.buffer_info()[0])
 
     def _launch(self, launch, *last):
         self.launches += 1
@@ -96,15 +96,15 @@ class NumbaCPU(HostBackend):
             plans = known.setdefault(update.program, [])
         elif update.key is not None:
             for plan in plans:
-                if plan.program == update.program and plan.backend is self and (plan.serials == update.key or plan.replace(update)):
+                if plan.fits(self, update) and (plan.serials == update.key or plan.replace(update)):
                     return plan
-        arrays = self.checked_columns(update)
-        key = layout_key(arrays)
+        arrays, kept = self.checked_columns(update)
+        key = layout_key(arrays, kept)
         for plan in plans:
-            if plan.layout.key == key and plan.program == update.program and plan.backend is self:
+            if plan.layout.key == key and plan.fits(self, update):
                 break
         else:
-            plan = self._new_plan(update, Layout(arrays, update.program.written()))
+            plan = self._new_plan(update, Layout(arrays, update.program.written(), kept))
             plans.insert(0, plan)
             del plans[MOST_LAYOUTS:]
         plan.serials = None  # an interrupt from here on must not leave old serials with new addresses
@@ -116,12 +116,13 @@ class NumbaCPU(HostBackend):
         """Return a plan with everything compiled."""
         launches = [self._kernel_launch(update.program, group) for group in layout.groups]
         passes = self._square_sums(layout, 1) if update.clip_norm is not None and layout.groups else []
-        return Plan(self, update.program, layout, launches, passes)
+        return Plan(self, update.program, update.stochastic_round, layout, launches, passes)
 
     def _kernel_launch(self, program, group):
-        kernel = self._kernel(program, group.dtypes, group.arithmetic)
-        name, count = ("run_chunks", 6) if group.geometries is None else ("run_staged_chunks", 7)
-        return self._launch_of(_DRIVERS, "drivers", name, types.void(*[int64] * count), group, (kernel.address, *group.arguments()))
+        kernel = self._kernel(program, group)
+        name, count = ("run_chunks", 8) if group.geometries is None else ("run_staged_chunks", 9)
+        arguments = (kernel.address, *group.arguments(), group.places.ctypes.data)
+        return self._launch_of(_DRIVERS, "drivers", name, types.void(*[int64] * count), group, arguments)
 
     def _launch_of(self, text, stem, name, signature, group, arguments):
         """Return a launch over a group's chunks, on all threads or, where the group is small, on one."""
@@ -135,21 +136,21 @@ class NumbaCPU(HostBackend):
 
     # --- compiled code ---
 
-    def _kernel(self, program, dtypes, arithmetic):
-        """Return the kernel of a program, compiled at first use."""
-        key = (program, dtypes, self.fast_math)
+    def _kernel(self, program, group):
+        """Return the kernel of a program for a group's dtypes and roundings, compiled at first use."""
+        key = (program, group.dtypes, group.kept, self.fast_math)
         found = NumbaCPU._kernels.get(key)
         if found is None:
             with NumbaCPU._compile_lock:
-                found = NumbaCPU._kernels[key] = self._compiled_kernel(self._text(program, dtypes, arithmetic))
+                found = NumbaCPU._kernels[key] = self._compiled_kernel(self._text(program, group))
         return found
 
-    def _text(self, program, dtypes, arithmetic):
-        return kernel_text(program, DIALECT, dtypes, arithmetic) + ("\n# fast_math\n" if self.fast_math else "")
+    def _text(self, program, group):
+        return kernel_text(program, DIALECT, group.dtypes, group.arithmetic, group.kept) + ("\n# fast_math\n" if self.fast_math else "")
 
     def _compiled_kernel(self, text):
         module = source.load(text, "kernel")
-        signature = types.void(int64, int64, int64, int64)
+        signature = types.void(*[int64] * 6)
         options = {"error_model": "numpy", "fastmath": _FAST if self.fast_math else False}
         kernel = source.compiled(lambda cache: numba.cfunc(signature, cache=cache, **options)(module.update), module)
         self.compilations += not kernel.cache_hits
@@ -230,10 +231,10 @@ class NumbaCPU(HostBackend):
 
     def explain(self, update):
         """Return the texts of the update's kernels."""
-        arrays = self.checked_columns(update)
+        arrays, kept = self.checked_columns(update)
         texts = []
-        for group in Layout(arrays, update.program.written()).groups:
-            text = self._text(update.program, group.dtypes, group.arithmetic)
+        for group in Layout(arrays, update.program.written(), kept).groups:
+            text = self._text(update.program, group)
             texts.append(f"# {source.load(text, 'kernel').__file__}\n{text}")
         return texts
 

@@ -11,6 +11,7 @@ import numpy as np
 from nbopt_backends.chunks import chunk_table
 from nbopt_backends.memory import byte_range
 from nbopt_backends.reduction import TILE, tile_count
+from nbopt_backends.xoroshiro import BLOCK
 
 MOST_LAYOUTS = 8
 
@@ -50,14 +51,25 @@ class Plan:
         What computes the norm-clip factor, if anything does.
     type_codes : list of str
         Of each group's scalars, for array.array.
+    stochastic_round : bool or int
+        The optimizer's, when the layout was built.
     serials : list of int or None
         The tensors that the address tables are of now: param, grad of each row, then the states of each row.
     """
 
-    def __init__(self, backend, program, layout, launches, passes):
-        self.backend, self.program, self.layout, self.launches, self.passes = backend, program, layout, launches, passes
+    def __init__(self, backend, program, stochastic_round, layout, launches, passes):
+        self.backend, self.program, self.stochastic_round = backend, program, stochastic_round
+        self.layout, self.launches, self.passes = layout, launches, passes
         self.type_codes = [_TYPE_CODES[group.arithmetic] for group in layout.groups]
         self.serials = None
+
+    def fits(self, backend, update):
+        """Return whether this is a plan of `backend` for the structure of `update`, whatever its tensors."""
+        return (
+            self.program == update.program
+            and self.backend is backend
+            and self.stochastic_round is update.stochastic_round  # 1 and True differ, and small ints are unique
+        )
 
     def replace(self, update):
         """Point the address tables at new gradients, where nothing else about the step has changed.
@@ -88,7 +100,7 @@ class Plan:
 
 
 class Group:
-    """The tensors of one combination of dtypes.
+    """The tensors of one combination of dtypes and roundings.
 
     Attributes
     ----------
@@ -96,12 +108,16 @@ class Group:
         Which parameters, by their place in the list.
     dtypes : tuple of str
         The slots' storage.
+    kept : tuple of int
+        For each slot, how many mantissa bits a stochastic rounding keeps, or 0.
     arithmetic : str
         float64 if any slot is float64, else float32.
     table : numpy.ndarray
         int64[rows, slots]: addresses.
     chunks : numpy.ndarray
         See `chunk_table`; only tensors with elements are in it.
+    places : numpy.ndarray
+        int64[chunks]: see `cpu_primitives.draw`.
     elements : int
     geometries : list of numpy.ndarray, or None
         For each row and slot, see `cpu_drivers.run_staged_chunks`; None where every slot is contiguous.
@@ -109,13 +125,15 @@ class Group:
         int64[rows, slots]: the geometries' addresses.
     """
 
-    def __init__(self, rows, dtypes, arrays, written):
+    def __init__(self, rows, dtypes, kept, arrays, written, block_starts):
         self.rows = rows
         self.dtypes = dtypes
+        self.kept = kept
         self.arithmetic = "float64" if "float64" in dtypes else "float32"
         self.table = np.zeros((len(rows), len(dtypes)), np.int64)
         self.sizes = [row[0].size for row in arrays]
         self.chunks = chunk_table(self.sizes)
+        self.places = block_starts[self.rows][self.chunks[:, 0]] * BLOCK + self.chunks[:, 1]
         self.elements = sum(self.sizes)
         self.geometries = None
         if not all(array.flags.c_contiguous for row in arrays for array in row):
@@ -142,6 +160,10 @@ class Layout:
         One list for each slot.
     written : list of int
         The slots that the program stores to.
+    kept : list of list of int, optional
+        For each slot, how many mantissa bits a stochastic rounding keeps in each row, or 0; all 0 without it.
+    memory : str
+        Whose arrays they are: `Backend.memory`.
 
     Attributes
     ----------
@@ -154,15 +176,19 @@ class Layout:
         Where each row's first tile of squares stands in the norm: tensors in list order, whatever their groups.
     """
 
-    def __init__(self, arrays, written):
-        self.key = layout_key(arrays)
+    def __init__(self, arrays, written, kept=None, memory="host"):
+        self.key = layout_key(arrays, kept)
         self.written = written
+        self.memory = memory
         rows = list(zip(*arrays))
-        by_dtypes = {}
+        kept = list(zip(*kept)) if kept else [(0,) * len(arrays)] * len(rows)
+        kinds = {}
         for number, row in enumerate(rows):
             if row[0].size:
-                by_dtypes.setdefault(tuple(array.dtype.name for array in row), []).append(number)
-        self.groups = [Group(numbers, dtypes, [rows[n] for n in numbers], written) for dtypes, numbers in by_dtypes.items()]
+                kinds.setdefault((tuple(array.dtype.name for array in row), kept[number]), []).append(number)
+        blocks = [-(-row[0].size // BLOCK) for row in rows]
+        block_starts = np.cumsum([0, *blocks])
+        self.groups = [Group(numbers, *kind, [rows[n] for n in numbers], written, block_starts) for kind, numbers in kinds.items()]
         self.places = [(None, 0)] * len(rows)
         for group in self.groups:
             for place, number in enumerate(group.rows):
@@ -188,11 +214,11 @@ class Layout:
         bool
             False, and nothing is changed, where a tensor is not of the structure of the one before, or may overlap what is written.
         """
-        key = self.key[slot]
+        key = self.key[0][slot]
         addresses = []
         for row, tensor in zip(rows, tensors):
             array = tensor.storage
-            if (array.shape, array.dtype, array.strides) != key[row] or not array.flags.c_contiguous or tensor.be.memory != "host":
+            if (array.shape, array.dtype, array.strides) != key[row] or not array.flags.c_contiguous or tensor.be.memory != self.memory:
                 return False
             addresses.append(address_of(array))
         starts = np.array(addresses, np.int64)
@@ -209,13 +235,16 @@ class Layout:
 
 
 def address_of(array):
-    """Return the address of a NumPy array's first element."""
-    return array.__array_interface__["data"][0]
+    """Return the address of the first element of a NumPy array, or of another that has it as ``address``."""
+    try:
+        return array.__array_interface__["data"][0]
+    except AttributeError:
+        return array.address
 
 
-def layout_key(arrays):
-    """Return the structure of a step's arrays, by slot; equal where one layout serves both."""
-    return [[(a.shape, a.dtype, a.strides) for a in column] for column in arrays]
+def layout_key(arrays, kept=None):
+    """Return the structure of a step's arrays, by slot, and their roundings; equal where one layout serves both."""
+    return [[(a.shape, a.dtype, a.strides) for a in column] for column in arrays], kept
 
 
 def _geometry(array, written):

@@ -5,6 +5,8 @@ import numpy as np
 from nbopt.ops import PRIMITIVES
 from nbopt_backends.host import HostBackend
 from nbopt_backends.reduction import norm_factor, tile_sums, tree_sum
+from nbopt_backends.rounding import FORMATS, nearest, stochastic
+from nbopt_backends.xoroshiro import BLOCK, random_slices
 
 
 def compute_dtype(dtypes):
@@ -12,7 +14,7 @@ def compute_dtype(dtypes):
     return np.dtype(np.float64 if np.dtype(np.float64) in dtypes else np.float32)
 
 
-def run(program, arrays, scalars):
+def run(program, arrays, scalars, kept, stream):
     """Run `program` over one tuple of arrays.
 
     Parameters
@@ -21,18 +23,32 @@ def run(program, arrays, scalars):
     arrays : list of numpy.ndarray
         By slot. Those that the program stores to are modified.
     scalars : list of float
+    kept : list of int
+        By slot: how many mantissa bits a stochastic rounding keeps, or 0.
+    stream : tuple of int
+        Seed, update count, and the number of the tensor's first block.
     """
     dtype = compute_dtype({array.dtype for array in arrays})
     scalars = [dtype.type(x) for x in scalars]
     values = []
+    stores = 0
     for op, *operands in program.code:
         if op == "load":
             values.append(arrays[operands[0]].astype(dtype))
         elif op == "store":
             slot, value = operands
             target = arrays[slot]
-            target[...] = scalars[~value] if value < 0 else values[value]
-            values.append(target.astype(dtype))
+            new = np.broadcast_to(scalars[~value] if value < 0 else values[value], target.shape)
+            storage = target.dtype.name
+            if kept[slot]:
+                seed, update, first_block = stream
+                random = random_slices(seed, update, stores, first_block, target.size, FORMATS[storage].word)
+                new = stochastic(new, storage, kept[slot], random.reshape(target.shape))
+            else:
+                new = nearest(new, storage)
+            target[...] = new
+            values.append(new)
+            stores += 1
         else:
             values.append(PRIMITIVES[op].numpy(*(scalars[~x] if x < 0 else values[x] for x in operands)))
 
@@ -44,7 +60,9 @@ class Reference(HostBackend):
 
     def prepare(self, update):
         """Return a function that interprets the update's program for one parameter after the other."""
-        rows = list(zip(*self.checked_columns(update)))
+        arrays, kept = self.checked_columns(update)
+        rows, kept = list(zip(*arrays)), list(zip(*kept))
+        first_blocks = np.cumsum([0, *(-(-row[0].size // BLOCK) for row in rows)]).tolist()
         program, scalars = update.program, list(update.scalars)
 
         def launch(count):
@@ -52,8 +70,8 @@ class Reference(HostBackend):
                 factor = self._factor([row[1] for row in rows], [compute_dtype({a.dtype for a in row}) for row in rows], update.clip_norm)
                 scalars[program.factor] = float(factor)
             with np.errstate(all="ignore"):
-                for row in rows:
-                    run(program, row, scalars)
+                for row, bits, first_block in zip(rows, kept, first_blocks):
+                    run(program, row, scalars, bits, (self.rng_seed, count, first_block))
             self.launches += len(rows)
 
         return launch

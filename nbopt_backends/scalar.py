@@ -62,3 +62,159 @@ def ldexp_float64(a, b):
     third = k - first - second
     scaled = a * from_bits_float64((first + 1023) << 52) * from_bits_float64((second + 1023) << 52) * from_bits_float64((third + 1023) << 52)
     return b if nan else scaled
+
+
+# --- rounding: nbopt_backends.rounding says what it means ---
+
+
+def nearest_bfloat16_float32(x):
+    """Return a float32 rounded to nearest even in bfloat16. NaN is canonical."""
+    bits = bits_float32(x)
+    rounded = from_bits_float32((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000)
+    return rounded if x == x else from_bits_float32(0x7FC00000)
+
+
+def nearest_narrow_float64(x, mantissa, emin, top, limit):
+    """Return a float64 rounded to nearest even in a narrower format.
+
+    Parameters
+    ----------
+    x : float64
+    mantissa, emin : int
+        The format's mantissa bits and smallest exponent.
+    top, limit : float64
+        Its largest number, and the magnitude from which on nearest is infinite.
+    """
+    bits = bits_float64(x)
+    biased = max((bits >> 52) & 0x7FF, 1)
+    significand = (bits & 0xFFFFFFFFFFFFF) | (0x10000000000000 if ((bits >> 52) & 0x7FF) > 0 else 0)
+    lowest = emin + 1023
+    dropped = min(52 - mantissa + max(0, lowest - biased), 62)
+    kept = significand >> dropped
+    rest = significand - (kept << dropped)
+    half = 1 << (dropped - 1)
+    kept += 1 if (rest > half) or (rest == half and (kept & 1) == 1) else 0
+    rounded = float64(kept) * from_bits_float64((max(biased, lowest) - mantissa) << 52)
+    rounded = rounded if abs(x) <= top else (top if abs(x) < limit else from_bits_float64(0x7FF0000000000000))
+    return (-rounded if bits < 0 else rounded) if x == x else from_bits_float64(0x7FF8000000000000)
+
+
+def nearest_bfloat16_float64(x):
+    """Return a float64 rounded to nearest even in bfloat16."""
+    return nearest_narrow_float64(x, 7, -126, float64(3.3895313892515355e38), float64(3.3961775292304601e38))
+
+
+def nearest_float16_float64(x):
+    """Return a float64 rounded to nearest even in float16."""
+    return nearest_narrow_float64(x, 10, -14, float64(65504), float64(65520))
+
+
+def stochastic_same_range(x, dropped, top, addend):
+    """Return a float32 on the grid that leaves out its lowest `dropped` bits, rounded up where adding `addend` carries into the rest.
+
+    For formats with float32's range of exponents, subnormals included. Beyond `top` the addend is one half.
+    """
+    chosen = (1 << (dropped - 1)) if abs(x) > top else addend
+    rounded = from_bits_float32((bits_float32(x) + chosen) & (0xFFFFFFFF - ((1 << dropped) - 1)))
+    return rounded if x == x else from_bits_float32(0x7FC00000)
+
+
+def stochastic_bfloat16_float32(x, kept, top, random):
+    """Return a float32 rounded stochastically to `kept` mantissa bits of bfloat16, by 16 random bits."""
+    return stochastic_same_range(x, 23 - kept, top, random << (7 - kept))
+
+
+def stochastic_float32_float32(x, kept, top, random):
+    """Return a float32 rounded stochastically to `kept` mantissa bits, by 32 random bits."""
+    return stochastic_same_range(x, 23 - kept, top, random >> (9 + kept))
+
+
+def stochastic_float16_float32(x, kept, top, random):
+    """Return a float32 rounded stochastically to `kept` mantissa bits of float16, by 32 random bits."""
+    bits = bits_float32(x)
+    biased = max((bits >> 23) & 0xFF, 1)
+    significand = (bits & 0x7FFFFF) | (0x800000 if ((bits >> 23) & 0xFF) > 0 else 0)
+    dropped = min(23 - kept + max(0, 113 - biased), 63)
+    steps = (((significand << 32) >> dropped) + random) >> 32
+    rounded = float32(steps) * from_bits_float32((max(biased, 113) - kept) << 23)
+    half = from_bits_float32((127 + 15 - kept - 1) << 23)
+    beyond = top if abs(x) - top < half else from_bits_float32(0x7F800000)
+    rounded = beyond if abs(x) > top else rounded
+    return (-rounded if (bits >> 31) != 0 else rounded) if x == x else from_bits_float32(0x7FC00000)
+
+
+def stochastic_float64_float64(x, kept, top, random):
+    """Return a float64 rounded stochastically to `kept` mantissa bits, by 64 random bits."""
+    dropped = 52 - kept
+    addend = (random >> (12 + kept)) & ((1 << dropped) - 1)
+    chosen = (1 << (dropped - 1)) if abs(x) > top else addend
+    rounded = from_bits_float64((bits_float64(x) + chosen) & -(1 << dropped))
+    return rounded if x == x else from_bits_float64(0x7FF8000000000000)
+
+
+def stochastic_narrow_float64(x, kept, emin, emax, top, word, random):
+    """Return a float64 rounded stochastically to `kept` mantissa bits of a narrower format, by `word` random bits."""
+    bits = bits_float64(x)
+    biased = max((bits >> 52) & 0x7FF, 1)
+    significand = (bits & 0xFFFFFFFFFFFFF) | (0x10000000000000 if ((bits >> 52) & 0x7FF) > 0 else 0)
+    lowest = emin + 1023
+    dropped = 52 - kept + max(0, lowest - biased)
+    steps = significand >> min(dropped, 63)
+    rest = significand - (steps << min(dropped, 63))
+    chance = rest << max(word - dropped, 0) >> min(max(dropped - word, 0), 63)
+    steps += (chance + random) >> word
+    rounded = float64(steps) * from_bits_float64((max(biased, lowest) - kept) << 52)
+    half = from_bits_float64((1023 + emax - kept - 1) << 52)
+    beyond = top if abs(x) - top < half else from_bits_float64(0x7FF0000000000000)
+    rounded = beyond if abs(x) > top else rounded
+    return (-rounded if bits < 0 else rounded) if x == x else from_bits_float64(0x7FF8000000000000)
+
+
+def stochastic_bfloat16_float64(x, kept, top, random):
+    """Return a float64 rounded stochastically to `kept` mantissa bits of bfloat16, by 16 random bits."""
+    return stochastic_narrow_float64(x, kept, -126, 127, top, 16, random)
+
+
+def stochastic_float16_float64(x, kept, top, random):
+    """Return a float64 rounded stochastically to `kept` mantissa bits of float16, by 32 random bits."""
+    return stochastic_narrow_float64(x, kept, -14, 15, top, 32, random)
+
+
+def stochastic_float32_float64(x, kept, top, random):
+    """Return a float64 rounded stochastically to `kept` mantissa bits of float32, by 32 random bits."""
+    return stochastic_narrow_float64(x, kept, -126, 127, top, 32, random)
+
+
+# --- float16 by integer arithmetic, for processors without instructions for it ---
+
+
+def nearest_float16_float32_by_integers(x):
+    """Return a float32 rounded to nearest even in float16. NaN is canonical."""
+    bits = bits_float32(x)
+    biased = max((bits >> 23) & 0xFF, 1)
+    significand = (bits & 0x7FFFFF) | (0x800000 if ((bits >> 23) & 0xFF) > 0 else 0)
+    dropped = min(13 + max(0, 113 - biased), 62)
+    kept = significand >> dropped
+    rest = significand - (kept << dropped)
+    half = 1 << (dropped - 1)
+    kept += 1 if (rest > half) or (rest == half and (kept & 1) == 1) else 0
+    rounded = float32(kept) * from_bits_float32((max(biased, 113) - 10) << 23)
+    rounded = rounded if abs(x) < float32(65520) else from_bits_float32(0x7F800000)
+    return (-rounded if (bits >> 31) != 0 else rounded) if x == x else from_bits_float32(0x7FC00000)
+
+
+def half_bits_by_integers(x):
+    """Return the 16 bits of a float32 that float16 can hold."""
+    magnitude = abs(x)
+    # 2^-112 moves float16's exponents to where float32's bits, shifted, are the same; exact, subnormals included.
+    bits = bits_float32(magnitude * float32(1.925929944387236e-34)) >> 13
+    bits = bits if magnitude < float32(65536) else (0x7C00 if x == x else 0x7E00)
+    return bits | ((bits_float32(x) >> 16) & 0x8000 if x == x else 0)
+
+
+def from_half_bits_by_integers(bits):
+    """Return the float32 of 16 bits of float16."""
+    magnitude = from_bits_float32((bits & 0x7FFF) << 13) * float32(5.192296858534828e33)
+    special = from_bits_float32(0x7F800000 | ((bits & 0x3FF) << 13))
+    found = special if (bits & 0x7C00) == 0x7C00 else magnitude
+    return -found if (bits & 0x8000) != 0 else found

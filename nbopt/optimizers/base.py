@@ -212,7 +212,7 @@ class Optimizer(Described):
                 states.extend(new)
 
         clip_norm = self.gradient_clip_norm or None
-        return [Update(program, tracer.scalars, _flat(params), columns, commit, self._plans(), clip_norm)]
+        return [Update(program, tracer.scalars, _flat(params), columns, commit, self._plans(), clip_norm, self.stochastic_round)]
 
     def _trace(self, be, tracer, epoch):
         if type(epoch) is not int or epoch < 0:

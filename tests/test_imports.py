@@ -98,7 +98,7 @@ def test_no_module_imports_itself_in_a_circle(module):
     assert module not in reachable(module)
 
 
-LEAVES = ["lowering", "chunks", "reduction", "memory", "scalar"]
+LEAVES = ["lowering", "chunks", "reduction", "memory", "scalar", "rounding", "xoroshiro"]
 
 
 @pytest.mark.parametrize("leaf", LEAVES)

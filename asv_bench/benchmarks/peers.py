@@ -1,0 +1,69 @@
+"""The libraries that a user would pick instead: each function returns a callable that does one step over tensors of these shapes.
+
+Every one gets the same values, in arrays of its own, and the settings that make it do the same work.
+"""
+
+from . import pairs, requires_deepspeed, requires_optax, requires_torch
+
+#: PyTorch's class and arguments for each of our optimizers.
+TORCH = {
+    "momentum": ("SGD", {"lr": 1e-3, "momentum": 0.9}),
+    "rmsprop": ("RMSprop", {"lr": 2e-3, "alpha": 0.95, "eps": 1e-6}),
+    "adagrad": ("Adagrad", {"lr": 0.01, "eps": 1e-6}),
+    "adadelta": ("Adadelta", {"lr": 1.0, "rho": 0.95, "eps": 1e-6}),
+    "adam": ("Adam", {"lr": 1e-3, "eps": 1e-8}),
+}
+#: optax's function and arguments.
+OPTAX = {
+    "momentum": ("sgd", {"learning_rate": 1e-3, "momentum": 0.9}),
+    "rmsprop": ("rmsprop", {"learning_rate": 2e-3, "decay": 0.95, "eps": 1e-6}),
+    "adagrad": ("adagrad", {"learning_rate": 0.01, "eps": 1e-6}),
+    "adadelta": ("adadelta", {"learning_rate": 1.0, "rho": 0.95, "eps": 1e-6}),
+    "adam": ("adam", {"learning_rate": 1e-3, "eps": 1e-8}),
+}
+
+
+def _torch_parameters(shapes):
+    torch = requires_torch()
+    parameters = []
+    for param, grad in pairs(shapes):
+        # Cloned, so that the memory is PyTorch's own.
+        parameters.append(torch.nn.Parameter(torch.from_numpy(param).clone()))
+        parameters[-1].grad = torch.from_numpy(grad).clone()
+    return parameters
+
+
+def torch_step(optimizer, shapes, **how):
+    """PyTorch. `how` is ``foreach=True`` (many tensors per call), ``foreach=False`` (one at a time) or ``fused=True``."""
+    name, options = TORCH[optimizer]
+    torch = requires_torch()
+    return getattr(torch.optim, name)(_torch_parameters(shapes), **options, **how).step
+
+
+def optax_step(optimizer, shapes):
+    """optax under jit, parameters and states donated, so that XLA updates them in place."""
+    optax = requires_optax()
+    import jax
+    import jax.numpy as jnp
+
+    name, options = OPTAX[optimizer]
+    transformation = getattr(optax, name)(**options)
+    params, grads = ([jnp.array(values) for values in column] for column in zip(*pairs(shapes)))
+    kept = [params, jax.jit(transformation.init)(params)]
+
+    def update(params, state, grads):
+        changes, state = transformation.update(grads, state, params)
+        return optax.apply_updates(params, changes), state
+
+    update = jax.jit(update, donate_argnums=(0, 1))
+
+    def step():
+        kept[:] = jax.block_until_ready(update(*kept, grads))
+
+    return step
+
+
+def deepspeed_step(shapes):
+    """DeepSpeed's CPUAdam, which ZeRO-Offload uses."""
+    adam = requires_deepspeed()
+    return adam.DeepSpeedCPUAdam(_torch_parameters(shapes), lr=1e-3, eps=1e-8, adamw_mode=False).step

@@ -1,0 +1,356 @@
+"""What compare.py measures: a function for each row of its table, which returns a `Result`."""
+
+import math
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from benchmarks import OPTIMIZERS, Job, peers
+from benchmarks.models import MODELS
+from benchmarks.side_by_side import measure, median, ratio
+from benchmarks.startup import EMPTY_CACHE, FIRST_STEP, cached, prepare
+from benchmarks.streaming import arrays_of, moved_bytes, streaming_step
+
+import nbopt
+
+HERE = Path(__file__).parent
+
+ROWS = {}
+
+
+class Result:
+    """What one row found.
+
+    Attributes
+    ----------
+    seconds : dict of contender -> numpy.ndarray
+        A value for each turn.
+    checks : list of dict
+        what, value, low, high, unit, bar (such as ``">= 0.95"``, or None), met.
+    facts : dict
+        Whatever else is worth keeping.
+    """
+
+    def __init__(self, seconds=None, **facts):
+        self.seconds, self.checks, self.facts = seconds or {}, [], facts
+
+    def check(self, what, values, unit, bar=None):
+        """Add a value with its interval, as `ratio` and `median` give them, and hold it against the bar."""
+        value, low, high = values
+        met = None
+        if bar:
+            sign, bound = bar.split()
+            met = value >= float(bound) if sign == ">=" else value <= float(bound)
+        self.checks.append({"what": what, "value": value, "low": low, "high": high, "unit": unit, "bar": bar, "met": met})
+
+    def faster(self, than, bar=None, of="nbopt"):
+        """Add how many times as long as ours another contender takes; of several the best one, which their medians decide."""
+        names = [name for name in ([than] if isinstance(than, str) else than) if name in self.seconds]
+        if not names:
+            self.checks.append({"what": f"{than} is absent", "value": None, "low": None, "high": None, "unit": "", "bar": bar, "met": None})
+            return
+        best = min(names, key=lambda name: np.median(self.seconds[name]))
+        self.check(f"{best} / {of}", ratio(self.seconds[best], self.seconds[of]), "x", bar)
+
+    def as_dict(self):
+        times = {name: {"median": float(np.median(s)), "turns": [float(f"{x:.4g}") for x in s]} for name, s in self.seconds.items()}
+        return {"checks": self.checks, "seconds": times, **self.facts}
+
+
+def row(name, what, chosen_by_name_only=False):
+    """Register a function that measures something and returns a `Result`. It is given the scale that it should work at."""
+
+    def decorator(function):
+        ROWS[name] = (what, function, chosen_by_name_only)
+        return function
+
+    return decorator
+
+
+class Scale:
+    """How much to measure: all of it, or just enough to see that everything runs."""
+
+    def __init__(self, quick):
+        self.quick = quick
+        self.large = [(2_000_000 if quick else 50_000_000,)]
+        self.rounds = 5 if quick else 40
+        self.few = 3 if quick else 15  # for what takes seconds a turn, or starts a process
+
+
+def side_by_side(steps, rounds, **facts):
+    """Measure contenders: name -> a function that makes the step. One that can't run here is left out, with the reason."""
+    made, absent = {}, {}
+    for name, make in steps.items():
+        try:
+            made[name] = make()
+        except NotImplementedError as reason:
+            absent[name] = str(reason)
+    return Result(measure(made, rounds), absent=absent, **facts)
+
+
+# --- the memory's speed ---
+
+
+def bandwidth(optimizer):
+    def measured(scale):
+        job = Job(OPTIMIZERS[optimizer](), scale.large)
+        arrays = arrays_of(job)
+        stream, way = streaming_step(*arrays)
+        result = Result(measure({"nbopt": job.step, "streaming": stream}, scale.rounds), bytes=moved_bytes(*arrays), streaming_by=way)
+        result.faster("streaming", ">= 0.95")
+        return result
+
+    return measured
+
+
+for _optimizer in ("momentum", "rmsprop", "adagrad", "adadelta", "adam"):
+    row(f"bandwidth-{_optimizer}", f"{_optimizer}, one tensor of 50 M: of streaming bandwidth")(bandwidth(_optimizer))
+
+
+# --- other libraries ---
+
+
+def against(optimizer, shapes, rounds, torch=(), optax=False, deepspeed=False, **facts):
+    """Measure an optimizer beside other libraries' over the same shapes."""
+    how = {
+        "PyTorch foreach": {"foreach": True},
+        "PyTorch for-loop": {"foreach": False},
+        "PyTorch fused": {"fused": True},
+    }
+    steps = {"nbopt": lambda: Job(OPTIMIZERS[optimizer](), shapes).step}
+    for name in torch:
+        steps[name] = lambda name=name: peers.torch_step(optimizer, shapes, **how[name])
+    if optax:
+        steps["optax jit"] = lambda: peers.optax_step(optimizer, shapes)
+    if deepspeed:
+        steps["DeepSpeed CPUAdam"] = lambda: peers.deepspeed_step(shapes)
+    return side_by_side(steps, rounds, tensors=len(shapes), elements=sum(map(math.prod, shapes)), **facts)
+
+
+BOTH = ("PyTorch foreach", "PyTorch for-loop")
+
+
+@row("rmsprop-50M", "RMSProp, one tensor of 50 M")
+def rmsprop_large(scale):
+    result = against("rmsprop", scale.large, scale.few, torch=BOTH, optax=True)
+    result.faster("PyTorch foreach", ">= 6")
+    result.faster("optax jit", ">= 1.5")
+    return result
+
+
+@row("adam-50M", "Adam, one tensor of 50 M (1.0 within 5% noise)")
+def adam_large(scale):
+    result = against("adam", scale.large, scale.rounds, torch=["PyTorch fused"], optax=True, deepspeed=True)
+    result.faster("PyTorch fused", ">= 0.95")
+    result.faster("DeepSpeed CPUAdam")
+    result.faster("optax jit")
+    return result
+
+
+@row("resnet50", "RMSProp, ResNet-50's 161 tensors")
+def resnet50(scale):
+    result = against("rmsprop", MODELS["resnet50"](), scale.few, torch=BOTH, optax=True)
+    result.faster(BOTH, ">= 2.8")
+    result.faster("optax jit")
+    return result
+
+
+@row("gpt2", "Adam, GPT-2 small's 148 tensors, 124 M")
+def gpt2(scale):
+    shapes = MODELS["gpt2"](**({"layers": 2, "width": 64} if scale.quick else {}))
+    result = against("adam", shapes, scale.few, torch=["PyTorch fused"], optax=True, deepspeed=True)
+    result.faster("PyTorch fused")
+    result.faster("optax jit")
+    return result
+
+
+@row("embeddings", "Adagrad, a recommender's 38 tensors, 57 M, nearly all of it in four")
+def embeddings(scale):
+    result = against("adagrad", MODELS["embeddings"](2 if scale.quick else 32), scale.few, torch=["PyTorch foreach", "PyTorch fused"])
+    result.faster(["PyTorch foreach", "PyTorch fused"])
+    return result
+
+
+@row("300-rmsprop", "RMSProp, 300 tensors of 1000")
+def many_rmsprop(scale):
+    result = against("rmsprop", [(1000,)] * 300, scale.rounds, torch=BOTH, optax=True)
+    result.faster("PyTorch foreach", ">= 20")
+    result.faster("optax jit")
+    return result
+
+
+@row("300-adam", "Adam, 300 tensors of 1000")
+def many_adam(scale):
+    result = against("adam", [(1000,)] * 300, scale.rounds, torch=["PyTorch fused"], optax=True, deepspeed=True)
+    result.faster("PyTorch fused", ">= 10")
+    result.faster("DeepSpeed CPUAdam")
+    return result
+
+
+@row("300-layers", "RMSProp, the same in 300 layers: against one layer")
+def many_layers(scale):
+    jobs = {"nbopt": True, "nbopt, 300 layers": False}
+    seconds = measure({name: Job(nbopt.RMSProp(), [(1000,)] * 300, one_layer=one).step for name, one in jobs.items()}, scale.rounds)
+    result = Result(seconds)
+    result.faster("nbopt, 300 layers")
+    return result
+
+
+@row("1x100", "RMSProp, one tensor of 100, the whole call")
+def tiny(scale):
+    result = against("rmsprop", [(100,)], scale.rounds, torch=BOTH, optax=True)
+    result.faster("PyTorch for-loop", ">= 2")
+    result.check("nbopt", tuple(1e6 * x for x in median(result.seconds["nbopt"])), "us")
+    return result
+
+
+def fixed_cost(count):
+    def measured(scale):
+        result = against("rmsprop", [(1000,)] * count, scale.few, torch=BOTH, optax=True)
+        result.faster(BOTH)
+        return result
+
+    return measured
+
+
+for _count in (1, 3, 10, 30, 100, 1000):
+    row(f"fixed-cost-{_count}", f"RMSProp, {_count} tensors of 1000")(fixed_cost(_count))
+
+
+# --- the norm clip ---
+
+
+@row("norm-clip", "Adam, one tensor of 50 M, with the norm clip against without")
+def norm_clip(scale):
+    clipped = Job(nbopt.Adam(gradient_clip_norm=1.0), scale.large)
+    free = nbopt.Adam()  # over the same arrays, states included
+    free.optimize(clipped.layers, 0)
+    steps = {"clipped": clipped.step, "free": lambda: free.optimize(clipped.layers, 0)}
+    result = Result(measure(steps, scale.rounds))
+    result.check("clipped / free", ratio(result.seconds["clipped"], result.seconds["free"]), "x", "<= 1.25")
+    return result
+
+
+# --- sixteen bits ---
+
+
+@row("sixteen-bits", "RMSProp, one tensor of 50 M, in 16 bits: against float32, and stochastic against nearest rounding")
+def sixteen_bits(scale):
+    def made(dtype, state_dtype=None, stochastic_round=False):
+        return Job(nbopt.RMSProp(stochastic_round=stochastic_round, state_dtype=state_dtype), scale.large, dtype).step
+
+    steps = {
+        "float32": made("float32"),
+        "bf16": made("bfloat16"),
+        "bf16 stochastic": made("bfloat16", stochastic_round=True),
+        "all bf16": made("bfloat16", "bfloat16"),
+        "all bf16 stochastic": made("bfloat16", "bfloat16", True),
+        "fp16": made("float16"),
+        "fp16 stochastic": made("float16", stochastic_round=True),
+    }
+    result = Result(measure(steps, scale.rounds))
+    bars = {"bf16": "<= 0.75", "fp16": "<= 0.75", "all bf16 stochastic": "<= 0.60", "all bf16": None, "fp16 stochastic": None}
+    for name, bar in bars.items():
+        result.check(f"{name} / float32", ratio(result.seconds[name], result.seconds["float32"]), "x", bar)
+    result.check("bf16 stochastic / nearest", ratio(result.seconds["bf16 stochastic"], result.seconds["bf16"]), "x", "<= 1.10")
+    result.check("all bf16 stochastic / nearest", ratio(result.seconds["all bf16 stochastic"], result.seconds["all bf16"]), "x")
+    return result
+
+
+# --- in a fresh process ---
+
+
+def fresh(code):
+    """Run Python code in a process of its own and return the number that it prints last."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE)
+    if done.returncode:
+        raise RuntimeError(f"a measurement failed:\n{done.stderr}")
+    return float(done.stdout.split()[-1])
+
+
+def first_steps(cache, scale):
+    """Return the seconds of the first step of RMSProp, and of Adam with a norm clip, in fresh processes."""
+    clock = f"import time; start = time.perf_counter(); {FIRST_STEP}; print(time.perf_counter() - start)"
+    found = {"rmsprop": [], "adam, norm clip": []}
+    for _ in range(scale.few):
+        found["rmsprop"].append(fresh(prepare("rmsprop", cache) + clock))
+        found["adam, norm clip"].append(fresh(prepare("adam", cache, "gradient_clip_norm=1.0") + clock))
+    return {name: np.array(seconds) for name, seconds in found.items()}
+
+
+def first_step_result(seconds, bar):
+    result = Result(seconds)
+    result.check("rmsprop", median(seconds["rmsprop"]), "s", bar)
+    result.check("adam, norm clip", median(seconds["adam, norm clip"]), "s")
+    return result
+
+
+@row("first-step-cold", "first step of a process, no kernels on disk (imports not counted)")
+def first_step_cold(scale):
+    return first_step_result(first_steps(EMPTY_CACHE, scale), "<= 1.5")
+
+
+@row("first-step-warm", "first step of a process, kernels on disk (imports not counted)")
+def first_step_warm(scale):
+    with tempfile.TemporaryDirectory() as folder:
+        first_steps(cached(folder), Scale(quick=True))
+        return first_step_result(first_steps(cached(folder), scale), "<= 0.35")
+
+
+@row("memory-growth", "RMSProp, 100 steps with new gradients: growth of peak memory")
+def memory_growth(scale):
+    result = Result()
+    cases = {"one tensor": scale.large, "resnet50": MODELS["resnet50"](), "300 tensors": [(1000,)] * 300}
+    for name, shapes in cases.items():
+        code = f"import nbopt; from benchmarks.memory import growth; nbopt.set_backend('cpu'); print(growth({shapes}, 100))"
+        value = fresh(code)
+        result.check(name, (value, value, value), "MB", "<= 10")
+    return result
+
+
+# --- counts ---
+
+
+@row("launches", "launches per step and compilations from the second step on, ResNet-50, every optimizer")
+def launches(scale):
+    from numba.core import event
+
+    result = Result()
+    steps = 10
+    for name, make in OPTIMIZERS.items():
+        job = Job(make(), MODELS["resnet50"]())
+        launched, compiled = job.be.launches, job.be.compilations
+        with event.install_recorder("numba:compile") as recorder:
+            for _ in range(steps):
+                job.step()
+        per_step = (job.be.launches - launched) / steps
+        result.check(f"{name}: launches", (per_step,) * 3, "", "<= 1")
+        total = float(job.be.compilations - compiled + len(recorder.buffer))
+        result.check(f"{name}: compilations", (total,) * 3, "", "<= 0")
+    return result
+
+
+@row("huge", "one tensor of 2^31 + 1000 elements, GradientDescentMomentum without momentum: wrong elements", chosen_by_name_only=True)
+def huge(scale):
+    """Two arrays of 8.6 GB. Every element is checked, piece by piece, against the rule in NumPy."""
+    size, piece = 2**31 + 1000, 2**24 + 1
+    param, grad = np.empty(size, np.float32), np.empty(size, np.float32)
+
+    def values(low, high):
+        # Different in every piece, so that a wrapped index can't go unnoticed.
+        place = np.arange(low, high, dtype=np.int64)
+        return (place % 1009).astype(np.float32), (place % 10007).astype(np.float32)
+
+    pieces = [(low, min(low + piece, size)) for low in range(0, size, piece)]
+    for low, high in pieces:
+        param[low:high], grad[low:high] = values(low, high)
+    nbopt.GradientDescentMomentum(learning_rate=0.125, momentum_coef=0.0).optimize([nbopt.Parameters((param, grad))], 0)
+    wrong = 0
+    for low, high in pieces:
+        p, g = values(low, high)
+        wrong += np.count_nonzero(param[low:high] != np.float32(-0.125) * g + np.float32(1) * p)
+    result = Result(elements=size)
+    result.check("wrong elements", (float(wrong),) * 3, "", "<= 0")
+    return result

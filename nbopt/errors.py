@@ -41,6 +41,10 @@ class TraceError(NboptError, TypeError):
     """A rule, or an expression, asks for something that can't become a kernel."""
 
 
+class DeviceMemoryError(NboptError, MemoryError):
+    """A GPU has too little memory left."""
+
+
 class BackendError(NboptError, RuntimeError):
     """A backend is unknown, or it is known and can't be used here."""
 

@@ -68,7 +68,7 @@ class ArrayBackend(Backend):
         if update.plans is None:
             target = arrays[0][0]
             check_disjoint(values[:1])
-            arrays = [[target], *([self._operand(column[0], target)] for column in arrays[1:])]
+            arrays = [[target], *([self._operand(column[0], target)] for column in columns[1:])]
         else:
             check_disjoint(values)
         update.arrays = arrays

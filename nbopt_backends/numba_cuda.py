@@ -1,25 +1,365 @@
-"""NumbaCUDA: not built yet. The name is known, so that asking for it says why it can't be had."""
+"""NumbaCUDA: fused kernels on an NVIDIA GPU. The one file that uses numba.cuda, so that moving to its successor is one file's work."""
 
-from nbopt.backend import Backend
+import importlib.metadata
+import importlib.util
+import os
+import warnings
+from types import FunctionType
+
+import numpy as np
+
+from nbopt.errors import ArgumentError, BackendError, DeviceMemoryError, LayoutError
+from nbopt_backends import source
+from nbopt_backends.cuda_kernels import DIALECT, FAST, SIMULATED
+from nbopt_backends.device_backend import DeviceBackend
+
+try:
+    if importlib.util.find_spec("numba_cuda") is None:
+        raise ImportError("Numba's own, older numba.cuda is not enough")
+    from numba import cuda
+    from numba.cuda import types
+    from numba.cuda.cudadrv import driver as cuda_driver
+    from numba.cuda.extending import intrinsic  # noqa: F401  (cuda_primitives takes it from here)
+except ImportError as error:
+    cuda, _missing = None, error
+else:
+    _missing = "numba.cuda can't be imported"
+
+SIMULATING = cuda is not None and hasattr(cuda, "simulator") and not hasattr(cuda_driver, "binding")
+
+_INSTALL = 'pip install "nbopt[cuda13]" (for a driver of CUDA 13) or "nbopt[cuda12]"'
+# What each generation of the toolkit asks of the driver: https://docs.nvidia.com/cuda/cuda-toolkit-release-notes/
+_OLDEST_DRIVERS = {12: "525", 13: "580"}
+
+_started = False  # whether this process has used CUDA
+_forked = False  # whether it is the child of one that had
 
 
-class NumbaCUDA(Backend):
-    """The backend ``"cuda"``, which this version of nbopt does not have yet."""
+def _after_fork():
+    global _forked
+    _forked = _forked or _started
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+_FORKED = (
+    "this process was forked from one that had started CUDA, which does not survive a fork: start workers by "
+    'multiprocessing.get_context("spawn"), or use the GPU in the children only'
+)
+
+
+class Device:
+    """One GPU: memory, copies, events and launches, by numba-cuda. Streams are handles (int, 0 is the default stream).
+
+    Attributes
+    ----------
+    key : tuple
+        What compiled kernels depend on.
+    threads : int
+        Threads of a block.
+    most_blocks : int
+        Blocks of the largest launch: enough to fill the GPU.
+    """
+
+    threads = 256
+
+    def __init__(self, number):
+        global _started
+        self._gpu = cuda.gpus[number]
+        _started = True
+        with self.entered():
+            device = cuda.get_current_device()
+            self.name = device.name if isinstance(device.name, str) else device.name.decode()
+            self.compute_capability = tuple(device.compute_capability)
+            self.most_blocks = device.MULTIPROCESSOR_COUNT * (2048 // self.threads)
+        self.key = (number, self.compute_capability)
+        self._streams = {}
+        self._configured = {}
+
+    def entered(self):
+        """Return a context manager in which this is the thread's current device."""
+        if _forked:
+            raise BackendError(_FORKED)
+        return self._gpu
+
+    def blocks(self, pieces):
+        """Return how many blocks to launch for so many pieces of work."""
+        return max(1, min(pieces, self.most_blocks))
+
+    def _stream(self, handle):
+        found = self._streams.get(handle)
+        if found is None:
+            found = self._streams[handle] = cuda.external_stream(handle) if handle else cuda.default_stream()
+        return found
+
+    def allocate(self, size):
+        """Return (address, owner) of new memory. The memory is given back when the owner goes."""
+        try:
+            owner = cuda.current_context().memalloc(size)
+        except cuda_driver.CudaAPIError as error:
+            if "OUT_OF_MEMORY" not in str(error):
+                raise
+            free, whole = cuda.current_context().get_memory_info()
+            raise DeviceMemoryError(
+                f"the GPU is out of memory: {size:,} bytes were asked for, {free:,} of {whole:,} are free. Nothing was changed. Free tensors, or "
+                "have other libraries give back what they keep (torch.cuda.empty_cache(), cupy.get_default_memory_pool().free_all_blocks())"
+            ) from None
+        return int(owner.device_pointer_value), owner
+
+    def pinned(self, size):
+        """Return a new uint8 array in pinned host memory."""
+        return cuda.pinned_array(size, np.uint8)
+
+    def copy_in(self, address, values, stream):
+        """Queue a copy of a contiguous host array to the device; it is asynchronous where the array is pinned."""
+        cuda_driver.driver.cuMemcpyHtoDAsync(address, values.ctypes.data, values.nbytes, stream)
+
+    def copy_out(self, values, address, stream):
+        """Copy from the device into a contiguous host array, and wait for it."""
+        cuda_driver.driver.cuMemcpyDtoHAsync(values.ctypes.data, address, values.nbytes, stream)
+        self.synchronize(stream)
+
+    def zero(self, address, size, stream):
+        """Queue the zeroing of memory."""
+        cuda_driver.driver.cuMemsetD8Async(address, 0, size, stream)
+
+    def event(self):
+        """Return a new event, without timing."""
+        return cuda.event(timing=False)
+
+    def record(self, event, stream):
+        """Record an event: it is done when what is queued on the stream now is done."""
+        event.record(self._stream(stream))
+
+    def wait(self, event, stream):
+        """Let what is queued on a stream from now on wait for an event."""
+        event.wait(self._stream(stream))
+
+    def wait_on_host(self, event):
+        """Wait until an event is done."""
+        event.synchronize()
+
+    def synchronize(self, stream):
+        """Wait until everything queued on a stream is done."""
+        self._stream(stream).synchronize()
+
+    def device_of(self, address):
+        """Return the number of the GPU that an address belongs to, or raise LayoutError where it belongs to none."""
+        attribute = cuda_driver.binding.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        with self.entered():
+            try:
+                return int(cuda_driver.driver.cuPointerGetAttribute(attribute, address))
+            except cuda_driver.CudaAPIError:
+                raise LayoutError("the array says that it is on a GPU, and the driver does not know its address") from None
+
+    def launch(self, kernel, blocks, stream, arguments):
+        """Queue a kernel."""
+        key = (kernel, blocks, stream)
+        configured = self._configured.get(key)
+        if configured is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that a small step does not fill the GPU
+                configured = kernel[blocks, self.threads, self._stream(stream)]
+            if len(self._configured) > 4096:
+                self._configured.clear()
+            self._configured[key] = configured
+        configured(*arguments)
+
+
+class SimulatedDevice:
+    """The same over host memory, for Numba's CUDA simulator. Few threads: each is a Python thread, and no result depends on their number."""
+
+    name, compute_capability, key = "simulator", (0, 0), ("simulator",)
+    threads, most_blocks = 4, 2
+
+    def __init__(self, number):
+        if number != 0:
+            raise BackendError(f"there is no GPU {number}: the simulator has number 0 only")
+
+    def entered(self):
+        """Return a context manager that does nothing."""
+        return cuda.gpus[0]
+
+    def blocks(self, pieces):
+        """Return how many blocks to launch for so many pieces of work."""
+        return max(1, min(pieces, self.most_blocks))
+
+    def allocate(self, size):
+        """Return (address, owner) of new memory, with values that show where they are used."""
+        owner = np.full(size + 15, 0xA5, np.uint8)
+        return -(-owner.ctypes.data // 16) * 16, owner
+
+    def pinned(self, size):
+        """Return a new uint8 array."""
+        return np.empty(size, np.uint8)
+
+    def copy_in(self, address, values, stream):
+        """Copy a contiguous array to an address."""
+        _bytes_at(address, values.nbytes)[:] = values.reshape(-1).view(np.uint8)
+
+    def copy_out(self, values, address, stream):
+        """Copy from an address into a contiguous array."""
+        values.reshape(-1).view(np.uint8)[:] = _bytes_at(address, values.nbytes)
+
+    def zero(self, address, size, stream):
+        """Zero memory."""
+        _bytes_at(address, size)[:] = 0
+
+    def event(self):
+        """Return an event."""
+        return cuda.event()
+
+    def record(self, event, stream):
+        """Do nothing: everything is done at once."""
+
+    wait = record
+
+    def wait_on_host(self, event):
+        """Do nothing."""
+
+    def synchronize(self, stream):
+        """Do nothing."""
+
+    def device_of(self, address):
+        """Return 0."""
+        return 0
+
+    def launch(self, kernel, blocks, stream, arguments):
+        """Run a kernel."""
+        kernel[blocks, self.threads](*map(int, arguments))
+
+
+def _bytes_at(address, size):
+    import ctypes
+
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+
+
+class NumbaCUDA(DeviceBackend):
+    """The backend ``"cuda"``: each program becomes one numba-cuda kernel over all tensors, which stay in device memory.
+
+    Parameters are those of `nbopt.Backend`; ``device_id`` picks the GPU. See `DeviceBackend` for streams.
+    """
 
     name = "cuda"
-    memory = "cuda"
+
+    def __init__(self, **options):
+        problem = self.problem()
+        if problem:
+            raise BackendError(f'the backend "cuda" can\'t be used here: {problem}')
+        super().__init__(**options)
+
+    def open_device(self, number):
+        """Return what drives GPU `number`."""
+        if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 0:
+            raise ArgumentError(f"device_id must be the number of a GPU, an int from 0 on, not {number!r}")
+        if SIMULATING:
+            return SimulatedDevice(number)
+        if number >= len(cuda.gpus):
+            raise BackendError(f"there is no GPU {number}: device_id can be 0 to {len(cuda.gpus) - 1} here")
+        return Device(int(number))
 
     @classmethod
     def problem(cls):
-        """Return why the backend can't be used."""
+        """Return why the backend can't be used on this machine and what to do about it, or None where it can."""
         try:
-            from numba import cuda
-
-            present = cuda.is_available()
+            from numba import cuda as installed
         except ImportError:
-            present = None
-        if present is None:
-            return 'numba-cuda is not installed; type: pip install "numba-cuda[cu13]" (or "numba-cuda[cu12]", by the driver)'
-        if not present:
-            return "no NVIDIA GPU with a working driver was found. With one, numba-cuda is needed too: pip install \"numba-cuda[cu13]\""
-        return "this version of nbopt has no CUDA kernels yet; use \"cpu\""
+            installed = None
+        if cuda is None or installed is None:
+            return f"numba-cuda is not installed, through which the GPU is used ({_missing}); type: {_INSTALL}"
+        if SIMULATING:
+            return None
+        if _forked:
+            return _FORKED
+        nothing = "no NVIDIA GPU with a working driver was found{}. With one, numba-cuda is needed too: " + _INSTALL
+        if not cuda.is_available():
+            return nothing.format("")
+        try:
+            driver = cuda_driver.driver.get_version()
+            count = len(cuda.gpus)
+        except Exception as error:  # whatever the driver, or its absence, leads to
+            return nothing.format(f" ({' '.join(str(error).split())})")
+        if count == 0:
+            return "the driver finds no NVIDIA GPU: is it hidden by CUDA_VISIBLE_DEVICES?"
+        return too_old(driver, _toolkit())
+
+    def report(self):
+        """Return what ``python -m nbopt`` says about this backend, a dict of label -> text."""
+        found = {"GPU": f"{self.device_id}: {self.device.name}, compute capability {'.'.join(map(str, self.device.compute_capability))}"}
+        if not SIMULATING:
+            with self.device.entered():
+                free, whole = cuda.current_context().get_memory_info()
+            found["memory"] = f"{free / 2**30:.1f} of {whole / 2**30:.1f} GiB free"
+            found["driver"] = "CUDA " + ".".join(map(str, cuda_driver.driver.get_version()))
+            found["toolkit"] = "CUDA " + ".".join(map(str, _toolkit()))
+            found["numba-cuda"] = importlib.metadata.version("numba-cuda")
+        found["cache folder"] = str(source.cache_folder())
+        return found
+
+    def _dialect(self):
+        return SIMULATED if SIMULATING else FAST if self.fast_math else DIALECT
+
+    def compile(self, module, name, count, cache):
+        """Return a compiled kernel of a module."""
+        function = getattr(module, name)
+        if SIMULATING:
+            self.compilations += 1
+            return cuda.jit(_quiet(function))
+        signature = types.void(*[types.int64] * count)
+        kernel = cuda.jit(signature, cache=cache, fastmath=self.fast_math)(function)
+        self.compilations += not sum(kernel.stats.cache_hits.values())
+        return kernel
+
+
+def ptx(text, stem, name, count, compute_capability, fast_math=False):
+    """Return the PTX of a kernel, which needs no GPU.
+
+    Parameters
+    ----------
+    text : str
+        A module's, from `cuda_kernels`.
+    stem : str
+        See `source.load`.
+    name : str
+        Which function of it.
+    count : int
+        How many int64 arguments it takes.
+    compute_capability : tuple of int
+        Such as ``(9, 0)``.
+    """
+    signature = types.void(*[types.int64] * count)
+    function = getattr(source.load(text, stem), name)
+    return cuda.compile(function, signature, cc=compute_capability, device=False, abi="numba", output="ptx", fastmath=fast_math)[0]
+
+
+def too_old(driver, toolkit):
+    """Return what to do where a driver, (major, minor) of the CUDA that it supports, is too old for a toolkit, or None where it isn't."""
+    if toolkit is None or driver[0] >= toolkit[0]:
+        return None
+    wanted = _OLDEST_DRIVERS.get(toolkit[0], "newer")
+    mend = f'type: pip uninstall cuda-toolkit && pip install "nbopt[cuda{driver[0]}]"' if driver[0] in _OLDEST_DRIVERS else "both 12 and 13 are newer"
+    return (
+        f"the driver supports CUDA {'.'.join(map(str, driver))} and the installed toolkit is {'.'.join(map(str, toolkit))}: "
+        f"update the driver (to {wanted} or later), or install the toolkit that fits it ({mend})"
+    )
+
+
+def _toolkit():
+    try:
+        return tuple(cuda.runtime.get_version())
+    except Exception:  # no toolkit where numba-cuda looks for it: compiling will say so
+        return None
+
+
+def _quiet(function):
+    """Return a function that runs `function` without NumPy's floating-point warnings: those settings are each thread's own."""
+    errstate = np.errstate
+
+    def run(*arguments):
+        with errstate(all="ignore"):
+            function(*arguments)
+
+    # The simulator exchanges `cuda` in the globals of what it runs.
+    return FunctionType(run.__code__, function.__globals__, function.__name__, None, run.__closure__)

@@ -7,6 +7,7 @@ content, so a changed kernel is another module.
 import atexit
 import functools
 import hashlib
+import importlib.metadata
 import os
 import pathlib
 import shutil
@@ -67,12 +68,23 @@ def _remove(folder, process):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+# What generated modules import and compile into themselves.
+_HELPERS = ("cpu_drivers.py", "cpu_primitives.py", "cuda_primitives.py", "scalar.py", "xoroshiro.py")
+
+
+def _numba_cuda_version():
+    try:
+        return importlib.metadata.version("numba-cuda")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 @functools.cache
 def _toolchain():
     """Return what a cached kernel depends on besides its own text: Numba checks only the file that a function stands in."""
     here = pathlib.Path(__file__).parent
-    helpers = b"".join((here / name).read_bytes() for name in ("cpu_drivers.py", "cpu_primitives.py", "scalar.py"))
-    versions = f"{sys.version_info[:3]} {numba.__version__} {llvmlite.__version__}"
+    helpers = b"".join((here / name).read_bytes() for name in _HELPERS)
+    versions = f"{sys.version_info[:3]} {numba.__version__} {llvmlite.__version__} {_numba_cuda_version()}"
     return hashlib.sha256(helpers + versions.encode()).hexdigest()
 
 

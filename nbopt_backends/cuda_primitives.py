@@ -1,0 +1,279 @@
+"""What generated CUDA kernels are made of: loads, stores and operations as NVVM sees them.
+
+Memory is reached by address: a table gives the address of each slot of each tensor as an int64. Every arithmetic operation is one of NVVM's
+that rounds to nearest by itself, so that neither NVVM nor ptxas contracts a product and a sum into one fma.
+"""
+
+import ast
+import inspect
+import textwrap
+from types import FunctionType
+
+from llvmlite import ir
+
+from nbopt_backends import scalar
+from nbopt_backends.numba_cuda import cuda, intrinsic, types
+
+float32, float64, int64 = types.float32, types.float64, types.int64
+_FLOAT, _DOUBLE, _WORD = ir.FloatType(), ir.DoubleType(), ir.IntType(64)
+_GLOBAL = 1  # NVVM's address space of device memory
+_SUFFIX = {float32: "f", float64: "d"}
+
+#: Decorates a helper of generated text.
+inline = cuda.jit(device=True, inline="always")
+
+
+def _global(builder, address, llvm_type, index):
+    """Return the pointer to element `index` of global memory from `address` on."""
+    pointer = builder.inttoptr(address, ir.PointerType(llvm_type, _GLOBAL))
+    return builder.gep(pointer, [index], inbounds=True)
+
+
+def _memory_access(element, llvm_type):
+    """Return the load and the store intrinsic of one element type. The slot is for targets that tell slots apart."""
+
+    @intrinsic
+    def load(context, address, index, slot):
+        def codegen(ctx, builder, signature, args):
+            index = builder.sext(args[1], _WORD) if args[1].type.width < 64 else args[1]
+            return builder.load(_global(builder, args[0], llvm_type, index))
+
+        return element(types.int64, index, slot), codegen
+
+    @intrinsic
+    def store(context, address, index, slot, value):
+        def codegen(ctx, builder, signature, args):
+            index = builder.sext(args[1], _WORD) if args[1].type.width < 64 else args[1]
+            builder.store(args[3], _global(builder, args[0], llvm_type, index))
+            return ctx.get_dummy_value()
+
+        return types.void(types.int64, index, slot, element), codegen
+
+    return load, store
+
+
+def _vector_access(element, llvm_type, item_size, count):
+    """Return the load and the store intrinsic of `count` elements that start at a multiple of 16 bytes, in accesses of 16 bytes."""
+    per_access = 16 // item_size
+    vector = ir.VectorType(llvm_type, per_access)
+    parts = range(count // per_access)
+
+    def pointer(builder, args, part):
+        first = builder.add(args[1], ir.Constant(_WORD, part * per_access))
+        return builder.bitcast(_global(builder, args[0], llvm_type, first), ir.PointerType(vector, _GLOBAL))
+
+    def lane(k):
+        return ir.Constant(ir.IntType(32), k)
+
+    @intrinsic
+    def load(context, address, index):
+        def codegen(ctx, builder, signature, args):
+            loaded = [builder.load(pointer(builder, args, part), align=16) for part in parts]
+            values = [builder.extract_element(value, lane(k)) for value in loaded for k in range(per_access)]
+            return ctx.make_tuple(builder, signature.return_type, values)
+
+        return types.UniTuple(element, count)(types.int64, types.int64), codegen
+
+    @intrinsic
+    def store(context, address, index, *values):
+        def codegen(ctx, builder, signature, args):
+            values = [builder.extract_value(args[2], k) for k in range(count)]
+            for part in parts:
+                whole = ir.Constant(vector, ir.Undefined)
+                for k in range(per_access):
+                    whole = builder.insert_element(whole, values[part * per_access + k], lane(k))
+                builder.store(whole, pointer(builder, args, part), align=16)
+            return ctx.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.StarArgUniTuple(element, count)), codegen
+
+    return load, store
+
+
+load_float32, store_float32 = _memory_access(float32, _FLOAT)
+load_float64, store_float64 = _memory_access(float64, _DOUBLE)
+load_int64, store_int64 = _memory_access(int64, _WORD)
+load_float32x4, store_float32x4 = _vector_access(float32, _FLOAT, 4, 4)
+load_float64x4, store_float64x4 = _vector_access(float64, _DOUBLE, 8, 4)
+load_float64x2, store_float64x2 = _vector_access(float64, _DOUBLE, 8, 2)
+
+
+def _called(builder, name, args):
+    """Emit a call of an NVVM or libdevice function whose operands and result have one type."""
+    function_type = ir.FunctionType(args[0].type, [arg.type for arg in args])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, function_type, name)
+    return builder.call(function, args)
+
+
+def _function(names, arity):
+    """Return an intrinsic that calls one function for each floating type; `names` gives its name by the type."""
+
+    def typed(*operands):
+        kind = operands[0]
+        if kind not in names or any(operand != kind for operand in operands):
+            return None
+
+        def codegen(ctx, builder, signature, args):
+            return _called(builder, names[kind], args)
+
+        return kind(*operands), codegen
+
+    if arity == 1:
+
+        @intrinsic
+        def call(context, a):
+            return typed(a)
+    else:
+
+        @intrinsic
+        def call(context, a, b):
+            return typed(a, b)
+
+    return call
+
+
+def _rounded(name, integer):
+    """Return an arithmetic intrinsic of two operands: NVVM's rounded one for floating types, and `integer` for int64."""
+
+    @intrinsic
+    def call(context, a, b):
+        if a in _SUFFIX and a == b:
+
+            def codegen(ctx, builder, signature, args):
+                left, right = args
+                if name == "sub":
+                    # -b, which is exact, so the sum rounds as the difference does. (NVVM's LLVM has no fneg instruction.)
+                    right = builder.fsub(ir.Constant(right.type, -0.0), right)
+                return _called(builder, f"llvm.nvvm.{'add' if name == 'sub' else name}.rn.{_SUFFIX[a]}", [left, right])
+
+            return a(a, a), codegen
+        if isinstance(a, types.Integer) and isinstance(b, types.Integer) and integer:
+            return int64(int64, int64), lambda ctx, builder, signature, args: getattr(builder, integer)(*args)
+        return None
+
+    return call
+
+
+add, subtract, multiply, divide = _rounded("add", "add"), _rounded("sub", "sub"), _rounded("mul", "mul"), _rounded("div", None)
+sqrt = _function({kind: f"llvm.nvvm.sqrt.rn.{suffix}" for kind, suffix in _SUFFIX.items()}, 1)
+absolute = _function({float32: "llvm.nvvm.fabs.f", float64: "llvm.nvvm.fabs.d"}, 1)
+
+
+def _libdevice(name, arity=1):
+    return _function({float32: f"__nv_{name}f", float64: f"__nv_{name}"}, arity)
+
+
+exp, exp2, log, log2, tanh, rint = map(_libdevice, ("exp", "exp2", "log", "log2", "tanh", "rint"))
+power = _libdevice("pow", 2)
+
+
+def _extreme(name):
+    """Return maximum or minimum.
+
+    PTX's max and min order -0 below +0 and drop NaN (the variant that keeps it needs compute capability 8.0, and there is none for float64).
+    """
+
+    @intrinsic
+    def call(context, a, b):
+        if a not in _SUFFIX or a != b:
+            return None
+
+        def codegen(ctx, builder, signature, args):
+            found = _called(builder, f"llvm.nvvm.{name}.{_SUFFIX[a]}", args)
+            nan = _called(builder, f"llvm.nvvm.add.rn.{_SUFFIX[a]}", args)
+            return builder.select(builder.fcmp_unordered("uno", *args), nan, found)
+
+        return a(a, a), codegen
+
+    return call
+
+
+maximum, minimum = _extreme("fmax"), _extreme("fmin")
+
+
+def _bit_casts(floating, llvm_float, llvm_integer):
+    @intrinsic
+    def bits(context, value):
+        def codegen(ctx, builder, signature, args):
+            found = builder.bitcast(args[0], llvm_integer)
+            return found if llvm_integer.width == 64 else builder.zext(found, _WORD)
+
+        return types.int64(floating), codegen
+
+    @intrinsic
+    def from_bits(context, value):
+        def codegen(ctx, builder, signature, args):
+            found = args[0] if llvm_integer.width == 64 else builder.trunc(args[0], llvm_integer)
+            return builder.bitcast(found, llvm_float)
+
+        return floating(types.int64), codegen
+
+    return bits, from_bits
+
+
+bits_float32, from_bits_float32 = _bit_casts(float32, _FLOAT, ir.IntType(32))
+bits_float64, from_bits_float64 = _bit_casts(float64, _DOUBLE, _WORD)
+
+
+@inline
+def address(row, slot, offset, item_size):
+    """Return the address of element `offset` of a slot, given the address of its tensor's row in the table."""
+    return load_int64(row, slot, -1) + offset * item_size
+
+
+@inline
+def place(geometry, row, slot, position):
+    """Return the address of the element at a C-order position of a slot that may be strided; see `plan.Group` for geometries."""
+    shape = load_int64(geometry, slot, -1)
+    here = load_int64(row, slot, -1)
+    if load_int64(shape, 0, -1) == 0:
+        here += position * load_int64(shape, 1, -1)
+    else:
+        ndim = load_int64(shape, 2, -1)
+        axis = ndim - 1
+        while axis >= 0:
+            extent = load_int64(shape, 3 + axis, -1)
+            outer = position // extent
+            here += (position - outer * extent) * load_int64(shape, 3 + ndim + axis, -1)
+            position = outer
+            axis -= 1
+    return here
+
+
+@inline
+def beats(x, y, kind):
+    """Return whether x goes before y where the largest (kind 2) or smallest (kind 3) value is looked for: NaN goes first."""
+    return y == y and (x != x or (x > y if kind == 2 else x < y))
+
+
+class _Spelled(ast.NodeTransformer):
+    """Replaces infix arithmetic by calls of the operations above."""
+
+    names = {ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply", ast.Div: "divide"}
+
+    def visit_BinOp(self, node):
+        self.generic_visit(node)
+        if type(node.op) not in self.names:
+            return node
+        return ast.copy_location(ast.Call(ast.Name(self.names[type(node.op)], ast.Load()), [node.left, node.right], []), node)
+
+
+def _compiled(function):
+    """Compile a formula of `nbopt_backends.scalar` with this module's names and operations."""
+    tree = _Spelled().visit(ast.parse(textwrap.dedent(inspect.getsource(function))))
+    code = compile(ast.fix_missing_locations(tree), inspect.getsourcefile(function), "exec")
+    names: dict = {}
+    exec(code, globals(), names)
+    made = names[function.__name__]
+    return inline(FunctionType(made.__code__, globals(), function.__name__))
+
+
+shift_float32, shift_float64 = _compiled(scalar.shift_float32), _compiled(scalar.shift_float64)
+ldexp_float32, ldexp_float64 = _compiled(scalar.ldexp_float32), _compiled(scalar.ldexp_float64)
+
+__all__ = [
+    "absolute", "add", "address", "beats", "cuda", "divide", "exp", "exp2", "float32", "float64", "inline", "int64", "ldexp_float32",
+    "ldexp_float64", "load_float32", "load_float32x4", "load_float64", "load_float64x2", "load_float64x4", "load_int64", "log", "log2", "maximum",
+    "minimum", "multiply", "place", "power", "rint", "shift_float32", "shift_float64", "sqrt", "store_float32", "store_float32x4", "store_float64",
+    "store_float64x2", "store_float64x4", "store_int64", "subtract", "tanh",
+]  # fmt: skip

@@ -1,0 +1,229 @@
+"""DeviceArray: an array in a GPU's memory, its own or a foreign one, of which the host knows everything but the values."""
+
+import ctypes
+import math
+
+import numpy as np
+
+from nbopt.errors import LayoutError, OperandError
+
+_CUDA, _CUDA_MANAGED = 2, 13  # DLPack's codes of memory that a CUDA kernel can read
+
+
+class _Somewhere:
+    """What NumPy needs to make an array over memory that it must never touch. Keeps the memory's owner alive."""
+
+    def __init__(self, address, shape, strides, item_size, owner):
+        self.owner = owner
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": shape,
+            "strides": strides,
+            "typestr": f"|V{item_size}",
+            "data": (address, False),
+        }
+
+
+class DeviceArray:
+    """An array in device memory.
+
+    Attributes
+    ----------
+    home : DeviceBackend
+        Whose it is: the backend that made or wrapped it.
+    address : int
+        Of the first element.
+    shape : tuple of int
+    dtype : numpy.dtype
+    strides : tuple of int
+        In bytes.
+    owner : object
+        What keeps the memory alive.
+    readonly : bool
+    pointer : callable or None
+        Returns the address now, for foreign arrays whose memory can be exchanged under the same object (PyTorch's ``p.data = ...``).
+    c_contiguous : bool
+    """
+
+    __slots__ = ("__weakref__", "address", "c_contiguous", "dtype", "home", "owner", "pointer", "readonly", "shape", "strides")
+
+    def __init__(self, home, address, shape, dtype, strides=None, owner=None, readonly=False, pointer=None):
+        self.home, self.address, self.shape, self.dtype = home, address, shape, dtype
+        self.owner, self.readonly, self.pointer = owner, readonly, pointer
+        contiguous = _c_strides(shape, dtype.itemsize)
+        # The strides of an axis of length 1 mean nothing, and libraries fill them in differently.
+        self.c_contiguous = strides is None or 0 in shape or all(n == 1 or a == b for n, a, b in zip(shape, strides, contiguous))
+        self.strides = contiguous if self.c_contiguous else tuple(strides)
+
+    @property
+    def size(self):
+        """Int : the number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def ndim(self):
+        """Int : the number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def nbytes(self):
+        """Int : the number of bytes of all elements."""
+        return self.size * self.dtype.itemsize
+
+    @property
+    def flags(self):
+        """DeviceArray : itself, which has ``c_contiguous``, as NumPy's flags do."""
+        return self
+
+    def layout(self):
+        """Return a numpy.ndarray with the same address, shape, dtype and strides, to compute with these. Reading its values is an error."""
+        somewhere = _Somewhere(self.address or 1, self.shape, self.strides, self.dtype.itemsize, self.owner)
+        array = np.asarray(somewhere).view(self.dtype)
+        array.flags.writeable = not self.readonly
+        return array
+
+    def viewed(self, layout):
+        """Return the part of this array's memory that `layout`, a view of ``self.layout()``, stands for."""
+        address = layout.__array_interface__["data"][0]
+        return DeviceArray(self.home, address, layout.shape, layout.dtype, layout.strides, self.owner, self.readonly)
+
+    def refresh(self):
+        """Read the address again, where it can change."""
+        if self.pointer is not None:
+            same = self.owner.is_contiguous() if self.c_contiguous else _torch_strides(self.owner) == self.strides
+            if tuple(self.owner.shape) != self.shape or not same:
+                raise LayoutError(
+                    f"an array of shape {self.shape} has got memory of shape {tuple(self.owner.shape)}, or of other strides, since it was "
+                    "wrapped: wrap it again"
+                )
+            self.address = self.pointer()
+
+    def __getitem__(self, key):
+        return self.viewed(self.layout()[key])
+
+    # --- for other libraries ---
+
+    @property
+    def __cuda_array_interface__(self):
+        return {
+            "version": 3,
+            "shape": self.shape,
+            "typestr": self.dtype.str,
+            "data": (self.address if self.size else 0, self.readonly),
+            "strides": None if self.c_contiguous else self.strides,
+            "stream": self.home.used_stream() or 1,  # 1 is the default stream
+        }
+
+    def __dlpack_device__(self):
+        return _CUDA, self.home.device_id
+
+    def __dlpack__(self, *, stream=None, **options):
+        """Return a DLPack capsule. The consumer's stream waits for what is queued here; -1: it takes care of that by itself."""
+        if stream != -1:
+            self.home.order_before(0 if stream in (None, 1) else stream)
+        capsule = self.layout().__dlpack__()  # NumPy writes the structure, and its capsule keeps the memory's owner alive
+        structure = ctypes.pythonapi.PyCapsule_GetPointer
+        structure.restype, structure.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        _DLTensor.from_address(structure(capsule, b"dltensor")).device[:] = self.__dlpack_device__()
+        return capsule
+
+
+class _DLTensor(ctypes.Structure):
+    """The beginning of DLPack's DLManagedTensor: see dlpack.h."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
+
+
+def _c_strides(shape, item_size):
+    strides = []
+    for n in reversed(shape):
+        strides.append(item_size)
+        item_size *= max(n, 1)
+    return tuple(reversed(strides))
+
+
+def _on_host(obj):
+    return LayoutError(
+        f"the array ({type(obj).__name__}) is in the host's memory, and the backend \"cuda\" works on the GPU's. be.array(x) makes a tensor with "
+        "a copy; cupy.asarray(x) or torch.as_tensor(x, device='cuda') make device arrays, which are used without a copy"
+    )
+
+
+def from_foreign(home, obj):
+    """Return a DeviceArray that shares the memory of a CuPy, PyTorch or Numba device array, or of any that exports DLPack for CUDA.
+
+    Raises
+    ------
+    LayoutError
+        If the array is in the host's memory or on another GPU.
+    OperandError
+        If `obj` is no array.
+    """
+    if hasattr(obj, "data_ptr") and hasattr(obj, "is_cuda"):
+        return _from_torch(home, obj)
+    if hasattr(obj, "__cuda_array_interface__"):
+        return _from_interface(home, obj, obj.__cuda_array_interface__)
+    if isinstance(obj, (np.ndarray, np.generic)):
+        raise _on_host(obj)
+    if hasattr(obj, "__dlpack__") and hasattr(obj, "__dlpack_device__"):
+        return _from_dlpack(home, obj)
+    raise OperandError(f"{type(obj).__name__} is no array whose memory could be shared. be.array(x) makes a tensor with a copy of its values")
+
+
+def _torch_strides(tensor):
+    return tuple(step * tensor.element_size() for step in tensor.stride())
+
+
+def _from_torch(home, tensor):
+    """Wrap a PyTorch tensor by its pointer: parameters refuse to be exported while they require gradients."""
+    if not tensor.is_cuda:
+        raise _on_host(tensor)
+    home.check_device(tensor.get_device())
+    home.follow("torch")
+    dtype = home.storage_dtype(str(tensor.dtype).removeprefix("torch."))
+    strides = None if tensor.is_contiguous() else _torch_strides(tensor)
+    return DeviceArray(home, tensor.data_ptr(), tuple(tensor.shape), dtype, strides, tensor, pointer=tensor.data_ptr)
+
+
+def _from_interface(home, obj, interface):
+    if interface.get("mask") is not None:
+        raise LayoutError("a masked array has no value where it is masked: fill it first")
+    address, readonly = interface["data"]
+    shape = tuple(interface["shape"])
+    dtype = np.dtype(interface["typestr"])
+    if not dtype.isnative:
+        raise LayoutError(f"the array is byte-swapped ({dtype.str}): convert it on the host")
+    device = getattr(getattr(obj, "device", None), "id", None)  # CuPy's; with others the driver knows
+    home.check_device(home.device.device_of(address) if device is None and address else device)
+    if type(obj).__module__.partition(".")[0] == "cupy":
+        home.follow("cupy")
+    else:
+        home.wait_for(interface.get("stream"))
+    return DeviceArray(home, address, shape, home.storage_dtype(dtype), interface.get("strides"), obj, bool(readonly))
+
+
+def _from_dlpack(home, obj):
+    kind, device = obj.__dlpack_device__()
+    if kind not in (_CUDA, _CUDA_MANAGED):
+        raise _on_host(obj)
+    home.check_device(device)
+    capsule = obj.__dlpack__(stream=home.used_stream() or 1)  # the producer makes that stream wait for what it has queued
+    structure = ctypes.pythonapi.PyCapsule_GetPointer
+    structure.restype, structure.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    found = _DLTensor.from_address(structure(capsule, b"dltensor"))
+    names = {(2, 16): "float16", (2, 32): "float32", (2, 64): "float64", (4, 16): "bfloat16"}
+    dtype = home.storage_dtype(names.get((found.code, found.bits), f"DLPack type {found.code} of {found.bits} bits"))
+    shape = tuple(found.shape[: found.ndim])
+    strides = tuple(step * dtype.itemsize for step in found.strides[: found.ndim]) if found.strides else None
+    # An unused capsule frees the producer's memory when it goes, so holding it is all that is needed.
+    return DeviceArray(home, (found.data or 0) + found.byte_offset, shape, dtype, strides, (capsule, obj))

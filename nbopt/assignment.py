@@ -74,7 +74,8 @@ class TensorTracer(Tracer):
         super().__init__(())
         self.tensors = []
         self._slots = {}
-        self._target = target
+        # Nodes hash by identity, and the dictionary keeps them alive, so an id can't be used twice while it is here.
+        self._values = {}
         self._slot_of(target)
 
     def assign(self, value):
@@ -82,10 +83,14 @@ class TensorTracer(Tracer):
         self.store(0, value)
 
     def leaf(self, node):
-        """Return the current value of the tensor `node`."""
-        if not isinstance(node, Tensor):
-            raise OperandError(f"{node!r} belongs to a rule and has no values outside it")
-        return self.load(self._slot_of(node))
+        """Return the operand code of a tensor or an expression, emitting what it needs; shared parts once."""
+        if isinstance(node, Tensor):
+            return self.load(self._slot_of(node))
+        if node not in self._values:
+            line = (node.op, *[self.operand(arg) for arg in node.args])
+            self.code.append(line)
+            self._values[node] = len(self.code) - 1
+        return self._values[node]
 
     def _slot_of(self, tensor):
         slot = self._slots.get(tensor)

@@ -208,7 +208,14 @@ class Backend:
         if tracing.active:
             raise TraceError("a rule assigns its own slots and nothing else: what else it needs must be a number or one of its states")
         if hasattr(value, "__array__") and not isinstance(value, (Node, np.generic)):
+            value = np.asanyarray(value)
+            if target.rounding is not False:
+                storable = value.dtype if value.dtype.name in ("float32", "float16", "bfloat16") else np.float64
+                self.update(self._assignment(target, self.array(value, storable)))
+                return
             self.set_values(target, value)
+            with self._lock:
+                self._updates += 1
         else:
             self.update(self._assignment(target, value if isinstance(value, Node) else as_number(value)))
 

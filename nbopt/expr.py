@@ -1,16 +1,12 @@
 """Lazy expressions: the trees that operators and `be` ops build, and that an assignment evaluates."""
 
-import itertools
 import numbers
+from typing import Any
 
 import numpy as np
 
 from nbopt.errors import OperandError, TraceError
 from nbopt.ops import COMPOSED, PRIMITIVES, evaluate_numbers
-
-# Orders the building of expressions and the assignments inside a rule, so that a stale expression can be told. One counter serves all
-# threads; next() on it is atomic.
-clock = itertools.count()
 
 
 def apply(name, *operands):
@@ -21,15 +17,16 @@ def apply(name, *operands):
     OperandError
         If an operand is no tensor, expression or real number.
     """
-    symbolic = False
+    node = None
     checked = []
     for operand in operands:
         if isinstance(operand, Node):
-            symbolic = True
+            # A value of a rule decides over a tensor, which has no business there.
+            node = operand if node is None or node.build is _tree else node
         elif type(operand) is not float:
             operand = as_number(operand)
         checked.append(operand)
-    return Expr(name, tuple(checked)) if symbolic else evaluate_numbers(name, *checked)
+    return evaluate_numbers(name, *checked) if node is None else node.build(name, tuple(checked))
 
 
 def apply_named(name, *operands):
@@ -56,25 +53,23 @@ def as_number(value):
 
 def _binary(name):
     def method(self, other):
-        # The common cases without a call more than needed: this runs a dozen times in every step.
-        if type(other) is not float and not isinstance(other, Node):
-            other = as_number(other)
-        return Expr(name, (self, other))
+        return apply(name, self, other)
 
     return method
 
 
 def _reflected(name):
     def method(self, other):
-        return Expr(name, (other if type(other) is float else as_number(other), self))
+        return apply(name, other, self)
 
     return method
 
 
 class Node:
-    """Anything that can stand in an expression: operators on it build an `Expr`."""
+    """Anything that can stand in an expression. Operators on it call ``build(op, args)``, which gives an `Expr` unless a subclass says other."""
 
     __slots__ = ()
+    build: Any
     __array_ufunc__ = None  # NumPy scalars and arrays leave operators to us
     __hash__ = object.__hash__
 
@@ -93,13 +88,13 @@ class Node:
         return apply("power", other, self)
 
     def __neg__(self):
-        return Expr("negative", (self,))
+        return self.build("negative", (self,))
 
     def __pos__(self):
         return self
 
     def __abs__(self):
-        return Expr("absolute", (self,))
+        return self.build("absolute", (self,))
 
     def __bool__(self):
         raise TraceError(
@@ -124,16 +119,13 @@ class Expr(Node):
         A primitive's name.
     args : tuple
         Nodes and floats.
-    time : int
-        When it was built, by `clock`.
     """
 
-    __slots__ = ("args", "op", "time")
+    __slots__ = ("args", "op")
 
     def __init__(self, op, args):
         self.op = op
         self.args = args
-        self.time = next(clock)
 
     def __getitem__(self, key):
         raise OperandError("an expression can't be indexed: index the tensors in it, or assign it to a tensor first")
@@ -164,6 +156,14 @@ class Reduction(Node):
 
     def __repr__(self):
         return f"<expression {self.op}(..., axis={self.axis})>"
+
+
+def _tree(op, args):
+    return Expr(op, args)
+
+
+# Tensors and expressions build trees, which an assignment evaluates; the values of a rule have a way of their own (nbopt.trace).
+Node.build = staticmethod(_tree)
 
 
 def is_op(name):

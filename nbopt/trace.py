@@ -1,4 +1,4 @@
-"""Tracing: from assignments of expressions to a `Program`, the straight-line code that backends run.
+"""Tracing: from a rule's operations and assignments to a `Program`, the straight-line code that backends run.
 
 A program is a tuple of instructions. The value of an instruction is known by its position; operands from 0 on are such values, operands
 below 0 are run-time scalars (``~j`` is scalar j):
@@ -7,16 +7,18 @@ below 0 are run-time scalars (``~j`` is scalar j):
     ("store", slot, value)   write a slot; its value is what was stored, after rounding
     (op, operand, ...)       a primitive of `nbopt.ops`
 
-For RMSProp with slots param, grad, r and scalars [bsz, decay, 1 - decay, ...] this begins
+For RMSProp with slots param, grad, r and scalars [decay, 1 - decay, bsz, ...] this begins
 
-    0 ("load", 2)   1 ("multiply", ~1, 0)   2 ("load", 1)   3 ("divide", 2, ~0)   ...
+    0 ("load", 2)   1 ("multiply", ~0, 0)   2 ("load", 1)   3 ("divide", 2, ~2)   ...
+
+Inside a rule there are no expression trees: each operation goes straight onto the tape, since all this happens once in every step.
 """
 
 import threading
 from typing import Any, NamedTuple
 
 from nbopt.errors import TraceError
-from nbopt.expr import Expr, Node, Reduction, as_number, clock
+from nbopt.expr import Node, Reduction, as_number
 
 
 class Program(NamedTuple):
@@ -59,40 +61,107 @@ def too_deep():
     return TraceError("the expression is nested too deeply: assign parts of it to tensors of their own")
 
 
-class Slot(Node):
-    """A symbolic tensor inside a rule. Assign to it with ``slot[:] = expression``."""
+def _taped(name):
+    def method(self, other):
+        # A dozen of these run in every step: the commonest cases come first and call nothing.
+        tracer = self.tracer
+        left = self.index if self.seen == tracer.stores else tracer.operand(self)
+        if type(other) is float:
+            tracer.scalars.append(other)
+            right = -len(tracer.scalars)
+        elif type(other) is Value and other.seen == tracer.stores and other.tracer is tracer:
+            right = other.index
+        else:
+            right = tracer.operand(other)
+        tracer.code.append((name, left, right))
+        return Value(tracer, len(tracer.code) - 1)
 
-    __slots__ = ("assigned", "index", "name", "tracer")
+    return method
 
-    def __init__(self, tracer, index, name):
-        self.tracer, self.index, self.name = tracer, index, name
-        self.assigned = -1  # the clock's time of the latest assignment
+
+def _taped_reflected(name):
+    def method(self, other):
+        tracer = self.tracer
+        if type(other) is float:
+            tracer.scalars.append(other)
+            left = -len(tracer.scalars)
+        else:
+            left = tracer.operand(other)
+        right = self.index if self.seen == tracer.stores else tracer.operand(self)
+        tracer.code.append((name, left, right))
+        return Value(tracer, len(tracer.code) - 1)
+
+    return method
+
+
+class Value(Node):
+    """A value inside a rule: what an instruction on the tape gives, or a scalar that only the device knows.
+
+    Attributes
+    ----------
+    tracer : Tracer
+    index : int
+        Its operand code.
+    seen : int
+        The number of stores when it was last known to be fresh.
+    """
+
+    __slots__ = ("index", "seen", "tracer")
+
+    def __init__(self, tracer, index):
+        self.tracer = tracer
+        self.index = index
+        self.seen = tracer.stores
+
+    __add__, __radd__ = _taped("add"), _taped_reflected("add")
+    __sub__, __rsub__ = _taped("subtract"), _taped_reflected("subtract")
+    __mul__, __rmul__ = _taped("multiply"), _taped_reflected("multiply")
+    __truediv__, __rtruediv__ = _taped("divide"), _taped_reflected("divide")
+
+    def build(self, op, args):
+        """Put an operation onto the tape; what `nbopt.expr.apply` calls."""
+        tracer = self.tracer
+        line = [op]
+        for arg in args:
+            if type(arg) is Value and arg.seen == tracer.stores and arg.tracer is tracer:
+                line.append(arg.index)
+            else:
+                line.append(tracer.operand(arg))
+        tracer.code.append(tuple(line))
+        return Value(tracer, len(tracer.code) - 1)
 
     def __setitem__(self, key, value):
-        if key != slice(None):
-            raise TraceError(f"a rule assigns whole slots: write {self.name}[:] = ...")
-        self.tracer.store(self.index, value)
-        self.assigned = next(clock)
+        raise TraceError("an expression can't be assigned to: a rule assigns its slots, param and the states; grad is an expression")
 
     def __getitem__(self, key):
-        if key != slice(None):
+        raise TraceError("an expression can't be indexed: a rule works on all elements alike")
+
+    def __repr__(self):
+        return "<a value of the rule>"
+
+
+class Slot(Value):
+    """A symbolic tensor inside a rule. Assign to it with ``slot[:] = expression``."""
+
+    __slots__ = ("name", "number")
+
+    def __init__(self, tracer, number, name):
+        self.tracer, self.number, self.name = tracer, number, name
+        self.index = None
+        self.seen = -1
+
+    def __setitem__(self, key, value):
+        if not (isinstance(key, slice) and key == slice(None)):
+            raise TraceError(f"a rule assigns whole slots: write {self.name}[:] = ...")
+        self.tracer.store(self.number, value)
+
+    def __getitem__(self, key):
+        if not (isinstance(key, slice) and key == slice(None)):
             raise TraceError(f"{self.name} stands for a tensor of any shape inside a rule and can't be indexed")
         return self
 
     def __repr__(self):
         return self.name
-
-
-class Factor(Node):
-    """The norm-clip factor: a scalar that the device computes, and that the host never reads during a step."""
-
-    __slots__ = ()
-
-    def __repr__(self):
-        return "step.scale"
-
-
-_UNKNOWN = (None, -1)
 
 
 class _Tracing(threading.local):
@@ -104,7 +173,7 @@ tracing = _Tracing()
 
 
 class Tracer:
-    """Collects assignments into a program.
+    """Collects operations and assignments into a program.
 
     Parameters
     ----------
@@ -113,105 +182,97 @@ class Tracer:
 
     Attributes
     ----------
-    slots : list of Slot
     code : list of tuple
     scalars : list of float
         The values of the run-time scalars, by index.
+    stores : int
+        How many assignments there were so far.
     """
 
     def __init__(self, names):
         self.names = tuple(names)
-        self.slots = [Slot(self, index, name) for index, name in enumerate(names)]
-        self.code = []
-        self.scalars = []
-        self.factor = None
-        self._current: list[Any] = [None] * len(names)  # the value that a read of each slot gives now
-        self._stores = 0
-        # Node -> (its value, the number of stores when its operands were last found fresh). Nodes hash by identity, and the
-        # dictionary keeps them alive, so an id can't be used twice while it is here.
-        self._values = {}
+        self.code: list[tuple] = []
+        self.scalars: list[float] = []
+        self.stores = 0
+        self._factor = None
+        self._current: list[Any] = [None] * len(self.names)  # the value that a read of each slot gives now
 
-    @property
-    def written(self):
-        """Whether anything was assigned."""
-        return self._stores > 0
+    def slots(self):
+        """Return new symbolic tensors, one for each name."""
+        # Kept here they would make a circle, which only the garbage collector could end, after every step.
+        return [Slot(self, number, name) for number, name in enumerate(self.names)]
 
     def program(self):
         """Return the program of all assignments so far."""
-        return Program(self.names, tuple(self.code), len(self.scalars), self.factor)
+        return Program(self.names, tuple(self.code), len(self.scalars), self._factor)
 
-    def store(self, index, value):
-        """Append the assignment of `value`, a node or a number, to slot `index`."""
+    def factor(self):
+        """Return the norm-clip factor: a scalar that the device computes, and that the host never reads during a step."""
+        self._factor = len(self.scalars)
+        self.scalars.append(1.0)
+        return Value(self, ~self._factor)
+
+    def store(self, number, value):
+        """Append the assignment of `value`, a node or a number, to slot `number`."""
         try:
-            self.code.append(("store", index, self._operand(value, None)))
+            self.code.append(("store", number, self.operand(value)))
         except RecursionError:
             raise too_deep() from None
-        self._current[index] = len(self.code) - 1
-        self._stores += 1
+        self._current[number] = len(self.code) - 1
+        self.stores += 1
 
-    def _operand(self, arg, parent):
-        """Return the operand code of `arg`, emitting what it needs."""
-        kind = type(arg)
-        if kind is Expr:
-            return self._expression(arg)
-        if kind is Slot:
-            return self._slot(arg, parent)
-        if kind is Factor:
-            if self.factor is None:
-                self.factor = len(self.scalars)
-                self.scalars.append(1.0)
-            return ~self.factor
-        if kind is Reduction:
-            raise reduction_error()
+    def load(self, number):
+        """Return the current value of slot `number`, emitting its load where it is the first use."""
+        value = self._current[number]
+        if value is None:
+            self.code.append(("load", number))
+            value = self._current[number] = len(self.code) - 1
+        return value
+
+    def operand(self, arg):
+        """Return the operand code of `arg`, a node or a number, after a look at whether it is fresh."""
+        if type(arg) is float:
+            self.scalars.append(arg)
+            return -len(self.scalars)
+        if isinstance(arg, Value):
+            if arg.tracer is not self:
+                raise TraceError(f"the expression holds {arg!r} of another step: build expressions inside the rule, at every step")
+            if arg.seen != self.stores:
+                if type(arg) is Slot:
+                    arg.index = self.load(arg.number)
+                elif arg.index >= 0:
+                    self._check_fresh(arg.index)
+                arg.seen = self.stores
+            return arg.index
         if isinstance(arg, Node):
             return self.leaf(arg)
         self.scalars.append(as_number(arg))
         return -len(self.scalars)
 
     def leaf(self, node):
-        """Return the operand code of a node that is no expression. A rule has its slots and nothing else."""
+        """Return the operand code of a node that is no value of the rule. A rule has its slots and nothing else."""
+        if isinstance(node, Reduction):
+            raise reduction_error()
         raise TraceError(
             f"a rule reads its slots ({', '.join(self.names)}) and numbers; {node!r} is neither. "
             "A tensor that a rule needs can be one of its states: name it in state_names."
         )
 
-    def load(self, index):
-        """Return the current value of slot `index`, emitting its load where it is the first use."""
-        value = self._current[index]
-        if value is None:
-            self.code.append(("load", index))
-            value = self._current[index] = len(self.code) - 1
-        return value
-
-    def _slot(self, slot, parent):
-        if slot.tracer is not self:
-            raise TraceError(f"the expression holds {slot.name} of another step: build expressions inside the rule, at every step")
-        if parent is not None and slot.assigned > parent.time:
-            raise TraceError(
-                f"an expression built from {slot.name} is used after {slot.name} was assigned: it would not be clear which value it means. "
-                f"Build the expression after {slot.name}[:] = ..., or assign it before."
-            )
-        return self.load(slot.index)
-
-    def _expression(self, node):
-        # The innermost loop of every step's Python: one call for each operation, and the commonest operands without another call.
-        value, stores = self._values.get(node, _UNKNOWN)
-        if stores == self._stores:
-            return value
-        line = [node.op]
-        scalars = self.scalars
-        for arg in node.args:
-            kind = type(arg)
-            if kind is Expr:
-                line.append(self._expression(arg))
-            elif kind is not float:
-                line.append(self._operand(arg, node))
-            elif value is None:
-                scalars.append(arg)
-                line.append(-len(scalars))
-        if value is None:
-            # (Emitted before the latest assignment, a node is only looked at again, which finds stale reads.)
-            self.code.append(tuple(line))
-            value = len(self.code) - 1
-        self._values[node] = value, self._stores
-        return value
+    def _check_fresh(self, index):
+        """Check that no slot that the value at `index` was computed from has been assigned since."""
+        seen, stack = set(), [index]
+        while stack:
+            here = stack.pop()
+            if here < 0 or here in seen:
+                continue
+            seen.add(here)
+            op, *operands = self.code[here]
+            if op in ("load", "store"):
+                if self._current[operands[0]] != here:
+                    name = self.names[operands[0]]
+                    raise TraceError(
+                        f"an expression built from {name} is used after {name} was assigned: it would not be clear which value it means. "
+                        f"Build the expression after {name}[:] = ..., or assign it before."
+                    )
+            else:
+                stack.extend(operands)

@@ -20,7 +20,22 @@ def tile_sum(source, n, square, lanes):
     for lane in range({LANES}):
         store_{arithmetic}(lanes, lane, 1, {arithmetic}(0))
     full = n // {LANES}
-    for row in range(full):
+    four = full // 4 if square else 0
+    # Four rows at a time: a lane is loaded and stored once for four values, and added to in the same order.
+    for rows in range(four):
+        first = source + rows * {four_rows_bytes}
+        prefetch(first + {ahead}, {four_rows_bytes})
+        for lane in range({LANES}):
+            here = first
+            x0 = {load_here}
+            here = first + {row_bytes}
+            x1 = {load_here}
+            here = first + 2 * {row_bytes}
+            x2 = {load_here}
+            here = first + 3 * {row_bytes}
+            x3 = {load_here}
+            store_{arithmetic}(lanes, lane, 1, load_{arithmetic}(lanes, lane, 1) + x0 * x0 + x1 * x1 + x2 * x2 + x3 * x3)
+    for row in range(4 * four, full):
         here = source + row * {row_bytes}
         if square:
             for lane in range({LANES}):
@@ -139,6 +154,8 @@ def reduction_text(dtype, arithmetic, total):
         TILE=TILE,
         item_size=ITEM_SIZES[dtype],
         lane_bytes=ITEM_SIZES[arithmetic],
+        four_rows_bytes=4 * LANES * ITEM_SIZES[dtype],
+        ahead=8 * LANES * ITEM_SIZES[dtype],
         row_bytes=LANES * ITEM_SIZES[dtype],
         tile_bytes=TILE * ITEM_SIZES[dtype],
         load_here=widened(dtype, arithmetic, f"load_{dtype}(here, lane, 0)"),

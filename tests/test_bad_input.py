@@ -536,8 +536,7 @@ NONSENSE = {
     "a number in a mapping": lambda step: step(nbopt.MultiOptimizer({"default": 0.1})),
     "a mapping without a default": lambda step: step(nbopt.MultiOptimizer({"linear": nbopt.RMSProp()})),
     "an optimizer for a mapping": lambda step: step(nbopt.MultiOptimizer(nbopt.RMSProp())),
-    # Until rounding to k bits is built, to accept it would be to ignore it.
-    "rounding to 8 bits": lambda step: step(nbopt.RMSProp(stochastic_round=8)),
+    "rounding to -1 bits": lambda step: step(nbopt.RMSProp(stochastic_round=-1)),
 }
 
 

@@ -33,7 +33,7 @@ def be():
 def trace(rule, names=("p", "g", "s")):
     """Return the tracer of `rule`, run over one slot for each name."""
     tracer = Tracer(names)
-    rule(*tracer.slots)
+    rule(*tracer.slots())
     return tracer
 
 
@@ -64,7 +64,7 @@ def test_a_program_is_straight_line_code_in_the_order_of_evaluation():
 
     tracer = trace(rule, ("p", "g"))
     program = tracer.program()
-    assert program.code == (("load", 0), ("load", 1), ("multiply", ~0, 1), ("subtract", 0, 2), ("store", 0, 3))
+    assert program.code == (("load", 1), ("multiply", ~0, 0), ("load", 0), ("subtract", 2, 1), ("store", 0, 3))
     assert program.names == ("p", "g")
     assert (program.n_scalars, tracer.scalars) == (1, [0.5])
     assert (program.written(), program.used()) == ([0], [0, 1])
@@ -394,7 +394,7 @@ def test_an_expression_built_after_the_assignment_is_good():
 
     *_, store, multiply, last = trace(rule).program().code
     assert store == ("store", 0, 3)
-    assert multiply == ("multiply", 2, 4)  # instruction 2 is half, 4 is the store
+    assert multiply == ("multiply", 1, 4)  # instruction 1 is half, 4 is the store
     assert last == ("store", 2, 5)
 
 
@@ -485,7 +485,7 @@ def test_slots_of_another_step_are_refused(kept):
         p[:] = p - saved[0]
 
     trace(rule)
-    with pytest.raises(TraceError, match="g of another step"):
+    with pytest.raises(TraceError, match="of another step"):
         trace(rule)
 
 
@@ -530,12 +530,11 @@ def test_a_hundred_nested_operations_are_fine():
     assert ops_of(trace(rule).program()) == {"load": 1, "add": 100, "store": 1}
 
 
-def test_nesting_beyond_pythons_stack_is_an_error_that_says_what_to_do():
+def test_nesting_beyond_pythons_stack_is_fine_inside_a_rule():
     def rule(p, g, s):
         p[:] = nest(g, 20_000)
 
-    with pytest.raises(TraceError, match="nested too deeply: assign parts of it"):
-        trace(rule)
+    assert ops_of(trace(rule).program()) == {"load": 1, "add": 20_000, "store": 1}
 
 
 def test_nesting_too_deeply_outside_a_rule_is_the_same_error():

@@ -11,7 +11,7 @@ from nbopt.backends import get_backend
 from nbopt.base import Described
 from nbopt.errors import ArgumentError, LayerError, NboptError, ShapeError, StateError, TraceError
 from nbopt.tensor import Tensor
-from nbopt.trace import Factor, Tracer, tracing
+from nbopt.trace import Tracer, tracing
 
 
 def get_param_list(layer_list):
@@ -220,15 +220,15 @@ class Optimizer(Described):
         rate = self.learning_rate
         if rate is not None and self.schedule is not None:
             rate = checks.non_negative(f"the rate of {self.schedule!r}", self.schedule.get_learning_rate(rate, epoch))
-        scale = Factor() if self.gradient_clip_norm else 1.0
-        param, grad, *states = tracer.slots
+        scale = tracer.factor() if self.gradient_clip_norm else 1.0
+        param, grad, *states = tracer.slots()
         grad = self.clip_value(grad / float(be.bsz), self.gradient_clip_value)
         tracing.active = True
         try:
             self.rule(Step(rate, scale, self.t + 1, epoch), param, grad, *states)
         finally:
             tracing.active = False
-        if not tracer.written:
+        if not tracer.stores:
             raise TraceError(f"the rule of {self.classnm} assigns nothing. A plain = only gives a value another name; write param[:] = ...")
         return tracer.program()
 

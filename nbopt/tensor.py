@@ -128,6 +128,20 @@ class Tensor(Node):
     def __array__(self, dtype=None, copy=None):
         return self.get() if dtype is None else self.get().astype(dtype)
 
+    # Protocols for other libraries. Storage that has none of them gives AttributeError, as if they were not here.
+
+    @property
+    def __cuda_array_interface__(self):
+        return self.storage.__cuda_array_interface__
+
+    @property
+    def __dlpack__(self):
+        return self.storage.__dlpack__
+
+    @property
+    def __dlpack_device__(self):
+        return self.storage.__dlpack_device__
+
     def __repr__(self):
         name = f" {self.name!r}" if self.name else ""
         return f"<Tensor{name} {self.shape} {self.dtype.name}>"
@@ -140,6 +154,7 @@ class Tensor(Node):
 def _rebuild(array, name, rounding):
     from nbopt.backends import get_backend
 
-    tensor = get_backend().wrap(array)
+    be = get_backend()
+    tensor = be.wrap(array) if be.memory == "host" else be.array(array, array.dtype)
     tensor.name, tensor.rounding = name, rounding
     return tensor

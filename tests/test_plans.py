@@ -590,3 +590,40 @@ def test_two_backends_of_one_kind_alternate(rng):
         # fast_math may change the last bits; a batch size that is mixed up changes all of them.
         for value, exact in zip(values_of([layer]), expected):
             np.testing.assert_allclose(value, exact, rtol=1e-5)
+
+
+# --- traces that are kept ---
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_kept_trace_is_used_only_where_nothing_has_changed(name, rng):
+    """The library's own rules are not traced again while all that they depend on is the same; the values must not show it."""
+    with nbopt.use_backend("cpu", batch_size=4) as be:
+        kept, fresh = OPTIMIZERS[name](), OPTIMIZERS[name]()
+        layers, expected = (layers_of([(5, 3), (7,)], np.random.default_rng(3)) for _ in range(2))
+        changes = {2: ("epsilon", 1e-3), 4: ("learning_rate", 0.02), 6: ("param_clip_value", 0.5), 8: ("gradient_clip_value", 0.001)}
+        for epoch in range(10):
+            attribute, value = changes.get(epoch, ("", 0.0))
+            for optimizer in (kept, fresh):
+                if hasattr(optimizer, attribute):
+                    setattr(optimizer, attribute, value)
+            be.bsz = 4 if epoch < 9 else 3
+            kept.optimize(layers, epoch // 3)
+            fresh._cache().inputs = None  # as if it had been traced never before
+            fresh.optimize(expected, epoch // 3)
+            assert all(same_bits(a, b) for a, b in zip(values_of(layers), values_of(expected)))
+
+
+def test_a_users_rule_is_traced_at_every_step_even_where_it_inherits_one_of_ours():
+    traces = []
+
+    class Mine(nbopt.RMSProp):
+        def rule(self, step, param, grad, mean_square):
+            traces.append(step)
+            super().rule(step, param, grad, mean_square)
+
+    with nbopt.use_backend("cpu"):
+        optimizer, layers = Mine(), layers_of([(3,)], np.random.default_rng(1))
+        for _ in range(3):
+            optimizer.optimize(layers, 0)
+    assert len(traces) == 3

@@ -40,6 +40,7 @@ class Adam(Optimizer):
     """
 
     state_names = ("mean", "mean_square")
+    _pure_rule = True
     checks = {**Optimizer.checks, "beta_1": checks.below_one, "beta_2": checks.below_one, "epsilon": checks.non_negative}
 
     def __init__(

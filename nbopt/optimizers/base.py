@@ -73,16 +73,45 @@ class Step:
         The scheduled learning rate (None for an optimizer without one).
     scale : float or Node
         The norm-clip factor: 1.0 where clipping is off, else a scalar that the device computes.
-    t : int
-        The number of this call of ``optimize``, from 1.
-    epoch : int
-        As passed to ``optimize``.
+    time_was_read : bool
+        Whether the rule asked for `t` or `epoch`.
     """
 
-    __slots__ = ("epoch", "lr", "scale", "t")
+    __slots__ = ("_epoch", "_t", "lr", "scale", "time_was_read")
 
     def __init__(self, lr, scale, t, epoch):
-        self.lr, self.scale, self.t, self.epoch = lr, scale, t, epoch
+        self.lr, self.scale, self._t, self._epoch = lr, scale, t, epoch
+        self.time_was_read = False
+
+    @property
+    def t(self):
+        """Return the number of this call, from 1."""
+        self.time_was_read = True
+        return self._t
+
+    @property
+    def epoch(self):
+        """Return the epoch as passed to ``optimize``."""
+        self.time_was_read = True
+        return self._epoch
+
+
+class _Kept:
+    """What an optimizer keeps from step to step, and leaves out of copies.
+
+    Attributes
+    ----------
+    plans : list
+        The backend's, see `nbopt.backend.Update`.
+    inputs : tuple or None
+        Everything that the last trace depended on, for a rule that is known to depend on nothing else: the library's own, whose classes
+        say ``_pure_rule``. Tracing takes half of the time of a step over one small tensor. None where a trace can't be used again.
+    traced : tuple
+        The last trace: program and scalars.
+    """
+
+    def __init__(self):
+        self.plans, self.inputs, self.traced = [], None, None
 
 
 class Optimizer(Described):
@@ -196,8 +225,7 @@ class Optimizer(Described):
         if not params:
             return []
         names = self.states_in_use()
-        tracer = Tracer(("param", "grad", *names))
-        program = self._trace(be, tracer, epoch)
+        program, scalars = self._trace(be, names, epoch)
         made: list[tuple[list, list]] = []
 
         def columns(update):
@@ -212,25 +240,36 @@ class Optimizer(Described):
                 states.extend(new)
 
         clip_norm = self.gradient_clip_norm or None
-        return [Update(program, tracer.scalars, _flat(params), columns, commit, self._plans(), clip_norm, self.stochastic_round)]
+        return [Update(program, scalars, _flat(params), columns, commit, self._cache().plans, clip_norm, self.stochastic_round)]
 
-    def _trace(self, be, tracer, epoch):
+    def _trace(self, be, names, epoch):
+        """Return the program of the rule and its scalars' values."""
         if type(epoch) is not int or epoch < 0:
             checks.epoch("epoch", epoch)
         rate = self.learning_rate
         if rate is not None and self.schedule is not None:
             rate = checks.non_negative(f"the rate of {self.schedule!r}", self.schedule.get_learning_rate(rate, epoch))
+        cache = self._cache()
+        inputs = None
+        if "_pure_rule" in type(self).__dict__:
+            inputs = rate, be.bsz, names, {**self.__dict__, "t": None, "_kept": None}
+            if cache.inputs == inputs:
+                return cache.traced
+        tracer = Tracer(("param", "grad", *names))
         scale = tracer.factor() if self.gradient_clip_norm else 1.0
+        step = Step(rate, scale, self.t + 1, epoch)
         param, grad, *states = tracer.slots()
         grad = self.clip_value(grad / float(be.bsz), self.gradient_clip_value)
         tracing.active = True
         try:
-            self.rule(Step(rate, scale, self.t + 1, epoch), param, grad, *states)
+            self.rule(step, param, grad, *states)
         finally:
             tracing.active = False
         if not tracer.stores:
             raise TraceError(f"the rule of {self.classnm} assigns nothing. A plain = only gives a value another name; write param[:] = ...")
-        return tracer.program()
+        cache.traced = tracer.program(), tracer.scalars
+        cache.inputs = None if step.time_was_read else inputs
+        return cache.traced
 
     def clip_value(self, v, abs_bound=None):
         """Return `v` with its elements clipped to [-|abs_bound|, |abs_bound|]; `v` itself where `abs_bound` is None or 0."""
@@ -259,12 +298,15 @@ class Optimizer(Described):
         be = get_backend()
         return be.norm_factor([be.wrap(grad) for (_, grad), _ in param_list], float(clip_norm))
 
-    def _plans(self):
+    def _cache(self):
         # Made here and not in __init__, so that a subclass that forgets super().__init__() still works.
-        return self.__dict__.setdefault("_plan_cache", [])
+        found = self.__dict__.get("_kept")
+        if found is None:
+            found = self.__dict__["_kept"] = _Kept()
+        return found
 
     def __getstate__(self):
-        return {key: value for key, value in self.__dict__.items() if key != "_plan_cache"}
+        return {key: value for key, value in self.__dict__.items() if key != "_kept"}
 
     def _columns(self, be, layer_list, params, names, made):
         """Return [params, grads, states of the first name, ...] as lists of tensors, validated, with new states where none are yet."""

@@ -37,6 +37,7 @@ class RMSProp(Optimizer):
     """
 
     state_names = ("mean_square",)
+    _pure_rule = True
     checks = {**Optimizer.checks, "decay_rate": checks.fraction, "epsilon": checks.non_negative}
 
     def __init__(

@@ -26,8 +26,9 @@ class Update:
     program : Program
     scalars : list of float
         The run-time scalars' values, in float64.
-    tensors : list or None
-        What the caller's lists hold now: param, grad of each row, then the states of each row.
+    tensors : list
+        What the caller's lists hold now: param, grad of each row, then the states of each row. (The constructor takes a function that
+        returns an iterator over them, or None: most steps need their serial numbers only.)
     key : list of int or None
         Their serial numbers. Equal keys mean the same tensors. None where some are plain arrays, not wrapped yet.
     columns : callable
@@ -44,18 +45,23 @@ class Update:
         Where given, the program's factor is ``clip_norm / max(||grads|| / bsz, clip_norm)``, the grads being slot 1.
     """
 
-    __slots__ = ("arrays", "clip_norm", "columns", "commit", "key", "plans", "program", "scalars", "stochastic_round", "tensors")
+    __slots__ = ("_tensors", "arrays", "clip_norm", "columns", "commit", "key", "plans", "program", "scalars", "stochastic_round")
 
     def __init__(self, program, scalars, tensors, columns, commit=lambda: None, plans=None, clip_norm=None, stochastic_round=False):
-        self.program, self.scalars, self.tensors = program, scalars, tensors
+        self.program, self.scalars, self._tensors = program, scalars, tensors
         self.arrays: Any = None
         self.key: Any = None
         try:
-            self.key = list(map(_serials, tensors))
+            self.key = list(map(_serials, tensors()))
         except (AttributeError, TypeError):
             pass
         self.columns, self.commit, self.plans, self.clip_norm = columns, commit, plans, clip_norm
         self.stochastic_round = stochastic_round
+
+    @property
+    def tensors(self):
+        """Return a new list."""
+        return list(self._tensors())
 
 
 class Backend:

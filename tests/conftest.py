@@ -21,13 +21,20 @@ def pytest_generate_tests(metafunc):
     if "backend" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--backend")
         names = [chosen] if chosen else nbopt.available_backends()
-        metafunc.parametrize("backend", names, indirect=True)
+        # On a machine with a GPU, `pytest -m gpu` picks the tests on it, and `pytest -m "not gpu"` the others.
+        params = [pytest.param(name, marks=pytest.mark.gpu) if name == "cuda" else name for name in names]
+        metafunc.parametrize("backend", params, indirect=True)
 
 
 @pytest.fixture
 def backend(request):
     """A fresh backend, set for the duration of the test: seed 0, batch size 1."""
-    with nbopt.use_backend(request.param, rng_seed=0) as be:
+    chosen = request.param
+    if chosen == "cuda":
+        from mirrored import MirroredCUDA  # takes the tests' NumPy arrays
+
+        chosen = MirroredCUDA(rng_seed=0)
+    with nbopt.use_backend(chosen, **({} if isinstance(chosen, nbopt.Backend) else {"rng_seed": 0})) as be:
         yield be
 
 

@@ -363,12 +363,15 @@ def wrapped(be, array, called):
 
 
 def _flat(params):
-    """Return all tensors: param, grad of each entry, then the states of each; None where the entries are malformed."""
+    """Return a function that iterates over all tensors: param, grad of each entry, then the states of each.
+
+    None where the entries are malformed.
+    """
     try:
         pairs, states = zip(*params)
-        return [*chain.from_iterable(pairs), *chain.from_iterable(states)]
     except (TypeError, ValueError):
         return None
+    return lambda: chain(chain.from_iterable(pairs), chain.from_iterable(states))
 
 
 def _called(tensor):

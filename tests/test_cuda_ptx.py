@@ -1,0 +1,184 @@
+"""The CUDA kernels as PTX, which is compiled without a GPU: what ptxas is given decides whether results can be the CPU's bits, and how fast it is."""
+
+import importlib.util
+import os
+import re
+
+import numpy as np
+import pytest
+from helpers import OPTIMIZERS
+
+import nbopt
+
+if importlib.util.find_spec("numba_cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
+    pytest.skip('needs numba-cuda and the CUDA toolkit\'s wheels: pip install "nbopt[cuda13]"', allow_module_level=True)
+if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    pytest.skip("the simulator compiles nothing: unset NUMBA_ENABLE_CUDASIM", allow_module_level=True)
+
+from nbopt_backends import numba_cuda  # noqa: E402
+from nbopt_backends.cuda_kernels import DIALECT, FAST, sums_text, update_text  # noqa: E402
+
+CAPABILITIES = [(8, 0), (9, 0)]
+CLIPPED = {"gradient_clip_value": 0.1, "param_clip_value": 1.0, "gradient_clip_norm": 1.0}
+PROGRAMS = {**OPTIMIZERS, "rmsprop clipped": lambda: nbopt.RMSProp(**CLIPPED)}
+
+every_program = pytest.mark.parametrize("name", PROGRAMS)
+every_capability = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
+
+_compiled = {}
+
+
+def ptx_of(text, name, count, capability, stem="cuda_kernel", **options):
+    key = (text, name, capability, *options)
+    if key not in _compiled:
+        _compiled[key] = numba_cuda.ptx(text, stem, name, count, capability, **options)
+    return _compiled[key]
+
+
+def program_of(name):
+    with nbopt.use_backend("reference") as be:
+        layer = nbopt.Parameters((np.zeros(3, np.float32), np.zeros(3, np.float32)))
+        return PROGRAMS[name]().updates(be, [layer], 0)[0].program
+
+
+def kernel(name, dtype, capability, dialect=DIALECT, strided=False, **options):
+    program = program_of(name)
+    text = update_text(program, dialect, (dtype,) * len(program.names), dtype, strided)
+    return ptx_of(text, "update", 5 if strided else 4, capability, **options)
+
+
+def instructions(ptx):
+    """The PTX's instructions, without predicates and operands: ``add.rn.f32``, ``ld.global.v4.f32``, ..."""
+    return re.findall(r"^\s*(?:@!?%p\d+\s+)?([a-z][a-z0-9_]*(?:\.[A-Za-z0-9_:]+)+)\s", ptx, re.MULTILINE)
+
+
+def arithmetic(ptx):
+    """Those that compute floating-point values."""
+    return [i for i in instructions(ptx) if re.match(r"(add|sub|mul|div|sqrt|fma|mad|rcp|rsqrt|ex2|lg2|sin|cos|tanh)\.", i) and re.search(r"\.f\d\d", i)]
+
+
+def assert_exact(ptx):
+    found = arithmetic(ptx)
+    assert found
+    for instruction in found:
+        assert re.fullmatch(r"(add|sub|mul|div|sqrt)\.rn\.f(32|64)", instruction), instruction
+    for word in (".ftz", ".approx", "fma.", "mad.rn", ".full"):
+        assert word not in ptx
+    assert "call" not in ptx
+
+
+def assert_no_local_memory(ptx):
+    assert ".local" not in ptx and "__local_depot" not in ptx
+
+
+@every_capability
+@every_program
+def test_every_operation_rounds_by_itself(name, capability):
+    assert_exact(kernel(name, "float32", capability))
+
+
+@every_capability
+@every_program
+def test_float32_kernels_have_no_float64(name, capability):
+    assert ".f64" not in kernel(name, "float32", capability)
+
+
+@every_capability
+@every_program
+def test_loads_and_stores_are_of_16_bytes_with_a_scalar_tail(name, capability):
+    ptx = instructions(kernel(name, "float32", capability))
+    program = program_of(name)
+    loads = {line[1] for line in program.code if line[0] == "load"}
+    assert ptx.count("ld.global.v4.f32") >= len(loads) and "ld.global.f32" in ptx
+    assert ptx.count("st.global.v4.f32") >= len(program.written()) and "st.global.f32" in ptx
+    assert not [i for i in ptx if i.startswith(("ld.", "st.")) and not i.startswith(("ld.global.", "st.global.", "ld.param."))]
+
+
+@every_capability
+@every_program
+def test_no_value_lives_in_local_memory(name, capability):
+    assert_no_local_memory(kernel(name, "float32", capability))
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "shift_adamax"])
+def test_float64_kernels_are_exact_too(name):
+    ptx = kernel(name, "float64", (9, 0))
+    assert_exact(ptx)
+    assert_no_local_memory(ptx)
+    assert "ld.global.v2.f64" in ptx and "st.global.v2.f64" in ptx
+
+
+def test_mixed_kernels_load_16_bytes_of_each_slot():
+    program = program_of("rmsprop")
+    ptx = ptx_of(update_text(program, DIALECT, ("float32", "float32", "float64"), "float64"), "update", 4, (9, 0))
+    assert "ld.global.v4.f32" in ptx and "ld.global.v2.f64" in ptx and "st.global.v2.f64" in ptx
+    assert_exact(ptx)
+    assert_no_local_memory(ptx)
+
+
+@every_capability
+def test_strided_kernels_are_exact(capability):
+    ptx = kernel("rmsprop", "float32", capability, strided=True)
+    assert_exact(ptx)
+    assert_no_local_memory(ptx)
+
+
+@every_capability
+@pytest.mark.parametrize("name", ["shift_adamax", "rmsprop clipped"])
+def test_maximum_and_minimum_keep_nan(name, capability):
+    """PTX's max and min drop NaN: behind each stands a choice of the sum, which is NaN, where the operands are unordered."""
+    ptx = kernel(name, "float32", capability)
+    extremes = re.findall(r"(?:max|min)\.f32\s+(%f\d+), (%f\d+), (%f\d+|0f[0-9A-F]+);", ptx)
+    assert extremes
+    for found, a, b in extremes:
+        unordered = re.findall(rf"setp\.nan\.f32\s+(%p\d+), (?:{a}, {b}|{b}, {a});", ptx)
+        sums = re.findall(rf"add\.rn\.f32\s+(%f\d+), (?:{a}, {b}|{b}, {a});", ptx)
+        chosen = re.findall(rf"selp\.f32\s+%f\d+, (%f\d+), {found}, (%p\d+);", ptx)
+        assert any(nan in sums and predicate in unordered for nan, predicate in chosen)
+
+
+@every_capability
+@pytest.mark.parametrize("dtype, total", [("float32", "float32"), ("float32", "float64"), ("float64", "float64")])
+def test_sums_are_exact(dtype, total, capability):
+    square_sums = ptx_of(sums_text(DIALECT, dtype, dtype, total), "square_sums", 7, capability, "cuda_sums")
+    factor = ptx_of(sums_text(DIALECT, total, total, total), "norm_factor", 5, capability, "cuda_sums")
+    for ptx in (square_sums, factor):
+        assert_exact(ptx)
+        assert_no_local_memory(ptx)
+    if dtype == total == "float32":
+        assert ".f64" not in square_sums + factor
+
+
+@pytest.mark.parametrize("name", ["row_sums", "extremes"])
+def test_reductions_compile(name):
+    ptx = ptx_of(sums_text(DIALECT, "float32", "float32", "float32"), name, 5, (9, 0), "cuda_sums")
+    assert ".f64" not in ptx
+    assert_no_local_memory(ptx)
+
+
+@pytest.mark.parametrize("op", ["exp", "exp2", "log", "log2", "tanh", "power", "ldexp", "finite", "sgn", "rint", "where"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_other_op_compiles(op, dtype):
+    from nbopt.ops import PRIMITIVES
+    from nbopt.trace import Program
+
+    arity = PRIMITIVES[op].arity
+    loads = tuple(("load", k + 1) for k in range(arity))
+    program = Program(("out", "x1", "x2", "x3")[: arity + 1], (*loads, (op, *range(arity)), ("store", 0, arity)), 0)
+    ptx = ptx_of(update_text(program, DIALECT, (dtype,) * (arity + 1), dtype), "update", 4, (8, 0))
+    assert f"st.global.v{16 // np.dtype(dtype).itemsize}.f{8 * np.dtype(dtype).itemsize}" in ptx
+
+
+def test_fast_math_may_contract_and_approximate():
+    """The other tests would pass if nothing they look for could ever be in a kernel."""
+    ptx = kernel("rmsprop", "float32", (9, 0), FAST, fast_math=True)
+    assert "fma.rn.ftz" in ptx and ".approx" in ptx
+    with pytest.raises(AssertionError):
+        assert_exact(ptx)
+
+
+def test_infix_arithmetic_would_be_contracted():
+    """Why the dialect spells every operation as a call."""
+    ptx = kernel("rmsprop", "float32", (9, 0), FAST)
+    with pytest.raises(AssertionError):
+        assert_exact(ptx)

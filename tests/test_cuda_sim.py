@@ -1,0 +1,146 @@
+"""The CUDA backend in Numba's CUDA simulator: ``NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda_sim.py``, or ``tox run -e cudasim``."""
+
+import importlib.util
+import os
+
+import numpy as np
+import pytest
+
+import nbopt
+
+if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
+    pytest.skip("needs the CUDA simulator: set NUMBA_ENABLE_CUDASIM=1", allow_module_level=True)
+if importlib.util.find_spec("numba_cuda") is None:
+    pytest.skip("needs numba-cuda, whose simulator it is", allow_module_level=True)
+
+from device_checks import *  # noqa: E402, F403
+from device_checks import foreign, pairs_of, trained  # noqa: E402
+
+from nbopt_backends import numba_cuda  # noqa: E402
+from nbopt_backends.device_backend import UploadRing  # noqa: E402
+
+
+@pytest.fixture
+def cuda():
+    with nbopt.use_backend("cuda", rng_seed=0, batch_size=8) as be:
+        yield be
+
+
+@pytest.mark.parametrize("threads, blocks", [(1, 1), (3, 5), (32, 1)])
+def test_no_number_of_threads_or_blocks_changes_a_result(cuda, monkeypatch, threads, blocks):
+    def run():
+        return trained(cuda, nbopt.Adam(gradient_clip_norm=0.1), shapes=[(3000,), (7, 11)], steps=2)
+
+    expected = run()
+    monkeypatch.setattr(cuda.device, "threads", threads)
+    monkeypatch.setattr(cuda.device, "most_blocks", blocks)
+    for found, value in zip(run(), expected):
+        assert found.tobytes() == value.tobytes()
+
+
+class Recorder:
+    """A device that notes what an upload ring asks of it."""
+
+    def __init__(self):
+        self.log = []
+
+    def event(self):
+        return object()
+
+    def pinned(self, size):
+        return np.zeros(size, np.uint8)
+
+    def copy_in(self, address, values, stream):
+        self.log.append(("copy", values.ctypes.data, bytes(values)))
+
+    def record(self, event, stream):
+        self.log.append(("record", event))
+
+    def wait_on_host(self, event):
+        self.log.append(("wait", event))
+
+
+def test_a_pinned_buffer_is_written_again_only_after_its_event():
+    device = Recorder()
+    ring = UploadRing(device)
+    for number in range(3 * ring.length):
+        ring.upload(1000, np.full(10, number, np.uint8), 0)
+    copies = [entry for entry in device.log if entry[0] == "copy"]
+    assert [entry[2][0] for entry in copies] == list(range(3 * ring.length))
+    assert len({entry[1] for entry in copies}) == ring.length
+    recorded = [entry[1] for entry in device.log if entry[0] == "record"]
+    waited = [entry[1] for entry in device.log if entry[0] == "wait"]
+    # Each copy but the first round's waits for the event that was recorded one round before.
+    assert waited == recorded[: 2 * ring.length]
+
+
+def test_a_larger_upload_gets_a_larger_buffer():
+    device = Recorder()
+    ring = UploadRing(device)
+    for size in (10, 100_000):
+        for _ in range(ring.length):
+            ring.upload(0, np.full(size, 7, np.uint8), 0)
+    assert len(device.log[-2][2]) == 100_000
+
+
+def test_streams_are_ordered_by_events_and_never_by_the_host(cuda, monkeypatch):
+    log = []
+    monkeypatch.setattr(cuda.device, "record", lambda event, stream: log.append(("record", stream)))
+    monkeypatch.setattr(cuda.device, "wait", lambda event, stream: log.append(("wait", stream)))
+    t = cuda.ones(3)
+    log.clear()
+    cuda.stream = 77
+    t[:] = t + 1
+    assert ("record", 0) in log and ("wait", 77) in log
+    log.clear()
+    t[:] = t + 1
+    assert [entry for entry in log if entry[0] == "wait"] == []  # the same stream again: nothing to order
+    cuda.wrap(foreign(t, stream=99))
+    t[:] = t + 1
+    assert log.index(("record", 99)) < log.index(("wait", 77))
+    assert t.__cuda_array_interface__["stream"] == 77
+    log.clear()
+    t.__dlpack__(stream=55)
+    assert log == [("record", 77), ("wait", 55)]
+    log.clear()
+    t.__dlpack__(stream=-1)
+    assert log == []
+
+
+@pytest.mark.parametrize("stream", ["x", -1, True, 1.5])
+def test_no_stream(cuda, stream):
+    with pytest.raises(nbopt.errors.ArgumentError, match="stream"):
+        cuda.stream = stream
+
+
+@pytest.mark.parametrize("number", [-1, "0", True, 1.0])
+def test_a_device_id_is_the_number_of_a_gpu(number):
+    with pytest.raises(nbopt.errors.ArgumentError, match="device_id"):
+        nbopt.set_backend("cuda", device_id=number)
+
+
+def test_a_gpu_that_is_not_there():
+    with pytest.raises(nbopt.errors.BackendError, match="no GPU 5"):
+        nbopt.set_backend("cuda", device_id=5)
+
+
+def test_a_driver_too_old_for_the_toolkit_says_what_to_install():
+    assert numba_cuda.too_old((13, 0), (13, 2)) is None
+    assert numba_cuda.too_old((13, 1), (12, 9)) is None
+    text = numba_cuda.too_old((12, 4), (13, 0))
+    assert "CUDA 12.4" in text and "13.0" in text and "580" in text and "nbopt[cuda12]" in text
+
+
+def test_new_gradients_at_every_step_keep_to_the_same_plan(cuda, monkeypatch):
+    layer = nbopt.Parameters(*pairs_of(cuda, 1, ("float32",), [(5,)]))
+    optimizer = nbopt.RMSProp()
+    optimizer.optimize([layer], 0)
+    optimizer.optimize([layer], 0)
+    grads = [cuda.ones(5) for _ in range(40)]
+    made = []
+    monkeypatch.setattr(cuda, "_allocated", lambda *arguments: made.append(arguments))
+    monkeypatch.setattr(cuda, "_function", lambda *arguments: made.append(arguments))
+    for step, grad in enumerate(grads):
+        layer.grads = [grad]
+        optimizer.optimize([layer], step)
+    assert not made

@@ -24,7 +24,6 @@ def tile_sum(source, n, square, lanes):
     # Four rows at a time: a lane is loaded and stored once for four values, and added to in the same order.
     for rows in range(four):
         first = source + rows * {four_rows_bytes}
-        prefetch(first + {ahead}, {four_rows_bytes})
         for lane in range({LANES}):
             here = first
             x0 = {load_here}
@@ -155,7 +154,6 @@ def reduction_text(dtype, arithmetic, total):
         item_size=ITEM_SIZES[dtype],
         lane_bytes=ITEM_SIZES[arithmetic],
         four_rows_bytes=4 * LANES * ITEM_SIZES[dtype],
-        ahead=8 * LANES * ITEM_SIZES[dtype],
         row_bytes=LANES * ITEM_SIZES[dtype],
         tile_bytes=TILE * ITEM_SIZES[dtype],
         load_here=widened(dtype, arithmetic, f"load_{dtype}(here, lane, 0)"),

@@ -88,9 +88,10 @@ class DevicePlan(Plan):
         if not super().replace(update):
             return False
         self.new_tables = True
+        tensors = update.tensors
         for index, (old, new) in enumerate(zip(before, self.serials)):
             if old != new:
-                self.note(index, update.tensors[index])
+                self.note(index, tensors[index])
         return True
 
     def note(self, index, tensor):
@@ -99,8 +100,11 @@ class DevicePlan(Plan):
         if tensor.storage.pointer is not None:
             self.pointers[index] = tensor.storage.address
 
-    def moved(self, tensors):
-        """Return whether a tensor has other memory than in the tables."""
+    def moved(self, update):
+        """Return whether a tensor of the update has other memory than the tables say."""
+        if not self.pointers:
+            return False
+        tensors = update.tensors
         return any(tensors[index].storage.pointer() != address for index, address in self.pointers.items())
 
     def set_scalars(self, values):
@@ -416,7 +420,7 @@ class DeviceBackend(ArrayBackend):
             plans = known.setdefault(update.program, [])
         elif update.key is not None:
             for plan in plans:
-                if plan.fits(self, update) and (plan.serials == update.key or plan.replace(update)) and not plan.moved(update.tensors):
+                if plan.fits(self, update) and (plan.serials == update.key or plan.replace(update)) and not plan.moved(update):
                     return plan
         arrays, kept = self.checked_columns(update)
         if any(any(column) for column in kept):

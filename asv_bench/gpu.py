@@ -1,0 +1,270 @@
+"""Measure the CUDA backend: a short table, and all measurements as JSON.
+
+    python asv_bench/gpu.py --json docs/gpu-results.json
+    python asv_bench/gpu.py --quick             # small sizes: does everything run?
+
+Times of large steps are between two device events; those of many small tensors are wall time, Python included. Contenders take turns, and ratios are
+those of medians. Gradients are fresh random values, two sets in turn; what a kernel writes is poisoned with NaN first wherever nothing reads it.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import platform
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+# From a checkout, installed or not.
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+from benchmarks.models import resnet50  # noqa: E402
+
+import nbopt  # noqa: E402
+
+BYTES = {"rmsprop": 20, "adam": 28}  # moved per element in float32
+OURS = {"rmsprop": nbopt.RMSProp, "adam": nbopt.Adam}
+
+
+class Bench:
+    """What all rows need: the backend, events, random device arrays."""
+
+    def __init__(self, quick):
+        from numba import cuda
+
+        self.cuda, self.quick = cuda, quick
+        self.be = nbopt.set_backend("cuda", rng_seed=0)
+        self.rng = np.random.default_rng(0)
+        self.large = 1 << (22 if quick else 28)
+        self.rounds = 5 if quick else 30
+        self.rows = []
+        try:
+            import torch
+
+            self.torch = torch if torch.cuda.is_available() else None
+        except ImportError:
+            self.torch = None
+
+    def random(self, shape, scale=1.0):
+        """Return a tensor of random values in [0, scale)."""
+        values = self.rng.random(shape, np.float32)
+        values *= np.float32(scale)
+        return self.be.array(values)
+
+    def job(self, optimizer, shapes, sets=2):
+        """Return a function that makes a step, each with the other set of gradients, past its first steps; and the layer."""
+        params = [self.random(shape) for shape in shapes]
+        grads = [[self.random(shape, 0.01) for shape in shapes] for _ in range(sets)]
+        layer = nbopt.Parameters(*zip(params, grads[0]))
+        turn = 0
+
+        def step():
+            nonlocal turn
+            turn = (turn + 1) % sets
+            layer.grads = grads[turn]
+            optimizer.optimize([layer], 0)
+
+        for _ in range(2 * sets):
+            step()
+        self.be.synchronize()
+        return step, layer
+
+    def torch_job(self, name, shapes, **how):
+        """Return the same for PyTorch."""
+        torch = self.torch
+        options = {"rmsprop": {"lr": 2e-3, "alpha": 0.95, "eps": 1e-6}, "adam": {"lr": 1e-3, "eps": 1e-8}}[name]
+        params = [torch.nn.Parameter(torch.rand(shape, device="cuda")) for shape in shapes]
+        grads = [[torch.rand(shape, device="cuda") * 0.01 for shape in shapes] for _ in range(2)]
+        optimizer = {"rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam}[name](params, **options, **how)
+        turn = 0
+
+        def step():
+            nonlocal turn
+            turn = 1 - turn
+            for param, grad in zip(params, grads[turn]):
+                param.grad = grad
+            optimizer.step()
+
+        for _ in range(4):
+            step()
+        torch.cuda.synchronize()
+        return step
+
+    def on_device(self, steps):
+        """Time contenders between device events, in turns. Returns {name: seconds}. All run on the default stream."""
+        times = {name: [] for name in steps}
+        for _ in range(self.rounds):
+            for name, step in steps.items():
+                start, end = self.cuda.event(timing=True), self.cuda.event(timing=True)
+                start.record()
+                step()
+                end.record()
+                end.synchronize()
+                times[name].append(self.cuda.event_elapsed_time(start, end) / 1e3)
+        return {name: np.array(values) for name, values in times.items()}
+
+    def on_the_wall(self, steps, count=20):
+        """Time contenders by the clock, Python included: batches of steps, then one wait."""
+        times = {name: [] for name in steps}
+        for _ in range(self.rounds):
+            for name, step in steps.items():
+                self.cuda.synchronize()
+                start = time.perf_counter()
+                for _ in range(count):
+                    step()
+                self.cuda.synchronize()
+                times[name].append((time.perf_counter() - start) / count)
+        return {name: np.array(values) for name, values in times.items()}
+
+    def add(self, what, value, bar, met, **facts):
+        """Add a row and print it."""
+        seconds = facts.pop("seconds", None) or {}
+        facts["seconds"] = {name: {"median": float(np.median(v)), "all": [float(f"{x:.4g}") for x in v]} for name, v in seconds.items()}
+        self.rows.append({"what": what, "value": value, "bar": bar, "met": met, **facts})
+        shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+        mark = {True: "yes", False: "NO", None: "-"}[met]
+        print(f"{what:78} {shown:>12}  {bar:>10}  {mark}", flush=True)
+
+    def faster(self, what, seconds, other, bar):
+        """Add how many times as long as ours the other contender takes."""
+        ratio = float(np.median(seconds[other]) / np.median(seconds["nbopt"]))
+        self.add(what, ratio, f">= {bar}x", ratio >= bar, seconds=seconds)
+
+
+def bandwidth(bench):
+    """A step's bytes over its time, against a device-to-device copy in the same turns."""
+    n = bench.large
+    source, target = bench.random(n), bench.be.empty(n)
+    target[:] = math.nan
+
+    def copy():
+        bench.cuda.cudadrv.driver.driver.cuMemcpyDtoDAsync(target.storage.address, source.storage.address, 4 * n, 0)
+
+    for name, make in OURS.items():
+        step, _ = bench.job(make(), [(n,)])
+        seconds = bench.on_device({"nbopt": step, "copy": copy})
+        rates = {"nbopt": BYTES[name] * n / np.median(seconds["nbopt"]), "copy": 8 * n / np.median(seconds["copy"])}
+        share = float(rates["nbopt"] / rates["copy"])
+        bench.add(
+            f"{name}, {n / 2**20:.0f} Mi elements: bandwidth over a copy's", share, ">= 0.92", share >= 0.92, seconds=seconds, bytes_per_second=rates
+        )
+    if not np.array_equal(target[:1000].get(), source[:1000].get()) or not np.array_equal(target[-1000:].get(), source[-1000:].get()):
+        raise RuntimeError("the copy did not copy: its time means nothing")
+
+
+def against_torch(bench):
+    """Large and small steps beside PyTorch's."""
+    if bench.torch is None:
+        bench.add("against PyTorch", "absent", "-", None)
+        return
+    bench.be.stream = 0  # PyTorch's default stream
+    for name, how, bar in (("adam", {"fused": True}, 1.0), ("rmsprop", {"foreach": True}, 3.0)):
+        steps = {"nbopt": bench.job(OURS[name](), [(bench.large,)])[0], "PyTorch": bench.torch_job(name, [(bench.large,)], **how)}
+        bench.faster(f"{name}, {bench.large / 2**20:.0f} Mi: PyTorch {next(iter(how))} / nbopt", bench.on_device(steps), "PyTorch", bar)
+        del steps
+        bench.torch.cuda.empty_cache()
+    for label, shapes in (("300 x 1000", [(1000,)] * 300), ("ResNet-50", resnet50())):
+        steps = {"nbopt": bench.job(nbopt.Adam(), shapes)[0], "PyTorch": bench.torch_job("adam", shapes, fused=True)}
+        bench.faster(f"adam, {label}, wall time: PyTorch fused / nbopt", bench.on_the_wall(steps), "PyTorch", 1.0)
+    bench.be.stream = None
+
+
+def norm_clip(bench):
+    """What the norm clip costs, and whether the host reads anything."""
+    for name, make in OURS.items():
+        clipped, _ = bench.job(make(gradient_clip_norm=1.0), [(bench.large,)])
+        reads = []
+        copy_out = bench.be.device.copy_out
+        bench.be.device.copy_out = lambda *arguments: (reads.append(1), copy_out(*arguments))  # noqa: B023
+        clipped()
+        bench.be.device.copy_out = copy_out
+        seconds = bench.on_device({"with": clipped, "without": bench.job(make(), [(bench.large,)])[0]})
+        ratio = float(np.median(seconds["with"]) / np.median(seconds["without"]))
+        bench.add(f"{name}, norm clip on: host reads in a step", len(reads), "0", not reads)
+        bench.add(f"{name}, norm clip on: time over that without", ratio, "<= 1.25", ratio <= 1.25, seconds=seconds)
+
+
+def over_2_31(bench):
+    """One tensor of more than 2^31 elements."""
+    n = (1 << 31) + 1001
+    with bench.be.device.entered():
+        free = bench.cuda.current_context().get_memory_info().free
+    if bench.quick or free < 10 * n:
+        bench.add("a tensor of more than 2^31 elements", "not run", "right", None)
+        return
+    param, grad = bench.be.ones(n), bench.be.ones(n)
+    grad[-1000:] = 16.0
+    nbopt.GradientDescentMomentum(1.0, 0.5).optimize([nbopt.Parameters((param, grad))], 0)
+    right = bool((param[-1000:].get() == -15).all() and (param[2**31 - 1000 : 2**31].get() == 0).all() and (param[:1000].get() == 0).all())
+    bench.add("a tensor of more than 2^31 elements", "right" if right else "WRONG", "right", right)
+
+
+def same_bits_as_the_cpu(bench):
+    """Three steps of every optimizer over the same random values, on the CPU and on the GPU."""
+    shapes = [(3_000_017 if not bench.quick else 30_017,), (513, 1025), (7, 11, 13)]
+    makers = {
+        "GradientDescentMomentum": lambda: nbopt.GradientDescentMomentum(0.1, 0.9, wdecay=0.01, gradient_clip_norm=0.1),
+        "RMSProp": lambda: nbopt.RMSProp(gradient_clip_norm=0.1, gradient_clip_value=0.01, param_clip_value=1.0),
+        "Adagrad": nbopt.Adagrad,
+        "Adadelta": nbopt.Adadelta,
+        "Adam": nbopt.Adam,
+        "ShiftAdaMax": nbopt.ShiftAdaMax,
+    }
+    different = []
+    for name, make in makers.items():
+        for dtype in ("float32", "float64"):
+            found = []
+            for backend in (bench.be, "cpu"):
+                rng = np.random.default_rng(3)
+                with nbopt.use_backend(backend) as be:
+                    layer = nbopt.Parameters(*[(be.array(rng.standard_normal(s), dtype), be.array(rng.standard_normal(s), dtype)) for s in shapes])
+                    optimizer = make()
+                    for epoch in range(3):
+                        optimizer.optimize([layer], epoch)
+                    tensors = [*layer.params, *(state for states in layer.states for state in states)]
+                    found.append(b"".join(tensor.get().tobytes() for tensor in tensors))
+            if found[0] != found[1]:
+                different.append(f"{name} {dtype}")
+    bench.add("every optimizer against the CPU's bits", "equal" if not different else ", ".join(different), "equal", not different)
+
+
+def main(argv=None):
+    """Measure, print, write; return 1 where a bar was missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="where all measurements go")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: does everything run?")
+    args = parser.parse_args(argv)
+    problem = nbopt.backends.backend_problem("cuda")
+    if problem:
+        print(f"nothing was measured: {problem}", file=sys.stderr)
+        return 2
+    bench = Bench(args.quick)
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    about = {"date": now, "python": platform.python_version(), "quick": args.quick}
+    about |= {"command": " ".join([Path(sys.executable).name, *sys.argv]), **bench.be.report()}
+    for package in ("nbopt", "numba", "numba-cuda", "numpy", "torch", "cupy"):
+        try:
+            about[package] = version(package)
+        except PackageNotFoundError:
+            about[package] = None
+    for key, value in about.items():
+        print(f"{key:16} {value}")
+    print(f"\n{'what':78} {'measured':>12}  {'bar':>10}  met")
+    failures = []
+    for row in (same_bits_as_the_cpu, bandwidth, against_torch, norm_clip, over_2_31):
+        try:
+            row(bench)
+        except Exception as error:  # the other rows are worth having
+            failures.append(f"{row.__name__}: {type(error).__name__}: {error}")
+            print(f"{row.__name__} FAILED: {type(error).__name__}: {error}", flush=True)
+    if args.json:
+        args.json.write_text(json.dumps({"about": about, "rows": bench.rows, "failures": failures}, indent=1) + "\n")
+    return 1 if failures or any(row["met"] is False for row in bench.rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

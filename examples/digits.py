@@ -7,6 +7,7 @@ optimizer over all weights at once, in place::
     python examples/digits.py                                # RMSProp on the CPU
     python examples/digits.py --optimizer Adam --epochs 50
     python examples/digits.py --compare                      # all optimizers, one picture
+    python examples/digits.py --backend cuda                 # on a GPU, with CuPy or PyTorch
 
 The data are the 1797 images of 8 x 8 pixels that come with scikit-learn. RMSProp at its
 default learning rate, 2e-3, gets about 98% of the test images right.
@@ -36,6 +37,32 @@ OPTIMIZERS = {
 LAYERS = (("hidden1", 64, 256), ("hidden2", 256, 128), ("output", 128, 10))
 
 
+def array_library(backend):
+    """Return what computes on a backend: NumPy, or CuPy or PyTorch, whichever is installed.
+
+    Returns
+    -------
+    xp : module
+        The network keeps to what the three spell alike.
+    to_device : callable
+        Copies a NumPy array to where `xp` works.
+    """
+    if backend not in ("cuda", "gpu"):
+        return np, np.asarray
+    try:
+        import cupy
+
+        return cupy, cupy.asarray
+    except ImportError:
+        pass
+    try:
+        import torch
+
+        return torch, lambda values: torch.as_tensor(values, device="cuda")
+    except ImportError:
+        raise SystemExit("--backend cuda computes gradients by CuPy or PyTorch, and neither is installed; type: pip install cupy-cuda13x") from None
+
+
 class Dense:
     """A fully connected layer, ``y = x @ W + b``, with a ReLU unless it is the last.
 
@@ -44,11 +71,11 @@ class Dense:
     a copy: a step changes ``W`` and ``b`` themselves.
     """
 
-    def __init__(self, fan_in, fan_out, rng, *, relu, name):
+    def __init__(self, fan_in, fan_out, rng, *, relu, name, to_device=np.asarray):
         scale = np.sqrt(2 / fan_in)  # keeps the activations' variance through ReLUs
-        self.W = rng.normal(0, scale, (fan_in, fan_out)).astype(np.float32)
-        self.b = np.zeros(fan_out, dtype=np.float32)
-        self.dW, self.db = np.zeros_like(self.W), np.zeros_like(self.b)
+        self.W = to_device(rng.normal(0, scale, (fan_in, fan_out)).astype(np.float32))
+        self.b = to_device(np.zeros(fan_out, dtype=np.float32))
+        self.dW, self.db = self.W * 0, self.b * 0
         self.relu, self.name = relu, name
         self.parameters = nbopt.Parameters((self.W, self.dW), (self.b, self.db), name=name)
 
@@ -57,7 +84,7 @@ class Dense:
         self.x = x
         self.y = x @ self.W + self.b
         if self.relu:
-            np.maximum(self.y, 0, out=self.y)
+            self.y *= self.y > 0
         return self.y
 
     def backward(self, dy):
@@ -68,8 +95,8 @@ class Dense:
         """
         if self.relu:
             dy *= self.y > 0
-        np.matmul(self.x.T, dy, out=self.dW)  # out=: the same memory at every step
-        np.sum(dy, axis=0, out=self.db)
+        self.dW[...] = self.x.T @ dy  # [...]: the same memory at every step
+        self.db[...] = dy.sum(axis=0)
         return dy @ self.W.T
 
 
@@ -80,19 +107,16 @@ def forward(network, x):
     return x
 
 
-def cross_entropy(scores, labels):
-    """Return softmax's cross-entropy, summed over the batch, and its gradient by the scores."""
-    rows = np.arange(len(labels))
-    scores = scores - scores.max(axis=1, keepdims=True)  # so that exp can't overflow
-    log_p = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-    gradient = np.exp(log_p)  # the probabilities, less 1 at the true class
-    gradient[rows, labels] -= 1
-    return -float(log_p[rows, labels].sum()), gradient
+def cross_entropy(scores, true, xp=np):
+    """Return softmax's cross-entropy, summed over the batch, and its gradient by the scores. ``true`` (batch, 10) is 1 at the true class, else 0."""
+    scores = scores - xp.amax(scores, axis=1, keepdims=True)  # so that exp can't overflow
+    log_p = scores - xp.log(xp.exp(scores).sum(axis=1, keepdims=True))
+    return -(log_p * true).sum(), xp.exp(log_p) - true
 
 
 def accuracy(network, x, labels):
     """Return the share of images whose highest score is that of the true digit."""
-    return float(np.mean(forward(network, x).argmax(axis=1) == labels))
+    return float((forward(network, x).argmax(axis=1) == labels).sum()) / len(labels)
 
 
 def load_data():
@@ -125,22 +149,24 @@ def train(optimizer, x, labels, *, backend="cpu", batch_size=64, epochs=30, seed
         raise ValueError(f"batch_size is {batch_size}: use 1 to {len(x)}, the number of images")
     # The backend becomes the current one; it divides every gradient by its batch size.
     nbopt.gen_backend(backend=backend, batch_size=batch_size, rng_seed=seed)
+    xp, to_device = array_library(backend)
     rng = np.random.default_rng(seed)
-    network = [Dense(n, m, rng, relu=name != "output", name=name) for name, n, m in LAYERS]
+    network = [Dense(n, m, rng, relu=name != "output", name=name, to_device=to_device) for name, n, m in LAYERS]
+    x, true = to_device(x), to_device(np.eye(10, dtype=np.float32)[labels])
     layers = [layer.parameters for layer in network]
     steps = len(x) // batch_size  # full batches; the images left out differ every epoch
     losses = []
     progress = trange(epochs, desc=type(optimizer).__name__, unit="epoch")
     for epoch in progress:
         total = 0.0
-        order = rng.permutation(len(x))[: steps * batch_size]
+        order = to_device(rng.permutation(len(x))[: steps * batch_size])
         for batch in order.reshape(steps, batch_size):
-            loss, gradient = cross_entropy(forward(network, x[batch]), labels[batch])
+            loss, gradient = cross_entropy(forward(network, x[batch]), true[batch], xp)
             for layer in reversed(network):
                 gradient = layer.backward(gradient)
             optimizer.optimize(layers, epoch)
             total += loss
-        losses.append(total / len(order))
+        losses.append(float(total) / len(order))
         progress.set_postfix(loss=f"{losses[-1]:.4f}")
     return network, losses
 
@@ -188,9 +214,12 @@ def main(argv=None):
                 getattr(nbopt, name)(**options), x_train, labels_train, backend=args.backend,
                 batch_size=args.batch_size, epochs=args.epochs, seed=args.seed,
             )
-        accuracies[name] = accuracy(network, x_test, labels_test)
+        _, to_device = array_library(args.backend)
+        accuracies[name] = accuracy(network, to_device(x_test), to_device(labels_test))
         print(f"{name}: test accuracy {accuracies[name]:.2%}")
-        arrays = {f"{layer.name}.{k}": getattr(layer, k) for layer in network for k in "Wb"}
+        arrays = {
+            f"{layer.name}.{key}": tensor.get() for layer in network for key, ((tensor, _), _) in zip("Wb", layer.parameters.get_params())
+        }
         np.savez(args.out / f"weights-{name}.npz", **arrays)
     picture = args.out / f"loss-{'compare' if args.compare else args.optimizer}.png"
     draw(curves, picture)

@@ -37,6 +37,8 @@ class DeviceArray:
     dtype : numpy.dtype
     strides : tuple of int
         In bytes.
+    nbytes : int
+        Of all elements.
     owner : object
         What keeps the memory alive.
     readonly : bool
@@ -45,11 +47,12 @@ class DeviceArray:
     c_contiguous : bool
     """
 
-    __slots__ = ("__weakref__", "address", "c_contiguous", "dtype", "home", "owner", "pointer", "readonly", "shape", "strides")
+    __slots__ = ("__weakref__", "address", "c_contiguous", "dtype", "home", "nbytes", "owner", "pointer", "readonly", "shape", "strides")
 
     def __init__(self, home, address, shape, dtype, strides=None, owner=None, readonly=False, pointer=None):
         self.home, self.address, self.shape, self.dtype = home, address, shape, dtype
         self.owner, self.readonly, self.pointer = owner, readonly, pointer
+        self.nbytes = math.prod(shape) * dtype.itemsize
         contiguous = _c_strides(shape, dtype.itemsize)
         # The strides of an axis of length 1 mean nothing, and libraries fill them in differently.
         self.c_contiguous = strides is None or 0 in shape or all(n == 1 or a == b for n, a, b in zip(shape, strides, contiguous))
@@ -64,11 +67,6 @@ class DeviceArray:
     def ndim(self):
         """Int : the number of dimensions."""
         return len(self.shape)
-
-    @property
-    def nbytes(self):
-        """Int : the number of bytes of all elements."""
-        return self.size * self.dtype.itemsize
 
     @property
     def flags(self):

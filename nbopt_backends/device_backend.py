@@ -89,16 +89,22 @@ class DevicePlan(Plan):
             return False
         self.new_tables = True
         tensors = update.tensors
-        for index, (old, new) in enumerate(zip(before, self.serials)):
-            if old != new:
-                self.note(index, tensors[index])
+        changed = [index for index, (old, new) in enumerate(zip(before, self.serials)) if old != new]
+        backend, device = self.backend, self.backend.device_id
+        for index in changed:
+            storage = tensors[index].storage
+            if storage.home is not backend and storage.home.device_id != device:
+                self.serials = None  # looked at afresh, it is refused
+                return False
+            self.note(index, storage)
         return True
 
-    def note(self, index, tensor):
-        """Remember the address of a tensor whose memory can be exchanged."""
-        self.pointers.pop(index, None)
-        if tensor.storage.pointer is not None:
-            self.pointers[index] = tensor.storage.address
+    def note(self, index, storage):
+        """Remember the address of an array whose memory can be exchanged."""
+        if storage.pointer is not None:
+            self.pointers[index] = storage.address
+        elif self.pointers:
+            self.pointers.pop(index, None)
 
     def moved(self, update):
         """Return whether a tensor of the update has other memory than the tables say."""
@@ -439,7 +445,7 @@ class DeviceBackend(ArrayBackend):
         plan.pointers = {}
         if update.key is not None:
             for index, tensor in enumerate(update.tensors):
-                plan.note(index, tensor)
+                plan.note(index, tensor.storage)
         plan.serials = update.key
         return plan
 

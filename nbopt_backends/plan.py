@@ -4,6 +4,7 @@ A layout is the structure of a step's tensors: their shapes, dtypes and strides.
 each group's chunk table, and the table of addresses, which is refreshed where tensors were replaced. It holds no reference to any tensor.
 """
 
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -180,6 +181,7 @@ class Layout:
         self.key = layout_key(arrays, kept)
         self.written = written
         self.memory = memory
+        self._address_of = address_of if memory == "host" else attrgetter("address")
         rows = list(zip(*arrays))
         kept = list(zip(*kept)) if kept else [(0,) * len(arrays)] * len(rows)
         kinds = {}
@@ -220,7 +222,7 @@ class Layout:
             array = tensor.storage
             if (array.shape, array.dtype, array.strides) != key[row] or not array.flags.c_contiguous or tensor.be.memory != self.memory:
                 return False
-            addresses.append(address_of(array))
+            addresses.append(self._address_of(array))
         starts = np.array(addresses, np.int64)
         sizes = np.array([tensor.storage.nbytes for tensor in tensors], np.int64)
         after = np.searchsorted(self._ends, starts, side="right")  # the first span that reaches beyond the start
@@ -235,11 +237,8 @@ class Layout:
 
 
 def address_of(array):
-    """Return the address of the first element of a NumPy array, or of another that has it as ``address``."""
-    try:
-        return array.__array_interface__["data"][0]
-    except AttributeError:
-        return array.address
+    """Return the address of a NumPy array's first element."""
+    return array.__array_interface__["data"][0]
 
 
 def layout_key(arrays, kept=None):

@@ -7,6 +7,7 @@ import gc
 import pickle
 import weakref
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -260,17 +261,10 @@ def test_foreign_arrays_are_used_without_a_copy(cuda, protocol):
 
 def test_an_exported_array_outlives_its_tensor(cuda):
     t = cuda.array(np.arange(5.0))
-    capsule = t.__dlpack__()
-
-    class Exporter:
-        def __dlpack__(self, **options):
-            return capsule
-
-        def __dlpack_device__(self):
-            return 2, 0
-
-    again = cuda.wrap(Exporter())
-    del t, capsule
+    capsules = [t.__dlpack__()]
+    exporter = SimpleNamespace(__dlpack__=lambda **options: capsules.pop(), __dlpack_device__=lambda: (2, 0))
+    again = cuda.wrap(exporter)
+    del t, exporter
     gc.collect()
     others = [cuda.ones(5) for _ in range(20)]  # would get the memory if it were free
     assert again.get().tolist() == [0, 1, 2, 3, 4] and len(others) == 20
@@ -322,7 +316,7 @@ def test_arrays_of_another_gpu_are_refused(cuda, monkeypatch):
         cuda.wrap(foreign(cuda.ones(3)))
 
 
-@pytest.mark.parametrize("changes", [{"typestr": "<i4"}, {"typestr": "<f2"}, {"typestr": ">f4"}, {"mask": object()}], ids=str)
+@pytest.mark.parametrize("changes", [{"typestr": "<i4"}, {"typestr": "<f2"}, {"typestr": ">f4"}, {"mask": "yes"}], ids=str)
 def test_arrays_that_can_not_be_trained_are_refused(cuda, changes):
     with pytest.raises(errors.LayoutError):
         cuda.wrap(foreign(cuda.ones(3), **changes))

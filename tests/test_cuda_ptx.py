@@ -15,8 +15,8 @@ if importlib.util.find_spec("numba_cuda") is None or importlib.util.find_spec("c
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("the simulator compiles nothing: unset NUMBA_ENABLE_CUDASIM", allow_module_level=True)
 
-from nbopt_backends import numba_cuda  # noqa: E402
-from nbopt_backends.cuda_kernels import DIALECT, FAST, sums_text, update_text  # noqa: E402
+from nbopt_backends import numba_cuda
+from nbopt_backends.cuda_kernels import DIALECT, FAST, sums_text, update_text
 
 CAPABILITIES = [(8, 0), (9, 0)]
 CLIPPED = {"gradient_clip_value": 0.1, "param_clip_value": 1.0, "gradient_clip_norm": 1.0}
@@ -54,7 +54,8 @@ def instructions(ptx):
 
 def arithmetic(ptx):
     """Those that compute floating-point values."""
-    return [i for i in instructions(ptx) if re.match(r"(add|sub|mul|div|sqrt|fma|mad|rcp|rsqrt|ex2|lg2|sin|cos|tanh)\.", i) and re.search(r"\.f\d\d", i)]
+    names = r"(add|sub|mul|div|sqrt|fma|mad|rcp|rsqrt|ex2|lg2|sin|cos|tanh)(\.\w+)*\.f\d\d"
+    return [instruction for instruction in instructions(ptx) if re.match(names, instruction)]
 
 
 def assert_exact(ptx):

@@ -13,11 +13,11 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") != "1":
 if importlib.util.find_spec("numba_cuda") is None:
     pytest.skip("needs numba-cuda, whose simulator it is", allow_module_level=True)
 
-from device_checks import *  # noqa: E402, F403
-from device_checks import foreign, pairs_of, trained  # noqa: E402
+from device_checks import *  # noqa: F403
+from device_checks import foreign, pairs_of, trained
 
-from nbopt_backends import numba_cuda  # noqa: E402
-from nbopt_backends.device_backend import UploadRing  # noqa: E402
+from nbopt_backends import numba_cuda
+from nbopt_backends.device_backend import UploadRing
 
 
 @pytest.fixture

@@ -1,0 +1,189 @@
+"""The CUDA backend on a real GPU: ``pytest -m gpu``, from a source checkout too (``PYTHONPATH=. pytest -m gpu``).
+
+The marker also picks, from all other files, the tests that take the fixture `backend`: where a GPU is present they run on "cuda" as well, over NumPy
+arrays that are mirrored on the device (mirrored.py). This file has the tests for the device itself, those of device_checks.py among them.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from device_checks import *  # noqa: F403
+from device_checks import assert_same, trained
+from helpers import OPTIMIZERS
+
+import nbopt
+from nbopt import errors
+
+_problem = nbopt.backends.backend_problem("cuda")
+if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    _problem = "the simulator is no GPU: unset NUMBA_ENABLE_CUDASIM"
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(_problem is not None, reason=f"needs an NVIDIA GPU: {_problem}")]
+
+
+@pytest.fixture
+def cuda():
+    with nbopt.use_backend("cuda", rng_seed=0, batch_size=8) as be:
+        yield be
+        be.synchronize()
+
+
+LARGE = [(1_000_003,), (513, 1025), (16, 31, 7)]
+
+
+@pytest.mark.parametrize("dtypes", [("float32",), ("float64",), ("float32", "float64")], ids="-".join)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_large_tensors_have_the_cpus_bits(cuda, name, dtypes):
+    cpu = nbopt.backends._load("cpu")(rng_seed=0, batch_size=8)
+    assert_same(trained(cuda, OPTIMIZERS[name](), dtypes, 2, LARGE), trained(cpu, OPTIMIZERS[name](), dtypes, 2, LARGE))
+
+
+def test_the_norm_clip_over_many_tiles_has_the_cpus_bits(cuda):
+    def optimizer():
+        return nbopt.RMSProp(gradient_clip_norm=0.3)
+
+    cpu = nbopt.backends._load("cpu")(rng_seed=0, batch_size=8)
+    shapes = [(80_000_000,), *LARGE]  # more than 8192 tiles, so that their sums need another pass
+    assert_same(trained(cuda, optimizer(), ("float32",), 1, shapes), trained(cpu, optimizer(), ("float32",), 1, shapes))
+
+
+def test_a_tensor_of_more_than_2_to_the_31_elements(cuda):
+    n = 2**31 + 1001
+    from numba import cuda as numba_cuda
+
+    with cuda.device.entered():
+        free = numba_cuda.current_context().get_memory_info().free
+    if free < 9 * n:
+        pytest.skip(f"needs {9 * n / 2**30:.0f} GiB of GPU memory, and {free / 2**30:.0f} are free")
+    param, grad = cuda.ones(n), cuda.ones(n)
+    grad[-1000:] = 16.0
+    nbopt.GradientDescentMomentum(1.0, 0.0).optimize([nbopt.Parameters((param, grad))], 0)
+    assert (param[-1000:].get() == -1).all() and (param[:1000].get() == 0.875).all() and (param[2**31 - 500 : 2**31].get() == 0.875).all()
+    assert be_sum(cuda, param[-2001:]) == 1001 * 0.875 - 1000
+
+
+def be_sum(be, t):
+    out = be.empty(1)
+    be.sum(t, out=out)
+    return float(out.get()[0])
+
+
+def test_a_request_for_too_much_memory_is_an_error_of_ours_and_changes_nothing(cuda):
+    t = cuda.ones(10)
+    with pytest.raises(errors.DeviceMemoryError, match=r"out of memory.*free"):
+        cuda.empty((2**44,))
+    assert (t.get() == 1).all()
+
+
+def run_python(text, **variables):
+    environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
+    return subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, timeout=300)
+
+
+_STEP = """
+import nbopt
+be = nbopt.set_backend("cuda")
+nbopt.RMSProp(gradient_clip_norm=1.0).optimize([nbopt.Parameters((be.ones(100), be.ones(100)))], 0)
+print(be.compilations)
+"""
+
+
+def test_a_second_process_finds_its_kernels_on_disk(tmp_path):
+    first, second = (run_python(_STEP, NBOPT_CACHE_DIR=str(tmp_path / "cache")) for _ in range(2))
+    assert int(first.stdout) > 0, first.stderr
+    assert int(second.stdout) == 0, second.stderr
+
+
+def test_a_forked_child_gets_a_clear_error():
+    child = _STEP + """
+import os
+pid = os.fork()
+if pid == 0:
+    try:
+        be.ones(3)
+    except nbopt.errors.BackendError as error:
+        os._exit(0 if "fork" in str(error) else 1)
+    os._exit(2)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    done = run_python(child)
+    assert done.stdout.split()[-1] == "0", done.stderr
+
+
+def test_pytorch_parameters_are_updated_in_place_on_the_current_stream(cuda):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch here has no CUDA")
+    param = torch.nn.Parameter(torch.ones(1_000_001, device="cuda"))
+    optimizer = nbopt.GradientDescentMomentum(1.0, 0.0)
+    layer = None
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for step in range(10):
+            param.grad = None
+            (param.sum() * 8).backward()
+            if layer is None:
+                layer = nbopt.Parameters((param, param.grad))
+            layer.grads = [param.grad]
+            optimizer.optimize([layer], step)
+            param.data.mul_(2)  # must see the step, and the next step must see it
+    torch.cuda.synchronize()
+    expected = 1.0
+    for _ in range(10):
+        expected = (expected - 1) * 2
+    assert (param.detach().cpu().numpy() == expected).all()
+
+
+def test_pytorch_memory_that_is_exchanged_under_the_parameter_is_noticed(cuda):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch here has no CUDA")
+    param = torch.nn.Parameter(torch.zeros(100, device="cuda"))
+    layer = nbopt.Parameters((param, torch.ones(100, device="cuda")))
+    optimizer = nbopt.GradientDescentMomentum(1.0, 0.0)
+    for step in range(2):
+        optimizer.optimize([layer], step)
+        param.data = torch.full((100,), 5.0, device="cuda")
+    optimizer.optimize([layer], 2)
+    assert (param.detach().cpu().numpy() == 5 - 1 / 8).all()
+
+
+def test_cupy_arrays_are_updated_in_place_on_the_current_stream(cuda):
+    cupy = pytest.importorskip("cupy")
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        param, grad = cupy.ones(1_000_001, cupy.float32), cupy.full(1_000_001, 8, cupy.float32)
+        layer = nbopt.Parameters((param, grad))
+        optimizer = nbopt.GradientDescentMomentum(1.0, 0.0)
+        for step in range(10):
+            optimizer.optimize([layer], step)
+            param *= 2
+        stream.synchronize()
+    expected = 1.0
+    for _ in range(10):
+        expected = (expected - 1) * 2
+    assert (cupy.asnumpy(param) == expected).all()
+    assert float(cupy.asarray(cuda.wrap(param)).sum()) == expected * 1_000_001
+
+
+def test_numba_device_arrays_are_used_without_a_copy(cuda):
+    from numba import cuda as numba_cuda
+
+    array = numba_cuda.to_device(np.arange(100, dtype=np.float32))
+    t = cuda.wrap(array)
+    t[:] = t * 2
+    cuda.synchronize()
+    assert array.copy_to_host().tolist() == [2.0 * k for k in range(100)]
+
+
+def test_dlpack_goes_both_ways(cuda):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch here has no CUDA")
+    t = cuda.array(np.arange(12.0).reshape(3, 4))
+    shared = torch.from_dlpack(t)
+    shared += 1
+    torch.cuda.synchronize()
+    assert t.get()[2, 3] == 12

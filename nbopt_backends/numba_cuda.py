@@ -149,7 +149,7 @@ class Device:
         attribute = cuda_driver.binding.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
         with self.entered():
             try:
-                return int(cuda_driver.driver.cuPointerGetAttribute(attribute, address))
+                return int(cuda_driver.driver.cuPointerGetAttribute(attribute, cuda_driver.binding.CUdeviceptr(address)))
             except cuda_driver.CudaAPIError:
                 raise LayoutError("the array says that it is on a GPU, and the driver does not know its address") from None
 
@@ -275,6 +275,8 @@ class NumbaCUDA(DeviceBackend):
             return _FORKED
         nothing = "no NVIDIA GPU with a working driver was found{}. With one, numba-cuda is needed too: " + _INSTALL
         if not cuda.is_available():
+            if cuda_driver.driver.is_available:
+                return f"the driver works, and the CUDA toolkit's compiler (NVVM) is not installed; type: {_INSTALL}"
             return nothing.format("")
         try:
             driver = cuda_driver.driver.get_version()

@@ -88,10 +88,11 @@ def main():
     for name in known_backends():
         problem = backend_problem(name)
         print(f"  {name:12}" + ("usable" if problem is None else f"not usable: {problem}"))
-    if backend_problem("cpu") is None:
-        print("\nCPU")
-        for label, value in nbopt.set_backend("cpu").report().items():
-            print(f"  {label:28}{value}")
+    for name, title in (("cpu", "CPU"), ("cuda", "GPU")):
+        if backend_problem(name) is None:
+            print(f"\n{title}")
+            for label, value in nbopt.set_backend(name).report().items():
+                print(f"  {label:28}{value}")
     print("\nself-check against the reference")
     good = self_check(lambda line: print("  " + line))
     print("\neverything is as it should be" if good else "\nsomething is wrong, see above")

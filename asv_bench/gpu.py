@@ -49,16 +49,16 @@ class Bench:
         except ImportError:
             self.torch = None
 
-    def random(self, shape, scale=1.0):
+    def random(self, shape, scale=1.0, dtype="float32"):
         """Return a tensor of random values in [0, scale)."""
         values = self.rng.random(shape, np.float32)
         values *= np.float32(scale)
-        return self.be.array(values)
+        return self.be.array(values, dtype)
 
-    def job(self, optimizer, shapes, sets=2):
+    def job(self, optimizer, shapes, sets=2, dtype="float32"):
         """Return a function that makes a step, each with the other set of gradients, past its first steps; and the layer."""
-        params = [self.random(shape) for shape in shapes]
-        grads = [[self.random(shape, 0.01) for shape in shapes] for _ in range(sets)]
+        params = [self.random(shape, dtype=dtype) for shape in shapes]
+        grads = [[self.random(shape, 0.01, dtype) for shape in shapes] for _ in range(sets)]
         layer = nbopt.Parameters(*zip(params, grads[0]))
         turn = 0
 
@@ -188,6 +188,23 @@ def norm_clip(bench):
         bench.add(f"{name}, norm clip on: time over that without", ratio, "<= 1.25", ratio <= 1.25, seconds=seconds)
 
 
+def sixteen_bits(bench):
+    """RMSProp over 16-bit storage, rounded to nearest and stochastically, beside float32 in the same turns."""
+    shapes = [(bench.large,)]
+    float32 = bench.job(nbopt.RMSProp(), shapes)[0]
+    for dtype, state, bar in (("bfloat16", "float32", 1.05), ("bfloat16", "bfloat16", None), ("float16", "float32", None)):
+        steps = {"float32": float32}
+        for how, rounding in (("nearest", False), ("stochastic", True)):
+            steps[how] = bench.job(nbopt.RMSProp(stochastic_round=rounding, state_dtype=state), shapes, dtype=dtype)[0]
+        seconds = bench.on_device(steps)
+        medians = {name: float(np.median(values)) for name, values in seconds.items()}
+        label = f"rmsprop, {dtype}, states {state}"
+        ratio = medians["stochastic"] / medians["nearest"]
+        met = None if bar is None else ratio <= bar
+        bench.add(f"{label}: stochastic / nearest", ratio, f"<= {bar}" if bar else "-", met, seconds=seconds)
+        bench.add(f"{label}: nearest / float32", medians["nearest"] / medians["float32"], "-", None)
+
+
 def over_2_31(bench):
     """One tensor of more than 2^31 elements."""
     n = (1 << 31) + 1001
@@ -204,7 +221,7 @@ def over_2_31(bench):
 
 
 def same_bits_as_the_cpu(bench):
-    """Three steps of every optimizer over the same random values, on the CPU and on the GPU."""
+    """Three steps of every optimizer over the same random values, on the CPU and on the GPU; in 16 bits with stochastic rounding."""
     shapes = [(3_000_017 if not bench.quick else 30_017,), (513, 1025), (7, 11, 13)]
     makers = {
         "GradientDescentMomentum": lambda: nbopt.GradientDescentMomentum(0.1, 0.9, wdecay=0.01, gradient_clip_norm=0.1),
@@ -216,13 +233,15 @@ def same_bits_as_the_cpu(bench):
     }
     different = []
     for name, make in makers.items():
-        for dtype in ("float32", "float64"):
+        for dtype in ("float32", "float64", "bfloat16", "float16"):
             found = []
             for backend in (bench.be, "cpu"):
                 rng = np.random.default_rng(3)
                 with nbopt.use_backend(backend) as be:
                     layer = nbopt.Parameters(*[(be.array(rng.standard_normal(s), dtype), be.array(rng.standard_normal(s), dtype)) for s in shapes])
+                    be.rng_set_state({"seed": 1, "updates": 0})
                     optimizer = make()
+                    optimizer.stochastic_round = dtype.endswith("16")
                     for epoch in range(3):
                         optimizer.optimize([layer], epoch)
                     tensors = [*layer.params, *(state for states in layer.states for state in states)]
@@ -255,7 +274,7 @@ def main(argv=None):
         print(f"{key:16} {value}")
     print(f"\n{'what':78} {'measured':>12}  {'bar':>10}  met")
     failures = []
-    for row in (same_bits_as_the_cpu, bandwidth, against_torch, norm_clip, over_2_31):
+    for row in (same_bits_as_the_cpu, bandwidth, against_torch, norm_clip, sixteen_bits, over_2_31):
         try:
             row(bench)
         except Exception as error:  # the other rows are worth having

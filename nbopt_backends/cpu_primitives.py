@@ -300,4 +300,5 @@ def call_kernel(context, kernel, row, offset, n, place, scalars, random):
 
     return types.void(*[types.int64] * 7), codegen
 
+
 __all__ = [name for name in globals() if not name.startswith("_")]

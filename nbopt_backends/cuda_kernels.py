@@ -1,14 +1,14 @@
-"""The text of CUDA kernels: a program's, and those of the sums and extremes that go with it. Pure functions of what they are given.
+"""The text of a program's CUDA kernels. Pure functions of what they are given.
 
 A kernel takes a handful of int64 arguments, however many tensors there are: addresses of tables in device memory. Blocks stride over the
 chunk table; the threads of a block share a chunk. No kernel depends on the number of blocks or threads for its results.
 """
 
-from nbopt_backends.lowering import COMMON_OPS, ITEM_SIZES, Dialect, body_lines, rule_comment
-from nbopt_backends.reduction import LANES, TILE
+from nbopt_backends.lowering import ITEM_SIZES, Dialect, body_lines, indented, rounded_stores, rule_comment
+from nbopt_backends.xoroshiro import LANES
 
 _EXACT = {"add": "add({0}, {1})", "subtract": "subtract({0}, {1})", "multiply": "multiply({0}, {1})", "divide": "divide({0}, {1})"}
-_PARTS = {"kernel": "", "loop": "", "load": "x{slot}", "store": "y{slot} = {value}"}
+_PARTS = {"kernel": "", "loop": "", "load": "x{slot}", "store": "y{slot} = {value}", "random": "u{index}"}
 
 #: Every operation rounds by itself: an infix ``*`` followed by ``+`` could become one fma, which rounds once.
 DIALECT = Dialect(
@@ -63,7 +63,35 @@ def update(table, chunks, n_chunks, scalars, views):
 """
 
 
-def update_text(program, dialect, dtypes, arithmetic, strided=False):
+_ROUNDED = """{head}
+def update(table, chunks, n_chunks, scalars, random{views}):
+{scalars}
+    seed, count = load_uint64(random, 0, -1), load_uint64(random, 1, -1)
+{keys}
+    item = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+    # {threads} threads share a chunk, a block of the random stream. Each has the lanes whose words belong to its elements.
+    while item < n_chunks * {threads}:
+        c = item // {threads}
+        t = item - c * {threads}
+        number = load_int64(chunks, 4 * c, -1) * {row_bytes}
+        row = table + number
+        offset = load_int64(chunks, 4 * c + 1, -1)
+        n = load_int64(chunks, 4 * c + 2, -1)
+{pointers}
+        i = t * {width}
+{seeds}
+        while i < n:
+            left = n - i
+{words}
+{load}
+{elements}
+{store}
+            i += {step}
+        item += int64(cuda.gridDim.x) * cuda.blockDim.x
+"""
+
+
+def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None):
     """Return the text of the module that holds the kernel of `program`.
 
     For RMSProp on float32 it reads
@@ -89,6 +117,15 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False):
                     ...
                     store_float32x4(p0, i, e0[0], e1[0], e2[0], e3[0])
 
+    Where a store rounds stochastically, `element` takes its random bits as well (u12, ...), and a thread goes through its part of a block of the
+    random stream, with the states of its lanes in registers:
+
+                while i < n:
+                    w12_0, g12_0, h12_0 = advanced(g12_0, h12_0)
+                    ...
+                    e0 = element(x0[0], x1[0], x2[0], int64(w12_0 & uint64(65535)), s0, ...)
+                    e1 = element(x0[1], x1[1], x2[1], int64((w12_0 >> uint64(16)) & uint64(65535)), s0, ...)
+
     Parameters
     ----------
     program : nbopt.trace.Program
@@ -99,278 +136,110 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False):
     arithmetic : str
     strided : bool
         Whether some tensors are not contiguous: then every element's address is computed from its position.
+    kept : tuple of int, optional
+        For each slot, how many mantissa bits a stochastic rounding keeps, or 0; all 0 without it.
     """
+    kept = kept or (0,) * len(dtypes)
     read = sorted({line[1] for line in program.code if line[0] == "load"})
     written, used = program.written(), program.used()
-    # Storage of 16 bits and stochastic rounding go here: `kept`, primitives load_bfloat16x8 and the like (a load gives float32s), and the
-    # element's place in the stream of random bits as one more argument of `element`.
-    kept = (0,) * len(dtypes)
-    parameters = [*(f"x{slot}" for slot in read), *(f"s{j}" for j in range(program.n_scalars))]
+    rounded = rounded_stores(program, dtypes, kept)
+    scalars = [f"s{j}" for j in range(program.n_scalars)]
     head = [
         *(f"# {line}" for line in rule_comment(program)),
         "@inline",
-        f"def element({', '.join(parameters)}):",
+        f"def element({', '.join([*(f'x{slot}' for slot in read), *(f'u{index}' for _, index, _ in rounded), *scalars])}):",
         *(f"    {line}" for line in body_lines(program, dialect, dtypes, arithmetic, kept)),
         f"    return ({', '.join(f'y{slot}' for slot in written)},)",
         "",
     ]
-    width = 16 // min(ITEM_SIZES[dtypes[slot]] for slot in used)
-    pointers = []
-    for slot in used:
-        what = " and ".join(["read"] * (slot in read) + ["written"] * (slot in written))
-        place = f"place(geometry, row, {slot}, offset + k)" if strided else f"address(row, {slot}, offset, {ITEM_SIZES[dtypes[slot]]})"
-        pointers.append(f"p{slot} = {place}  # {program.names[slot]}: {dtypes[slot]}, {what}")
+    width = 16 // min(ITEM_SIZES[dtypes[slot]] for slot in used)  # elements at a time
+    if rounded and strided:
+        width = 4  # a word of 64 random bits is enough for them, and addresses are not
+    parts = {
+        "head": "\n".join(head),
+        "scalars": indented([f"{s} = load_{arithmetic}(scalars, {j}, -1)" for j, s in enumerate(scalars)] or ["pass"], 1),
+        "row_bytes": 8 * len(dtypes),
+        "width": width,
+    }
 
-    def element(lane=""):
-        return f"element({', '.join([*(f'x{slot}{lane}' for slot in read), *parameters[len(read) :]])})"
+    def pointers(position):
+        lines = []
+        for slot in used:
+            what = " and ".join(["read"] * (slot in read) + ["written"] * (slot in written))
+            here = f"address(row, {slot}, offset, {ITEM_SIZES[dtypes[slot]]})" if position is None else f"place(geometry, row, {slot}, {position})"
+            lines.append(f"p{slot} = {here}  # {program.names[slot]}: {dtypes[slot]}, {what}")
+        return lines
 
-    lanes = [f"e{k}" for k in range(width)]
-    vector = [
-        *(f"x{slot} = load_{dtypes[slot]}x{width}(p{slot}, i)" for slot in read),
-        *(f"{lane} = {element(f'[{k}]')}" for k, lane in enumerate(lanes)),
-        *(f"store_{dtypes[slot]}x{width}(p{slot}, i, {', '.join(f'{lane}[{j}]' for lane in lanes)})" for j, slot in enumerate(written)),
-    ]
-    single = [
-        *(f"x{slot} = load_{dtypes[slot]}(p{slot}, i, {slot})" for slot in read),
-        f"e0 = {element()}",
-        *(f"store_{dtypes[slot]}(p{slot}, i, {slot}, e0[{j}])" for j, slot in enumerate(written)),
-    ]
-    return dialect.header + (_STRIDED if strided else _CONTIGUOUS).format(
-        head="\n".join(head),
-        scalars=_indented([f"s{j} = load_{arithmetic}(scalars, {j}, -1)" for j in range(program.n_scalars)] or ["pass"], 1),
-        row_bytes=8 * len(dtypes),
-        pointers=_indented(pointers, 3 if strided else 2),
-        width=width,
-        misaligned=" | ".join(f"p{slot}" for slot in used),
-        vector=_indented(vector, 3),
-        single=_indented(single, 3),
-    )
+    def elements(count, random=lambda index, word, k: ""):
+        arguments = [[f"x{slot}[{k}]" for slot in read] + [random(index, word, k) for _, index, word in rounded] + scalars for k in range(count)]
+        return [f"e{k} = element({', '.join(arguments[k])})" for k in range(count)]
 
-
-_SUMS = '''"""Sums of {dtype} values in {arithmetic}, in the fixed shape of nbopt_backends.reduction: one block for a tile, a lane after the other."""
-
-{header}
-@inline
-def tree(lanes):
-    """Add the upper half of the lanes to the lower until one is left; for all threads of a block together."""
-    cuda.syncthreads()
-    half = int64({LANES} // 2)
-    while half > 0:
-        lane = int64(cuda.threadIdx.x)
-        while lane < half:
-            lanes[lane] = {add_lanes}
-            lane += cuda.blockDim.x
-        cuda.syncthreads()
-        half >>= 1
-
-
-def square_sums(table, tiles, n_tiles, slot, width, sums, views):
-    """Write the sum of squares of every tile of one slot.
-
-    Parameters
-    ----------
-    table : int64
-        Address of int64[rows, width]: the address of each slot of each tensor.
-    tiles : int64
-        Address of int64[n_tiles, 4]: row, offset in elements, length in elements, place in `sums`.
-    slot, width : int64
-    sums : int64
-        Address of {total}[...]: modified.
-    views : int64
-        0, or for strided tensors the address of the geometries' addresses.
-    """
-    lanes = cuda.shared.array({LANES}, {arithmetic})
-    c = int64(cuda.blockIdx.x)
-    while c < n_tiles:
-        number = load_int64(tiles, 4 * c, -1) * width * 8
-        offset = load_int64(tiles, 4 * c + 1, -1)
-        n = load_int64(tiles, 4 * c + 2, -1)
-        lane = int64(cuda.threadIdx.x)
-        while lane < {LANES}:
-            total = {arithmetic}(0)
-            if views == 0:
-                here = load_int64(table + number, slot, -1) + offset * {item_size}
-                if n == {TILE}:
-                    for k in range({rows}):
-                        x = {load_full}
-                        total = {add_square}
-                else:
-                    i = lane
-                    while i < n:
-                        x = {load_here}
-                        total = {add_square}
-                        i += {LANES}
-            else:
-                i = lane
-                while i < n:
-                    x = {load_strided}
-                    total = {add_square}
-                    i += {LANES}
-            lanes[lane] = total
-            lane += cuda.blockDim.x
-        tree(lanes)
-        if cuda.threadIdx.x == 0:
-            store_{total}(sums, load_int64(tiles, 4 * c + 3, -1), -1, {total}(lanes[0]))
-        cuda.syncthreads()
-        c += cuda.gridDim.x
-
-
-def row_sums(matrix, m, n, tiles, sums):
-    """Write the sum of every tile of every row of a contiguous {arithmetic}[m, n] to sums[m, tiles]."""
-    lanes = cuda.shared.array({LANES}, {arithmetic})
-    c = int64(cuda.blockIdx.x)
-    while c < m * tiles:
-        row = c // tiles
-        start = (c - row * tiles) * {TILE}
-        here = matrix + (row * n + start) * {lane_size}
-        length = min(int64({TILE}), n - start)
-        lane = int64(cuda.threadIdx.x)
-        while lane < {LANES}:
-            total = {arithmetic}(0)
-            i = lane
-            while i < length:
-                x = load_{arithmetic}(here, i, -1)
-                total = {add_value}
-                i += {LANES}
-            lanes[lane] = total
-            lane += cuda.blockDim.x
-        tree(lanes)
-        if cuda.threadIdx.x == 0:
-            store_{arithmetic}(sums, c, -1, lanes[0])
-        cuda.syncthreads()
-        c += cuda.gridDim.x
-
-
-def norm_factor(sums, n, settings, targets, n_targets):
-    """Write the norm-clip factor where the update's kernels read it. For one block.
-
-    Parameters
-    ----------
-    sums : int64
-        Address of {arithmetic}[n], n at most {TILE}: sums of squares.
-    settings : int64
-        Address of {arithmetic}[2]: the norm to clip to, the batch size.
-    targets : int64
-        Address of int64[n_targets, 2]: where a factor goes, and its item size. What is there is modified.
-    """
-    lanes = cuda.shared.array({LANES}, {arithmetic})
-    lane = int64(cuda.threadIdx.x)
-    while lane < {LANES}:
-        total = {arithmetic}(0)
-        i = lane
-        while i < n:
-            x = load_{arithmetic}(sums, i, -1)
-            total = {add_value}
-            i += {LANES}
-        lanes[lane] = total
-        lane += cuda.blockDim.x
-    tree(lanes)
-    if cuda.threadIdx.x == 0:
-        clip = load_{arithmetic}(settings, 0, -1)
-        norm = {norm}
-        factor = {factor}
-        for k in range(n_targets):
-            target = load_int64(targets, 2 * k, -1)
-{store_factor}
-
-
-def extremes(matrix, m, n, kind, found):
-    """Write the extreme of every row of a contiguous {arithmetic}[m, n] to found[m]: one block for a row.
-
-    `kind` is 0 for the largest value, 1 for the smallest, 2 and 3 for the place of the first of these.
-    """
-    values = cuda.shared.array({LANES}, {arithmetic})
-    places = cuda.shared.array({LANES}, int64)
-    row = int64(cuda.blockIdx.x)
-    while row < m:
-        here = matrix + row * n * {lane_size}
-        lane = int64(cuda.threadIdx.x)
-        while lane < {LANES}:
-            place = min(lane, n - 1)
-            value = load_{arithmetic}(here, place, -1)
-            i = lane + {LANES}
-            while i < n:
-                x = load_{arithmetic}(here, i, -1)
-                if kind >= 2:
-                    if beats(x, value, kind):
-                        value, place = x, i
-                else:
-                    value = maximum(value, x) if kind == 0 else minimum(value, x)
-                i += {LANES}
-            values[lane], places[lane] = value, place
-            lane += cuda.blockDim.x
-        cuda.syncthreads()
-        half = int64({LANES} // 2)
-        while half > 0:
-            lane = int64(cuda.threadIdx.x)
-            while lane < half:
-                x, y = values[lane], values[lane + half]
-                if kind >= 2:
-                    if beats(y, x, kind) or (places[lane + half] < places[lane] and not beats(x, y, kind)):
-                        values[lane], places[lane] = y, places[lane + half]
-                else:
-                    values[lane] = maximum(x, y) if kind == 0 else minimum(x, y)
-                lane += cuda.blockDim.x
-            cuda.syncthreads()
-            half >>= 1
-        if cuda.threadIdx.x == 0:
-            store_{arithmetic}(found, row, -1, {arithmetic}(places[0]) if kind >= 2 else values[0])
-        cuda.syncthreads()
-        row += cuda.gridDim.x
-'''
-
-
-def sums_text(dialect, dtype, arithmetic, total):
-    """Return the text of the module that reduces values of one dtype.
-
-    Parameters
-    ----------
-    dialect : Dialect
-        One of this module's.
-    dtype : str
-        The values' storage.
-    arithmetic : str
-        ``"float32"`` or ``"float64"``: what the values are widened to and added in.
-    total : str
-        What the tiles' sums of squares are stored in; at least as wide.
-    """
-    ops = {**COMMON_OPS, **dialect.ops}
-
-    def loaded(text):
-        return text if dtype == arithmetic else f"{arithmetic}({text})"
-
-    def spelled(op, *operands):
-        return ops[op].format(*operands, F=arithmetic) if op in ops else f"{op}({', '.join(operands)})"
-
-    stores = ["store_float32(target, 0, -1, factor)"]
-    if arithmetic == "float64":
-        stores = [
-            "if load_int64(targets, 2 * k + 1, -1) == 8:",
-            "    store_float64(target, 0, -1, factor)",
-            "else:",
-            "    store_float32(target, 0, -1, float32(factor))",
+    vector_loads = [f"x{slot} = load_{dtypes[slot]}x{width}(p{slot}, i)" for slot in read]
+    stored = [", ".join(f"e{k}[{j}]" for k in range(width)) for j in range(len(written))]
+    vector_stores = [f"store_{dtypes[slot]}x{width}(p{slot}, i, {stored[j]})" for j, slot in enumerate(written)]
+    misaligned = " | ".join(f"p{slot}" for slot in used)
+    if not rounded:
+        single = [
+            *(f"x{slot} = (load_{dtypes[slot]}(p{slot}, i, {slot}),)" for slot in read),
+            *elements(1),
+            *(f"store_{dtypes[slot]}(p{slot}, i, {slot}, e0[{j}])" for j, slot in enumerate(written)),
         ]
-    return _SUMS.format(
-        header=dialect.header,
-        dtype=dtype,
-        arithmetic=arithmetic,
-        total=total,
-        LANES=LANES,
-        TILE=TILE,
-        rows=TILE // LANES,
-        item_size=ITEM_SIZES[dtype],
-        lane_size=ITEM_SIZES[arithmetic],
-        load_full=loaded(f"load_{dtype}(here, lane + k * {LANES}, -1)"),
-        load_here=loaded(f"load_{dtype}(here, i, -1)"),
-        load_strided=loaded(f"load_{dtype}(place(views + number, table + number, slot, offset + i), 0, -1)"),
-        add_square=spelled("add", "total", spelled("multiply", "x", "x")),
-        add_value=spelled("add", "total", "x"),
-        add_lanes=spelled("add", "lanes[lane]", "lanes[lane + half]"),
-        norm=spelled("divide", "sqrt(lanes[0])", f"load_{arithmetic}(settings, 1, -1)"),
-        factor=spelled("divide", "clip", "maximum(norm, clip)"),
-        store_factor=_indented(stores, 3),
+        parts["single"] = indented(single, 3)
+        if strided:
+            return dialect.header + _STRIDED.format(pointers=indented(pointers("offset + k"), 3), **parts)
+        vector = indented([*vector_loads, *elements(width), *vector_stores], 3)
+        return dialect.header + _CONTIGUOUS.format(pointers=indented(pointers(None), 2), misaligned=misaligned, vector=vector, **parts)
+
+    # A block is gone through in as many steps as its words with the fewest bits take draws; wider ones take several draws in a step.
+    step = 64 * LANES // min(word for _, _, word in rounded)
+    keys, seeds, words, skipped = [], [f"first = load_int64(chunks, 4 * c + 3, -1) * {LANES}"], [], []
+    for number, index, word in rounded:
+        lanes, draws = width * word // 64, step * word // (64 * LANES)
+        states = [f"g{index}_{lane}, h{index}_{lane}" for lane in range(lanes)]
+        skip = [f"_, {state} = advanced({state})" for state in states]
+        keys.append(f"k{index}, l{index} = keys(seed, count, uint64({number}))")
+        seeds += [f"{state} = seeded(k{index}, l{index}, uint64(first + t * {lanes} % {LANES} + {k}))" for k, state in enumerate(states)]
+        if draws > 1:
+            seeds += [f"for _ in range(t * {lanes} // {LANES}):", *(f"    {line}" for line in skip)]
+        words += [f"w{index}_{lane}, {state} = advanced({state})" for lane, state in enumerate(states)]
+        skipped += skip * (draws - 1)
+
+    def random(index, word, k):
+        lane, shift = divmod(k * word, 64)
+        shifted = f"(w{index}_{lane} >> uint64({shift}))" if shift else f"w{index}_{lane}"
+        return f"int64({shifted} & uint64({2**word - 1}))"
+
+    # Beyond the end of a tensor, its last element is computed once more, and not stored.
+    clamped = ["i", *(f"i{k}" for k in range(1, width))]
+    loads = [f"i{k} = i + min({k}, left - 1)" for k in range(1, width)]
+    stores = [[] for _ in range(width)]
+    for slot in read:
+        if strided:
+            loads += [f"p{slot}_{k} = place(geometry, row, {slot}, offset + {position})" for k, position in enumerate(clamped)]
+        here = [(f"p{slot}_{k}", "0") if strided else (f"p{slot}", position) for k, position in enumerate(clamped)]
+        loads.append(f"x{slot} = ({', '.join(f'load_{dtypes[slot]}({pointer}, {position}, {slot})' for pointer, position in here)})")
+    for j, slot in enumerate(written):
+        for k, position in enumerate(clamped):
+            here = f"place(geometry, row, {slot}, offset + {position}), 0" if strided else f"p{slot}, {position}"
+            stores[k].append(f"store_{dtypes[slot]}({here}, {slot}, e{k}[{j}])")
+    guarded = stores[0] + [line for k in range(1, width) for line in (f"if {k} < left:", *(f"    {store}" for store in stores[k]))]
+    if not strided:
+        loads = [f"whole = left >= {width} and ({misaligned}) & 15 == 0", *_either("whole", vector_loads, loads)]
+        guarded = _either("whole", vector_stores, guarded)
+    return dialect.header + _ROUNDED.format(
+        views=", views" if strided else "",
+        keys=indented(keys, 1),
+        threads=step // width,
+        step=step,
+        pointers=indented(["geometry = views + number"] if strided else pointers(None), 2),
+        seeds=indented(["if i < n:", *(f"    {line}" for line in seeds)], 2),
+        words=indented(words, 3),
+        load=indented(loads, 3),
+        elements=indented(elements(width, random) + skipped, 3),
+        store=indented(guarded, 3),
+        **parts,
     )
 
 
-def _indented(lines, depth):
-    return "\n".join("    " * depth + line for line in lines)
+def _either(condition, lines, otherwise):
+    return [f"if {condition}:", *(f"    {line}" for line in lines), "else:", *(f"    {line}" for line in otherwise)]

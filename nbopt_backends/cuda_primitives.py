@@ -8,14 +8,16 @@ import ast
 import inspect
 import textwrap
 from types import FunctionType
+from typing import NamedTuple
 
 from llvmlite import ir
 
-from nbopt_backends import scalar
+from nbopt_backends import scalar, xoroshiro
 from nbopt_backends.numba_cuda import cuda, intrinsic, types
 
-float32, float64, int64 = types.float32, types.float64, types.int64
+float32, float64, int64, uint64 = types.float32, types.float64, types.int64, types.uint64
 _FLOAT, _DOUBLE, _WORD = ir.FloatType(), ir.DoubleType(), ir.IntType(64)
+_I16, _I32 = ir.IntType(16), ir.IntType(32)
 _GLOBAL = 1  # NVVM's address space of device memory
 _SUFFIX = {float32: "f", float64: "d"}
 
@@ -29,73 +31,136 @@ def _global(builder, address, llvm_type, index):
     return builder.gep(pointer, [index], inbounds=True)
 
 
-def _memory_access(element, llvm_type):
-    """Return the load and the store intrinsic of one element type. The slot is for targets that tell slots apart."""
+class _Storage(NamedTuple):
+    """How elements of one dtype lie in memory.
+
+    Attributes
+    ----------
+    element : numba type
+        What a load gives and a store takes.
+    size : int
+        In bytes.
+    memory : llvmlite.ir.Type
+        What is in memory.
+    widened, narrowed : callable
+        Emit the conversion from and to memory, given the builder and a value; exact.
+    """
+
+    element: object
+    size: int
+    memory: object
+    widened: object = lambda builder, value: value
+    narrowed: object = lambda builder, value: value
+
+
+def _from_bfloat16(builder, value):
+    return builder.bitcast(builder.shl(builder.zext(value, _I32), _I32(16)), _FLOAT)
+
+
+def _to_bfloat16(builder, value):
+    return builder.trunc(builder.lshr(builder.bitcast(value, _I32), _I32(16)), _I16)
+
+
+def _from_float16(builder, value):
+    return builder.fpext(builder.bitcast(value, ir.HalfType()), _FLOAT)
+
+
+def _to_float16(builder, value):
+    narrow = builder.bitcast(builder.fptrunc(value, ir.HalfType()), _I16)
+    return builder.select(builder.fcmp_unordered("uno", value, value), _I16(0x7E00), narrow)  # PTX has a NaN of its own
+
+
+_FLOAT32, _FLOAT64 = _Storage(float32, 4, _FLOAT), _Storage(float64, 8, _DOUBLE)
+_BFLOAT16 = _Storage(float32, 2, _I16, _from_bfloat16, _to_bfloat16)
+_FLOAT16 = _Storage(float32, 2, _I16, _from_float16, _to_float16)
+
+
+def _memory_access(storage):
+    """Return the load and the store intrinsic of one element. The slot is for targets that tell slots apart."""
 
     @intrinsic
     def load(context, address, index, slot):
         def codegen(ctx, builder, signature, args):
             index = builder.sext(args[1], _WORD) if args[1].type.width < 64 else args[1]
-            return builder.load(_global(builder, args[0], llvm_type, index))
+            return storage.widened(builder, builder.load(_global(builder, args[0], storage.memory, index)))
 
-        return element(types.int64, index, slot), codegen
+        return storage.element(types.int64, index, slot), codegen
 
     @intrinsic
     def store(context, address, index, slot, value):
         def codegen(ctx, builder, signature, args):
             index = builder.sext(args[1], _WORD) if args[1].type.width < 64 else args[1]
-            builder.store(args[3], _global(builder, args[0], llvm_type, index))
+            builder.store(storage.narrowed(builder, args[3]), _global(builder, args[0], storage.memory, index))
             return ctx.get_dummy_value()
 
-        return types.void(types.int64, index, slot, element), codegen
+        return types.void(types.int64, index, slot, storage.element), codegen
 
     return load, store
 
 
-def _vector_access(element, llvm_type, item_size, count):
+def _vector_access(storage, count):
     """Return the load and the store intrinsic of `count` elements that start at a multiple of 16 bytes, in accesses of 16 bytes."""
-    per_access = 16 // item_size
-    vector = ir.VectorType(llvm_type, per_access)
+    per_access = 16 // storage.size
+    halves = storage.size == 2  # two elements in each of four 32-bit words
+    vector = ir.VectorType(_I32 if halves else storage.memory, 4 if halves else per_access)
     parts = range(count // per_access)
 
     def pointer(builder, args, part):
         first = builder.add(args[1], ir.Constant(_WORD, part * per_access))
-        return builder.bitcast(_global(builder, args[0], llvm_type, first), ir.PointerType(vector, _GLOBAL))
+        return builder.bitcast(_global(builder, args[0], storage.memory, first), ir.PointerType(vector, _GLOBAL))
 
-    def lane(k):
-        return ir.Constant(ir.IntType(32), k)
+    def taken(builder, whole, k):
+        if not halves:
+            return builder.extract_element(whole, _I32(k))
+        word = builder.extract_element(whole, _I32(k // 2))
+        return builder.trunc(builder.lshr(word, _I32(16)) if k % 2 else word, _I16)
+
+    def joined(builder, values):
+        if halves:
+            wide = [builder.zext(value, _I32) for value in values]
+            values = [builder.or_(low, builder.shl(high, _I32(16))) for low, high in zip(wide[::2], wide[1::2])]
+        whole = ir.Constant(vector, ir.Undefined)
+        for k, value in enumerate(values):
+            whole = builder.insert_element(whole, value, _I32(k))
+        return whole
 
     @intrinsic
     def load(context, address, index):
         def codegen(ctx, builder, signature, args):
             loaded = [builder.load(pointer(builder, args, part), align=16) for part in parts]
-            values = [builder.extract_element(value, lane(k)) for value in loaded for k in range(per_access)]
+            values = [storage.widened(builder, taken(builder, whole, k)) for whole in loaded for k in range(per_access)]
             return ctx.make_tuple(builder, signature.return_type, values)
 
-        return types.UniTuple(element, count)(types.int64, types.int64), codegen
+        return types.UniTuple(storage.element, count)(types.int64, types.int64), codegen
 
     @intrinsic
     def store(context, address, index, *values):
         def codegen(ctx, builder, signature, args):
-            values = [builder.extract_value(args[2], k) for k in range(count)]
+            values = [storage.narrowed(builder, builder.extract_value(args[2], k)) for k in range(count)]
             for part in parts:
-                whole = ir.Constant(vector, ir.Undefined)
-                for k in range(per_access):
-                    whole = builder.insert_element(whole, values[part * per_access + k], lane(k))
+                whole = joined(builder, values[part * per_access : (part + 1) * per_access])
                 builder.store(whole, pointer(builder, args, part), align=16)
             return ctx.get_dummy_value()
 
-        return types.void(types.int64, types.int64, types.StarArgUniTuple(element, count)), codegen
+        return types.void(types.int64, types.int64, types.StarArgUniTuple(storage.element, count)), codegen
 
     return load, store
 
 
-load_float32, store_float32 = _memory_access(float32, _FLOAT)
-load_float64, store_float64 = _memory_access(float64, _DOUBLE)
-load_int64, store_int64 = _memory_access(int64, _WORD)
-load_float32x4, store_float32x4 = _vector_access(float32, _FLOAT, 4, 4)
-load_float64x4, store_float64x4 = _vector_access(float64, _DOUBLE, 8, 4)
-load_float64x2, store_float64x2 = _vector_access(float64, _DOUBLE, 8, 2)
+load_float32, store_float32 = _memory_access(_FLOAT32)
+load_float64, store_float64 = _memory_access(_FLOAT64)
+load_float16, store_float16 = _memory_access(_FLOAT16)
+load_bfloat16, store_bfloat16 = _memory_access(_BFLOAT16)
+load_int64, store_int64 = _memory_access(_Storage(int64, 8, _WORD))
+load_uint64, _ = _memory_access(_Storage(uint64, 8, _WORD))
+load_float64x2, store_float64x2 = _vector_access(_FLOAT64, 2)
+load_float64x4, store_float64x4 = _vector_access(_FLOAT64, 4)
+load_float32x4, store_float32x4 = _vector_access(_FLOAT32, 4)
+# As many as 16 bytes hold of the narrowest storage of a kernel.
+load_float64x8, store_float64x8 = _vector_access(_FLOAT64, 8)
+load_float32x8, store_float32x8 = _vector_access(_FLOAT32, 8)
+load_float16x8, store_float16x8 = _vector_access(_FLOAT16, 8)
+load_bfloat16x8, store_bfloat16x8 = _vector_access(_BFLOAT16, 8)
 
 
 def _called(builder, name, args):
@@ -268,12 +333,35 @@ def _compiled(function):
     return inline(FunctionType(made.__code__, globals(), function.__name__))
 
 
-shift_float32, shift_float64 = _compiled(scalar.shift_float32), _compiled(scalar.shift_float64)
-ldexp_float32, ldexp_float64 = _compiled(scalar.ldexp_float32), _compiled(scalar.ldexp_float64)
+# In the order of the file, so that formulas find those that they call.
+for _name, _formula in list(vars(scalar).items()):
+    if isinstance(_formula, FunctionType):
+        globals()[_name] = _compiled(_formula)
 
-__all__ = [
-    "absolute", "add", "address", "beats", "cuda", "divide", "exp", "exp2", "float32", "float64", "inline", "int64", "ldexp_float32",
-    "ldexp_float64", "load_float32", "load_float32x4", "load_float64", "load_float64x2", "load_float64x4", "load_int64", "log", "log2", "maximum",
-    "minimum", "multiply", "place", "power", "rint", "shift_float32", "shift_float64", "sqrt", "store_float32", "store_float32x4", "store_float64",
-    "store_float64x2", "store_float64x4", "store_int64", "subtract", "tanh",
-]  # fmt: skip
+
+@intrinsic
+def _through_half(context, x):
+    def codegen(ctx, builder, signature, args):
+        return builder.fpext(builder.fptrunc(args[0], ir.HalfType()), _FLOAT)
+
+    return float32(float32), codegen
+
+
+@inline
+def nearest_float16_float32(x):
+    """Return a float32 rounded to nearest even in float16. NaN is canonical."""
+    return _through_half(x) if x == x else from_bits_float32(0x7FC00000)
+
+
+# --- random bits: see nbopt_backends.xoroshiro; integers, so nothing is contracted ---
+
+
+def _integer(function, **names):
+    return inline(FunctionType(function.__code__, {**vars(xoroshiro), **names}, function.__name__))
+
+
+_mix, advanced = _integer(xoroshiro.mix), _integer(xoroshiro.advanced)
+_absorb, seeded = _integer(xoroshiro.absorb, mix=_mix), _integer(xoroshiro.seeded, mix=_mix)
+keys = _integer(xoroshiro.keys, absorb=_absorb)
+
+__all__ = [name for name in globals() if not name.startswith("_")]

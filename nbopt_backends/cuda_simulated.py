@@ -9,10 +9,10 @@ from types import FunctionType
 import numpy as np
 
 from nbopt.ops import PRIMITIVES
-from nbopt_backends import scalar
-from nbopt_backends.numba_cuda import cuda
+from nbopt_backends import scalar, xoroshiro
+from nbopt_backends.numba_cuda import cuda  # noqa: F401  (kernels use it)
 
-float32, float64, int64 = np.float32, np.float64, int
+float32, float64, int64, uint64 = np.float32, np.float64, int, np.uint64
 
 
 def inline(function):
@@ -20,14 +20,14 @@ def inline(function):
     return function
 
 
-def _memory_access(kind, number):
+def _memory_access(kind, loaded, stored=lambda value: value):
     size = ctypes.sizeof(kind)
 
     def load(address, index, slot):
-        return number(kind.from_address(int(address + index * size)).value)
+        return loaded(kind.from_address(int(address + index * size)).value)
 
     def store(address, index, slot, value):
-        kind.from_address(int(address + index * size)).value = value
+        kind.from_address(int(address + index * size)).value = stored(value)
 
     return load, store
 
@@ -46,9 +46,24 @@ def _vector_access(load, store, count):
 load_float32, store_float32 = _memory_access(ctypes.c_float, np.float32)
 load_float64, store_float64 = _memory_access(ctypes.c_double, np.float64)
 load_int64, store_int64 = _memory_access(ctypes.c_int64, int)
-load_float32x4, store_float32x4 = _vector_access(load_float32, store_float32, 4)
-load_float64x4, store_float64x4 = _vector_access(load_float64, store_float64, 4)
+load_uint64, _ = _memory_access(ctypes.c_uint64, np.uint64)
+load_float16, store_float16 = _memory_access(
+    ctypes.c_uint16,
+    lambda bits: np.float32(np.uint16(bits).view(np.float16)),
+    lambda value: int(np.float16(value).view(np.uint16)),
+)
+load_bfloat16, store_bfloat16 = _memory_access(
+    ctypes.c_uint16,
+    lambda bits: np.uint32(bits << 16).view(np.float32),
+    lambda value: int(np.float32(value).view(np.uint32)) >> 16,
+)
 load_float64x2, store_float64x2 = _vector_access(load_float64, store_float64, 2)
+load_float64x4, store_float64x4 = _vector_access(load_float64, store_float64, 4)
+load_float32x4, store_float32x4 = _vector_access(load_float32, store_float32, 4)
+load_float64x8, store_float64x8 = _vector_access(load_float64, store_float64, 8)
+load_float32x8, store_float32x8 = _vector_access(load_float32, store_float32, 8)
+load_float16x8, store_float16x8 = _vector_access(load_float16, store_float16, 8)
+load_bfloat16x8, store_bfloat16x8 = _vector_access(load_bfloat16, store_bfloat16, 8)
 
 
 def _in_numpy(name):
@@ -104,16 +119,11 @@ def beats(x, y, kind):
     return y == y and (x != x or (x > y if kind == 2 else x < y))
 
 
-def _with_names_of_this_module(function):
-    return FunctionType(function.__code__, globals(), function.__name__)
+for _name, _formula in list(vars(scalar).items()):
+    if isinstance(_formula, FunctionType):
+        globals()[_name] = FunctionType(_formula.__code__, globals(), _name)
 
+nearest_float16_float32 = globals()["nearest_float16_float32_by_integers"]
+keys, seeded, advanced = xoroshiro.keys, xoroshiro.seeded, xoroshiro.advanced
 
-shift_float32, shift_float64 = _with_names_of_this_module(scalar.shift_float32), _with_names_of_this_module(scalar.shift_float64)
-ldexp_float32, ldexp_float64 = _with_names_of_this_module(scalar.ldexp_float32), _with_names_of_this_module(scalar.ldexp_float64)
-
-__all__ = [
-    "absolute", "address", "beats", "cuda", "exp", "exp2", "float32", "float64", "inline", "int64", "ldexp_float32", "ldexp_float64",
-    "load_float32", "load_float32x4", "load_float64", "load_float64x2", "load_float64x4", "load_int64", "log", "log2", "maximum", "minimum", "place",
-    "power", "rint", "shift_float32", "shift_float64", "sqrt", "store_float32", "store_float32x4", "store_float64", "store_float64x2",
-    "store_float64x4", "store_int64", "tanh",
-]  # fmt: skip
+__all__ = [name for name in globals() if not name.startswith("_")]

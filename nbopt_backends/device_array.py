@@ -8,6 +8,7 @@ import numpy as np
 from nbopt.errors import LayoutError, OperandError
 
 _CUDA, _CUDA_MANAGED = 2, 13  # DLPack's codes of memory that a CUDA kernel can read
+_BFLOAT = 4  # and of bfloat16
 
 
 class _Somewhere:
@@ -119,10 +120,15 @@ class DeviceArray:
         """Return a DLPack capsule. The consumer's stream waits for what is queued here; -1: it takes care of that by itself."""
         if stream != -1:
             self.home.order_before(0 if stream in (None, 1) else stream)
-        capsule = self.layout().__dlpack__()  # NumPy writes the structure, and its capsule keeps the memory's owner alive
+        layout = self.layout()
+        bfloat16 = self.dtype.name == "bfloat16"  # which NumPy can't export
+        capsule = (layout.view(np.uint16) if bfloat16 else layout).__dlpack__()  # NumPy writes the structure; the capsule keeps the owner alive
         structure = ctypes.pythonapi.PyCapsule_GetPointer
         structure.restype, structure.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-        _DLTensor.from_address(structure(capsule, b"dltensor")).device[:] = self.__dlpack_device__()
+        exported = _DLTensor.from_address(structure(capsule, b"dltensor"))
+        exported.device[:] = self.__dlpack_device__()
+        if bfloat16:
+            exported.code = _BFLOAT
         return capsule
 
 
@@ -219,7 +225,7 @@ def _from_dlpack(home, obj):
     structure = ctypes.pythonapi.PyCapsule_GetPointer
     structure.restype, structure.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     found = _DLTensor.from_address(structure(capsule, b"dltensor"))
-    names = {(2, 16): "float16", (2, 32): "float32", (2, 64): "float64", (4, 16): "bfloat16"}
+    names = {(2, 16): "float16", (2, 32): "float32", (2, 64): "float64", (_BFLOAT, 16): "bfloat16"}
     dtype = home.storage_dtype(names.get((found.code, found.bits), f"DLPack type {found.code} of {found.bits} bits"))
     shape = tuple(found.shape[: found.ndim])
     strides = tuple(step * dtype.itemsize for step in found.strides[: found.ndim]) if found.strides else None

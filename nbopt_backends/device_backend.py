@@ -13,18 +13,19 @@ from functools import partial
 import numpy as np
 
 from nbopt.backend import Update
-from nbopt.errors import ArgumentError, DtypeError, LayoutError, ShapeError
+from nbopt.errors import ArgumentError, LayoutError, ShapeError
 from nbopt.tensor import Tensor
 from nbopt.trace import Program
 from nbopt_backends import source
 from nbopt_backends.chunks import chunk_table
-from nbopt_backends.cuda_kernels import sums_text, update_text
+from nbopt_backends.cuda_kernels import update_text
+from nbopt_backends.cuda_reductions import sums_text
 from nbopt_backends.device_array import DeviceArray, from_foreign
-from nbopt_backends.host import ArrayBackend
+from nbopt_backends.host import ArrayBackend, convert, given_values
 from nbopt_backends.plan import MOST_LAYOUTS, Layout, Plan, layout_key
 from nbopt_backends.reduction import TILE, tile_count
+from nbopt_backends.xoroshiro import BLOCK
 
-_DTYPES = {np.dtype(np.float32), np.dtype(np.float64)}
 _MOST_ASSIGNMENTS = 256  # as on the CPU
 _FILL = Program(("out",), (("store", 0, ~0),), 1)
 _COPY = Program(("out", "x"), (("load", 1), ("store", 0, 0)), 0)
@@ -67,6 +68,8 @@ class DevicePlan(Plan):
         Views of the image: each group's, in its arithmetic.
     settings : numpy.ndarray
         View of the image: the norm to clip to, the batch size.
+    random : numpy.ndarray or None
+        View of the image: the seed and the update count, where anything is rounded stochastically.
     scalar_bytes : int
         Where the address tables begin.
     new_tables, new_scalars : bool
@@ -255,14 +258,6 @@ class DeviceBackend(ArrayBackend):
 
     # --- arrays ---
 
-    @classmethod
-    def storage_dtype(cls, dtype):
-        """Return `dtype` as a numpy.dtype, or raise DtypeError."""
-        found = super().storage_dtype(dtype)
-        if found not in _DTYPES:
-            raise DtypeError(f'arrays of dtype {found.name} can\'t be trained on the backend "{cls.name}" yet; allowed are float32, float64')
-        return found
-
     def check_device(self, number):
         """Raise LayoutError where an array is on another GPU than the backend's."""
         if number is not None and number != self.device_id:
@@ -334,25 +329,17 @@ class DeviceBackend(ArrayBackend):
         target.refresh()
         if target.readonly:
             raise LayoutError(f"{tensor!r} is read-only")
-        if isinstance(values, np.ma.MaskedArray):
-            raise LayoutError("a masked array has no value where it is masked: pass x.filled(0), or x.data to ignore the mask")
         if isinstance(values, Tensor) and values.be is self:
             if np.broadcast_shapes(values.shape, tensor.shape) != tensor.shape:
                 raise ShapeError(f"values of shape {values.shape} don't fit {tensor!r}")
             self._run(_COPY, [], [target, values.storage])
             return
-        source_array = values.get() if isinstance(values, Tensor) else np.asarray(values)
-        if source_array.dtype.kind not in "fiub" or source_array.dtype.itemsize > 8:
-            raise DtypeError(f"values of dtype {source_array.dtype} can't be stored in {tensor!r}")
-        if source_array.ndim == 0:
-            self._fill(target, float(source_array))
+        given = given_values(tensor, values)
+        host = np.empty(tensor.shape if given.ndim else (), tensor.dtype)
+        convert(given, host, tensor)
+        if given.ndim == 0:
+            self._fill(target, float(host))
             return
-        host = np.empty(tensor.shape, tensor.dtype)
-        try:
-            with np.errstate(all="ignore"):
-                host[...] = source_array
-        except ValueError:
-            raise ShapeError(f"values of shape {source_array.shape} don't fit {tensor!r}") from None
         if host.size:
             contiguous = target if target.c_contiguous else self.allocate(host.shape, host.dtype)
             with self.device.entered():
@@ -396,6 +383,9 @@ class DeviceBackend(ArrayBackend):
     def _step(self, plan, update, count):
         with self.device.entered():
             plan.set_scalars(update.scalars)
+            if plan.random is not None:
+                plan.random[:] = self.rng_seed, count
+                plan.new_scalars = True
             if plan.passes:
                 plan.set_settings(update.clip_norm, self.bsz)
             self._queue(plan)
@@ -429,8 +419,6 @@ class DeviceBackend(ArrayBackend):
                 if plan.fits(self, update) and (plan.serials == update.key or plan.replace(update)) and not plan.moved(update):
                     return plan
         arrays, kept = self.checked_columns(update)
-        if any(any(column) for column in kept):
-            raise ArgumentError(f'stochastic rounding is not built on the backend "{self.name}" yet: use stochastic_round=False')
         key = layout_key(arrays, kept)
         for plan in plans:
             if plan.layout.key == key and plan.fits(self, update):
@@ -458,9 +446,10 @@ class DeviceBackend(ArrayBackend):
         moving, fixed = Pack(), Pack()
         scalars = [moving.add(np.zeros(max(program.n_scalars, 1), group.arithmetic)) for group in groups]
         settings = moving.add(np.zeros(2, total))
+        random = moving.add(np.zeros(2, np.uint64))
         scalar_bytes = moving.size
         tables = [moving.add(group.table) for group in groups]
-        chunk_tables = [chunk_table(group.sizes, self._chunk(layout)) for group in groups]
+        chunk_tables = [self._chunks(group, layout) for group in groups]
         chunks = [fixed.add(table) for table in chunk_tables]
         geometries = [[fixed.add(geometry) for geometry in group.geometries or ()] for group in groups]
         views = [fixed.add(np.zeros(len(offsets), np.int64)) for offsets in geometries]
@@ -480,6 +469,7 @@ class DeviceBackend(ArrayBackend):
         plan.memory = self._allocated(plan.image.shape, plan.image.dtype)
         plan.scalar_bytes = scalar_bytes
         plan.settings = plan.image[settings:][: 2 * np.dtype(total).itemsize].view(total)
+        plan.random = plan.image[random:][:16].view(np.uint64) if any(any(group.kept) for group in groups) else None
         plan.scalars = []
         for group, offset, table in zip(groups, scalars, tables):
             size = max(program.n_scalars, 1) * np.dtype(group.arithmetic).itemsize
@@ -505,6 +495,7 @@ class DeviceBackend(ArrayBackend):
             for number, group in enumerate(groups):
                 strided = group.geometries is not None
                 arguments = [here + tables[number], there + chunks[number], len(chunk_tables[number]), here + scalars[number]]
+                arguments += [here + random] if any(group.kept) else []
                 arguments += [there + views[number]] if strided else []
                 kernel = self._function(self._text(program, group), "cuda_kernel", "update", len(arguments))
                 plan.launches.append((kernel, self.device.blocks(len(chunk_tables[number])), tuple(arguments)))
@@ -530,6 +521,13 @@ class DeviceBackend(ArrayBackend):
             plan.passes.append((kernel, 1, (sums.address, n, here + settings, there + targets, len(groups))))
         return plan
 
+    def _chunks(self, group, layout):
+        """Return a group's chunk table; with stochastic rounding, chunks are blocks of the random stream, and a fourth column has their numbers."""
+        if not any(group.kept):
+            return chunk_table(group.sizes, self._chunk(layout))
+        table = chunk_table(group.sizes, BLOCK)
+        return np.column_stack([table, group.first_blocks[table[:, 0]] + table[:, 1] // BLOCK])
+
     def _chunk(self, layout):
         """Return the number of elements of a chunk: large, but small enough that every processor of the GPU gets some."""
         elements = sum(group.elements for group in layout.groups)
@@ -541,7 +539,7 @@ class DeviceBackend(ArrayBackend):
     # --- compiled code ---
 
     def _text(self, program, group):
-        return update_text(program, self._dialect(), group.dtypes, group.arithmetic, group.geometries is not None) + self._mark()
+        return update_text(program, self._dialect(), group.dtypes, group.arithmetic, group.geometries is not None, group.kept) + self._mark()
 
     def _sums_text(self, dtype, arithmetic, total):
         return sums_text(self._dialect(), dtype, arithmetic, total) + self._mark()
@@ -606,7 +604,11 @@ class DeviceBackend(ArrayBackend):
             raise ShapeError(f"be.{op} of no elements has no value; the tensor has shape {tensor.shape}")
         if axis is not None:
             storage = storage.viewed(np.moveaxis(storage.layout(), axis, -1))
-        matrix = self._contiguous(storage)
+        if storage.dtype.itemsize == 2:  # and the result stays float32, for what it is used in
+            matrix = self.allocate(storage.shape, np.float32)
+            self._run(_COPY, [], [matrix, storage])
+        else:
+            matrix = self._contiguous(storage)
         text = self._sums_text(matrix.dtype.name, matrix.dtype.name, matrix.dtype.name)
         with self.device.entered():
             stream = self._ready_stream()

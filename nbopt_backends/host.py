@@ -140,18 +140,7 @@ class HostBackend(ArrayBackend):
         """Copy values into the tensor's array."""
         array = tensor.storage
         _check_writable(array, repr(tensor))
-        if isinstance(values, np.ma.MaskedArray):
-            raise LayoutError(_MASKED)
-        source = values.get() if isinstance(values, Tensor) else np.asarray(values)
-        if source.dtype not in _DTYPES and (source.dtype.kind not in "fiub" or source.dtype.itemsize > 8):
-            raise DtypeError(f"values of dtype {source.dtype} can't be stored in {tensor!r}")
-        try:
-            with np.errstate(all="ignore"):
-                array[...] = source
-                if array.dtype.itemsize == 2:
-                    array[np.isnan(array)] = np.nan  # the canonical one
-        except ValueError:
-            raise ShapeError(f"values of shape {source.shape} don't fit {tensor!r}") from None
+        convert(given_values(tensor, values), array, tensor)
 
     def reduce(self, op, tensor, axis, shape):
         """Reduce a tensor over an axis (None: over all elements) and return a new tensor of shape `shape`."""
@@ -170,6 +159,27 @@ class HostBackend(ArrayBackend):
     def sum_last_axis(self, matrix):
         """Return the sums of the rows of a C-contiguous (m, n) array, in the fixed shape of `nbopt_backends.reduction`."""
         raise NotImplementedError(f"{type(self).__name__} has no sum")
+
+
+def given_values(tensor, values):
+    """Return what a user gave to be stored in a tensor (an array, a tensor or a number) as a NumPy array of a dtype that can be converted."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise LayoutError(_MASKED)
+    source = values.get() if isinstance(values, Tensor) else np.asarray(values)
+    if source.dtype not in _DTYPES and (source.dtype.kind not in "fiub" or source.dtype.itemsize > 8):
+        raise DtypeError(f"values of dtype {source.dtype} can't be stored in {tensor!r}")
+    return source
+
+
+def convert(source, target, tensor):
+    """Write the array `source` into the NumPy array `target`, which stands for `tensor`, rounding to nearest; NaN is canonical in 16 bits."""
+    try:
+        with np.errstate(all="ignore"):
+            target[...] = source
+            if target.dtype.itemsize == 2:
+                target[np.isnan(target)] = np.nan
+    except ValueError:
+        raise ShapeError(f"values of shape {source.shape} don't fit {tensor!r}") from None
 
 
 def _kept(update, slot, tensor):

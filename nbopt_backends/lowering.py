@@ -22,6 +22,8 @@ class Dialect(NamedTuple):
         The loop over the elements, likewise: blocks of {block} elements, {before} each of them, and the {body}.
     load, store : str
         How the body takes and leaves an element of {slot}, whose storage is {dtype}; {value} is what is left.
+    random : str
+        How the body takes the {word} random bits of the store that is instruction {index}.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Dialect(NamedTuple):
     loop: str
     load: str = "load_{dtype}(p{slot}, i, {slot})"
     store: str = "store_{dtype}(p{slot}, i, {slot}, {value})"
+    random: str = "load_word{word}(w{index}, k, 15)"
 
 
 def by_reciprocals(program):
@@ -143,8 +146,8 @@ def body_lines(program, dialect, dtypes, arithmetic, kept):
             name = f"s{~value}" if value < 0 else names[value]
             dtype = dtypes[slot]
             if kept[slot]:
-                word = FORMATS[dtype].word
-                arguments = f"{name}, {kept[slot]}, {arithmetic}({largest(dtype, kept[slot])!r}), load_word{word}(w{index}, k, 15)"
+                random = dialect.random.format(word=FORMATS[dtype].word, index=index)
+                arguments = f"{name}, {kept[slot]}, {arithmetic}({largest(dtype, kept[slot])!r}), {random}"
                 lines.append(f"r{index} = stochastic_{dtype}_{arithmetic}({arguments})")
                 name = f"r{index}"
             elif dtype != arithmetic:
@@ -164,6 +167,12 @@ def body_lines(program, dialect, dtypes, arithmetic, kept):
 def widened(dtype, arithmetic, text):
     """Return `text`, a load of `dtype` (which gives a float32 for 16 bits), converted to the arithmetic's type."""
     return text if dtype == arithmetic or arithmetic == "float32" else f"{arithmetic}({text})"
+
+
+def rounded_stores(program, dtypes, kept):
+    """Return, for each store that rounds stochastically, its number among the program's stores, its instruction's index, its random bits."""
+    stores = [(index, line[1]) for index, line in enumerate(program.code) if line[0] == "store"]
+    return [(number, index, FORMATS[dtypes[slot]].word) for number, (index, slot) in enumerate(stores) if kept[slot]]
 
 
 def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
@@ -203,12 +212,12 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
         pointers.append(f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[dtypes[slot]]})  # {program.names[slot]}: {dtypes[slot]}, {what}")
     # The hardware's own prefetching falls behind loops with as much arithmetic as these: see docs/benchmarks.md.
     sizes = {slot: ITEM_SIZES[dtypes[slot]] for slot in program.used()}
-    stores = [(index, line[1]) for index, line in enumerate(program.code) if line[0] == "store"]
-    rounded = [(number, index, FORMATS[dtypes[slot]].word // 16) for number, (index, slot) in enumerate(stores) if kept[slot]]
+    rounded = rounded_stores(program, dtypes, kept)
     block = 256 if rounded else 64  # random words come for 256 elements at a time
     before = [f"prefetch(p{slot} + start * {size} + {_AHEAD}, {block * size})" for slot, size in sizes.items()]
     lanes = []
-    for number, index, draws in rounded:
+    for number, index, word in rounded:
+        draws = word // 16
         lanes.append(f"lanes{index} = np.empty(({2 + draws}, {LANES}), np.uint64)")
         lanes.append(f"w{index} = lanes{index}.ctypes.data + {2 * LANES * 8}  # the words behind the generators' states")
         before.append(f"draw(lanes{index}, random, {number}, place + start, start == 0, {draws})")
@@ -216,7 +225,7 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
 
     def loop(program):
         body = body_lines(program, dialect, dtypes, arithmetic, kept)
-        return dialect.loop.format(block=block, before=_indented(before, 1), body=_indented(body, 2)).split("\n")
+        return dialect.loop.format(block=block, before=indented(before, 1), body=indented(body, 2)).split("\n")
 
     loops = loop(program)
     faster, divisors = by_reciprocals(program)
@@ -226,8 +235,8 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
         loops = [f"if {powers}:  # then its reciprocal does the same", *_indented_lines(inverted + loop(faster)), "else:", *_indented_lines(loops)]
     parts = {
         "comment": "\n".join(f"# {line}" for line in rule_comment(program)),
-        "setup": _indented(pointers + scalars + lanes, 1),
-        "loops": _indented(loops, 1),
+        "setup": indented(pointers + scalars + lanes, 1),
+        "loops": indented(loops, 1),
     }
     return dialect.header + dialect.kernel.format(**parts)
 
@@ -236,7 +245,8 @@ _AHEAD = 512  # bytes
 ITEM_SIZES = {name: storage.dtype.itemsize for name, storage in FORMATS.items()}
 
 
-def _indented(lines, depth):
+def indented(lines, depth):
+    """Return lines as one text, each indented by `depth` levels."""
     return "\n".join(_indented_lines(lines, depth))
 
 

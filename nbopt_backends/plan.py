@@ -119,6 +119,8 @@ class Group:
         See `chunk_table`; only tensors with elements are in it.
     places : numpy.ndarray
         int64[chunks]: see `cpu_primitives.draw`.
+    first_blocks : numpy.ndarray
+        int64[rows]: the number of each tensor's first block in the stream of random bits.
     elements : int
     geometries : list of numpy.ndarray, or None
         For each row and slot, see `cpu_drivers.run_staged_chunks`; None where every slot is contiguous.
@@ -134,7 +136,8 @@ class Group:
         self.table = np.zeros((len(rows), len(dtypes)), np.int64)
         self.sizes = [row[0].size for row in arrays]
         self.chunks = chunk_table(self.sizes)
-        self.places = block_starts[self.rows][self.chunks[:, 0]] * BLOCK + self.chunks[:, 1]
+        self.first_blocks = block_starts[self.rows]
+        self.places = self.first_blocks[self.chunks[:, 0]] * BLOCK + self.chunks[:, 1]
         self.elements = sum(self.sizes)
         self.geometries = None
         if not all(array.flags.c_contiguous for row in arrays for array in row):

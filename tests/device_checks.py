@@ -20,6 +20,7 @@ from nbopt_backends.reduction import TILE
 
 SHAPES = [(37,), (3, 5), (), (0, 4), (64,), (2, 3, 7)]
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
+each_16 = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 
 
 def foreign(tensor, protocol="interface", **changes):
@@ -121,7 +122,7 @@ def test_the_norm_clip_goes_by_c_order_for_strided_gradients(cuda):
     assert_same(trained(cuda, optimizer(), pairs=pairs, steps=2), trained(reference(), optimizer(), pairs=pairs, steps=2))
 
 
-@each_dtype
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
 def test_clip_gradient_norm_gives_the_references_factor(cuda, dtype):
     factors = []
     for be in (cuda, reference()):
@@ -316,7 +317,7 @@ def test_arrays_of_another_gpu_are_refused(cuda, monkeypatch):
         cuda.wrap(foreign(cuda.ones(3)))
 
 
-@pytest.mark.parametrize("changes", [{"typestr": "<i4"}, {"typestr": "<f2"}, {"typestr": ">f4"}, {"mask": "yes"}], ids=str)
+@pytest.mark.parametrize("changes", [{"typestr": "<i4"}, {"typestr": "<c8"}, {"typestr": ">f4"}, {"mask": "yes"}], ids=str)
 def test_arrays_that_can_not_be_trained_are_refused(cuda, changes):
     with pytest.raises(errors.LayoutError):
         cuda.wrap(foreign(cuda.ones(3), **changes))
@@ -364,11 +365,136 @@ def test_without_memory_for_the_states_nothing_has_changed(cuda, monkeypatch):
     assert optimizer.t == 1
 
 
-def test_stochastic_rounding_is_refused_not_ignored(cuda):
-    layer = nbopt.Parameters((cuda.ones(4), cuda.ones(4)))
-    with pytest.raises(errors.ArgumentError, match="stochastic"):
-        nbopt.RMSProp(stochastic_round=8).optimize([layer], 0)
-    assert (layer.params[0].get() == 1).all()
+# --- 16 bits, and stochastic rounding ---
+
+MIXES = [("bfloat16",), ("float16",), ("bfloat16", "float32"), ("float64", "bfloat16", "float16"), ("float32",)]
+BLOCKS = [(37,), (3, 5), (), (0, 4), (4096,), (2 * 4096 + 259,)]  # of the stream of random bits
+
+
+@each_16
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_replays_the_references_16_bits(cuda, name, dtype):
+    def run(be):
+        return trained(be, OPTIMIZERS[name](stochastic_round=True, state_dtype=dtype), (dtype,), 2)
+
+    assert_same(run(cuda), run(reference()))
+
+
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16", "float16"])
+@pytest.mark.parametrize("rounding", [False, True, 3])
+@pytest.mark.parametrize("mix", MIXES, ids="-".join)
+def test_every_mix_and_rounding_has_the_references_bits(cuda, mix, rounding, state_dtype):
+    def run(be):
+        return trained(be, nbopt.RMSProp(stochastic_round=rounding, learning_rate=0.1, state_dtype=state_dtype), mix, 2, [*SHAPES, (4099,)])
+
+    assert_same(run(cuda), run(reference()))
+
+
+def test_blocks_of_random_bits_are_numbered_over_the_list_of_parameters(cuda):
+    def run(be):
+        return trained(be, nbopt.RMSProp(stochastic_round=True, gradient_clip_norm=0.1, state_dtype="bfloat16"), ("bfloat16", "float32"), 2, BLOCKS)
+
+    assert_same(run(cuda), run(reference()))
+
+
+def test_a_run_goes_on_from_a_stored_state_of_the_generator(cuda):
+    def steps(layer, optimizer, epochs):
+        for epoch in epochs:
+            layer.grads = [grad for _, grad in pairs_of(cuda, epoch, ("bfloat16",))]
+            optimizer.optimize([layer], epoch)
+        return [p.get() for p in layer.params]
+
+    made = [(nbopt.Parameters(*pairs_of(cuda, 1, ("bfloat16",))), nbopt.GradientDescentMomentum(0.3, 0.0, stochastic_round=True)) for _ in range(2)]
+    steps(*made[0], range(2))
+    state = cuda.rng_get_state()
+    expected = steps(*made[0], range(2, 4))
+    cuda.rng_reset()
+    steps(*made[1], range(2))
+    cuda.array(1.0)[()] = cuda.array(2.0) + 1  # another update in between, which moves the count on
+    cuda.rng_set_state(state)
+    assert_same(steps(*made[1], range(2, 4)), expected)
+
+
+@pytest.mark.parametrize("rounding", [True, 4])
+def test_strided_and_unaligned_tensors_get_the_bits_of_their_positions(cuda, rounding):
+    def pairs(be, seed, dtypes, shapes):
+        rng = np.random.default_rng(seed)
+        a, b, c, d = (be.array(rng.standard_normal((40, 130)), "bfloat16") for _ in range(4))
+        e, f = (be.array(rng.standard_normal(301), "float16") for _ in range(2))
+        return [(a[::2, 128:0:-1], b[:20, 1:129]), (c[1:, :], d[:-1, :]), (e[1:], f[:-1])]
+
+    def run(be):
+        return trained(be, nbopt.RMSProp(stochastic_round=rounding), pairs=pairs, steps=2)
+
+    assert_same(run(cuda), run(reference()))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_assignments_round_as_their_target_says(cuda, dtype):
+    results = []
+    for be in (cuda, reference()):
+        out = be.empty(5000, dtype)
+        out.rounding = 1
+        out[:] = be.array(np.full(5000, 0.5), "float32") + be.array(np.full(5000, 0.6), "float32")
+        results.append(out.get())
+    assert same_bits(*results)
+    assert set(results[0].astype(float).tolist()) == {1.0, 1.5} and 0.12 < (results[0] == 1.5).mean() < 0.28
+
+
+@each_16
+@pytest.mark.parametrize("to", ["float16", "bfloat16", "float32", "float64"])
+def test_every_pattern_of_16_bits_widens_and_narrows_as_in_the_reference(cuda, dtype, to):
+    patterns = np.arange(65536, dtype=np.uint16).view(cuda.storage_dtype(dtype))
+    results = []
+    for be in (cuda, reference()):
+        out = be.empty(65536, to)
+        out[:] = be.array(patterns, dtype)
+        results.append(out.get())
+    assert same_bits(*results)
+    if out.dtype.itemsize == 2:
+        assert len(set(results[0][np.isnan(results[0])].view(np.uint16).tolist())) == 1
+
+
+@each_16
+@pytest.mark.parametrize("wide", ["float32", "float64"])
+@np.errstate(all="ignore")
+def test_boundaries_round_to_nearest_as_in_the_reference(cuda, dtype, wide):
+    middle = np.arange(0, 65536, 7, dtype=np.uint16).view(cuda.storage_dtype(dtype)).astype(wide)
+    middle = middle[np.isfinite(middle)]
+    ties = (middle + np.nextafter(middle, np.asarray(np.inf, dtype=wide))) / 2
+    halves = middle * np.asarray(1 + 2.0 ** -(11 if dtype == "float16" else 8), wide)
+    below = np.nextafter(halves, np.asarray(0, wide))
+    values = np.concatenate([middle, ties, halves, below, [65504, 65519.99, 65520, 3.39e38, 1e-8, np.inf, np.nan]])
+    results = []
+    for be in (cuda, reference()):
+        out = be.empty(len(values), dtype)
+        out[:] = be.array(values, wide)
+        results.append(out.get())
+    assert same_bits(*results)
+
+
+@each_16
+@pytest.mark.parametrize("op", ["sum", "max", "argmin"])
+def test_reductions_of_16_bits_are_those_of_the_reference(cuda, op, dtype):
+    values = np.random.default_rng(3).standard_normal((5, 300))
+    results = []
+    for be in (cuda, reference()):
+        out = be.empty((5, 1))
+        out[:] = getattr(be, op)(be.array(values, dtype), axis=1)
+        results.append(out.get())
+    assert same_bits(*results)
+
+
+@each_16
+def test_16_bits_come_and_go_unchanged_and_take_half(cuda, dtype):
+    values = np.random.default_rng(1).standard_normal((4, 6)).astype(cuda.storage_dtype(dtype))
+    values[1, 2] = np.nan
+    t = cuda.array(values, dtype)
+    assert t.dtype == values.dtype and t.storage.nbytes == 48 and same_bits(t.get(), values)
+    again = cuda.wrap(foreign(t, "dlpack"))
+    assert again.dtype == values.dtype and again.storage.address == t.storage.address
+    t[2:] = 1.00390625  # is halfway between two numbers of bfloat16, so it goes to the even one
+    assert (again.get()[2:] == (1.0 if dtype == "bfloat16" else 1.00390625)).all()
 
 
 def test_a_tensor_is_pickled_by_its_values(cuda):

@@ -16,7 +16,8 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("the simulator compiles nothing: unset NUMBA_ENABLE_CUDASIM", allow_module_level=True)
 
 from nbopt_backends import numba_cuda
-from nbopt_backends.cuda_kernels import DIALECT, FAST, sums_text, update_text
+from nbopt_backends.cuda_kernels import DIALECT, FAST, update_text
+from nbopt_backends.cuda_reductions import sums_text
 
 CAPABILITIES = [(8, 0), (9, 0)]
 CLIPPED = {"gradient_clip_value": 0.1, "param_clip_value": 1.0, "gradient_clip_norm": 1.0}
@@ -122,6 +123,52 @@ def test_strided_kernels_are_exact(capability):
     ptx = kernel("rmsprop", "float32", capability, strided=True)
     assert_exact(ptx)
     assert_no_local_memory(ptx)
+
+
+def sixteen_bits(name, dtypes, kept, capability, strided=False):
+    program = program_of(name)
+    text = update_text(program, DIALECT, dtypes, "float32", strided, kept)
+    return ptx_of(text, "update", 4 + any(kept) + strided, capability)
+
+
+@every_capability
+@pytest.mark.parametrize("kept", [(0, 0, 0), (7, 0, 0), (7, 0, 7)], ids=["nearest", "stochastic parameters", "stochastic parameters and states"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_16_bit_kernels_are_exact_and_load_16_bytes(dtype, kept, capability):
+    ptx = sixteen_bits("rmsprop", (dtype,) * 3, kept, capability)
+    assert_exact(ptx)
+    assert_no_local_memory(ptx)
+    assert ".f64" not in ptx
+    assert instructions(ptx).count("ld.global.v4.u32") >= 3 and instructions(ptx).count("st.global.v4.u32") >= 2
+
+
+@every_capability
+def test_kernels_that_round_float32_states_of_16_bit_parameters(capability):
+    ptx = sixteen_bits("adam", ("bfloat16", "bfloat16", "float32", "float32"), (7, 0, 10, 0), capability)
+    assert_exact(ptx)
+    assert_no_local_memory(ptx)
+    assert ".f64" not in ptx
+    assert instructions(ptx).count("ld.global.v4.f32") >= 4 and "ld.global.v4.u32" in ptx
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_compiles_for_16_bits(name):
+    ptx = sixteen_bits(name, ("bfloat16",) * len(program_of(name).names), (0,) * len(program_of(name).names), (9, 0))
+    assert_exact(ptx)
+    assert_no_local_memory(ptx)
+
+
+def test_strided_kernels_round_without_local_memory():
+    ptx = sixteen_bits("rmsprop", ("bfloat16", "bfloat16", "float32"), (7, 0, 0), (9, 0), strided=True)
+    assert_exact(ptx)
+    assert_no_local_memory(ptx)
+
+
+def test_16_bit_gradients_are_summed_in_float32():
+    ptx = ptx_of(sums_text(DIALECT, "float16", "float32", "float32"), "square_sums", 7, (9, 0), "cuda_sums")
+    assert_exact(ptx)
+    assert_no_local_memory(ptx)
+    assert ".f64" not in ptx
 
 
 @every_capability

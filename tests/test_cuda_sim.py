@@ -29,7 +29,9 @@ def cuda():
 @pytest.mark.parametrize("threads, blocks", [(1, 1), (3, 5), (32, 1)])
 def test_no_number_of_threads_or_blocks_changes_a_result(cuda, monkeypatch, threads, blocks):
     def run():
-        return trained(cuda, nbopt.Adam(gradient_clip_norm=0.1), shapes=[(3000,), (7, 11)], steps=2)
+        cuda.rng_reset()
+        rounded = trained(cuda, nbopt.RMSProp(stochastic_round=True, state_dtype="float16"), ("bfloat16",), shapes=[(4500,), (7, 11)], steps=2)
+        return rounded + trained(cuda, nbopt.Adam(gradient_clip_norm=0.1), shapes=[(3000,), (7, 11)], steps=2)
 
     expected = run()
     monkeypatch.setattr(cuda.device, "threads", threads)

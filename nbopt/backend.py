@@ -42,12 +42,34 @@ class Update:
     stochastic_round : bool or int
         The optimizer's setting: where it is not False it rules the parameters (slot 0) and the 16-bit states; else each tensor's does.
     clip_norm : float or None
-        Where given, the program's factor is ``clip_norm / max(||grads|| / bsz, clip_norm)``, the grads being slot 1.
+        Where given, the program's factor is ``clip_norm / max(||grads|| / divisor, clip_norm)``, the grads being slot 1.
+    divisor : float
+        What the program divides the gradients by: its first scalar, not counting the factor.
+    loss_scale : Tensor or None
+        One element: the divisor is to be multiplied by it, in float64, wherever it is.
+    skipped : Tensor or None
+        One float64. Where given and the norm of the gradients is not finite, the backend adds 1 to it in place of the update.
     """
 
-    __slots__ = ("_tensors", "arrays", "clip_norm", "columns", "commit", "key", "plans", "program", "scalars", "stochastic_round")
+    __slots__ = (
+        "_tensors", "arrays", "clip_norm", "columns", "commit", "divisor", "key", "loss_scale", "plans", "program", "scalars", "skipped",
+        "stochastic_round",
+    )  # fmt: skip
 
-    def __init__(self, program, scalars, tensors, columns, commit=lambda: None, plans=None, clip_norm=None, stochastic_round=False):
+    def __init__(
+        self,
+        program,
+        scalars,
+        tensors,
+        columns,
+        commit=lambda: None,
+        plans=None,
+        clip_norm=None,
+        stochastic_round=False,
+        divisor=1.0,
+        loss_scale=None,
+        skipped=None,
+    ):
         self.program, self.scalars, self._tensors = program, scalars, tensors
         self.arrays: Any = None
         self.key: Any = None
@@ -57,6 +79,17 @@ class Update:
             pass
         self.columns, self.commit, self.plans, self.clip_norm = columns, commit, plans, clip_norm
         self.stochastic_round = stochastic_round
+        self.divisor, self.loss_scale, self.skipped = divisor, loss_scale, skipped
+
+    @property
+    def norm_is_needed(self):
+        """Bool : whether the squares of the gradients have to be summed first."""
+        return self.clip_norm is not None or self.skipped is not None
+
+    @property
+    def divisor_index(self):
+        """Int : which scalar of the program the divisor is."""
+        return 0 if self.program.factor is None else 1
 
     @property
     def tensors(self):

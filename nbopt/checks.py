@@ -53,6 +53,15 @@ def rounding(name, value):
         raise ArgumentError(f"{name}: {error}") from None
 
 
+def loss_scale(name, value):
+    """Check a loss scale: a number, or an array or tensor of one element, which may be on a device."""
+    if isinstance(value, (numbers.Real, type(None))):
+        return positive(name, value)
+    if math.prod(getattr(value, "shape", (0,))) != 1:
+        raise ArgumentError(f"{name} must be a number above 0, or an array or tensor of one element, not {value!r}")
+    return value
+
+
 def boolean(name, value):
     """Check a flag and return it as a bool."""
     if not isinstance(value, (bool, np.bool_)):

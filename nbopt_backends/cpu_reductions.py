@@ -118,8 +118,11 @@ def row_sums(matrix, m, n, tiles, sums):
         store_{arithmetic}(sums, c, -1, tile_sum(source, min({TILE}, n - tile * {TILE}), 0, lanes.ctypes.data))
 
 
-def norm_factor(sums, n, clip_norm, bsz):
-    """Return clip_norm / max(sqrt(total of n sums) / bsz, clip_norm) as a float64. The sums are used up."""
+def norm_factor(sums, n, clip_norm, divisor, skip):
+    """Return clip_norm / max(sqrt(total of n sums) / divisor, clip_norm) as a float64. The sums are used up.
+
+    -1 where `skip` is not 0 and the total is not finite.
+    """
     lanes = np.empty({LANES}, np.{arithmetic})
     while n > 1:
         tiles = (n + {TILE} - 1) // {TILE}
@@ -127,7 +130,10 @@ def norm_factor(sums, n, clip_norm, bsz):
             part = tile_sum(sums + tile * {tile_bytes}, min({TILE}, n - tile * {TILE}), 0, lanes.ctypes.data)
             store_{arithmetic}(sums, tile, -1, part)
         n = tiles
-    norm = sqrt(load_{arithmetic}(sums, 0, -1)) / {arithmetic}(bsz)
+    total = load_{arithmetic}(sums, 0, -1)
+    if skip and total - total != 0:
+        return -1.0
+    norm = sqrt(total) / {arithmetic}(divisor)
     clip = {arithmetic}(clip_norm)
     return float64(clip / maximum(norm, clip))
 '''

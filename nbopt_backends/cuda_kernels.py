@@ -23,7 +23,7 @@ FAST = DIALECT._replace(ops={})
 SIMULATED = DIALECT._replace(name="cuda simulator", ops={}, header="from nbopt_backends.cuda_simulated import *\n\n")
 
 _CONTIGUOUS = """{head}
-def update(table, chunks, n_chunks, scalars):
+def update(table, chunks, n_chunks, scalars{skip}):
 {scalars}
     c = int64(cuda.blockIdx.x)
     while c < n_chunks:
@@ -45,7 +45,7 @@ def update(table, chunks, n_chunks, scalars):
 """
 
 _STRIDED = """{head}
-def update(table, chunks, n_chunks, scalars, views):
+def update(table, chunks, n_chunks, scalars, views{skip}):
 {scalars}
     c = int64(cuda.blockIdx.x)
     while c < n_chunks:
@@ -64,7 +64,7 @@ def update(table, chunks, n_chunks, scalars, views):
 
 
 _ROUNDED = """{head}
-def update(table, chunks, n_chunks, scalars, random{views}):
+def update(table, chunks, n_chunks, scalars, random{views}{skip}):
 {scalars}
     seed, count = load_uint64(random, 0, -1), load_uint64(random, 1, -1)
 {keys}
@@ -91,7 +91,7 @@ def update(table, chunks, n_chunks, scalars, random{views}):
 """
 
 
-def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None):
+def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, skips=False):
     """Return the text of the module that holds the kernel of `program`.
 
     For RMSProp on float32 it reads
@@ -138,6 +138,8 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None):
         Whether some tensors are not contiguous: then every element's address is computed from its position.
     kept : tuple of int, optional
         For each slot, how many mantissa bits a stochastic rounding keeps, or 0; all 0 without it.
+    skips : bool
+        Whether the kernel has an argument more, the address of an int64, and does nothing where that is not 0.
     """
     kept = kept or (0,) * len(dtypes)
     read = sorted({line[1] for line in program.code if line[0] == "load"})
@@ -155,9 +157,11 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None):
     width = 16 // min(ITEM_SIZES[dtypes[slot]] for slot in used)  # elements at a time
     if rounded and strided:
         width = 4  # a word of 64 random bits is enough for them, and addresses are not
+    guard = ["if load_int64(skip, 0, -1) != 0:", "    return"] if skips else []
     parts = {
         "head": "\n".join(head),
-        "scalars": indented([f"{s} = load_{arithmetic}(scalars, {j}, -1)" for j, s in enumerate(scalars)] or ["pass"], 1),
+        "skip": ", skip" if skips else "",
+        "scalars": indented(guard + [f"{s} = load_{arithmetic}(scalars, {j}, -1)" for j, s in enumerate(scalars)] or ["pass"], 1),
         "row_bytes": 8 * len(dtypes),
         "width": width,
     }

@@ -100,19 +100,9 @@ def row_sums(matrix, m, n, tiles, sums):
         c += cuda.gridDim.x
 
 
-def norm_factor(sums, n, settings, targets, n_targets):
-    """Write the norm-clip factor where the update's kernels read it. For one block.
-
-    Parameters
-    ----------
-    sums : int64
-        Address of {arithmetic}[n], n at most {TILE}: sums of squares.
-    settings : int64
-        Address of {arithmetic}[2]: the norm to clip to, the batch size.
-    targets : int64
-        Address of int64[n_targets, 2]: where a factor goes, and its item size. What is there is modified.
-    """
-    lanes = cuda.shared.array({LANES}, {arithmetic})
+@inline
+def add_up(sums, n, lanes):
+    """Add n values, at most {TILE}, into lanes[0]; for all threads of a block together."""
     lane = int64(cuda.threadIdx.x)
     while lane < {LANES}:
         total = {arithmetic}(0)
@@ -124,6 +114,58 @@ def norm_factor(sums, n, settings, targets, n_targets):
         lanes[lane] = total
         lane += cuda.blockDim.x
     tree(lanes)
+
+
+def check_finite(sums, n, skip, skipped):
+    """Write to `skip` (address of an int64) whether the total of n sums of squares is not finite, and if so add 1 to `skipped` (of a float64).
+
+    For one block.
+    """
+    lanes = cuda.shared.array({LANES}, {arithmetic})
+    add_up(sums, n, lanes)
+    if cuda.threadIdx.x == 0:
+        finite = {difference} == {arithmetic}(0)
+        store_int64(skip, 0, -1, int64(0) if finite else int64(1))
+        if not finite:
+            store_float64(skipped, 0, -1, {counted})
+
+
+def scale_divisor(divisor, scale, targets, n_targets):
+    """Write divisor * scale where kernels read it. For one block.
+
+    Parameters
+    ----------
+    divisor : int64
+        Address of a float64.
+    scale : int64
+        Address of a {dtype}.
+    targets, n_targets : int64
+        As for `norm_factor`.
+    """
+    if cuda.threadIdx.x == 0:
+        product = {product}
+        for k in range(n_targets):
+            target = load_int64(targets, 2 * k, -1)
+            if load_int64(targets, 2 * k + 1, -1) == 8:
+                store_float64(target, 0, -1, product)
+            else:
+                store_float32(target, 0, -1, float32(product))
+
+
+def norm_factor(sums, n, settings, targets, n_targets):
+    """Write the norm-clip factor where the update's kernels read it. For one block.
+
+    Parameters
+    ----------
+    sums : int64
+        Address of {arithmetic}[n], n at most {TILE}: sums of squares.
+    settings : int64
+        Address of {arithmetic}[2]: the norm to clip to, the divisor.
+    targets : int64
+        Address of int64[n_targets, 2]: where a factor goes, and its item size. What is there is modified.
+    """
+    lanes = cuda.shared.array({LANES}, {arithmetic})
+    add_up(sums, n, lanes)
     if cuda.threadIdx.x == 0:
         clip = load_{arithmetic}(settings, 0, -1)
         norm = {norm}
@@ -221,6 +263,9 @@ def sums_text(dialect, dtype, arithmetic, total):
         load_strided=widened(dtype, arithmetic, f"load_{dtype}(place(views + number, table + number, slot, offset + i), 0, -1)"),
         add_square=spelled("add", "total", spelled("multiply", "x", "x")),
         add_value=spelled("add", "total", "x"),
+        product=spelled("multiply", "load_float64(divisor, 0, -1)", f"float64(load_{dtype}(scale, 0, -1))"),
+        counted=spelled("add", "load_float64(skipped, 0, -1)", "float64(1)"),
+        difference=spelled("subtract", "lanes[0]", "lanes[0]"),
         add_lanes=spelled("add", "lanes[lane]", "lanes[lane + half]"),
         norm=spelled("divide", "sqrt(lanes[0])", f"load_{arithmetic}(settings, 1, -1)"),
         factor=spelled("divide", "clip", "maximum(norm, clip)"),

@@ -67,7 +67,9 @@ class DevicePlan(Plan):
     scalars : list of numpy.ndarray
         Views of the image: each group's, in its arithmetic.
     settings : numpy.ndarray
-        View of the image: the norm to clip to, the batch size.
+        View of the image: the norm to clip to, the divisor.
+    divisor : numpy.ndarray
+        View of the image: the divisor without a loss scale that is on the device, float64.
     random : numpy.ndarray or None
         View of the image: the seed and the update count, where anything is rounded stochastically.
     scalar_bytes : int
@@ -80,10 +82,15 @@ class DevicePlan(Plan):
         What the launches' addresses point to.
     """
 
-    def __init__(self, backend, update, layout, launches, passes):
-        super().__init__(backend, update.program, update.stochastic_round, layout, launches, passes)
+    def __init__(self, backend, update, layout):
+        super().__init__(backend, update, layout, [], [])
+        self.loss_scale, self.skipped = update.loss_scale, update.skipped
         self.new_tables = self.new_scalars = True
         self.pointers = {}
+
+    def fits(self, backend, update):
+        """Return what `Plan.fits` does. The launches have the addresses of the loss scale and of the counter."""
+        return super().fits(backend, update) and self.loss_scale is update.loss_scale and self.skipped is update.skipped
 
     def replace(self, update):
         """Do what `Plan.replace` does, and note that the tables must be copied."""
@@ -124,11 +131,11 @@ class DevicePlan(Plan):
                 own[: len(new)] = new
                 self.new_scalars = True
 
-    def set_settings(self, clip_norm, bsz):
+    def set_settings(self, clip_norm, divisor):
         """Write what the norm clip needs into the image."""
-        new = np.array([clip_norm, bsz], self.settings.dtype)
-        if new.tobytes() != self.settings.tobytes():
-            self.settings[:] = new
+        new = np.array([clip_norm, divisor], self.settings.dtype)
+        if new.tobytes() != self.settings.tobytes() or self.divisor[0] != divisor:
+            self.settings[:], self.divisor[0] = new, divisor
             self.new_scalars = True
 
 
@@ -286,14 +293,12 @@ class DeviceBackend(ArrayBackend):
             address, owner = self.device.allocate(max(16, math.prod(shape) * dtype.itemsize))
         return DeviceArray(self, address, tuple(shape), dtype, owner=owner)
 
-    def _uploaded(self, image):
-        """Return a copy of a uint8 array on the device."""
-        copy = self._allocated(image.shape, image.dtype)
+    def _upload(self, target, values):
+        """Copy a NumPy array to a contiguous DeviceArray of the same size, and wait for it."""
         with self.device.entered():
             stream = self._ready_stream()
-            self.device.copy_in(copy.address, image, stream)
+            self.device.copy_in(target.address, values.reshape(-1).view(np.uint8), stream)
             self.device.synchronize(stream)
-        return copy
 
     def picklable(self, storage):
         """Return the values as a NumPy array."""
@@ -342,10 +347,7 @@ class DeviceBackend(ArrayBackend):
             return
         if host.size:
             contiguous = target if target.c_contiguous else self.allocate(host.shape, host.dtype)
-            with self.device.entered():
-                stream = self._ready_stream()
-                self.device.copy_in(contiguous.address, host.reshape(-1).view(np.uint8), stream)
-                self.device.synchronize(stream)
+            self._upload(contiguous, host)
             if contiguous is not target:
                 self._run(_COPY, [], [target, contiguous])
 
@@ -387,7 +389,7 @@ class DeviceBackend(ArrayBackend):
                 plan.random[:] = self.rng_seed, count
                 plan.new_scalars = True
             if plan.passes:
-                plan.set_settings(update.clip_norm, self.bsz)
+                plan.set_settings(update.clip_norm or 1.0, update.divisor)
             self._queue(plan)
 
     def _queue(self, plan):
@@ -438,37 +440,23 @@ class DeviceBackend(ArrayBackend):
         return plan
 
     def _new_plan(self, update, layout, slot):
-        """Return a plan with everything compiled and allocated. `slot` is the one whose norm is clipped."""
-        program = update.program
-        groups = layout.groups
-        clipped = update.clip_norm is not None and groups
+        """Return a plan with everything compiled and allocated. `slot` is the one whose norm is looked at."""
+        program, groups = update.program, layout.groups
         total = "float64" if any(group.arithmetic == "float64" for group in groups) else "float32"
-        moving, fixed = Pack(), Pack()
+        moving = Pack()
         scalars = [moving.add(np.zeros(max(program.n_scalars, 1), group.arithmetic)) for group in groups]
         settings = moving.add(np.zeros(2, total))
+        divisor = moving.add(np.zeros(1, np.float64))
         random = moving.add(np.zeros(2, np.uint64))
         scalar_bytes = moving.size
         tables = [moving.add(group.table) for group in groups]
-        chunk_tables = [self._chunks(group, layout) for group in groups]
-        chunks = [fixed.add(table) for table in chunk_tables]
-        geometries = [[fixed.add(geometry) for geometry in group.geometries or ()] for group in groups]
-        views = [fixed.add(np.zeros(len(offsets), np.int64)) for offsets in geometries]
-        tiles, tile_counts = [], []
-        targets = 0
-        if clipped:
-            for group in groups:
-                table = chunk_table(group.sizes, TILE)
-                first = np.asarray(layout.tile_starts, np.int64)[group.rows]
-                table = np.column_stack([table, first[table[:, 0]] + table[:, 1] // TILE])
-                tiles.append(fixed.add(table))
-                tile_counts.append(len(table))
-            targets = fixed.add(np.zeros((len(groups), 2), np.int64))
 
-        plan = DevicePlan(self, update, layout, [], [])
+        plan = DevicePlan(self, update, layout)
         plan.image = moving.image()
         plan.memory = self._allocated(plan.image.shape, plan.image.dtype)
         plan.scalar_bytes = scalar_bytes
         plan.settings = plan.image[settings:][: 2 * np.dtype(total).itemsize].view(total)
+        plan.divisor = plan.image[divisor:][:8].view(np.float64)
         plan.random = plan.image[random:][:16].view(np.uint64) if any(any(group.kept) for group in groups) else None
         plan.scalars = []
         for group, offset, table in zip(groups, scalars, tables):
@@ -476,39 +464,59 @@ class DeviceBackend(ArrayBackend):
             plan.scalars.append(plan.image[offset : offset + size].view(group.arithmetic))
             # From here on the layout writes addresses straight into the image.
             group.table = plan.image[table : table + group.table.nbytes].view(np.int64).reshape(group.table.shape)
+        here = plan.memory.address
+
+        def scalar(index):
+            """Return where one of the program's scalars is in each group, and its size."""
+            sizes = [np.dtype(group.arithmetic).itemsize for group in groups]
+            return [(here + offset + index * size, size) for offset, size in zip(scalars, sizes)]
+
+        fixed = Pack()
+        chunk_tables = [self._chunks(group, layout) for group in groups]
+        chunks = [fixed.add(table) for table in chunk_tables]
+        geometries = [[fixed.add(geometry) for geometry in group.geometries or ()] for group in groups]
+        views = [fixed.add(np.zeros(len(offsets), np.int64)) for offsets in geometries]
+        skip = fixed.add(np.zeros(1, np.int64))
+        tile_tables = [_tile_table(group, layout) for group in groups] if update.norm_is_needed else []
+        tiles = [fixed.add(table) for table in tile_tables]
+        factors = divisors = 0
+        if update.clip_norm is not None:
+            factors = fixed.add(np.array(scalar(program.factor), np.int64))
+        if update.loss_scale is not None:
+            size = np.dtype(total).itemsize
+            divisors = fixed.add(np.array([*scalar(update.divisor_index), (here + settings + size, size)], np.int64))
         image = fixed.image()
         memory = self._allocated(image.shape, image.dtype)
         for offset, places in zip(views, geometries):
             image[offset : offset + 8 * len(places)].view(np.int64)[:] = np.array(places, np.int64) + memory.address
-        if clipped:
-            factors = [plan.memory.address + offset + program.factor * np.dtype(g.arithmetic).itemsize for offset, g in zip(scalars, groups)]
-            sizes = [np.dtype(group.arithmetic).itemsize for group in groups]
-            image[targets : targets + 16 * len(groups)].view(np.int64)[:] = np.column_stack([factors, sizes]).reshape(-1)
-        with self.device.entered():
-            stream = self._ready_stream()
-            self.device.copy_in(memory.address, image, stream)
-            self.device.synchronize(stream)
-
-        here, there = plan.memory.address, memory.address
+        self._upload(memory, image)
+        there = memory.address
         plan.kept_alive = [memory]
+
         if program.code:
             for number, group in enumerate(groups):
-                strided = group.geometries is not None
                 arguments = [here + tables[number], there + chunks[number], len(chunk_tables[number]), here + scalars[number]]
                 arguments += [here + random] if any(group.kept) else []
-                arguments += [there + views[number]] if strided else []
-                kernel = self._function(self._text(program, group), "cuda_kernel", "update", len(arguments))
+                arguments += [there + views[number]] if group.geometries is not None else []
+                arguments += [there + skip] if plan.skips else []
+                kernel = self._function(self._text(program, group, plan.skips), "cuda_kernel", "update", len(arguments))
                 plan.launches.append((kernel, self.device.blocks(len(chunk_tables[number])), tuple(arguments)))
-        if clipped:
+        if not groups:
+            return plan
+        text = self._sums_text(total, total, total)
+        if update.loss_scale is not None:
+            scale = update.loss_scale.storage
+            scaling = self._function(self._sums_text(scale.dtype.name, "float64", "float64"), "cuda_sums", "scale_divisor", 4)
+            plan.passes.append((scaling, 1, (here + divisor, scale.address, there + divisors, len(groups) + 1)))
+        if update.norm_is_needed:
             sums = self._allocated((max(1, int(layout.tile_starts[-1])),), np.dtype(total))
             plan.kept_alive.append(sums)
             for number, group in enumerate(groups):
                 kernel = self._function(self._sums_text(group.dtypes[slot], group.arithmetic, total), "cuda_sums", "square_sums", 7)
                 geometry = there + views[number] if group.geometries is not None else 0
-                width = group.table.shape[1]
-                arguments = (here + tables[number], there + tiles[number], tile_counts[number], slot, width, sums.address, geometry)
-                plan.passes.append((kernel, self.device.blocks(tile_counts[number]), arguments))
-            text = self._sums_text(total, total, total)
+                width, n_tiles = group.table.shape[1], len(tile_tables[number])
+                arguments = (here + tables[number], there + tiles[number], n_tiles, slot, width, sums.address, geometry)
+                plan.passes.append((kernel, self.device.blocks(n_tiles), arguments))
             n = sums.size
             while n > TILE:
                 n_tiles = tile_count(n)
@@ -517,8 +525,12 @@ class DeviceBackend(ArrayBackend):
                 kernel = self._function(text, "cuda_sums", "row_sums", 5)
                 plan.passes.append((kernel, self.device.blocks(n_tiles), (sums.address, 1, n, n_tiles, smaller.address)))
                 sums, n = smaller, n_tiles
-            kernel = self._function(text, "cuda_sums", "norm_factor", 5)
-            plan.passes.append((kernel, 1, (sums.address, n, here + settings, there + targets, len(groups))))
+            if plan.skips:
+                kernel = self._function(text, "cuda_sums", "check_finite", 4)
+                plan.passes.append((kernel, 1, (sums.address, n, there + skip, update.skipped.storage.address)))
+            if update.clip_norm is not None:
+                kernel = self._function(text, "cuda_sums", "norm_factor", 5)
+                plan.passes.append((kernel, 1, (sums.address, n, here + settings, there + factors, len(groups))))
         return plan
 
     def _chunks(self, group, layout):
@@ -538,8 +550,9 @@ class DeviceBackend(ArrayBackend):
 
     # --- compiled code ---
 
-    def _text(self, program, group):
-        return update_text(program, self._dialect(), group.dtypes, group.arithmetic, group.geometries is not None, group.kept) + self._mark()
+    def _text(self, program, group, skips):
+        strided = group.geometries is not None
+        return update_text(program, self._dialect(), group.dtypes, group.arithmetic, strided, group.kept, skips) + self._mark()
 
     def _sums_text(self, dtype, arithmetic, total):
         return sums_text(self._dialect(), dtype, arithmetic, total) + self._mark()
@@ -571,7 +584,7 @@ class DeviceBackend(ArrayBackend):
         arrays, kept = self.checked_columns(update)
         texts = []
         for group in Layout(arrays, update.program.written(), kept, self.memory).groups:
-            text = self._text(update.program, group)
+            text = self._text(update.program, group, update.skipped is not None)
             texts.append(f"# {source.load(text, 'cuda_kernel').__file__}\n{text}")
         return texts
 
@@ -629,6 +642,13 @@ class DeviceBackend(ArrayBackend):
                     self.launches += 1
                     self.device.launch(kernel, self.device.blocks(m), stream, (matrix.address, m, n, _KINDS[op], result.address))
         return Tensor(self, DeviceArray(self, result.address, tuple(shape), result.dtype, owner=result.owner))
+
+
+def _tile_table(group, layout):
+    """Return int64[tiles, 4] for the sums of squares of a group: row, offset, length, place among all tiles of the layout."""
+    table = chunk_table(group.sizes, TILE)
+    first = np.asarray(layout.tile_starts, np.int64)[group.rows]
+    return np.column_stack([table, first[table[:, 0]] + table[:, 1] // TILE])
 
 
 def _stream_handle(value):

@@ -142,6 +142,10 @@ class HostBackend(ArrayBackend):
         _check_writable(array, repr(tensor))
         convert(given_values(tensor, values), array, tensor)
 
+    def scaled_divisor(self, update):
+        """Return what an update divides its gradients by, a float: with its loss scale as it is now."""
+        return update.divisor if update.loss_scale is None else update.divisor * float(update.loss_scale.storage.reshape(()))
+
     def reduce(self, op, tensor, axis, shape):
         """Reduce a tensor over an axis (None: over all elements) and return a new tensor of shape `shape`."""
         array = tensor.storage

@@ -38,6 +38,7 @@ def update(row, offset, n, place, scalars, random):
 _FAST = {"contract", "reassoc", "arcp", "afn", "nsz"}
 # Assignments outside optimizers that are remembered; far more than a program has, so forgetting all of them at once does no harm.
 _MOST_ASSIGNMENTS = 256
+_SKIP = -1.0  # in place of the norm-clip factor, see cpu_reductions
 _DRIVERS = inspect.getsource(cpu_drivers)
 
 
@@ -73,10 +74,18 @@ class NumbaCPU(HostBackend):
 
     def _step(self, plan, scalars, random, update, count):
         random[1] = count
-        if update.clip_norm is not None and plan.passes:
-            factor = self._factor(plan.passes, update.clip_norm)
+        divisor = self.scaled_divisor(update)
+        if update.loss_scale is not None:
             for values in scalars:
-                values[update.program.factor] = factor
+                values[update.divisor_index] = divisor
+        if plan.passes:
+            factor = self._factor(plan.passes, update.clip_norm or 1.0, divisor, plan.skips)
+            if factor == _SKIP:
+                update.skipped.storage[...] += 1
+                return
+            if update.clip_norm is not None:
+                for values in scalars:
+                    values[update.program.factor] = factor
         for launch, values in zip(plan.launches, scalars):
             self._launch(launch, values.buffer_info()[0], random.buffer_info()[0])
 
@@ -115,8 +124,8 @@ class NumbaCPU(HostBackend):
     def _new_plan(self, update, layout):
         """Return a plan with everything compiled."""
         launches = [self._kernel_launch(update.program, group) for group in layout.groups]
-        passes = self._square_sums(layout, 1) if update.clip_norm is not None and layout.groups else []
-        return Plan(self, update.program, update.stochastic_round, layout, launches, passes)
+        passes = self._square_sums(layout, 1) if update.norm_is_needed and layout.groups else []
+        return Plan(self, update, layout, launches, passes)
 
     def _kernel_launch(self, program, group):
         kernel = self._kernel(program, group)
@@ -185,22 +194,22 @@ class NumbaCPU(HostBackend):
             tiles = group.first_tiles(layout.tile_starts)
             arguments = (slot, *group.arguments(), tiles.ctypes.data, sums.ctypes.data)
             launches.append((self._launch_of(text, "sums", name, types.void(*[int64] * (count - 1)), group, arguments), tiles))
-        signature = float64(int64, int64, float64, float64)
+        signature = float64(int64, int64, float64, float64, int64)
         finish = self._function(reduction_text(total, total, total), "sums", "norm_factor", signature, False)
         return sums, launches, finish
 
-    def _factor(self, passes, clip_norm):
+    def _factor(self, passes, clip_norm, divisor, skip):
         sums, launches, finish = passes
         for launch, _ in launches:  # beside it stands the array of its tiles, which must live as long
             self._launch(launch)
-        return finish(sums.ctypes.data, len(sums), clip_norm, float(self.bsz))
+        return finish(sums.ctypes.data, len(sums), clip_norm, divisor, skip)
 
     def norm_factor(self, grads, clip_norm):
         """Return the factor that clips the norm of `grads`, a list of tensors, to `clip_norm`; a float."""
         arrays = [[np.ascontiguousarray(grad.storage) for grad in grads]]
         layout = Layout(arrays, [])
         layout.refresh(arrays)
-        return self._factor(self._square_sums(layout, 0), clip_norm) if layout.groups else 1.0
+        return self._factor(self._square_sums(layout, 0), clip_norm, float(self.bsz), False) if layout.groups else 1.0
 
     def sum_last_axis(self, matrix):
         """Return the sums of the rows of a C-contiguous (m, n) array."""

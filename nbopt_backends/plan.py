@@ -54,12 +54,15 @@ class Plan:
         Of each group's scalars, for array.array.
     stochastic_round : bool or int
         The optimizer's, when the layout was built.
+    skips : bool
+        Whether updates with gradients that are not finite are skipped.
     serials : list of int or None
         The tensors that the address tables are of now: param, grad of each row, then the states of each row.
     """
 
-    def __init__(self, backend, program, stochastic_round, layout, launches, passes):
-        self.backend, self.program, self.stochastic_round = backend, program, stochastic_round
+    def __init__(self, backend, update, layout, launches, passes):
+        self.backend, self.program, self.stochastic_round = backend, update.program, update.stochastic_round
+        self.skips = update.skipped is not None
         self.layout, self.launches, self.passes = layout, launches, passes
         self.type_codes = [_TYPE_CODES[group.arithmetic] for group in layout.groups]
         self.serials = None
@@ -70,6 +73,7 @@ class Plan:
             self.program == update.program
             and self.backend is backend
             and self.stochastic_round is update.stochastic_round  # 1 and True differ, and small ints are unique
+            and self.skips is (update.skipped is not None)
         )
 
     def replace(self, update):

@@ -47,22 +47,23 @@ def tree_sum(values):
     return sums[..., 0]
 
 
-def norm_factor(partial_sums, clip_norm, bsz):
-    """Return ``clip_norm / max(sqrt(sum) / bsz, clip_norm)``.
+def norm_factor(partial_sums, clip_norm, divisor):
+    """Return the sum, and ``clip_norm / max(sqrt(sum) / divisor, clip_norm)``.
 
     Parameters
     ----------
     partial_sums : numpy.ndarray
         The tiles' sums of squares of all gradients, in the order of the parameter list; float32, or float64 if any gradient's update
         computes in float64. All arithmetic is in this dtype.
-    clip_norm, bsz : float
+    clip_norm, divisor : float
 
     Returns
     -------
-    numpy.floating
-        NaN where the norm is NaN.
+    tuple of numpy.floating
+        The factor is NaN where the norm is NaN.
     """
     scalar = partial_sums.dtype.type
     with np.errstate(all="ignore"):
-        norm = np.sqrt(tree_sum(partial_sums)) / scalar(bsz)
-        return scalar(clip_norm) / np.maximum(norm, scalar(clip_norm))
+        total = tree_sum(partial_sums)
+        norm = np.sqrt(total) / scalar(divisor)
+        return total, scalar(clip_norm) / np.maximum(norm, scalar(clip_norm))

@@ -66,9 +66,17 @@ class Reference(HostBackend):
         program, scalars = update.program, list(update.scalars)
 
         def launch(count):
-            if update.clip_norm is not None:
-                factor = self._factor([row[1] for row in rows], [compute_dtype({a.dtype for a in row}) for row in rows], update.clip_norm)
-                scalars[program.factor] = float(factor)
+            divisor = self.scaled_divisor(update)
+            if update.loss_scale is not None:
+                scalars[update.divisor_index] = divisor
+            if update.norm_is_needed:
+                grads, dtypes = [row[1] for row in rows], [compute_dtype({a.dtype for a in row}) for row in rows]
+                total, factor = self._factor(grads, dtypes, update.clip_norm or 1.0, divisor)
+                if update.skipped is not None and not np.isfinite(total):
+                    update.skipped.storage[...] += 1
+                    return
+                if update.clip_norm is not None:
+                    scalars[program.factor] = float(factor)
             with np.errstate(all="ignore"):
                 for row, bits, first_block in zip(rows, kept, first_blocks):
                     run(program, row, scalars, bits, (self.rng_seed, count, first_block))
@@ -78,13 +86,13 @@ class Reference(HostBackend):
 
     def norm_factor(self, grads, clip_norm):
         """Return the factor that clips the norm of `grads`, a list of tensors, to `clip_norm`; a float."""
-        return float(self._factor([grad.storage for grad in grads], [compute_dtype({grad.dtype}) for grad in grads], clip_norm))
+        return float(self._factor([grad.storage for grad in grads], [compute_dtype({grad.dtype}) for grad in grads], clip_norm, self.bsz)[1])
 
-    def _factor(self, grads, dtypes, clip_norm):
+    def _factor(self, grads, dtypes, clip_norm, divisor):
         with np.errstate(all="ignore"):
             sums = [tile_sums(np.square(grad.astype(dtype).ravel())) for grad, dtype in zip(grads, dtypes) if grad.size]
         total = np.concatenate(sums).astype(compute_dtype(set(dtypes))) if sums else np.zeros(1, np.float32)
-        return norm_factor(total, clip_norm, self.bsz)
+        return norm_factor(total, clip_norm, divisor)
 
     def sum_last_axis(self, matrix):
         """Return the sums of the rows of a (m, n) array."""

@@ -506,3 +506,55 @@ def test_explain_shows_the_text_that_is_compiled(cuda):
     text = nbopt.explain(nbopt.RMSProp(), [nbopt.Parameters((cuda.ones(4), cuda.ones(4)))])
     assert "# mean_square = " in text and "def update(table, chunks, n_chunks, scalars):" in text
     assert "GPU" in cuda.report()
+
+
+# --- steps that are skipped, and loss scales ---
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_clip_norm": 0.1}], ids=["no clip", "norm clip"])
+@pytest.mark.parametrize("dtypes", [("float32",), ("bfloat16", "float64")], ids="-".join)
+def test_a_gradient_that_is_not_finite_skips_the_step_without_the_host_reading_anything(cuda, monkeypatch, dtypes, options):
+    shapes = [(40,), (TILE + 3,), (2, 3)]
+
+    def run(be):
+        with nbopt.use_backend(be):
+            layer = nbopt.Parameters(*pairs_of(be, 1, dtypes, shapes))
+            optimizer = nbopt.RMSProp(stochastic_round=True, **options)
+            optimizer.skip_nonfinite = True
+            optimizer.loss_scale = be.array([3.0])
+            for epoch, bad in enumerate([None, np.nan, None, -np.inf]):
+                grads = [grad for _, grad in pairs_of(be, epoch + 2, dtypes, shapes)]
+                if bad is not None:
+                    grads[1][TILE + 1 :] = bad
+                optimizer.loss_scale[:] = 3.0 + epoch
+                layer.grads = grads
+                with monkeypatch.context() as patch:
+                    if be is cuda and epoch:
+                        patch.setattr(cuda.device, "copy_out", None)
+                        patch.setattr(cuda.device, "synchronize", None)
+                    optimizer.optimize([layer], epoch)
+            assert optimizer.skipped == 2 and optimizer.t == 4
+            return [p.get() for p in layer.params] + [state.get() for states in layer.states for state in states]
+
+    found = run(cuda)
+    assert_same(found, run(reference()))
+    assert np.isfinite(np.concatenate([value.astype(float).ravel() for value in found])).all()
+
+
+def test_strided_tensors_are_skipped_too(cuda):
+    param, grad = cuda.array(np.ones((4, 6))), cuda.array(np.full((4, 6), np.nan))
+    optimizer = nbopt.GradientDescentMomentum(0.1, 0.9)
+    optimizer.skip_nonfinite = True
+    optimizer.optimize([nbopt.Parameters((param[:, ::2], grad[:, 1::2]))], 0)
+    assert (param.get() == 1).all() and optimizer.skipped == 1
+
+
+def test_another_counter_or_scale_is_looked_at_anew(cuda):
+    layer = nbopt.Parameters((cuda.ones(5), cuda.ones(5)))
+    optimizer = nbopt.GradientDescentMomentum(8.0, 0.0)  # by the batch size, a step is 1
+    optimizer.skip_nonfinite = True
+    for scale in (1.0, 2.0, 4.0):
+        optimizer.loss_scale = cuda.array([scale])
+        optimizer.skipped = 0
+        optimizer.optimize([layer], 0)
+    assert (layer.params[0].get() == 1 - 1 - 0.5 - 0.25).all()

@@ -190,11 +190,27 @@ def test_maximum_and_minimum_keep_nan(name, capability):
 def test_sums_are_exact(dtype, total, capability):
     square_sums = ptx_of(sums_text(DIALECT, dtype, dtype, total), "square_sums", 7, capability, "cuda_sums")
     factor = ptx_of(sums_text(DIALECT, total, total, total), "norm_factor", 5, capability, "cuda_sums")
-    for ptx in (square_sums, factor):
+    finite = ptx_of(sums_text(DIALECT, total, total, total), "check_finite", 4, capability, "cuda_sums")
+    for ptx in (square_sums, factor, finite):
         assert_exact(ptx)
         assert_no_local_memory(ptx)
     if dtype == total == "float32":
         assert ".f64" not in square_sums + factor
+
+
+@pytest.mark.parametrize("kept", [(0, 0, 0), (8, 0, 8)], ids=["nearest", "stochastic"])
+@pytest.mark.parametrize("strided", [False, True])
+def test_kernels_that_may_be_skipped_leave_before_they_load_anything(strided, kept):
+    text = update_text(program_of("rmsprop"), DIALECT, ("float32",) * 3, "float32", strided, kept, skips=True)
+    ptx = ptx_of(text, "update", 5 + strided + any(kept), (9, 0))
+    assert_exact(ptx)
+    loads = [i for i in instructions(ptx) if i.startswith("ld.global")]
+    assert loads[0] == "ld.global.u64" and "ld.global.f32" in loads
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_scaling_the_divisor_compiles(dtype):
+    assert "mul.rn.f64" in ptx_of(sums_text(DIALECT, dtype, "float64", "float64"), "scale_divisor", 4, (9, 0), "cuda_sums")
 
 
 @pytest.mark.parametrize("name", ["row_sums", "extremes"])

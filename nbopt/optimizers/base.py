@@ -108,10 +108,12 @@ class _Kept:
         say ``_pure_rule``. Tracing takes half of the time of a step over one small tensor. None where a trace can't be used again.
     traced : tuple
         The last trace: program and scalars.
+    loss_scale : tuple or None
+        The array of a loss scale that is one, and the tensor around it.
     """
 
     def __init__(self):
-        self.plans, self.inputs, self.traced = [], None, None
+        self.plans, self.inputs, self.traced, self.loss_scale = [], None, None, None
 
 
 class Optimizer(Described):
@@ -142,6 +144,13 @@ class Optimizer(Described):
         How many times `optimize` was called, with parameters to update.
     schedule, learning_rate, gradient_clip_norm, gradient_clip_value, param_clip_value, stochastic_round
         Read at every step; None or 0 turns a clip off. Values that make no sense raise ArgumentError when they are assigned.
+    loss_scale : float, or array or Tensor of one element
+        What the loss was multiplied by: gradients are divided by it before anything else. One on a device is never read by the host. Not
+        part of the description.
+    skip_nonfinite : bool
+        Leave all parameters and states as they are in a call where the norm of the gradients (of ``optimize``'s layers together) is infinite
+        or NaN, without the host reading anything back. The norm is summed in float32, so a finite gradient beyond about 1e19 counts as
+        well. `t` counts the call, the schedule goes on, and `skipped` tells how many there were. Not part of the description.
     checks : dict
         Hyper-parameter -> one of the functions in `nbopt.checks`.
     """
@@ -154,6 +163,8 @@ class Optimizer(Described):
     param_clip_value: Any = None
     stochastic_round: Any = False
     state_dtype: Any = None
+    loss_scale: Any = 1.0
+    skip_nonfinite: Any = False
     t = 0
 
     checks: dict[str, Any] = {
@@ -163,6 +174,8 @@ class Optimizer(Described):
         "gradient_clip_value": checks.optional(checks.finite),
         "param_clip_value": checks.optional(checks.finite),
         "stochastic_round": checks.rounding,
+        "loss_scale": checks.loss_scale,
+        "skip_nonfinite": checks.boolean,
     }
 
     def __init__(self, name=None, state_dtype=None):
@@ -240,7 +253,39 @@ class Optimizer(Described):
                 states.extend(new)
 
         clip_norm = self.gradient_clip_norm or None
-        return [Update(program, scalars, _flat(params), columns, commit, self._cache().plans, clip_norm, self.stochastic_round)]
+        divisor, loss_scale = self._divisor(be)
+        skipped = self.skipped_tensor if self.skip_nonfinite else None
+        plans = self._cache().plans
+        return [Update(program, scalars, _flat(params), columns, commit, plans, clip_norm, self.stochastic_round, divisor, loss_scale, skipped)]
+
+    @property
+    def skipped(self):
+        """Int : how many calls `skip_nonfinite` has skipped. On a device, reading it waits for the steps so far. Can be set."""
+        counter = self.__dict__.get("_skipped")
+        return 0 if counter is None else int(counter.get()[0])
+
+    @skipped.setter
+    def skipped(self, count):
+        count = checks.non_negative("skipped", count)
+        self._skipped = get_backend().array([count], "float64")
+
+    @property
+    def skipped_tensor(self):
+        """Tensor : the same count as one float64 of the current backend, for expressions that must not make the host wait."""
+        be, counter = get_backend(), self.__dict__.get("_skipped")
+        if counter is None or counter.be is not be:
+            counter = self._skipped = be.array([self.skipped], "float64")
+        return counter
+
+    def _divisor(self, be):
+        """Return what the rule divides gradients by as far as the host knows it, and the loss scale where it is a tensor."""
+        scale = self.loss_scale
+        if type(scale) is float:
+            return be.bsz * scale, None
+        cache = self._cache()
+        if cache.loss_scale is None or cache.loss_scale[0] is not scale or cache.loss_scale[1].be is not be:
+            cache.loss_scale = scale, wrapped(be, scale, "the loss scale")
+        return float(be.bsz), cache.loss_scale[1]
 
     def _trace(self, be, names, epoch):
         """Return the program of the rule and its scalars' values."""
@@ -250,16 +295,17 @@ class Optimizer(Described):
         if rate is not None and self.schedule is not None:
             rate = checks.non_negative(f"the rate of {self.schedule!r}", self.schedule.get_learning_rate(rate, epoch))
         cache = self._cache()
+        divisor, _ = self._divisor(be)
         inputs = None
         if "_pure_rule" in type(self).__dict__:
-            inputs = rate, be.bsz, names, {**self.__dict__, "t": None, "_kept": None}
+            inputs = rate, divisor, names, {**self.__dict__, "t": None, "loss_scale": None, "_kept": None, "_skipped": None}
             if cache.inputs == inputs:
                 return cache.traced
         tracer = Tracer(("param", "grad", *names))
         scale = tracer.factor() if self.gradient_clip_norm else 1.0
         step = Step(rate, scale, self.t + 1, epoch)
         param, grad, *states = tracer.slots()
-        grad = self.clip_value(grad / float(be.bsz), self.gradient_clip_value)
+        grad = self.clip_value(grad / divisor, self.gradient_clip_value)
         tracing.active = True
         try:
             self.rule(step, param, grad, *states)
@@ -296,7 +342,10 @@ class Optimizer(Described):
         if not clip_norm or not param_list:
             return 1.0
         be = get_backend()
-        return be.norm_factor([be.wrap(grad) for (_, grad), _ in param_list], float(clip_norm))
+        # clip / max(norm / scale, clip) = clip * scale / max(norm, clip * scale)
+        divisor, scale = self._divisor(be)
+        bound = clip_norm * divisor / be.bsz * (1.0 if scale is None else float(scale.get().reshape(())))
+        return be.norm_factor([be.wrap(grad) for (_, grad), _ in param_list], float(bound))
 
     def _cache(self):
         # Made here and not in __init__, so that a subclass that forgets super().__init__() still works.

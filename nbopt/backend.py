@@ -250,20 +250,6 @@ class Backend:
         self.assign(out, value)
         return out
 
-    # --- reductions; the element-wise ops are added below ---
-
-    def mean(self, a, axis=None, out=None, keepdims=True):
-        """Return the mean of `a` over `axis` (None: over all elements)."""
-        return self._evaluated(mean(_node(a), axis, keepdims), out)
-
-    def var(self, a, axis=None, out=None, keepdims=True):
-        """Return the variance of `a` over `axis`: the mean squared distance from the mean."""
-        return self._evaluated(variance(_node(a), axis, keepdims), out)
-
-    def std(self, a, axis=None, out=None, keepdims=True):
-        """Return the standard deviation of `a` over `axis`, the square root of `var`."""
-        return self._evaluated(apply("sqrt", variance(_node(a), axis, keepdims)), out)
-
     # --- random numbers ---
 
     def rng_reset(self):
@@ -353,7 +339,7 @@ def _node(value):
     return value
 
 
-# --- the element-wise ops and simple reductions: one method for each row of the op table ---
+# --- the element-wise ops and reductions: one method for each row of the op table ---
 
 
 def _unary(name):
@@ -390,22 +376,93 @@ def _reduction(name, default_axis):
     return method
 
 
+_OPERANDS = """Return {doc}.
+
+        Parameters
+        ----------
+        {operands} : Tensor, expression or number
+            They broadcast as in NumPy.{also}
+        out : Tensor, optional
+            Modified in place: where the result is stored, rounded to its dtype.
+
+        Returns
+        -------
+        expression, float or Tensor
+            An expression, which is computed when it is assigned (in float64 if any tensor of it is float64, else in float32); a float where all
+            operands are numbers; `out`, where it is given.
+
+        Raises
+        ------
+        OperandError
+            If an operand is no tensor, expression or real number: arrays become tensors by `wrap` or `array`.
+        ShapeError
+            If shapes do not fit together, when the expression is assigned.
+        """
+
+_SHIFT_VALUE = """
+        value : bool
+            True: `b` is the value to shift by, of which the nearest power of two counts. False: `b` is the power's exponent, an integer."""
+
+_REDUCED = """Return {doc} of `a` over an axis.
+
+        Parameters
+        ----------
+        a : Tensor or expression
+        axis : int or None
+            Which axis of `a`, from 0 on; None: over all elements.
+        out : Tensor, optional
+            Modified in place: where the result is stored, rounded to its dtype.
+        keepdims : bool
+            Whether the axis stays, with length 1.
+
+        Returns
+        -------
+        expression or Tensor
+            An expression, which is computed when it is assigned (in float64 if `a` is or holds float64, else in float32); `out`, where it is given.
+
+        Raises
+        ------
+        OperandError
+            If `a` is no tensor or expression.
+        ShapeError
+            If `a` has no such axis.
+        """
+
+
+def _composed_reduction(build):
+    def method(self, a, axis=None, out=None, keepdims=True):
+        return self._evaluated(build(_node(a), axis, keepdims), out)
+
+    return method
+
+
+def _deviation(arg, axis, keepdims):
+    return apply("sqrt", variance(arg, axis, keepdims))
+
+
+_COMPOSED_REDUCTIONS = {
+    "mean": (mean, "the mean"),
+    "var": (variance, "the variance, the mean squared distance from the mean,"),
+    "std": (_deviation, "the standard deviation, the square root of the variance,"),
+}
+
+
 def _add_methods():
     special = {"where": _where, "clip": _clip, "shift": _shift}
-    methods = {row.name: (special.get(row.name) or (_unary, _binary)[row.arity - 1](row.name), row.doc) for row in PRIMITIVES.values()}
-    for row in COMPOSED.values():
-        methods[row.name] = special.get(row.name) or (_unary, _binary)[len(row.operands) - 1](row.name), row.doc
+    operands = {row.name: ("c, a, b" if row.name == "where" else ", ".join("ab"[: row.arity]), row.doc) for row in PRIMITIVES.values()}
+    operands |= {row.name: (", ".join(name for name in row.operands if "=" not in name), row.doc) for row in COMPOSED.values()}
+    for name, (names, doc) in operands.items():
+        method = special.get(name) or (_unary, _binary)[names.count(",")](name)
+        _add_method(name, method, _OPERANDS.format(doc=doc, operands=names, also=_SHIFT_VALUE if name == "shift" else ""))
     for name, doc in REDUCTIONS.items():
-        over = f"Return {doc} of `a` over `axis` (None: over all elements)"
-        methods[name] = _reduction(name, 1 if name.startswith("arg") else None), over
-    for name, (method, doc) in methods.items():
-        method.__name__, method.__qualname__ = name, f"Backend.{name}"
-        method.__doc__ = f"""{doc[0].upper()}{doc[1:]}.
+        _add_method(name, _reduction(name, 1 if name.startswith("arg") else None), _REDUCED.format(doc=doc))
+    for name, (build, doc) in _COMPOSED_REDUCTIONS.items():
+        _add_method(name, _composed_reduction(build), _REDUCED.format(doc=doc))
 
-        Operands are tensors, expressions and numbers, which broadcast as in NumPy. Returns an expression (a float, if all operands are
-        numbers); with `out`, a tensor, stores the result there and returns `out`.
-        """
-        setattr(Backend, name, method)
+
+def _add_method(name, method, doc):
+    method.__name__, method.__qualname__, method.__doc__ = name, f"Backend.{name}", doc
+    setattr(Backend, name, method)
 
 
 _add_methods()

@@ -127,7 +127,21 @@ class Backend:
     # --- arrays ---
 
     def array(self, ary, dtype=None, name=None):
-        """Return a new tensor with the values of `ary` (anything NumPy can convert), as `dtype` (the backend's by default)."""
+        """Return a new tensor with the values of an array.
+
+        Parameters
+        ----------
+        ary : Tensor, or anything that NumPy can convert to an array
+            Copied.
+        dtype : dtype, optional
+            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without one, whatever that of `ary`.
+        name : str, optional
+
+        Returns
+        -------
+        Tensor
+            Of the same shape, in C order.
+        """
         values = ary.get() if isinstance(ary, Tensor) else np.asanyarray(ary)
         tensor = self.empty(values.shape, dtype, name)
         self.set_values(tensor, values)
@@ -139,6 +153,11 @@ class Backend:
         Parameters
         ----------
         obj : Tensor, numpy.ndarray, or any array that exports DLPack or ``__cuda_array_interface__`` for this backend's device
+
+        Returns
+        -------
+        Tensor
+            `obj` itself, where it is a tensor of this backend.
 
         Raises
         ------
@@ -156,24 +175,90 @@ class Backend:
         return Tensor(self, self.adopt(obj), None, self.stochastic_round)
 
     def empty(self, shape, dtype=None, name=None):
-        """Return a new tensor of this shape with arbitrary values."""
+        """Return a new tensor with arbitrary values.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Any number of dimensions, in C order.
+        dtype : dtype, optional
+            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without one.
+        name : str, optional
+
+        Returns
+        -------
+        Tensor
+
+        Raises
+        ------
+        ShapeError
+            If `shape` is no tuple of ints from 0 on.
+        DtypeError
+            If the backend doesn't store this dtype.
+        """
         storage = self.allocate(_as_shape(shape), self.datatype if dtype is None else self.storage_dtype(dtype))
         return Tensor(self, storage, name, self.stochastic_round)
 
     def zeros(self, shape, dtype=None, name=None):
-        """Return a new tensor of this shape, all 0."""
+        """Return a new tensor, all 0.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Any number of dimensions, in C order.
+        dtype : dtype, optional
+            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without one.
+        name : str, optional
+
+        Returns
+        -------
+        Tensor
+        """
         return self.empty(shape, dtype, name).fill(0.0)
 
     def ones(self, shape, dtype=None, name=None):
-        """Return a new tensor of this shape, all 1."""
+        """Return a new tensor, all 1.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Any number of dimensions, in C order.
+        dtype : dtype, optional
+            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without one.
+        name : str, optional
+
+        Returns
+        -------
+        Tensor
+        """
         return self.empty(shape, dtype, name).fill(1.0)
 
     def empty_like(self, ary, name=None):
-        """Return a new tensor of the shape and dtype of `ary`, a tensor or an array."""
+        """Return a new tensor of the shape and dtype of `ary`, with arbitrary values.
+
+        Parameters
+        ----------
+        ary : Tensor or array
+        name : str, optional
+
+        Returns
+        -------
+        Tensor
+        """
         return self.empty(ary.shape, ary.dtype, name)
 
     def zeros_like(self, ary, name=None):
-        """Return a new tensor of the shape and dtype of `ary`, a tensor or an array, all 0."""
+        """Return a new tensor of the shape and dtype of `ary`, all 0.
+
+        Parameters
+        ----------
+        ary : Tensor or array
+        name : str, optional
+
+        Returns
+        -------
+        Tensor
+        """
         return self.zeros(ary.shape, ary.dtype, name)
 
     # --- steps and assignments ---
@@ -188,6 +273,11 @@ class Backend:
         ----------
         *updates : Update
             Modified in place: the tensors of the slots that the programs write.
+
+        Raises
+        ------
+        NboptError
+            One of its subclasses. Nothing has changed then.
         """
         launches = [self.prepare(update) for update in updates]
         if len(updates) > 1:
@@ -210,6 +300,15 @@ class Backend:
             Modified in place.
         value : Node, number or array
             Shapes broadcast to the target's, as in NumPy. Reductions in it are evaluated first, each to a small tensor.
+
+        Raises
+        ------
+        ShapeError
+            If the shapes don't fit.
+        LayoutError
+            If the target is read-only.
+        TraceError
+            Inside a rule, which can assign its own slots only.
         """
         if tracing.active:
             raise TraceError("a rule assigns its own slots and nothing else: what else it needs must be a number or one of its states")
@@ -257,11 +356,28 @@ class Backend:
         self.rng_seed, self._updates = self._first_seed, 0
 
     def rng_get_state(self):
-        """Return the state of stochastic rounding, ``{"seed": int, "updates": int}``: all that its random bits depend on."""
+        """Return the state of stochastic rounding: all that its random bits depend on.
+
+        Returns
+        -------
+        dict
+            ``{"seed": int, "updates": int}``; `updates` is the number of steps and assignments so far.
+        """
         return {"seed": self.rng_seed, "updates": self._updates}
 
     def rng_set_state(self, state):
-        """Restore a state that `rng_get_state` gave."""
+        """Restore a state.
+
+        Parameters
+        ----------
+        state : dict
+            As `rng_get_state` returns it.
+
+        Raises
+        ------
+        ArgumentError
+            If it is no such state.
+        """
         try:
             seed, updates = state["seed"], state["updates"]
             valid = isinstance(seed, int) and isinstance(updates, int) and 0 <= seed < 2**64 and updates >= 0
@@ -275,51 +391,179 @@ class Backend:
 
     @classmethod
     def problem(cls):
-        """Return why this backend can't be used on this machine and what to do about it, or None where it can."""
+        """Return why this backend can't be used on this machine.
+
+        Returns
+        -------
+        str or None
+            The reason and what to do about it; None where it can be used.
+        """
         return None
 
     @classmethod
     def storage_dtype(cls, dtype):
-        """Return `dtype` as a numpy.dtype, or raise DtypeError where the backend doesn't store it."""
+        """Return a dtype in which the backend can store arrays.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Or its name.
+
+        Returns
+        -------
+        numpy.dtype
+
+        Raises
+        ------
+        DtypeError
+            If the backend doesn't store it.
+        """
         raise NotImplementedError(f"{cls.__name__} does not say which dtypes it stores")
 
     def adopt(self, obj):
-        """Return the storage that shares the memory of the foreign array `obj`, or raise as `wrap` documents."""
+        """Return the storage that shares the memory of a foreign array.
+
+        Parameters
+        ----------
+        obj : object
+            Whatever the user passed to `wrap`.
+
+        Returns
+        -------
+        object
+            With the attributes `shape` (a tuple) and `dtype` (a numpy.dtype). Raises what `wrap` documents.
+        """
         raise NotImplementedError(f"{type(self).__name__} can't wrap arrays")
 
     def allocate(self, shape, dtype):
-        """Return new storage in C order."""
+        """Return new storage in C order, with arbitrary values.
+
+        Parameters
+        ----------
+        shape : tuple of int
+        dtype : numpy.dtype
+            One that `storage_dtype` returned.
+
+        Returns
+        -------
+        object
+            As `adopt` returns.
+        """
         raise NotImplementedError(f"{type(self).__name__} can't make arrays")
 
     def view(self, storage, key):
-        """Return the part of `storage` that `key`, a tuple of slices, integers and Ellipsis, selects, sharing its memory."""
+        """Return a part of a tensor's storage, sharing its memory.
+
+        Parameters
+        ----------
+        storage : object
+            As `adopt` returns.
+        key : tuple of slice, int and Ellipsis
+
+        Returns
+        -------
+        object
+            As `adopt` returns. Raises IndexError where there is no such part.
+        """
         return storage[key if any(part is Ellipsis for part in key) else (*key, ...)]
 
     def picklable(self, storage):
-        """Return `storage` in a form that pickle can write and `wrap` can take."""
+        """Return a tensor's storage in a form that pickle can write and `wrap` can take.
+
+        Parameters
+        ----------
+        storage : object
+            As `adopt` returns.
+
+        Returns
+        -------
+        object
+        """
         return storage
 
     def to_numpy(self, tensor):
-        """Return a copy of the tensor's values as a NumPy array."""
+        """Return a tensor's values: what ``tensor.get()`` does.
+
+        Parameters
+        ----------
+        tensor : Tensor
+
+        Returns
+        -------
+        numpy.ndarray
+            A copy, of the same shape and dtype.
+        """
         raise NotImplementedError(f"{type(self).__name__} can't copy arrays to the host")
 
     def set_values(self, tensor, values):
-        """Copy the values of an array, a tensor or a number into `tensor`, rounding to its dtype."""
+        """Copy values into a tensor, rounded to nearest: what ``tensor.set(values)`` does.
+
+        Parameters
+        ----------
+        tensor : Tensor
+            Modified in place.
+        values : array, Tensor or number
+            Broadcasts to the tensor's shape, as in NumPy. Raises ShapeError where it can't.
+        """
         raise NotImplementedError(f"{type(self).__name__} can't copy arrays from the host")
 
     def prepare(self, update):
-        """Do everything for `update` that can fail, and return a function of the update count that launches it."""
+        """Do everything for a step that can fail, without changing any value: check, make states, compile.
+
+        Parameters
+        ----------
+        update : Update
+
+        Returns
+        -------
+        callable
+            ``launch(count)`` runs the step; `count` is the number of updates before it, which random bits depend on.
+        """
         raise NotImplementedError(f"{type(self).__name__} can't run programs")
 
     def check_together(self, updates):
-        """Check what only shows when the updates of one step, all prepared, are looked at together."""
+        """Check what only shows when the updates of one step are looked at together: memory that one writes and another one uses.
+
+        Parameters
+        ----------
+        updates : sequence of Update
+            Two or more, all prepared. Raises LayoutError.
+        """
 
     def reduce(self, op, tensor, axis, shape):
-        """Reduce a tensor over an axis (None: over all elements) and return a new tensor of shape `shape`."""
+        """Reduce a tensor over an axis.
+
+        Parameters
+        ----------
+        op : str
+            A name from `nbopt.ops.REDUCTIONS`.
+        tensor : Tensor
+        axis : int or None
+            None: over all elements.
+        shape : tuple of int
+            The result's, with or without the reduced axis.
+
+        Returns
+        -------
+        Tensor
+            A new one, float32 for 16-bit tensors, else of the tensor's dtype.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no reductions")
 
     def norm_factor(self, grads, clip_norm):
-        """Return ``clip_norm / max(||grads|| / bsz, clip_norm)`` of a list of tensors as a float."""
+        """Return the factor that clips the norm of gradients: ``clip_norm / max(||grads|| / bsz, clip_norm)``.
+
+        Parameters
+        ----------
+        grads : list of Tensor
+        clip_norm : float
+            Above 0.
+
+        Returns
+        -------
+        float
+            At most 1; NaN where the norm is NaN.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no norm")
 
     def synchronize(self):

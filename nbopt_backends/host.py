@@ -168,7 +168,18 @@ class HostBackend(ArrayBackend):
         return Tensor(self, np.ascontiguousarray(result, dtype=array.dtype).reshape(shape))
 
     def sum_last_axis(self, matrix):
-        """Return the sums of the rows of a C-contiguous (m, n) array, in the fixed shape of `nbopt_backends.reduction`."""
+        """Return the sums of the rows of a matrix, in the fixed shape of `nbopt_backends.reduction`.
+
+        Parameters
+        ----------
+        matrix : numpy.ndarray
+            (m, n), float32 or float64, C-contiguous.
+
+        Returns
+        -------
+        numpy.ndarray
+            (m,), of the same dtype.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no sum")
 
 

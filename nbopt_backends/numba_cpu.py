@@ -44,7 +44,10 @@ _DRIVERS = inspect.getsource(cpu_drivers)
 class NumbaCPU(HostBackend):
     """The backend ``"cpu"``: each program becomes one Numba kernel, run over chunks of all tensors by a ``prange`` loop.
 
-    Parameters are those of `nbopt.Backend`.
+    Parameters
+    ----------
+    **options
+        Those of `nbopt.Backend`.
     """
 
     name = "cpu"
@@ -219,7 +222,13 @@ class NumbaCPU(HostBackend):
             matrix, n = sums, tiles
 
     def report(self):
-        """Return what ``python -m nbopt`` says about this backend, a dict of label -> text."""
+        """Return what ``python -m nbopt`` says about this backend.
+
+        Returns
+        -------
+        dict
+            Label -> text.
+        """
         flushing = self.threads.flushing()
         flush = "off on all threads" if not any(flushing) else f"ON in {sum(flushing)} of {len(flushing)}: results are not exact"
         return {
@@ -230,7 +239,16 @@ class NumbaCPU(HostBackend):
         }
 
     def explain(self, update):
-        """Return the texts of the update's kernels."""
+        """Return the texts of the update's kernels, each with the name of its file.
+
+        Parameters
+        ----------
+        update : Update
+
+        Returns
+        -------
+        list of str
+        """
         arrays, kept = self.checked_columns(update)
         texts = []
         for group in Layout(arrays, update.program.written(), kept).groups:

@@ -91,6 +91,15 @@ class Reference(HostBackend):
         return tree_sum(matrix)
 
     def explain(self, update):
-        """Return the update's program as text."""
+        """Return the update's program as text.
+
+        Parameters
+        ----------
+        update : Update
+
+        Returns
+        -------
+        list of str
+        """
         lines = [f"# {index}: {line}" for index, line in enumerate(update.program.code)]
         return ["\n".join(["# The reference interprets this program with NumPy:", *lines, ""])]

@@ -290,7 +290,7 @@ class Optimizer(Described):
         return cache.traced
 
     def clip_value(self, v, abs_bound=None):
-        """Clip the elements of a value to [-|abs_bound|, |abs_bound|].
+        """Clip the elements of a value to ``[-|abs_bound|, |abs_bound|]``.
 
         Parameters
         ----------

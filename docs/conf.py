@@ -1,5 +1,7 @@
 """Sphinx: ``tox run -e docs`` builds the pages to docs/_build/html, without the network; warnings are errors."""
 
+import re
+
 import nbopt
 
 project = "nbopt"
@@ -17,3 +19,12 @@ numpydoc_show_class_members = False  # autodoc lists them
 
 html_theme = "furo"
 html_title = f"nbopt {version}"
+
+
+def setup(app):
+    """Keep the initials of authors: "D. P. Kingma" at the start of a line would be an item of an enumeration."""
+
+    def escaped(app, what, name, obj, options, lines):
+        lines[:] = [re.sub(r"^([A-Z])\. ", r"\1\\. ", line) for line in lines]
+
+    app.connect("autodoc-process-docstring", escaped)

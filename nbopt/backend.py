@@ -647,7 +647,7 @@ _SHIFT_VALUE = """
         value : bool
             True: `b` is the value to shift by, of which the nearest power of two counts. False: `b` is the power's exponent, an integer."""
 
-_REDUCED = """Return {doc} of `a` over an axis.
+_REDUCED = """Reduce `a` over an axis to {doc}.
 
         Parameters
         ----------
@@ -686,8 +686,8 @@ def _deviation(arg, axis, keepdims):
 
 _COMPOSED_REDUCTIONS = {
     "mean": (mean, "the mean"),
-    "var": (variance, "the variance, the mean squared distance from the mean,"),
-    "std": (_deviation, "the standard deviation, the square root of the variance,"),
+    "var": (variance, "the variance, the mean squared distance from the mean"),
+    "std": (_deviation, "the standard deviation, the square root of the variance"),
 }
 
 

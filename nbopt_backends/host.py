@@ -99,7 +99,7 @@ class ArrayBackend(Backend):
 
 
 class HostBackend(ArrayBackend):
-    """A backend whose storage is numpy.ndarray. Subclasses implement `prepare` and `sum_last_axis`."""
+    """A backend whose storage is numpy.ndarray. Subclasses implement `prepare`, `norm_factor` and `sum_last_axis`."""
 
     memory = "host"
 

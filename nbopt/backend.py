@@ -521,6 +521,20 @@ class Backend:
         """
         raise NotImplementedError(f"{type(self).__name__} can't run programs")
 
+    def explain(self, update):
+        """Return the texts of a step's kernels, without running them: what `nbopt.explain` shows.
+
+        Parameters
+        ----------
+        update : Update
+
+        Returns
+        -------
+        list of str
+            One text for each kernel.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no texts of kernels to show")
+
     def check_together(self, updates):
         """Check what only shows when the updates of one step are looked at together: memory that one writes and another one uses.
 

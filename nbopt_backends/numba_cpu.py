@@ -239,16 +239,7 @@ class NumbaCPU(HostBackend):
         }
 
     def explain(self, update):
-        """Return the texts of the update's kernels, each with the name of its file.
-
-        Parameters
-        ----------
-        update : Update
-
-        Returns
-        -------
-        list of str
-        """
+        """Return the texts of the update's kernels, each with the name of its file."""
         arrays, kept = self.checked_columns(update)
         texts = []
         for group in Layout(arrays, update.program.written(), kept).groups:

@@ -91,15 +91,6 @@ class Reference(HostBackend):
         return tree_sum(matrix)
 
     def explain(self, update):
-        """Return the update's program as text.
-
-        Parameters
-        ----------
-        update : Update
-
-        Returns
-        -------
-        list of str
-        """
+        """Return the update's program as text."""
         lines = [f"# {index}: {line}" for index, line in enumerate(update.program.code)]
         return ["\n".join(["# The reference interprets this program with NumPy:", *lines, ""])]

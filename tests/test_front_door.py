@@ -87,12 +87,3 @@ def test_the_report_names_the_error_where_an_optimizer_fails(monkeypatch, capsys
     monkeypatch.setattr(report, "_trained", fail)
     assert report.main() == 1
     assert "RuntimeError: out of luck" in capsys.readouterr().out
-
-
-def test_every_public_name_exists_and_has_a_docstring():
-    for name in nbopt.__all__:
-        value = getattr(nbopt, name)
-        assert name == "__version__" or value.__doc__, name
-        if isinstance(value, type):
-            undocumented = [key for key, member in vars(value).items() if not key.startswith("_") and callable(member) and not member.__doc__]
-            assert not undocumented, (name, undocumented)

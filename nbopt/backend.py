@@ -86,6 +86,15 @@ class Update:
         """Bool : whether the squares of the gradients have to be summed first."""
         return self.clip_norm is not None or self.skipped is not None
 
+    def scaled_divisor(self):
+        """Read the divisor with the loss scale as it is now. On a device this makes the host wait.
+
+        Returns
+        -------
+        float
+        """
+        return self.divisor if self.loss_scale is None else self.divisor * float(self.loss_scale.get().reshape(()))
+
     @property
     def divisor_index(self):
         """Int : which scalar of the program the divisor is."""
@@ -160,7 +169,21 @@ class Backend:
     # --- arrays ---
 
     def array(self, ary, dtype=None, name=None):
-        """Return a new tensor with the values of `ary` (anything NumPy can convert), as `dtype` (the backend's by default)."""
+        """Return a new tensor with the values of an array.
+
+        Parameters
+        ----------
+        ary : Tensor, or anything that NumPy can convert to an array
+            Copied.
+        dtype : dtype, optional
+            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without one, whatever that of `ary`.
+        name : str, optional
+
+        Returns
+        -------
+        Tensor
+            Of the same shape, in C order.
+        """
         values = ary.get() if isinstance(ary, Tensor) else np.asanyarray(ary)
         tensor = self.empty(values.shape, dtype, name)
         self.set_values(tensor, values)
@@ -172,6 +195,11 @@ class Backend:
         Parameters
         ----------
         obj : Tensor, numpy.ndarray, or any array that exports DLPack or ``__cuda_array_interface__`` for this backend's device
+
+        Returns
+        -------
+        Tensor
+            `obj` itself, where it is a tensor of this backend.
 
         Raises
         ------
@@ -189,24 +217,90 @@ class Backend:
         return Tensor(self, self.adopt(obj), None, self.stochastic_round)
 
     def empty(self, shape, dtype=None, name=None):
-        """Return a new tensor of this shape with arbitrary values."""
+        """Return a new tensor with arbitrary values.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Any number of dimensions, in C order.
+        dtype : dtype, optional
+            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without one.
+        name : str, optional
+
+        Returns
+        -------
+        Tensor
+
+        Raises
+        ------
+        ShapeError
+            If `shape` is no tuple of ints from 0 on.
+        DtypeError
+            If the backend doesn't store this dtype.
+        """
         storage = self.allocate(_as_shape(shape), self.datatype if dtype is None else self.storage_dtype(dtype))
         return Tensor(self, storage, name, self.stochastic_round)
 
     def zeros(self, shape, dtype=None, name=None):
-        """Return a new tensor of this shape, all 0."""
+        """Return a new tensor, all 0.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Any number of dimensions, in C order.
+        dtype : dtype, optional
+            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without one.
+        name : str, optional
+
+        Returns
+        -------
+        Tensor
+        """
         return self.empty(shape, dtype, name).fill(0.0)
 
     def ones(self, shape, dtype=None, name=None):
-        """Return a new tensor of this shape, all 1."""
+        """Return a new tensor, all 1.
+
+        Parameters
+        ----------
+        shape : int or tuple of int
+            Any number of dimensions, in C order.
+        dtype : dtype, optional
+            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without one.
+        name : str, optional
+
+        Returns
+        -------
+        Tensor
+        """
         return self.empty(shape, dtype, name).fill(1.0)
 
     def empty_like(self, ary, name=None):
-        """Return a new tensor of the shape and dtype of `ary`, a tensor or an array."""
+        """Return a new tensor of the shape and dtype of `ary`, with arbitrary values.
+
+        Parameters
+        ----------
+        ary : Tensor or array
+        name : str, optional
+
+        Returns
+        -------
+        Tensor
+        """
         return self.empty(ary.shape, ary.dtype, name)
 
     def zeros_like(self, ary, name=None):
-        """Return a new tensor of the shape and dtype of `ary`, a tensor or an array, all 0."""
+        """Return a new tensor of the shape and dtype of `ary`, all 0.
+
+        Parameters
+        ----------
+        ary : Tensor or array
+        name : str, optional
+
+        Returns
+        -------
+        Tensor
+        """
         return self.zeros(ary.shape, ary.dtype, name)
 
     # --- steps and assignments ---
@@ -221,6 +315,11 @@ class Backend:
         ----------
         *updates : Update
             Modified in place: the tensors of the slots that the programs write.
+
+        Raises
+        ------
+        NboptError
+            One of its subclasses. Nothing has changed then.
         """
         launches = [self.prepare(update) for update in updates]
         if len(updates) > 1:
@@ -243,6 +342,15 @@ class Backend:
             Modified in place.
         value : Node, number or array
             Shapes broadcast to the target's, as in NumPy. Reductions in it are evaluated first, each to a small tensor.
+
+        Raises
+        ------
+        ShapeError
+            If the shapes don't fit.
+        LayoutError
+            If the target is read-only.
+        TraceError
+            Inside a rule, which can assign its own slots only.
         """
         if tracing.active:
             raise TraceError("a rule assigns its own slots and nothing else: what else it needs must be a number or one of its states")
@@ -283,20 +391,6 @@ class Backend:
         self.assign(out, value)
         return out
 
-    # --- reductions; the element-wise ops are added below ---
-
-    def mean(self, a, axis=None, out=None, keepdims=True):
-        """Return the mean of `a` over `axis` (None: over all elements)."""
-        return self._evaluated(mean(_node(a), axis, keepdims), out)
-
-    def var(self, a, axis=None, out=None, keepdims=True):
-        """Return the variance of `a` over `axis`: the mean squared distance from the mean."""
-        return self._evaluated(variance(_node(a), axis, keepdims), out)
-
-    def std(self, a, axis=None, out=None, keepdims=True):
-        """Return the standard deviation of `a` over `axis`, the square root of `var`."""
-        return self._evaluated(apply("sqrt", variance(_node(a), axis, keepdims)), out)
-
     # --- random numbers ---
 
     def rng_reset(self):
@@ -304,11 +398,28 @@ class Backend:
         self.rng_seed, self._updates = self._first_seed, 0
 
     def rng_get_state(self):
-        """Return the state of stochastic rounding, ``{"seed": int, "updates": int}``: all that its random bits depend on."""
+        """Return the state of stochastic rounding: all that its random bits depend on.
+
+        Returns
+        -------
+        dict
+            ``{"seed": int, "updates": int}``; `updates` is the number of steps and assignments so far.
+        """
         return {"seed": self.rng_seed, "updates": self._updates}
 
     def rng_set_state(self, state):
-        """Restore a state that `rng_get_state` gave."""
+        """Restore a state.
+
+        Parameters
+        ----------
+        state : dict
+            As `rng_get_state` returns it.
+
+        Raises
+        ------
+        ArgumentError
+            If it is no such state.
+        """
         try:
             seed, updates = state["seed"], state["updates"]
             valid = isinstance(seed, int) and isinstance(updates, int) and 0 <= seed < 2**64 and updates >= 0
@@ -322,51 +433,193 @@ class Backend:
 
     @classmethod
     def problem(cls):
-        """Return why this backend can't be used on this machine and what to do about it, or None where it can."""
+        """Return why this backend can't be used on this machine.
+
+        Returns
+        -------
+        str or None
+            The reason and what to do about it; None where it can be used.
+        """
         return None
 
     @classmethod
     def storage_dtype(cls, dtype):
-        """Return `dtype` as a numpy.dtype, or raise DtypeError where the backend doesn't store it."""
+        """Return a dtype in which the backend can store arrays.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Or its name.
+
+        Returns
+        -------
+        numpy.dtype
+
+        Raises
+        ------
+        DtypeError
+            If the backend doesn't store it.
+        """
         raise NotImplementedError(f"{cls.__name__} does not say which dtypes it stores")
 
     def adopt(self, obj):
-        """Return the storage that shares the memory of the foreign array `obj`, or raise as `wrap` documents."""
+        """Return the storage that shares the memory of a foreign array.
+
+        Parameters
+        ----------
+        obj : object
+            Whatever the user passed to `wrap`.
+
+        Returns
+        -------
+        object
+            With the attributes `shape` (a tuple) and `dtype` (a numpy.dtype). Raises what `wrap` documents.
+        """
         raise NotImplementedError(f"{type(self).__name__} can't wrap arrays")
 
     def allocate(self, shape, dtype):
-        """Return new storage in C order."""
+        """Return new storage in C order, with arbitrary values.
+
+        Parameters
+        ----------
+        shape : tuple of int
+        dtype : numpy.dtype
+            One that `storage_dtype` returned.
+
+        Returns
+        -------
+        object
+            As `adopt` returns.
+        """
         raise NotImplementedError(f"{type(self).__name__} can't make arrays")
 
     def view(self, storage, key):
-        """Return the part of `storage` that `key`, a tuple of slices, integers and Ellipsis, selects, sharing its memory."""
+        """Return a part of a tensor's storage, sharing its memory.
+
+        Parameters
+        ----------
+        storage : object
+            As `adopt` returns.
+        key : tuple of slice, int and Ellipsis
+
+        Returns
+        -------
+        object
+            As `adopt` returns. Raises IndexError where there is no such part.
+        """
         return storage[key if any(part is Ellipsis for part in key) else (*key, ...)]
 
     def picklable(self, storage):
-        """Return `storage` in a form that pickle can write and `wrap` can take."""
+        """Return a tensor's storage in a form that pickle can write and `wrap` can take.
+
+        Parameters
+        ----------
+        storage : object
+            As `adopt` returns.
+
+        Returns
+        -------
+        object
+        """
         return storage
 
     def to_numpy(self, tensor):
-        """Return a copy of the tensor's values as a NumPy array."""
+        """Return a tensor's values: what ``tensor.get()`` does.
+
+        Parameters
+        ----------
+        tensor : Tensor
+
+        Returns
+        -------
+        numpy.ndarray
+            A copy, of the same shape and dtype.
+        """
         raise NotImplementedError(f"{type(self).__name__} can't copy arrays to the host")
 
     def set_values(self, tensor, values):
-        """Copy the values of an array, a tensor or a number into `tensor`, rounding to its dtype."""
+        """Copy values into a tensor, rounded to nearest: what ``tensor.set(values)`` does.
+
+        Parameters
+        ----------
+        tensor : Tensor
+            Modified in place.
+        values : array, Tensor or number
+            Broadcasts to the tensor's shape, as in NumPy. Raises ShapeError where it can't.
+        """
         raise NotImplementedError(f"{type(self).__name__} can't copy arrays from the host")
 
     def prepare(self, update):
-        """Do everything for `update` that can fail, and return a function of the update count that launches it."""
+        """Do everything for a step that can fail, without changing any value: check, make states, compile.
+
+        Parameters
+        ----------
+        update : Update
+
+        Returns
+        -------
+        callable
+            ``launch(count)`` runs the step; `count` is the number of updates before it, which random bits depend on.
+        """
         raise NotImplementedError(f"{type(self).__name__} can't run programs")
 
+    def explain(self, update):
+        """Return the texts of a step's kernels, without running them: what `nbopt.explain` shows.
+
+        Parameters
+        ----------
+        update : Update
+
+        Returns
+        -------
+        list of str
+            One text for each kernel.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no texts of kernels to show")
+
     def check_together(self, updates):
-        """Check what only shows when the updates of one step, all prepared, are looked at together."""
+        """Check what only shows when the updates of one step are looked at together: memory that one writes and another one uses.
+
+        Parameters
+        ----------
+        updates : sequence of Update
+            Two or more, all prepared. Raises LayoutError.
+        """
 
     def reduce(self, op, tensor, axis, shape):
-        """Reduce a tensor over an axis (None: over all elements) and return a new tensor of shape `shape`."""
+        """Reduce a tensor over an axis.
+
+        Parameters
+        ----------
+        op : str
+            A name from `nbopt.ops.REDUCTIONS`.
+        tensor : Tensor
+        axis : int or None
+            None: over all elements.
+        shape : tuple of int
+            The result's, with or without the reduced axis.
+
+        Returns
+        -------
+        Tensor
+            A new one, float32 for 16-bit tensors, else of the tensor's dtype.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no reductions")
 
     def norm_factor(self, grads, clip_norm):
-        """Return ``clip_norm / max(||grads|| / bsz, clip_norm)`` of a list of tensors as a float."""
+        """Return the factor that clips the norm of gradients: ``clip_norm / max(||grads|| / bsz, clip_norm)``.
+
+        Parameters
+        ----------
+        grads : list of Tensor
+        clip_norm : float
+            Above 0.
+
+        Returns
+        -------
+        float
+            At most 1; NaN where the norm is NaN.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no norm")
 
     def synchronize(self):
@@ -386,7 +639,7 @@ def _node(value):
     return value
 
 
-# --- the element-wise ops and simple reductions: one method for each row of the op table ---
+# --- the element-wise ops and reductions: one method for each row of the op table ---
 
 
 def _unary(name):
@@ -423,22 +676,93 @@ def _reduction(name, default_axis):
     return method
 
 
+_OPERANDS = """Return {doc}.
+
+        Parameters
+        ----------
+        {operands} : Tensor, expression or number
+            They broadcast as in NumPy.{also}
+        out : Tensor, optional
+            Modified in place: where the result is stored, rounded to its dtype.
+
+        Returns
+        -------
+        expression, float or Tensor
+            An expression, which is computed when it is assigned (in float64 if any tensor of it is float64, else in float32); a float where all
+            operands are numbers; `out`, where it is given.
+
+        Raises
+        ------
+        OperandError
+            If an operand is no tensor, expression or real number: arrays become tensors by `wrap` or `array`.
+        ShapeError
+            If shapes do not fit together, when the expression is assigned.
+        """
+
+_SHIFT_VALUE = """
+        value : bool
+            True: `b` is the value to shift by, of which the nearest power of two counts. False: `b` is the power's exponent, an integer."""
+
+_REDUCED = """Reduce `a` over an axis to {doc}.
+
+        Parameters
+        ----------
+        a : Tensor or expression
+        axis : int or None
+            Which axis of `a`, from 0 on; None: over all elements.
+        out : Tensor, optional
+            Modified in place: where the result is stored, rounded to its dtype.
+        keepdims : bool
+            Whether the axis stays, with length 1.
+
+        Returns
+        -------
+        expression or Tensor
+            An expression, which is computed when it is assigned (in float64 if `a` is or holds float64, else in float32); `out`, where it is given.
+
+        Raises
+        ------
+        OperandError
+            If `a` is no tensor or expression.
+        ShapeError
+            If `a` has no such axis.
+        """
+
+
+def _composed_reduction(build):
+    def method(self, a, axis=None, out=None, keepdims=True):
+        return self._evaluated(build(_node(a), axis, keepdims), out)
+
+    return method
+
+
+def _deviation(arg, axis, keepdims):
+    return apply("sqrt", variance(arg, axis, keepdims))
+
+
+_COMPOSED_REDUCTIONS = {
+    "mean": (mean, "the mean"),
+    "var": (variance, "the variance, the mean squared distance from the mean"),
+    "std": (_deviation, "the standard deviation, the square root of the variance"),
+}
+
+
 def _add_methods():
     special = {"where": _where, "clip": _clip, "shift": _shift}
-    methods = {row.name: (special.get(row.name) or (_unary, _binary)[row.arity - 1](row.name), row.doc) for row in PRIMITIVES.values()}
-    for row in COMPOSED.values():
-        methods[row.name] = special.get(row.name) or (_unary, _binary)[len(row.operands) - 1](row.name), row.doc
+    operands = {row.name: ("c, a, b" if row.name == "where" else ", ".join("ab"[: row.arity]), row.doc) for row in PRIMITIVES.values()}
+    operands |= {row.name: (", ".join(name for name in row.operands if "=" not in name), row.doc) for row in COMPOSED.values()}
+    for name, (names, doc) in operands.items():
+        method = special.get(name) or (_unary, _binary)[names.count(",")](name)
+        _add_method(name, method, _OPERANDS.format(doc=doc, operands=names, also=_SHIFT_VALUE if name == "shift" else ""))
     for name, doc in REDUCTIONS.items():
-        over = f"Return {doc} of `a` over `axis` (None: over all elements)"
-        methods[name] = _reduction(name, 1 if name.startswith("arg") else None), over
-    for name, (method, doc) in methods.items():
-        method.__name__, method.__qualname__ = name, f"Backend.{name}"
-        method.__doc__ = f"""{doc[0].upper()}{doc[1:]}.
+        _add_method(name, _reduction(name, 1 if name.startswith("arg") else None), _REDUCED.format(doc=doc))
+    for name, (build, doc) in _COMPOSED_REDUCTIONS.items():
+        _add_method(name, _composed_reduction(build), _REDUCED.format(doc=doc))
 
-        Operands are tensors, expressions and numbers, which broadcast as in NumPy. Returns an expression (a float, if all operands are
-        numbers); with `out`, a tensor, stores the result there and returns `out`.
-        """
-        setattr(Backend, name, method)
+
+def _add_method(name, method, doc):
+    method.__name__, method.__qualname__, method.__doc__ = name, f"Backend.{name}", doc
+    setattr(Backend, name, method)
 
 
 _add_methods()

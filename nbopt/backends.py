@@ -104,6 +104,19 @@ def set_backend(name_or_backend, **options):
         A name, as `gen_backend` takes, or a backend that was made before.
     **options
         For a name: the backend's constructor's arguments, see `Backend`.
+
+    Returns
+    -------
+    Backend
+
+    Raises
+    ------
+    UnknownBackendError
+        If no backend has this name; the message lists those that exist.
+    BackendError
+        If the backend can't be used here; the message says what to do.
+    ArgumentError
+        If an option's value makes no sense, or options come with a backend that exists already.
     """
     if isinstance(name_or_backend, Backend):
         if options:
@@ -116,7 +129,17 @@ def set_backend(name_or_backend, **options):
 
 
 def get_backend():
-    """Return the current backend; where none is set, install the one that NBOPT_BACKEND names, else the CPU backend."""
+    """Return the current backend; where none is set, install the one that NBOPT_BACKEND names, else the CPU backend.
+
+    Returns
+    -------
+    Backend
+
+    Raises
+    ------
+    BackendError
+        If the backend can't be used here, or NBOPT_BACKEND names none.
+    """
     backend = NervanaObject.be
     if backend is not None:
         return backend
@@ -129,7 +152,18 @@ def get_backend():
 
 @contextmanager
 def use_backend(name_or_backend, **options):
-    """Set a backend as `set_backend` does, for the duration of a ``with`` block, process-wide. Gives the backend."""
+    """Set a backend as `set_backend` does, for the duration of a ``with`` block, process-wide; then restore the former one.
+
+    Parameters
+    ----------
+    name_or_backend : str or Backend
+    **options
+        As for `set_backend`.
+
+    Yields
+    ------
+    Backend
+    """
     previous = NervanaObject.be
     backend = set_backend(name_or_backend, **options)
     try:
@@ -139,17 +173,38 @@ def use_backend(name_or_backend, **options):
 
 
 def available_backends():
-    """Return the names of the backends that can be used on this machine, a list of str."""
+    """Return the names of the backends that can be used on this machine.
+
+    Returns
+    -------
+    list of str
+        Built-in ones first, then those of other packages.
+    """
     return [name for name in known_backends() if backend_problem(name) is None]
 
 
 def known_backends():
-    """Return the names of all backends, built-in and installed, usable here or not, a list of str."""
+    """Return the names of all backends, built-in and installed, usable here or not.
+
+    Returns
+    -------
+    list of str
+    """
     return [*_BUILT_IN, *(name for name in _entry_points() if name not in _BUILT_IN)]
 
 
 def backend_problem(name):
-    """Return why the backend called `name` can't be used here and what to do about it, or None where it can."""
+    """Return why a backend can't be used here.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    str or None
+        The reason and what to do about it; None where it can be used.
+    """
     try:
         return _load(name).problem()
     except BackendError as error:

@@ -99,6 +99,11 @@ class NervanaObject:
         pdict : dict
             The constructor's arguments (a description's ``config``), or a whole description with ``type`` and ``config``. It is not changed.
 
+        Returns
+        -------
+        NervanaObject
+            Of this class, or of the subclass that ``type`` names.
+
         Raises
         ------
         DescriptionError

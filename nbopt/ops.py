@@ -4,7 +4,8 @@
 stands; a Numba dialect spells the same row for its target. `COMPOSED` operations are written in terms of the primitives, once, here, and
 no backend ever sees them.
 
-To add an op: one row here, and one in a dialect's table if the default spelling (a call of the same name) does not do.
+To add an op: one row here. A primitive also needs a spelling, where a call of the same name does not do: in `nbopt_backends.lowering.COMMON_OPS`
+for all targets whose kernels are Python source, or in one dialect's table.
 """
 
 import math

@@ -65,12 +65,26 @@ class Parameters(NervanaObject):
         self._entries = None
 
     def set_grad(self, index, grad):
-        """Replace the gradient of parameter `index` by another array."""
+        """Replace the gradient of one parameter.
+
+        Parameters
+        ----------
+        index : int
+            Which parameter, from 0.
+        grad : array or Tensor
+            Of the parameter's shape.
+        """
         self._grads[index] = grad
         self._entries = None
 
     def get_params(self):
-        """Return ``[((param, grad), states), ...]`` with tensors of the current backend, which share the arrays' memory."""
+        """Return what optimizers ask layers for.
+
+        Returns
+        -------
+        list of ((Tensor, Tensor), list of Tensor)
+            ``((param, grad), states)`` for each parameter; tensors of the current backend, which share the arrays' memory.
+        """
         be = get_backend()
         if be is not self._backend:
             self._backend, self._tensors, self._entries = be, [be.wrap(param) for param in self.params], None

@@ -32,7 +32,19 @@ class Schedule(Described):
             _same_length(self.step_config, self.change)
 
     def get_learning_rate(self, learning_rate, epoch):
-        """Return the learning rate in `epoch` (from 0), a float, given the initial `learning_rate`."""
+        """Return the learning rate of an epoch.
+
+        Parameters
+        ----------
+        learning_rate : float
+            The initial one.
+        epoch : int
+            From 0.
+
+        Returns
+        -------
+        float
+        """
         if self.step_config is None:
             return learning_rate
         if isinstance(self.change, list):
@@ -61,7 +73,7 @@ class StepSchedule(Described):
         _same_length(self.step_config, self.change)
 
     def get_learning_rate(self, learning_rate, epoch):
-        """Return the learning rate in `epoch` (from 0), a float, given the initial `learning_rate`."""
+        """Return the learning rate of an epoch; see `Schedule.get_learning_rate`."""
         return _latest(self.step_config, self.change, learning_rate, epoch)
 
 
@@ -82,7 +94,7 @@ class PowerSchedule(Described):
         self.change = checks.non_negative("change", change)
 
     def get_learning_rate(self, learning_rate, epoch):
-        """Return the learning rate in `epoch` (from 0), a float, given the initial `learning_rate`."""
+        """Return the learning rate of an epoch; see `Schedule.get_learning_rate`."""
         return learning_rate * self.change ** math.floor(epoch / self.step_config)
 
 
@@ -99,7 +111,7 @@ class ExpSchedule(Described):
         self.decay = checks.non_negative("decay", decay)
 
     def get_learning_rate(self, learning_rate, epoch):
-        """Return the learning rate in `epoch` (from 0), a float, given the initial `learning_rate`."""
+        """Return the learning rate of an epoch; see `Schedule.get_learning_rate`."""
         return learning_rate / (1.0 + self.decay * epoch)
 
 
@@ -119,7 +131,7 @@ class PolySchedule(Described):
         self.power = checks.non_negative("power", power)
 
     def get_learning_rate(self, learning_rate, epoch):
-        """Return the learning rate in `epoch` (from 0), a float, given the initial `learning_rate`."""
+        """Return the learning rate of an epoch; see `Schedule.get_learning_rate`."""
         return learning_rate * max(0.0, 1.0 - epoch / self.total_epochs) ** self.power
 
 
@@ -140,7 +152,7 @@ class ShiftSchedule(Described):
         self.shift_size = checks.finite("shift_size", shift_size)
 
     def get_learning_rate(self, learning_rate, epoch):
-        """Return the learning rate in `epoch` (from 0), a float, given the initial `learning_rate`."""
+        """Return the learning rate of an epoch; see `Schedule.get_learning_rate`."""
         return learning_rate * 2.0 ** (-self.shift_size * math.floor(epoch / self.interval))
 
 

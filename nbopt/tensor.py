@@ -90,16 +90,43 @@ class Tensor(Node):
             self.serial = next(_serials)  # plans look again at a tensor with another serial
 
     def get(self):
-        """Return the values as a new NumPy array of the same shape and dtype."""
+        """Return the values.
+
+        Returns
+        -------
+        numpy.ndarray
+            A copy, of the same shape and dtype.
+        """
         return self.be.to_numpy(self)
 
     def set(self, values):
-        """Copy `values` (an array, a tensor or a number that fits the shape) into the tensor. Returns the tensor."""
+        """Copy values into the tensor, rounded to nearest.
+
+        Parameters
+        ----------
+        values : array, Tensor or number
+            Broadcasts to the tensor's shape, as in NumPy.
+
+        Returns
+        -------
+        Tensor
+            This one.
+        """
         self.be.set_values(self, values)
         return self
 
     def fill(self, value):
-        """Set every element to the number `value`. Returns the tensor."""
+        """Set every element to one number, rounded to nearest.
+
+        Parameters
+        ----------
+        value : float
+
+        Returns
+        -------
+        Tensor
+            This one.
+        """
         self.be.set_values(self, as_number(value))
         return self
 

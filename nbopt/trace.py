@@ -40,11 +40,23 @@ class Program(NamedTuple):
     factor: object = None
 
     def written(self):
-        """Return the indices of the slots that are stored to, in slot order."""
+        """Return which slots are stored to.
+
+        Returns
+        -------
+        list of int
+            Ascending.
+        """
         return sorted({line[1] for line in self.code if line[0] == "store"})
 
     def used(self):
-        """Return the indices of the slots that are loaded or stored, in slot order."""
+        """Return which slots are loaded or stored.
+
+        Returns
+        -------
+        list of int
+            Ascending.
+        """
         return sorted({line[1] for line in self.code if line[0] in ("load", "store")})
 
 

@@ -99,7 +99,7 @@ class ArrayBackend(Backend):
 
 
 class HostBackend(ArrayBackend):
-    """A backend whose storage is numpy.ndarray. Subclasses implement `prepare` and `sum_last_axis`."""
+    """A backend whose storage is numpy.ndarray. Subclasses implement `prepare`, `norm_factor` and `sum_last_axis`."""
 
     memory = "host"
 
@@ -142,10 +142,6 @@ class HostBackend(ArrayBackend):
         _check_writable(array, repr(tensor))
         convert(given_values(tensor, values), array, tensor)
 
-    def scaled_divisor(self, update):
-        """Return what an update divides its gradients by, a float: with its loss scale as it is now."""
-        return update.divisor if update.loss_scale is None else update.divisor * float(update.loss_scale.storage.reshape(()))
-
     def reduce(self, op, tensor, axis, shape):
         """Reduce a tensor over an axis (None: over all elements) and return a new tensor of shape `shape`."""
         array = tensor.storage
@@ -161,7 +157,18 @@ class HostBackend(ArrayBackend):
         return Tensor(self, np.ascontiguousarray(result, dtype=array.dtype).reshape(shape))
 
     def sum_last_axis(self, matrix):
-        """Return the sums of the rows of a C-contiguous (m, n) array, in the fixed shape of `nbopt_backends.reduction`."""
+        """Return the sums of the rows of a matrix, in the fixed shape of `nbopt_backends.reduction`.
+
+        Parameters
+        ----------
+        matrix : numpy.ndarray
+            (m, n), float32 or float64, C-contiguous.
+
+        Returns
+        -------
+        numpy.ndarray
+            (m,), of the same dtype.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no sum")
 
 

@@ -45,7 +45,10 @@ _DRIVERS = inspect.getsource(cpu_drivers)
 class NumbaCPU(HostBackend):
     """The backend ``"cpu"``: each program becomes one Numba kernel, run over chunks of all tensors by a ``prange`` loop.
 
-    Parameters are those of `nbopt.Backend`.
+    Parameters
+    ----------
+    **options
+        Those of `nbopt.Backend`.
     """
 
     name = "cpu"
@@ -74,7 +77,7 @@ class NumbaCPU(HostBackend):
 
     def _step(self, plan, scalars, random, update, count):
         random[1] = count
-        divisor = self.scaled_divisor(update)
+        divisor = update.scaled_divisor()
         if update.loss_scale is not None:
             for values in scalars:
                 values[update.divisor_index] = divisor
@@ -228,7 +231,13 @@ class NumbaCPU(HostBackend):
             matrix, n = sums, tiles
 
     def report(self):
-        """Return what ``python -m nbopt`` says about this backend, a dict of label -> text."""
+        """Return what ``python -m nbopt`` says about this backend.
+
+        Returns
+        -------
+        dict
+            Label -> text.
+        """
         flushing = self.threads.flushing()
         flush = "off on all threads" if not any(flushing) else f"ON in {sum(flushing)} of {len(flushing)}: results are not exact"
         return {
@@ -239,7 +248,7 @@ class NumbaCPU(HostBackend):
         }
 
     def explain(self, update):
-        """Return the texts of the update's kernels."""
+        """Return the texts of the update's kernels, each with the name of its file."""
         arrays, kept = self.checked_columns(update)
         texts = []
         for group in Layout(arrays, update.program.written(), kept).groups:

@@ -66,7 +66,7 @@ class Reference(HostBackend):
         program, scalars = update.program, list(update.scalars)
 
         def launch(count):
-            divisor = self.scaled_divisor(update)
+            divisor = update.scaled_divisor()
             if update.loss_scale is not None:
                 scalars[update.divisor_index] = divisor
             if update.norm_is_needed:

@@ -1,4 +1,4 @@
-"""Fixtures: every test of behaviour runs on each backend that is available, or on the one that --backend picks."""
+"""Fixtures: every test of behaviour runs on each backend that is available, or on those that --nbopt-backend names."""
 
 import os
 import tempfile
@@ -12,29 +12,28 @@ os.environ["NBOPT_CACHE_DIR"] = _folder.name
 
 import nbopt  # noqa: E402
 
-
-def pytest_addoption(parser):
-    parser.addoption("--backend", default=None, help="run the tests that take a backend on this one only")
+pytest_plugins = ["nbopt_backends.pytest_plugin", "pytester"]
 
 
-def pytest_generate_tests(metafunc):
-    if "backend" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("--backend")
-        names = [chosen] if chosen else nbopt.available_backends()
-        # On a machine with a GPU, `pytest -m gpu` picks the tests on it, and `pytest -m "not gpu"` the others.
-        params = [pytest.param(name, marks=pytest.mark.gpu) if name == "cuda" else name for name in names]
-        metafunc.parametrize("backend", params, indirect=True)
+def pytest_configure(config):
+    config.option.nbopt_backend = config.option.nbopt_backend or ["all"]
+
+
+def pytest_itemcollected(item):
+    # On a machine with a GPU, `pytest -m gpu` picks the tests on it, and `pytest -m "not gpu"` the others.
+    if hasattr(item, "callspec") and item.callspec.params.get("nbopt_backend") == "cuda":
+        item.add_marker("gpu")
 
 
 @pytest.fixture
-def backend(request):
-    """A fresh backend, set for the duration of the test: seed 0, batch size 1."""
-    chosen = request.param
-    if chosen == "cuda":
-        from mirrored import MirroredCUDA  # takes the tests' NumPy arrays
+def backend(nbopt_backend):
+    """The plugin's backend; in place of CUDA's one that takes the tests' NumPy arrays."""
+    if nbopt_backend.name != "cuda":
+        yield nbopt_backend
+        return
+    from mirrored import MirroredCUDA
 
-        chosen = MirroredCUDA(rng_seed=0)
-    with nbopt.use_backend(chosen, **({} if isinstance(chosen, nbopt.Backend) else {"rng_seed": 0})) as be:
+    with nbopt.use_backend(MirroredCUDA(rng_seed=0)) as be:
         yield be
 
 

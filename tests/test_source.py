@@ -3,6 +3,7 @@
 ``NBOPT_UPDATE_GOLDEN=1 pytest tests/test_source.py`` writes the golden files anew: look at what git says has changed.
 """
 
+import importlib
 import json
 import os
 import pathlib
@@ -68,11 +69,16 @@ def stepped(optimizer, rng, kernel_texts):
 
 
 CLIPPED = {"gradient_clip_norm": 1.0, "gradient_clip_value": 1.0, "param_clip_value": 1.0}
-GOLDEN_OPTIMIZERS = {**OPTIMIZERS, "rmsprop_clipped": lambda: nbopt.RMSProp(**CLIPPED)}
+GOLDEN_OPTIMIZERS = {
+    **OPTIMIZERS,
+    "rmsprop_clipped": lambda: nbopt.RMSProp(**CLIPPED),
+    "own_optimizer": lambda: importlib.import_module("own_optimizer").QuasiHyperbolicMomentum(),  # which the documentation shows
+}
 
 
 @pytest.mark.parametrize("name", GOLDEN_OPTIMIZERS)
-def test_the_kernel_of_each_optimizer_is_the_golden_one(cpu, rng, kernel_texts, name):
+def test_the_kernel_of_each_optimizer_is_the_golden_one(cpu, rng, kernel_texts, monkeypatch, name):
+    monkeypatch.syspath_prepend(GOLDEN.parent.parent / "examples")
     assert_golden(name, stepped(GOLDEN_OPTIMIZERS[name](), rng, kernel_texts))
 
 

@@ -208,7 +208,13 @@ class Optimizer(Described):
         raise NotImplementedError(f"{self.classnm} defines neither rule(self, step, param, grad, ...) nor optimize(self, layer_list, epoch)")
 
     def states_in_use(self):
-        """Return the names of the states that the rule takes now; `state_names`, unless a subclass needs fewer at times."""
+        """Return the names of the states that the rule takes now.
+
+        Returns
+        -------
+        tuple of str
+            `state_names`, unless a subclass needs fewer at times.
+        """
         return self.state_names
 
     def optimize(self, layer_list, epoch):
@@ -232,7 +238,19 @@ class Optimizer(Described):
             be.update(*updates)
 
     def updates(self, be, layer_list, epoch):
-        """Return the step over these layers as a list of `Update`, without running it or changing anything."""
+        """Return the step over these layers, without running it or changing anything.
+
+        Parameters
+        ----------
+        be : Backend
+        layer_list : list
+        epoch : int
+            As for `optimize`.
+
+        Returns
+        -------
+        list of Update
+        """
         layers = as_layers(layer_list)
         params = get_param_list(layers)
         if not params:
@@ -318,7 +336,18 @@ class Optimizer(Described):
         return cache.traced
 
     def clip_value(self, v, abs_bound=None):
-        """Return `v` with its elements clipped to [-|abs_bound|, |abs_bound|]; `v` itself where `abs_bound` is None or 0."""
+        """Clip the elements of a value to ``[-|abs_bound|, |abs_bound|]``.
+
+        Parameters
+        ----------
+        v : Tensor or expression
+        abs_bound : float, optional
+
+        Returns
+        -------
+        expression
+            `v` itself where `abs_bound` is None or 0.
+        """
         if not abs_bound:
             return v
         return get_backend().clip(v, -abs(abs_bound), abs(abs_bound))

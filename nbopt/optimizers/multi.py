@@ -31,7 +31,17 @@ class MultiOptimizer(Optimizer):
         self.optimizer_mapping = dict(optimizer_mapping)
 
     def optimizer_of(self, layer):
-        """Return the optimizer that updates `layer`; one inside another MultiOptimizer, where that is what the mapping names."""
+        """Return the optimizer that updates a layer.
+
+        Parameters
+        ----------
+        layer : object
+
+        Returns
+        -------
+        Optimizer
+            One inside another MultiOptimizer, where that is what the mapping names.
+        """
         mapping = self.optimizer_mapping
         for key in (getattr(layer, "name", None), getattr(layer, "classnm", type(layer).__name__)):
             if key in mapping:

@@ -321,6 +321,9 @@ class Backend:
         """Copy the values of an array, a tensor or a number into `tensor`, rounding to its dtype."""
         raise NotImplementedError(f"{type(self).__name__} can't copy arrays from the host")
 
+    def check_writable(self, tensor):
+        """Raise LayoutError if the tensor's memory is known to be read-only."""
+
     def prepare(self, update):
         """Do everything for `update` that can fail, and return a function of the update count that launches it."""
         raise NotImplementedError(f"{type(self).__name__} can't run programs")

@@ -17,7 +17,7 @@ from helpers import OPTIMIZERS, same_bits, special_values
 
 import nbopt
 from nbopt import checkpoint_file
-from nbopt.errors import ArgumentError, CheckpointError, DescriptionError, LayerError, LayoutError, NboptError
+from nbopt.errors import CheckpointError, DescriptionError, LayerError, LayoutError, NboptError
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="checkpoints on disk are safetensors files")
 
@@ -38,13 +38,14 @@ class Run:
         self.steps = 0
 
     def go(self, steps, begin=None):
-        self.steps = self.steps if begin is None else begin
-        for self.steps in range(self.steps + 1, self.steps + 1 + steps):
-            rng = np.random.default_rng(self.steps)
+        first = self.steps if begin is None else begin
+        self.steps = first + steps
+        for step in range(first, first + steps):
+            rng = np.random.default_rng(step)
             for layer in self.layers:
                 for grad in layer.grads:
                     grad[...] = rng.standard_normal(grad.shape)
-            self.optimizer.optimize(self.layers, self.steps // 3)
+            self.optimizer.optimize(self.layers, step // 3)
         return self
 
     def values(self):
@@ -268,7 +269,8 @@ LAYOUTS = {"C": np.zeros, "Fortran": lambda shape, dtype: np.zeros(shape, dtype,
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, BFLOAT16], ids=str)
 def test_values_come_back_into_the_users_own_memory_whatever_its_strides(backend, tmp_path, rng, dtype, there, here, way):
     save, load = way(tmp_path)
-    values = special_values(dtype, rng, (6, 5))
+    with np.errstate(over="ignore"):
+        values = special_values(np.float32 if dtype == BFLOAT16 else dtype, rng, (6, 5)).astype(dtype)
     runs = []
     for layout in (there, here):
         run = Run(nbopt.Adagrad)
@@ -395,12 +397,13 @@ def test_hyper_parameters_become_the_checkpoints(backend, tmp_path, way):
     save, load = way(tmp_path)
     saved = Run(lambda: nbopt.Adam(learning_rate=0.3, schedule=nbopt.StepSchedule([2], [0.1]), stochastic_round=4, gradient_clip_norm=1.0)).go(1)
     save(saved)
+    expected = saved.go(3).values()
     again = Run(lambda: nbopt.Adam(name="mine"))
     load(again)
     assert again.optimizer.name == "mine"
     assert again.optimizer.get_description(skip=["name"]) == saved.optimizer.get_description(skip=["name"])
     assert type(again.optimizer.schedule) is nbopt.StepSchedule
-    assert_same(again.go(3, begin=1).values(), saved.go(3).values())
+    assert_same(again.go(3, begin=1).values(), expected)
 
 
 def test_hyper_parameters_stay_the_callers_if_asked(backend, tmp_path):
@@ -698,7 +701,7 @@ def test_two_saves_of_one_run_hold_the_same_metadata_and_tensors(backend, tmp_pa
     for name in "ab":
         nbopt.save(tmp_path / name, run.optimizer, run.layers)
         with checkpoint_file_open(tmp_path / name) as file:
-            files.append((file.metadata(), {key: file.get_tensor(key).tobytes() for key in file.keys()}))  # noqa: SIM118
+            files.append((file.metadata(), {key: file.get_tensor(key).tobytes() for key in file.keys()}))
     assert files[0] == files[1]
 
 

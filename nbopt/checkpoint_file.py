@@ -58,8 +58,8 @@ def save(path, optimizer, layers):
 
     Notes
     -----
-    Besides the parameters and states themselves, a save holds one copy of them all in the host's memory. A save that was killed may leave a
-    folder ``.nbopt-save-<random>`` beside the file, which can be deleted.
+    Besides the parameters and states themselves, a save holds one copy of them all in the host's memory (safetensors before 0.8 may make a
+    second). A save that was killed may leave a folder ``.nbopt-save-<random>`` beside the file, which can be deleted.
     """
     state = state_dict(optimizer, layers)
     arrays = {}

@@ -420,7 +420,8 @@ def test_a_state_is_loaded_into_the_same_device_memory_or_none_at_all(cuda):
     assert_same([param.get() for param in layer.params], expected)
     optimizer.optimize([layer], 1)
     before = layer.params[0].get()
-    other = nbopt.Parameters((layer.params[0], cuda.ones(5)), (cuda.wrap(foreign(layer.params[1], data=(layer.params[1].storage.address, True))), cuda.ones((2, 3))))
+    readonly = foreign(layer.params[1], data=(addresses[1], True))
+    other = nbopt.Parameters((layer.params[0], cuda.ones(5)), (readonly, cuda.ones((2, 3))))
     with pytest.raises(errors.LayoutError, match="read-only"):
         optimizer.load_state_dict(state, [other])
     assert same_bits(layer.params[0].get(), before) and optimizer.t == 2

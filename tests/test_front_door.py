@@ -13,7 +13,8 @@ from nbopt import __main__ as report
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def test_the_readmes_code_runs_as_it_stands(capsys):
+def test_the_readmes_code_runs_as_it_stands(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # it saves a file
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(blocks) >= 3
     names = {}

@@ -206,7 +206,9 @@ class Restoration:
             _check_name(f"layer {number}", own["name"], _name(layer))
             parameters = own["parameters"]
             if len(entries) != len(parameters):
-                raise CheckpointError(f"layer {_name(layer) or number} has {len(parameters)} parameters in the checkpoint, and {len(entries)} here")
+                raise CheckpointError(
+                    f"layer {_name(layer) or number} has {len(parameters)} parameters in the checkpoint, and {len(entries)} here. {_AS_SAVED}."
+                )
             owner = optimizer.optimizer_of(layer) if isinstance(optimizer, MultiOptimizer) else optimizer
             for (param, states, called), parameter in zip(entries, parameters):
                 self._add_parameter(wrapped(self._be, param, called), parameter, called)

@@ -19,7 +19,8 @@ import nbopt
 from nbopt import checkpoint_file
 from nbopt.errors import CheckpointError, DescriptionError, LayerError, LayoutError, NboptError
 
-safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="checkpoints on disk are safetensors files")
+safetensors = pytest.importorskip("safetensors", reason="checkpoints on disk are safetensors files")
+safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 STORAGES = {"float32": (np.float32, {}), "bfloat16": (BFLOAT16, {"stochastic_round": True})}
@@ -713,13 +714,13 @@ def test_two_saves_of_one_run_hold_the_same_metadata_and_tensors(backend, tmp_pa
     files = []
     for name in "ab":
         nbopt.save(tmp_path / name, run.optimizer, run.layers)
-        with checkpoint_file_open(tmp_path / name) as file:
+        with opened(tmp_path / name) as file:
             files.append((file.metadata(), {key: file.get_tensor(key).tobytes() for key in file.keys()}))
     assert files[0] == files[1]
 
 
-def checkpoint_file_open(path):
-    return pytest.importorskip("safetensors").safe_open(path, framework="numpy")
+def opened(path):
+    return safetensors.safe_open(path, framework="numpy")
 
 
 @pytest.fixture
@@ -867,7 +868,7 @@ def test_every_byte_of_the_header_is_checked(reference, tmp_path, small):
 def rewritten(path, change):
     """Change a file's tensors and its state (as JSON), and make the digest of the latter right again."""
     tensors = safetensors_numpy.load_file(path)
-    with checkpoint_file_open(path) as file:
+    with opened(path) as file:
         state = json.loads(file.metadata()["nbopt"])
     change(tensors, state)
     text = json.dumps(state)

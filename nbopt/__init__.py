@@ -4,6 +4,7 @@ from nbopt import backends, errors, optimizers
 from nbopt.backend import Backend
 from nbopt.backends import available_backends, gen_backend, get_backend, set_backend, use_backend
 from nbopt.base import NervanaObject
+from nbopt.checkpoint_file import load, save
 from nbopt.inspection import compile, explain
 from nbopt.optimizers import (
     Adadelta,
@@ -49,7 +50,9 @@ __all__ = [
     "gen_backend",
     "get_backend",
     "get_param_list",
+    "load",
     "optimizers",
+    "save",
     "set_backend",
     "use_backend",
 ]

@@ -549,6 +549,19 @@ class Backend:
         """
         raise NotImplementedError(f"{type(self).__name__} can't copy arrays from the host")
 
+    def check_writable(self, tensor):
+        """Check that a tensor can be written.
+
+        Parameters
+        ----------
+        tensor : Tensor
+
+        Raises
+        ------
+        LayoutError
+            If its memory is known to be read-only.
+        """
+
     def prepare(self, update):
         """Do everything for a step that can fail, without changing any value: check, make states, compile.
 

@@ -53,5 +53,9 @@ class UnknownBackendError(BackendError, ValueError):
     """No backend has this name."""
 
 
+class CheckpointError(NboptError, ValueError):
+    """A checkpoint is damaged, or is not one of this optimizer and these layers."""
+
+
 class DescriptionError(NboptError, ValueError):
     """A description does not name a registered class or does not fit its constructor."""

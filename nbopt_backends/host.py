@@ -42,6 +42,10 @@ class ArrayBackend(Backend):
         """
         raise NotImplementedError(f"{type(self).__name__} can't look at arrays")
 
+    def check_writable(self, tensor):
+        """Raise LayoutError if the tensor's memory is read-only."""
+        _check_writable(self.array_of(tensor), repr(tensor))
+
     def copied(self, tensor):
         """Return what `array_of` does for a contiguous copy of the tensor, which lives as long as the result."""
         raise NotImplementedError(f"{type(self).__name__} can't copy arrays")
@@ -223,7 +227,7 @@ _REDUCERS = {
 
 def _check_writable(array, called):
     if not array.flags.writeable:
-        raise LayoutError(f"{called} is read-only, and a step writes it: pass a writable array (numpy.array(x) makes one)")
+        raise LayoutError(f"{called} is read-only, and would be written: pass a writable array (numpy.array(x) makes one)")
 
 
 def _from_foreign(obj):

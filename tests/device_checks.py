@@ -558,3 +558,51 @@ def test_another_counter_or_scale_is_looked_at_anew(cuda):
         optimizer.skipped = 0
         optimizer.optimize([layer], 0)
     assert (layer.params[0].get() == 1 - 1 - 0.5 - 0.25).all()
+
+
+# --- checkpoints ---
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_run_that_is_saved_goes_on_with_the_same_bits_here_and_in_the_reference(cuda, tmp_path, name, dtype):
+    def strided(be, seed):
+        return [(be.array(np.ones((4, 6)), dtype)[:, ::2], be.array(np.full((4, 3), seed), dtype))]
+
+    def go(optimizer, layer, be, begin, steps):
+        for step in range(begin, begin + steps):
+            layer.grads = [grad for _, grad in pairs_of(be, 2 + step, (dtype,)) + strided(be, step)]
+            optimizer.optimize([layer], step)
+        return [p.get() for p in layer.params] + [state.get() for states in layer.states for state in states]
+
+    def start(be):
+        return OPTIMIZERS[name](stochastic_round=dtype == "bfloat16"), nbopt.Parameters(*pairs_of(be, 1, (dtype,)), *strided(be, 0))
+
+    optimizer, layer = start(cuda)
+    go(optimizer, layer, cuda, 0, 2)
+    nbopt.save(tmp_path / "run", optimizer, [layer])
+    expected = go(optimizer, layer, cuda, 2, 2)
+    for be in (cuda, reference()):
+        with nbopt.use_backend(be):
+            optimizer, layer = start(be)
+            nbopt.load(tmp_path / "run", optimizer, [layer])
+            assert_same(go(optimizer, layer, be, 2, 2), expected)
+
+
+def test_a_state_is_loaded_into_the_same_device_memory_or_none_at_all(cuda):
+    layer = nbopt.Parameters((cuda.ones(5), cuda.ones(5)), (cuda.ones((2, 3)), cuda.ones((2, 3))))
+    optimizer = nbopt.Adam()
+    optimizer.optimize([layer], 0)
+    state, expected = optimizer.state_dict([layer]), [param.get() for param in layer.params]
+    optimizer.optimize([layer], 1)
+    addresses = [param.storage.address for param in layer.params]
+    optimizer.load_state_dict(state, [layer])
+    assert [param.storage.address for param in layer.params] == addresses
+    assert_same([param.get() for param in layer.params], expected)
+    optimizer.optimize([layer], 1)
+    before = layer.params[0].get()
+    readonly = foreign(layer.params[1], data=(addresses[1], True))
+    other = nbopt.Parameters((layer.params[0], cuda.ones(5)), (readonly, cuda.ones((2, 3))))
+    with pytest.raises(errors.LayoutError, match="read-only"):
+        optimizer.load_state_dict(state, [other])
+    assert same_bits(layer.params[0].get(), before) and optimizer.t == 2

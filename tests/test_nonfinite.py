@@ -124,6 +124,18 @@ def test_random_bits_go_on_over_skipped_steps(backend):
     assert states[0] == states[1] and states[0]["updates"] > 0
 
 
+def test_the_counter_is_part_of_a_checkpoint(backend, rng, tmp_path):
+    layers = layers_with(rng)
+    optimizer = nbopt.RMSProp()
+    optimizer.skip_nonfinite = True
+    layers[0].grads[0][1, 1] = np.nan
+    optimizer.optimize(layers, 0)
+    nbopt.save(tmp_path / "run", optimizer, layers)
+    other = nbopt.RMSProp()
+    nbopt.load(tmp_path / "run", other, layers)
+    assert other.skipped == 1 and other.t == 1
+
+
 # --- loss scales ---
 
 

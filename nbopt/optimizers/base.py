@@ -52,7 +52,29 @@ def as_layers(layer_list):
     try:
         return list(layer_list)
     except TypeError:
-        raise LayerError(f"optimize takes a list of layers, not a {type(layer_list).__name__}: write [layer]") from None
+        raise LayerError(f"layers come as a list, not as a {type(layer_list).__name__}: write [layer]") from None
+
+
+def check_distinct(layers):
+    """Raise LayerError where a layer is listed twice."""
+    if len({id(layer) for layer in layers}) < len(layers):
+        raise LayerError("a layer is listed twice: its parameters would be updated twice in one step")
+
+
+def entries_of(params):
+    """Yield (param, grad, states) of each entry that `get_param_list` has collected; raise LayerError where one is malformed."""
+    seen: set[int] = set()
+    for entry in params:
+        try:
+            (param, grad), states = entry
+        except (TypeError, ValueError):
+            raise LayerError(f"get_params() must give ((W, dW), states), not {entry!r}") from None
+        if not isinstance(states, list):
+            raise LayerError(f"the states of a parameter must be a list, which the optimizer can extend; not {type(states).__name__}")
+        if id(states) in seen:
+            raise LayerError("two parameters share one list of states: give each a list of its own, [[] for _ in parameters]")
+        seen.add(id(states))
+        yield param, grad, states
 
 
 def _explain_layers(layer_list, error):
@@ -335,6 +357,68 @@ class Optimizer(Described):
         cache.inputs = None if step.time_was_read else inputs
         return cache.traced
 
+    def state_dict(self, layers):
+        """Return everything that the next step depends on, but for the gradients, as plain values and copies.
+
+        Parameters
+        ----------
+        layers : list
+            All layers that the optimizer trains, as for `optimize`. Nothing is changed.
+
+        Returns
+        -------
+        dict
+            - ``"version"``: int, of this format
+            - ``"optimizer"``: its description, see `get_description`: the class and the hyper-parameters
+            - ``"optimizers"``: for itself, and each optimizer inside of a `MultiOptimizer` once, ``{"path": the keys that lead to it, "type": its
+              class, "t": its steps so far, "skipped": how many of them were skipped}``
+            - ``"rng"``: the state of stochastic rounding, see `Backend.rng_get_state`
+            - ``"layers"``: ``{"name": str or None, "parameters": [...]}`` for each, and for each parameter ``{"name": str or None, "values":
+              numpy.ndarray, "states": [...]}``, and for each state ``{"name": str or None, "rounding": bool or int, "values": numpy.ndarray}``
+
+            Names that were not chosen by the user are None. Not in it is what a program sets up before it trains: the batch size, the
+            roundings of the parameters, attributes of the optimizer that are no arguments of its constructor.
+
+        Raises
+        ------
+        CheckpointError
+            If a hyper-parameter is no plain value, so that it can't be described.
+        """
+        from nbopt import checkpoint
+
+        return checkpoint.state_dict(self, layers)
+
+    def load_state_dict(self, state, layers, hyperparameters=True):
+        """Put back what `state_dict` has returned: the next step, given the same gradients, gives the bits that it gave there.
+
+        Parameters, and states that are there already, are overwritten in place, in whatever memory and layout they are; other states are made
+        anew. The state of stochastic rounding is the current backend's, and so that of everything that it runs.
+
+        Parameters
+        ----------
+        state : dict
+            It is not changed, and shares no memory with what it is loaded into.
+        layers : list
+            Layers of the same number, names, shapes and dtypes, in the same order, on this or another backend.
+        hyperparameters : bool
+            Whether the optimizer's hyper-parameters become those of the state, too (all that its constructor takes, but for the name). Schedules
+            are built anew. False keeps what the optimizer has now.
+
+        Raises
+        ------
+        CheckpointError
+            If the state is not one of this optimizer and these layers. The message says what differs.
+        nbopt.errors.NboptError
+            If the layers are malformed, or their memory can't be written. Nothing has changed, whatever is raised.
+
+        Notes
+        -----
+        While it is at work it holds a copy of what it overwrites in the host's memory, to be able to put it back.
+        """
+        from nbopt import checkpoint
+
+        checkpoint.load_state_dict(self, state, layers, hyperparameters)
+
     def clip_value(self, v, abs_bound=None):
         """Clip the elements of a value to ``[-|abs_bound|, |abs_bound|]``.
 
@@ -388,20 +472,9 @@ class Optimizer(Described):
 
     def _columns(self, be, layer_list, params, names, made):
         """Return [params, grads, states of the first name, ...] as lists of tensors, validated, with new states where none are yet."""
-        if len({id(layer) for layer in layer_list}) < len(layer_list):
-            raise LayerError("a layer is listed twice: its parameters would be updated twice in one step")
+        check_distinct(layer_list)
         rows = []
-        seen: set[int] = set()
-        for number, entry in enumerate(params):
-            try:
-                (param, grad), states = entry
-            except (TypeError, ValueError):
-                raise LayerError(f"get_params() must give ((W, dW), states), not {entry!r}") from None
-            if not isinstance(states, list):
-                raise LayerError(f"the states of a parameter must be a list, which the optimizer can extend; not {type(states).__name__}")
-            if id(states) in seen:
-                raise LayerError("two parameters share one list of states: give each a list of its own, [[] for _ in parameters]")
-            seen.add(id(states))
+        for number, (param, grad, states) in enumerate(entries_of(params)):
             param, grad = wrapped(be, param, f"parameter {number}"), wrapped(be, grad, f"the gradient of parameter {number}")
             if param.shape != grad.shape:
                 raise ShapeError(f"a parameter has shape {param.shape} and its gradient {grad.shape}: {_called(param)}")

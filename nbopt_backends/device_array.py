@@ -6,22 +6,9 @@ import math
 import numpy as np
 
 from nbopt.errors import LayoutError, OperandError
+from nbopt_backends.memory import array_at, torch_structure
 
 _CUDA, _CUDA_MANAGED = 2, 13  # DLPack's codes of memory that a CUDA kernel can read
-
-
-class _Somewhere:
-    """What NumPy needs to make an array over memory that it must never touch. Keeps the memory's owner alive."""
-
-    def __init__(self, address, shape, strides, item_size, owner):
-        self.owner = owner
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": shape,
-            "strides": strides,
-            "typestr": f"|V{item_size}",
-            "data": (address, False),
-        }
 
 
 class DeviceArray:
@@ -75,10 +62,7 @@ class DeviceArray:
 
     def layout(self):
         """Return a numpy.ndarray with the same address, shape, dtype and strides, to compute with these. Reading its values is an error."""
-        somewhere = _Somewhere(self.address or 1, self.shape, self.strides, self.dtype.itemsize, self.owner)
-        array = np.asarray(somewhere).view(self.dtype)
-        array.flags.writeable = not self.readonly
-        return array
+        return array_at(self.address, self.shape, self.dtype, self.strides, self.owner, self.readonly)
 
     def viewed(self, layout):
         """Return the part of this array's memory that `layout`, a view of ``self.layout()``, stands for."""
@@ -88,7 +72,7 @@ class DeviceArray:
     def refresh(self):
         """Read the address again, where it can change."""
         if self.pointer is not None:
-            same = self.owner.is_contiguous() if self.c_contiguous else _torch_strides(self.owner) == self.strides
+            same = self.owner.is_contiguous() if self.c_contiguous else torch_structure(self.home, self.owner)[1] == self.strides
             if tuple(self.owner.shape) != self.shape or not same:
                 raise LayoutError(
                     f"an array of shape {self.shape} has got memory of shape {tuple(self.owner.shape)}, or of other strides, since it was "
@@ -178,18 +162,13 @@ def from_foreign(home, obj):
     raise OperandError(f"{type(obj).__name__} is no array whose memory could be shared. be.array(x) makes a tensor with a copy of its values")
 
 
-def _torch_strides(tensor):
-    return tuple(step * tensor.element_size() for step in tensor.stride())
-
-
 def _from_torch(home, tensor):
     """Wrap a PyTorch tensor by its pointer: parameters refuse to be exported while they require gradients."""
     if not tensor.is_cuda:
         raise _on_host(tensor)
     home.check_device(tensor.get_device())
     home.follow("torch")
-    dtype = home.storage_dtype(str(tensor.dtype).removeprefix("torch."))
-    strides = None if tensor.is_contiguous() else _torch_strides(tensor)
+    dtype, strides = torch_structure(home, tensor)
     return DeviceArray(home, tensor.data_ptr(), tuple(tensor.shape), dtype, strides, tensor, pointer=tensor.data_ptr)
 
 

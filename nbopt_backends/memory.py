@@ -1,4 +1,4 @@
-"""Do arrays overlap? Checked when a layout is built, so that no update depends on the order of its elements."""
+"""Arrays over given memory, and whether arrays overlap: checked when a layout is built, so that no update depends on the order of its elements."""
 
 import numpy as np
 
@@ -8,14 +8,49 @@ from nbopt.errors import LayoutError
 _MAX_WORK = 100_000
 
 
+class _Exporter:
+    """What NumPy takes for an array. The array that it makes keeps this alive, and so the memory's owner."""
+
+    def __init__(self, owner, interface):
+        self.owner, self.__array_interface__ = owner, interface
+
+
+def array_at(address, shape, dtype, strides, owner, readonly=False):
+    """Return a numpy.ndarray over memory at an address, which `owner` keeps alive. NumPy need not be able to reach it, or know the dtype."""
+    interface = {
+        "version": 3,
+        "shape": shape,
+        "strides": strides,  # None: C order
+        "typestr": f"|V{dtype.itemsize}",
+        "data": (address or 1, False),  # NumPy takes 0 for no memory, where libraries have arrays without elements
+    }
+    array = np.asarray(_Exporter(owner, interface)).view(dtype)
+    array.flags.writeable = not readonly
+    return array
+
+
+def torch_structure(home, tensor):
+    """Return the dtype, as the backend `home` stores it, and the strides in bytes (None: C order) of a PyTorch tensor."""
+    if str(tensor.layout) != "torch.strided":
+        raise LayoutError(f"the tensor is sparse ({tensor.layout}), and a step needs all of its elements: make it dense by x.to_dense()")
+    dtype = home.storage_dtype(str(tensor.dtype).removeprefix("torch."))
+    return dtype, None if tensor.is_contiguous() else tuple(step * dtype.itemsize for step in tensor.stride())
+
+
 def byte_range(array):
     """Return (first byte, byte after the last) of a NumPy array's elements; equal where there are none."""
     start = array.__array_interface__["data"][0]
-    if array.size == 0:
-        return start, start
-    low = sum(min(0, (n - 1) * step) for n, step in zip(array.shape, array.strides))
-    high = sum(max(0, (n - 1) * step) for n, step in zip(array.shape, array.strides))
-    return start + low, start + high + array.itemsize
+    low, high = reach(array.shape, array.dtype, array.strides)
+    return start + low, start + high
+
+
+def reach(shape, dtype, strides):
+    """Return what `byte_range` does, counted from the first element."""
+    if 0 in shape:
+        return 0, 0
+    low = sum(min(0, (n - 1) * step) for n, step in zip(shape, strides))
+    high = sum(max(0, (n - 1) * step) for n, step in zip(shape, strides))
+    return low, high + dtype.itemsize
 
 
 def overlaps_itself(array):

@@ -74,7 +74,7 @@ class NumbaCPU(HostBackend):
     def _step(self, plan, scalars, random, update, count):
         random[1] = count
         if update.clip_norm is not None and plan.passes:
-            factor = self._factor(plan.passes, update.clip_norm)
+            factor = self._factor(plan.passes, update.clip_norm, update.bsz)
             for values in scalars:
                 values[update.program.factor] = factor
         for launch, values in zip(plan.launches, scalars):
@@ -96,15 +96,15 @@ class NumbaCPU(HostBackend):
             plans = known.setdefault(update.program, [])
         elif update.key is not None:
             for plan in plans:
-                if plan.fits(self, update) and (plan.serials == update.key or plan.replace(update)):
+                if plan.fits(self, update) and plan.follow(update):
                     return plan
         arrays, kept = self.checked_columns(update)
-        key = layout_key(arrays, kept)
+        key = layout_key(arrays, kept, update.listing)
         for plan in plans:
             if plan.layout.key == key and plan.fits(self, update):
                 break
         else:
-            plan = self._new_plan(update, Layout(arrays, update.program.written(), kept))
+            plan = self._new_plan(update, Layout(arrays, update.program.written(), kept, update.listing))
             plans.insert(0, plan)
             del plans[MOST_LAYOUTS:]
         plan.serials = None  # an interrupt from here on must not leave old serials with new addresses
@@ -189,18 +189,18 @@ class NumbaCPU(HostBackend):
         finish = self._function(reduction_text(total, total, total), "sums", "norm_factor", signature, False)
         return sums, launches, finish
 
-    def _factor(self, passes, clip_norm):
+    def _factor(self, passes, clip_norm, bsz):
         sums, launches, finish = passes
         for launch, _ in launches:  # beside it stands the array of its tiles, which must live as long
             self._launch(launch)
-        return finish(sums.ctypes.data, len(sums), clip_norm, float(self.bsz))
+        return finish(sums.ctypes.data, len(sums), clip_norm, float(bsz))
 
     def norm_factor(self, grads, clip_norm):
         """Return the factor that clips the norm of `grads`, a list of tensors, to `clip_norm`; a float."""
         arrays = [[np.ascontiguousarray(grad.storage) for grad in grads]]
         layout = Layout(arrays, [])
         layout.refresh(arrays)
-        return self._factor(self._square_sums(layout, 0), clip_norm) if layout.groups else 1.0
+        return self._factor(self._square_sums(layout, 0), clip_norm, self.bsz) if layout.groups else 1.0
 
     def sum_last_axis(self, matrix):
         """Return the sums of the rows of a C-contiguous (m, n) array."""

@@ -6,7 +6,7 @@ from nbopt.ops import PRIMITIVES
 from nbopt_backends.host import HostBackend
 from nbopt_backends.reduction import norm_factor, tile_sums, tree_sum
 from nbopt_backends.rounding import FORMATS, nearest, stochastic
-from nbopt_backends.xoroshiro import BLOCK, random_slices
+from nbopt_backends.xoroshiro import first_blocks, random_slices
 
 
 def compute_dtype(dtypes):
@@ -62,15 +62,15 @@ class Reference(HostBackend):
         """Return a function that interprets the update's program for one parameter after the other."""
         arrays, kept = self.checked_columns(update)
         rows, kept = list(zip(*arrays)), list(zip(*kept))
-        first_blocks = np.cumsum([0, *(-(-row[0].size // BLOCK) for row in rows)]).tolist()
+        blocks = first_blocks([row[0].size for row in rows], update.listing).tolist()
         program, scalars = update.program, list(update.scalars)
 
         def launch(count):
             if update.clip_norm is not None:
-                factor = self._factor([row[1] for row in rows], [compute_dtype({a.dtype for a in row}) for row in rows], update.clip_norm)
+                factor = self._factor([row[1] for row in rows], [compute_dtype({a.dtype for a in row}) for row in rows], update.clip_norm, update.bsz)
                 scalars[program.factor] = float(factor)
             with np.errstate(all="ignore"):
-                for row, bits, first_block in zip(rows, kept, first_blocks):
+                for row, bits, first_block in zip(rows, kept, blocks):
                     run(program, row, scalars, bits, (self.rng_seed, count, first_block))
             self.launches += len(rows)
 
@@ -78,13 +78,13 @@ class Reference(HostBackend):
 
     def norm_factor(self, grads, clip_norm):
         """Return the factor that clips the norm of `grads`, a list of tensors, to `clip_norm`; a float."""
-        return float(self._factor([grad.storage for grad in grads], [compute_dtype({grad.dtype}) for grad in grads], clip_norm))
+        return float(self._factor([grad.storage for grad in grads], [compute_dtype({grad.dtype}) for grad in grads], clip_norm, self.bsz))
 
-    def _factor(self, grads, dtypes, clip_norm):
+    def _factor(self, grads, dtypes, clip_norm, bsz):
         with np.errstate(all="ignore"):
             sums = [tile_sums(np.square(grad.astype(dtype).ravel())) for grad, dtype in zip(grads, dtypes) if grad.size]
         total = np.concatenate(sums).astype(compute_dtype(set(dtypes))) if sums else np.zeros(1, np.float32)
-        return norm_factor(total, clip_norm, self.bsz)
+        return norm_factor(total, clip_norm, bsz)
 
     def sum_last_axis(self, matrix):
         """Return the sums of the rows of a (m, n) array."""

@@ -224,25 +224,37 @@ class Optimizer(Described):
         params = get_param_list(layers)
         if not params:
             return []
-        names = self.states_in_use()
-        program, scalars = self._trace(be, names, epoch)
         made: list[tuple[list, list]] = []
 
         def columns(update):
-            found = self._columns(be, layers, params, names, made)
+            if len({id(layer) for layer in layers}) < len(layers):
+                raise LayerError("a layer is listed twice: its parameters would be updated twice in one step")
+            found = self.checked_columns(be, params, made)
             if made:
                 update.key = None  # it knows nothing of the new states
             return found
 
         def commit():
-            self.t += 1
             for states, new in made:
                 states.extend(new)
 
-        clip_norm = self.gradient_clip_norm or None
-        return [Update(program, scalars, _flat(params), columns, commit, self._cache().plans, clip_norm, self.stochastic_round)]
+        return [self.update_of(_flat(params), columns, commit, epoch, be.bsz)]
 
-    def _trace(self, be, names, epoch):
+    def update_of(self, tensors, columns, commit, epoch, bsz):
+        """Return one step as an `Update`, which see for the first three arguments, without running it or changing anything.
+
+        `optimize` and adapters to other libraries' optimizers are made of this.
+        """
+        program, scalars = self._trace(bsz, self.states_in_use(), epoch)
+
+        def committed():
+            self.t += 1
+            commit()
+
+        clip_norm = self.gradient_clip_norm or None
+        return Update(program, scalars, tensors, columns, committed, self._cache().plans, clip_norm, self.stochastic_round, bsz)
+
+    def _trace(self, bsz, names, epoch):
         """Return the program of the rule and its scalars' values."""
         if type(epoch) is not int or epoch < 0:
             checks.epoch("epoch", epoch)
@@ -252,14 +264,14 @@ class Optimizer(Described):
         cache = self._cache()
         inputs = None
         if "_pure_rule" in type(self).__dict__:
-            inputs = rate, be.bsz, names, {**self.__dict__, "t": None, "_kept": None}
+            inputs = rate, bsz, names, {**self.__dict__, "t": None, "_kept": None}
             if cache.inputs == inputs:
                 return cache.traced
         tracer = Tracer(("param", "grad", *names))
         scale = tracer.factor() if self.gradient_clip_norm else 1.0
         step = Step(rate, scale, self.t + 1, epoch)
         param, grad, *states = tracer.slots()
-        grad = self.clip_value(grad / float(be.bsz), self.gradient_clip_value)
+        grad = self.clip_value(grad / float(bsz), self.gradient_clip_value)
         tracing.active = True
         try:
             self.rule(step, param, grad, *states)
@@ -275,7 +287,8 @@ class Optimizer(Described):
         """Return `v` with its elements clipped to [-|abs_bound|, |abs_bound|]; `v` itself where `abs_bound` is None or 0."""
         if not abs_bound:
             return v
-        return get_backend().clip(v, -abs(abs_bound), abs(abs_bound))
+        be = get_backend() if self.be is None else self.be
+        return be.clip(v, -abs(abs_bound), abs(abs_bound))
 
     def clip_gradient_norm(self, param_list, clip_norm):
         """Return the factor that clips the norm of all gradients together.
@@ -306,12 +319,25 @@ class Optimizer(Described):
         return found
 
     def __getstate__(self):
-        return {key: value for key, value in self.__dict__.items() if key != "_kept"}
+        # An adapter gives its own copies of optimizers a backend of their own.
+        return {key: value for key, value in self.__dict__.items() if key not in ("_kept", "be")}
 
-    def _columns(self, be, layer_list, params, names, made):
-        """Return [params, grads, states of the first name, ...] as lists of tensors, validated, with new states where none are yet."""
-        if len({id(layer) for layer in layer_list}) < len(layer_list):
-            raise LayerError("a layer is listed twice: its parameters would be updated twice in one step")
+    def checked_columns(self, be, params, made):
+        """Return the columns of an `Update` over `params`, validated, with new states where there are none yet.
+
+        Parameters
+        ----------
+        be : Backend
+        params : list of ((W, dW), states)
+        made : list
+            Extended by (states, new tensors) for each list of states that has to be filled when the step can't fail any more.
+
+        Returns
+        -------
+        list of list of Tensor
+            params, grads, states of the first name in use, ...
+        """
+        names = self.states_in_use()
         rows = []
         seen: set[int] = set()
         for number, entry in enumerate(params):

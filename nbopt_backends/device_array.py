@@ -1,12 +1,11 @@
 """DeviceArray: an array in a GPU's memory, its own or a foreign one, of which the host knows everything but the values."""
 
-import ctypes
 import math
 
 import numpy as np
 
 from nbopt.errors import LayoutError, OperandError
-from nbopt_backends.memory import array_at, torch_structure
+from nbopt_backends.memory import array_at, dlpack_structure, dlpack_tensor, torch_structure
 
 _CUDA, _CUDA_MANAGED = 2, 13  # DLPack's codes of memory that a CUDA kernel can read
 
@@ -104,26 +103,8 @@ class DeviceArray:
         if stream != -1:
             self.home.order_before(0 if stream in (None, 1) else stream)
         capsule = self.layout().__dlpack__()  # NumPy writes the structure, and its capsule keeps the memory's owner alive
-        structure = ctypes.pythonapi.PyCapsule_GetPointer
-        structure.restype, structure.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-        _DLTensor.from_address(structure(capsule, b"dltensor")).device[:] = self.__dlpack_device__()
+        dlpack_tensor(capsule).device[:] = self.__dlpack_device__()
         return capsule
-
-
-class _DLTensor(ctypes.Structure):
-    """The beginning of DLPack's DLManagedTensor: see dlpack.h."""
-
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("device", ctypes.c_int32 * 2),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    ]
 
 
 def _c_strides(shape, item_size):
@@ -186,7 +167,7 @@ def _from_interface(home, obj, interface):
         home.follow("cupy")
     else:
         home.wait_for(interface.get("stream"))
-    return DeviceArray(home, address, shape, home.storage_dtype(dtype), interface.get("strides"), obj, bool(readonly))
+    return DeviceArray(home, address, shape, home.storage_dtype(dtype), interface.get("strides"), obj, bool(readonly) or _immutable(obj))
 
 
 def _from_dlpack(home, obj):
@@ -195,12 +176,10 @@ def _from_dlpack(home, obj):
         raise _on_host(obj)
     home.check_device(device)
     capsule = obj.__dlpack__(stream=home.used_stream() or 1)  # the producer makes that stream wait for what it has queued
-    structure = ctypes.pythonapi.PyCapsule_GetPointer
-    structure.restype, structure.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    found = _DLTensor.from_address(structure(capsule, b"dltensor"))
-    names = {(2, 16): "float16", (2, 32): "float32", (2, 64): "float64", (4, 16): "bfloat16"}
-    dtype = home.storage_dtype(names.get((found.code, found.bits), f"DLPack type {found.code} of {found.bits} bits"))
-    shape = tuple(found.shape[: found.ndim])
-    strides = tuple(step * dtype.itemsize for step in found.strides[: found.ndim]) if found.strides else None
     # An unused capsule frees the producer's memory when it goes, so holding it is all that is needed.
-    return DeviceArray(home, (found.data or 0) + found.byte_offset, shape, dtype, strides, (capsule, obj))
+    return DeviceArray(home, *dlpack_structure(home, capsule), (capsule, obj), readonly=_immutable(obj))
+
+
+def _immutable(obj):
+    # JAX's arrays don't say so by themselves.
+    return type(obj).__module__.partition(".")[0] in ("jax", "jaxlib")

@@ -1,5 +1,7 @@
 """Arrays over given memory, and whether arrays overlap: checked when a layout is built, so that no update depends on the order of its elements."""
 
+import ctypes
+
 import numpy as np
 
 from nbopt.errors import LayoutError
@@ -35,6 +37,39 @@ def torch_structure(home, tensor):
         raise LayoutError(f"the tensor is sparse ({tensor.layout}), and a step needs all of its elements: make it dense by x.to_dense()")
     dtype = home.storage_dtype(str(tensor.dtype).removeprefix("torch."))
     return dtype, None if tensor.is_contiguous() else tuple(step * dtype.itemsize for step in tensor.stride())
+
+
+class _DLTensor(ctypes.Structure):
+    """The beginning of DLPack's DLManagedTensor: see dlpack.h."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
+
+
+def dlpack_tensor(capsule):
+    """Return the structure in a DLPack capsule."""
+    address_in = ctypes.pythonapi.PyCapsule_GetPointer
+    address_in.restype, address_in.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return _DLTensor.from_address(address_in(capsule, b"dltensor"))
+
+
+def dlpack_structure(home, capsule):
+    """Return the address, shape, dtype, as the backend `home` stores it, and strides in bytes (None: C order) of a DLPack capsule's array."""
+    found = dlpack_tensor(capsule)
+    names = {(2, 16): "float16", (2, 32): "float32", (2, 64): "float64", (4, 16): "bfloat16"}
+    dtype = home.storage_dtype(names.get((found.code, found.bits), f"DLPack type {found.code} of {found.bits} bits"))
+    shape = tuple(found.shape[: found.ndim])
+    strides = tuple(step * dtype.itemsize for step in found.strides[: found.ndim]) if found.strides else None
+    return (found.data or 0) + found.byte_offset, shape, dtype, strides
 
 
 def byte_range(array):

@@ -219,6 +219,31 @@ for _count in (1, 3, 10, 30, 100, 1000):
     row(f"fixed-cost-{_count}", f"RMSProp, {_count} tensors of 1000")(fixed_cost(_count))
 
 
+# --- the optimizer for PyTorch ---
+
+
+def adapter(shapes, bar, fresh=False):
+    def measured(scale):
+        steps = {"nbopt.torch": lambda: peers.adapter_step("rmsprop", shapes, fresh), "nbopt": lambda: Job(nbopt.RMSProp(), shapes).step}
+        for name, foreach in zip(BOTH, (True, False)):
+            steps[name] = lambda foreach=foreach: peers.torch_step("rmsprop", shapes, fresh, foreach=foreach)
+        if fresh:
+            del steps["nbopt"]  # over its own arrays, whose gradients stay
+        result = side_by_side(steps, scale.few, tensors=len(shapes))
+        result.faster("PyTorch foreach", bar, of="nbopt.torch")
+        result.faster("PyTorch for-loop", of="nbopt.torch")
+        return result
+
+    return measured
+
+
+row("adapter-300", "nbopt.torch, RMSProp, 300 tensors of 1000")(adapter([(1000,)] * 300, ">= 10"))
+row("adapter-300-fresh", "nbopt.torch, RMSProp, 300 tensors of 1000, other gradients at every step (setting them counts)")(
+    adapter([(1000,)] * 300, ">= 10", fresh=True)
+)
+row("adapter-resnet50", "nbopt.torch, RMSProp, ResNet-50's 161 tensors")(adapter(MODELS["resnet50"](), ">= 2"))
+
+
 # --- the norm clip ---
 
 

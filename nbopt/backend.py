@@ -30,7 +30,8 @@ class Update:
         What the caller's lists hold now: param, grad of each row, then the states of each row. (The constructor takes a function that
         returns an iterator over them, or None: most steps need their serial numbers only.)
     key : list of int or None
-        Their serial numbers. Equal keys mean the same tensors. None where some are plain arrays, not wrapped yet.
+        Their serial numbers. Equal keys mean the same tensors. None where some are plain arrays, not wrapped yet. Whoever sets `addresses`
+        sets the key as well, to any list of numbers that stays the same as long as everything but these addresses does.
     columns : callable
         ``columns(update)`` returns one list of tensors for each slot of the program, validated; called only where `key` is new.
     commit : callable
@@ -49,11 +50,17 @@ class Update:
         One element: the divisor is to be multiplied by it, in float64, wherever it is.
     skipped : Tensor or None
         One float64. Where given and the norm of the gradients is not finite, the backend adds 1 to it in place of the update.
+    addresses : numpy.ndarray or None
+        int64, by row: where the gradients are now, if only that may have changed since a step of the same key. For callers that look at
+        their arrays' memory themselves, since it is exchanged under the same objects or with them at every step.
+    listing : (list of int, list of int) or None
+        Where the rows are some of a longer list of parameters: the number of elements of each of these, and which of them each row is. The
+        random bits of a row belong to its place in the whole list.
     """
 
     __slots__ = (
-        "_tensors", "arrays", "clip_norm", "columns", "commit", "divisor", "key", "loss_scale", "plans", "program", "scalars", "skipped",
-        "stochastic_round",
+        "_tensors", "addresses", "arrays", "clip_norm", "columns", "commit", "divisor", "key", "listing", "loss_scale", "plans", "program",
+        "scalars", "skipped", "stochastic_round",
     )  # fmt: skip
 
     def __init__(
@@ -73,10 +80,13 @@ class Update:
         self.program, self.scalars, self._tensors = program, scalars, tensors
         self.arrays: Any = None
         self.key: Any = None
-        try:
-            self.key = list(map(_serials, tensors()))
-        except (AttributeError, TypeError):
-            pass
+        self.addresses: Any = None
+        self.listing: Any = None
+        if tensors is not None:
+            try:
+                self.key = list(map(_serials, tensors()))
+            except (AttributeError, TypeError):
+                pass
         self.columns, self.commit, self.plans, self.clip_norm = columns, commit, plans, clip_norm
         self.stochastic_round = stochastic_round
         self.divisor, self.loss_scale, self.skipped = divisor, loss_scale, skipped

@@ -123,9 +123,14 @@ def set_backend(name_or_backend, **options):
             raise ArgumentError(f"options ({', '.join(options)}) go with a backend's name, not with a backend that exists already")
         backend = name_or_backend
     else:
-        backend = _usable_class(name_or_backend)(**options)
+        backend = new_backend(name_or_backend, **options)
     NervanaObject.be = backend
     return backend
+
+
+def new_backend(name, **options):
+    """Return a new backend, which is not made the current one. See `set_backend` for the arguments."""
+    return _usable_class(name)(**options)
 
 
 def get_backend():

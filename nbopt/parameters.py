@@ -13,7 +13,8 @@ class Parameters(NervanaObject):
     Parameters
     ----------
     *pairs : (param, grad)
-        Arrays (or tensors) of the same shape: NumPy arrays on the CPU, device arrays on a GPU.
+        Arrays (or tensors) of the same shape: NumPy arrays and PyTorch's tensors on the CPU, device arrays on a GPU. JAX's arrays, which are
+        immutable, can be gradients.
     name : str, optional
         What `MultiOptimizer` and messages call the layer.
 

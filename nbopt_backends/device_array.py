@@ -1,28 +1,13 @@
 """DeviceArray: an array in a GPU's memory, its own or a foreign one, of which the host knows everything but the values."""
 
-import ctypes
 import math
 
 import numpy as np
 
 from nbopt.errors import LayoutError, OperandError
+from nbopt_backends.memory import BFLOAT, array_at, dlpack_structure, dlpack_tensor, torch_structure
 
 _CUDA, _CUDA_MANAGED = 2, 13  # DLPack's codes of memory that a CUDA kernel can read
-_BFLOAT = 4  # and of bfloat16
-
-
-class _Somewhere:
-    """What NumPy needs to make an array over memory that it must never touch. Keeps the memory's owner alive."""
-
-    def __init__(self, address, shape, strides, item_size, owner):
-        self.owner = owner
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": shape,
-            "strides": strides,
-            "typestr": f"|V{item_size}",
-            "data": (address, False),
-        }
 
 
 class DeviceArray:
@@ -76,10 +61,7 @@ class DeviceArray:
 
     def layout(self):
         """Return a numpy.ndarray with the same address, shape, dtype and strides, to compute with these. Reading its values is an error."""
-        somewhere = _Somewhere(self.address or 1, self.shape, self.strides, self.dtype.itemsize, self.owner)
-        array = np.asarray(somewhere).view(self.dtype)
-        array.flags.writeable = not self.readonly
-        return array
+        return array_at(self.address, self.shape, self.dtype, self.strides, self.owner, self.readonly)
 
     def viewed(self, layout):
         """Return the part of this array's memory that `layout`, a view of ``self.layout()``, stands for."""
@@ -89,7 +71,7 @@ class DeviceArray:
     def refresh(self):
         """Read the address again, where it can change."""
         if self.pointer is not None:
-            same = self.owner.is_contiguous() if self.c_contiguous else _torch_strides(self.owner) == self.strides
+            same = self.owner.is_contiguous() if self.c_contiguous else torch_structure(self.home, self.owner)[1] == self.strides
             if tuple(self.owner.shape) != self.shape or not same:
                 raise LayoutError(
                     f"an array of shape {self.shape} has got memory of shape {tuple(self.owner.shape)}, or of other strides, since it was "
@@ -123,29 +105,11 @@ class DeviceArray:
         layout = self.layout()
         bfloat16 = self.dtype.name == "bfloat16"  # which NumPy can't export
         capsule = (layout.view(np.uint16) if bfloat16 else layout).__dlpack__()  # NumPy writes the structure; the capsule keeps the owner alive
-        structure = ctypes.pythonapi.PyCapsule_GetPointer
-        structure.restype, structure.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-        exported = _DLTensor.from_address(structure(capsule, b"dltensor"))
+        exported = dlpack_tensor(capsule)
         exported.device[:] = self.__dlpack_device__()
         if bfloat16:
-            exported.code = _BFLOAT
+            exported.code = BFLOAT
         return capsule
-
-
-class _DLTensor(ctypes.Structure):
-    """The beginning of DLPack's DLManagedTensor: see dlpack.h."""
-
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("device", ctypes.c_int32 * 2),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    ]
 
 
 def _c_strides(shape, item_size):
@@ -184,18 +148,13 @@ def from_foreign(home, obj):
     raise OperandError(f"{type(obj).__name__} is no array whose memory could be shared. be.array(x) makes a tensor with a copy of its values")
 
 
-def _torch_strides(tensor):
-    return tuple(step * tensor.element_size() for step in tensor.stride())
-
-
 def _from_torch(home, tensor):
     """Wrap a PyTorch tensor by its pointer: parameters refuse to be exported while they require gradients."""
     if not tensor.is_cuda:
         raise _on_host(tensor)
     home.check_device(tensor.get_device())
     home.follow("torch")
-    dtype = home.storage_dtype(str(tensor.dtype).removeprefix("torch."))
-    strides = None if tensor.is_contiguous() else _torch_strides(tensor)
+    dtype, strides = torch_structure(home, tensor)
     return DeviceArray(home, tensor.data_ptr(), tuple(tensor.shape), dtype, strides, tensor, pointer=tensor.data_ptr)
 
 
@@ -213,7 +172,7 @@ def _from_interface(home, obj, interface):
         home.follow("cupy")
     else:
         home.wait_for(interface.get("stream"))
-    return DeviceArray(home, address, shape, home.storage_dtype(dtype), interface.get("strides"), obj, bool(readonly))
+    return DeviceArray(home, address, shape, home.storage_dtype(dtype), interface.get("strides"), obj, bool(readonly) or _immutable(obj))
 
 
 def _from_dlpack(home, obj):
@@ -222,12 +181,10 @@ def _from_dlpack(home, obj):
         raise _on_host(obj)
     home.check_device(device)
     capsule = obj.__dlpack__(stream=home.used_stream() or 1)  # the producer makes that stream wait for what it has queued
-    structure = ctypes.pythonapi.PyCapsule_GetPointer
-    structure.restype, structure.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    found = _DLTensor.from_address(structure(capsule, b"dltensor"))
-    names = {(2, 16): "float16", (2, 32): "float32", (2, 64): "float64", (_BFLOAT, 16): "bfloat16"}
-    dtype = home.storage_dtype(names.get((found.code, found.bits), f"DLPack type {found.code} of {found.bits} bits"))
-    shape = tuple(found.shape[: found.ndim])
-    strides = tuple(step * dtype.itemsize for step in found.strides[: found.ndim]) if found.strides else None
     # An unused capsule frees the producer's memory when it goes, so holding it is all that is needed.
-    return DeviceArray(home, (found.data or 0) + found.byte_offset, shape, dtype, strides, (capsule, obj))
+    return DeviceArray(home, *dlpack_structure(home, capsule), (capsule, obj), readonly=_immutable(obj))
+
+
+def _immutable(obj):
+    # JAX's arrays don't say so by themselves.
+    return type(obj).__module__.partition(".")[0] in ("jax", "jaxlib")

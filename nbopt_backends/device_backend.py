@@ -92,6 +92,16 @@ class DevicePlan(Plan):
         """Return what `Plan.fits` does. The launches have the addresses of the loss scale and of the counter."""
         return super().fits(backend, update) and self.loss_scale is update.loss_scale and self.skipped is update.skipped
 
+    def follow(self, update):
+        """Do what `Plan.follow` does, and look at pointers, unless the caller has."""
+        before = self.layout.pointed_at
+        if not super().follow(update):
+            return False
+        if update.addresses is None:
+            return not self.moved(update)
+        self.new_tables |= self.layout.pointed_at != before
+        return True
+
     def replace(self, update):
         """Do what `Plan.replace` does, and note that the tables must be copied."""
         before = self.serials
@@ -418,22 +428,22 @@ class DeviceBackend(ArrayBackend):
             plans = known.setdefault(update.program, [])
         elif update.key is not None:
             for plan in plans:
-                if plan.fits(self, update) and (plan.serials == update.key or plan.replace(update)) and not plan.moved(update):
+                if plan.fits(self, update) and plan.follow(update):
                     return plan
         arrays, kept = self.checked_columns(update)
-        key = layout_key(arrays, kept)
+        key = layout_key(arrays, kept, update.listing)
         for plan in plans:
             if plan.layout.key == key and plan.fits(self, update):
                 break
         else:
-            plan = self._new_plan(update, Layout(arrays, update.program.written(), kept, self.memory), slot=1)
+            plan = self._new_plan(update, Layout(arrays, update.program.written(), kept, update.listing, self.memory), slot=1)
             plans.insert(0, plan)
             del plans[MOST_LAYOUTS:]
         plan.serials = None  # an interrupt from here on must not leave old serials with new addresses
         plan.layout.refresh(arrays)
         plan.new_tables = True
         plan.pointers = {}
-        if update.key is not None:
+        if update.key is not None and update.addresses is None:
             for index, tensor in enumerate(update.tensors):
                 plan.note(index, tensor.storage)
         plan.serials = update.key
@@ -583,7 +593,7 @@ class DeviceBackend(ArrayBackend):
         """Return the texts of the update's kernels."""
         arrays, kept = self.checked_columns(update)
         texts = []
-        for group in Layout(arrays, update.program.written(), kept, self.memory).groups:
+        for group in Layout(arrays, update.program.written(), kept, memory=self.memory).groups:
             text = self._text(update.program, group, update.skipped is not None)
             texts.append(f"# {source.load(text, 'cuda_kernel').__file__}\n{text}")
         return texts
@@ -594,7 +604,7 @@ class DeviceBackend(ArrayBackend):
         """Return the factor that clips the norm of `grads`, a list of tensors, to `clip_norm`; a float."""
         with self.device.entered():
             arrays = [[self.array_of(grad) for grad in grads]]
-            layout = Layout(arrays, [], None, self.memory)
+            layout = Layout(arrays, [], memory=self.memory)
             if not layout.groups:
                 return 1.0
             plan = self._new_plan(Update(_FACTOR, [1.0], None, None, clip_norm=clip_norm), layout, slot=0)

@@ -7,7 +7,7 @@ import numpy as np
 from nbopt.backend import Backend
 from nbopt.errors import DtypeError, LayoutError, OperandError, ShapeError
 from nbopt.tensor import Tensor
-from nbopt_backends.memory import byte_range, check_disjoint
+from nbopt_backends.memory import array_at, byte_range, check_disjoint, dlpack_structure, torch_structure
 from nbopt_backends.rounding import FORMATS, kept_bits
 
 _DTYPES = {storage.dtype for storage in FORMATS.values()}
@@ -114,7 +114,7 @@ class HostBackend(ArrayBackend):
             return obj
         if isinstance(obj, np.ma.MaskedArray):
             raise LayoutError(_MASKED)
-        array = obj.view(np.ndarray) if isinstance(obj, np.ndarray) else _from_foreign(obj)
+        array = obj.view(np.ndarray) if isinstance(obj, np.ndarray) else _from_foreign(self, obj)
         if not array.dtype.isnative:
             raise LayoutError(f"the array is byte-swapped ({array.dtype.str}): convert it by x.astype(x.dtype.newbyteorder('='))")
         self.storage_dtype(array.dtype)
@@ -227,16 +227,34 @@ _REDUCERS = {
 
 def _check_writable(array, called):
     if not array.flags.writeable:
-        raise LayoutError(f"{called} is read-only, and would be written: pass a writable array (numpy.array(x) makes one)")
+        raise LayoutError(
+            f"{called} is read-only, and would be written: pass a writable array (numpy.array(x) makes one). JAX's arrays always are: train a NumPy "
+            "copy, and give JAX a copy of that at every step (jax.numpy.array(w))"
+        )
 
 
-def _from_foreign(obj):
-    if hasattr(obj, "__dlpack__"):
+def _from_foreign(home, obj):
+    if hasattr(obj, "data_ptr") and hasattr(obj, "is_cuda"):
+        return _from_torch(home, obj)
+    if hasattr(obj, "__dlpack__") and hasattr(obj, "__dlpack_device__"):
         device = obj.__dlpack_device__()[0]
         if device not in _CPU_DEVICES:
             raise LayoutError(f"the array is on another device (DLPack's type {int(device)}): use that device's backend, or copy it to the host")
-        # PyTorch refuses to export what it tracks; detach() shares the memory.
-        return np.from_dlpack(obj.detach() if hasattr(obj, "detach") else obj)
+        try:
+            return np.from_dlpack(obj)
+        except RuntimeError:  # bfloat16, which NumPy doesn't know
+            capsule = obj.__dlpack__()
+            # A capsule of this version doesn't say whether its array may be written; NumPy takes it for read-only as well.
+            return array_at(*dlpack_structure(home, capsule), (capsule, obj), readonly=True)
     if hasattr(obj, "__cuda_array_interface__"):
         raise LayoutError('the array is on a GPU: use the backend "cuda", or copy it to the host')
     raise OperandError(f"{type(obj).__name__} is no array whose memory could be shared. be.array(x) makes a tensor with a copy of its values")
+
+
+def _from_torch(home, tensor):
+    """Wrap a PyTorch tensor by its address: it exports neither what requires gradients nor bfloat16."""
+    if tensor.device.type != "cpu":
+        raise LayoutError(f"the tensor is on {tensor.device}: use that device's backend, or copy it to the host by x.cpu()")
+    dtype, strides = torch_structure(home, tensor)
+    # Detached it keeps this memory alive, even if the tensor gets other memory by x.data = ...
+    return array_at(tensor.data_ptr(), tuple(tensor.shape), dtype, strides, tensor.detach())

@@ -1,4 +1,6 @@
-"""Do arrays overlap? Checked when a layout is built, so that no update depends on the order of its elements."""
+"""Arrays over given memory, and whether arrays overlap: checked when a layout is built, so that no update depends on the order of its elements."""
+
+import ctypes
 
 import numpy as np
 
@@ -8,14 +10,85 @@ from nbopt.errors import LayoutError
 _MAX_WORK = 100_000
 
 
+class _Exporter:
+    """What NumPy takes for an array. The array that it makes keeps this alive, and so the memory's owner."""
+
+    def __init__(self, owner, interface):
+        self.owner, self.__array_interface__ = owner, interface
+
+
+def array_at(address, shape, dtype, strides, owner, readonly=False):
+    """Return a numpy.ndarray over memory at an address, which `owner` keeps alive. NumPy need not be able to reach it, or know the dtype."""
+    interface = {
+        "version": 3,
+        "shape": shape,
+        "strides": strides,  # None: C order
+        "typestr": f"|V{dtype.itemsize}",
+        "data": (address or 1, False),  # NumPy takes 0 for no memory, where libraries have arrays without elements
+    }
+    array = np.asarray(_Exporter(owner, interface)).view(dtype)
+    array.flags.writeable = not readonly
+    return array
+
+
+def torch_structure(home, tensor):
+    """Return the dtype, as the backend `home` stores it, and the strides in bytes (None: C order) of a PyTorch tensor."""
+    if str(tensor.layout) != "torch.strided":
+        raise LayoutError(f"the tensor is sparse ({tensor.layout}), and a step needs all of its elements: make it dense by x.to_dense()")
+    dtype = home.storage_dtype(str(tensor.dtype).removeprefix("torch."))
+    return dtype, None if tensor.is_contiguous() else tuple(step * dtype.itemsize for step in tensor.stride())
+
+
+BFLOAT = 4  # DLPack's code of bfloat16 and the like
+
+
+class _DLTensor(ctypes.Structure):
+    """The beginning of DLPack's DLManagedTensor: see dlpack.h."""
+
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device", ctypes.c_int32 * 2),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
+
+
+def dlpack_tensor(capsule):
+    """Return the structure in a DLPack capsule."""
+    address_in = ctypes.pythonapi.PyCapsule_GetPointer
+    address_in.restype, address_in.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return _DLTensor.from_address(address_in(capsule, b"dltensor"))
+
+
+def dlpack_structure(home, capsule):
+    """Return the address, shape, dtype, as the backend `home` stores it, and strides in bytes (None: C order) of a DLPack capsule's array."""
+    found = dlpack_tensor(capsule)
+    names = {(2, 16): "float16", (2, 32): "float32", (2, 64): "float64", (BFLOAT, 16): "bfloat16"}
+    dtype = home.storage_dtype(names.get((found.code, found.bits), f"DLPack type {found.code} of {found.bits} bits"))
+    shape = tuple(found.shape[: found.ndim])
+    strides = tuple(step * dtype.itemsize for step in found.strides[: found.ndim]) if found.strides else None
+    return (found.data or 0) + found.byte_offset, shape, dtype, strides
+
+
 def byte_range(array):
     """Return (first byte, byte after the last) of a NumPy array's elements; equal where there are none."""
     start = array.__array_interface__["data"][0]
-    if array.size == 0:
-        return start, start
-    low = sum(min(0, (n - 1) * step) for n, step in zip(array.shape, array.strides))
-    high = sum(max(0, (n - 1) * step) for n, step in zip(array.shape, array.strides))
-    return start + low, start + high + array.itemsize
+    low, high = reach(array.shape, array.dtype, array.strides)
+    return start + low, start + high
+
+
+def reach(shape, dtype, strides):
+    """Return what `byte_range` does, counted from the first element."""
+    if 0 in shape:
+        return 0, 0
+    low = sum(min(0, (n - 1) * step) for n, step in zip(shape, strides))
+    high = sum(max(0, (n - 1) * step) for n, step in zip(shape, strides))
+    return low, high + dtype.itemsize
 
 
 def overlaps_itself(array):

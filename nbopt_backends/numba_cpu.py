@@ -108,15 +108,15 @@ class NumbaCPU(HostBackend):
             plans = known.setdefault(update.program, [])
         elif update.key is not None:
             for plan in plans:
-                if plan.fits(self, update) and (plan.serials == update.key or plan.replace(update)):
+                if plan.fits(self, update) and plan.follow(update):
                     return plan
         arrays, kept = self.checked_columns(update)
-        key = layout_key(arrays, kept)
+        key = layout_key(arrays, kept, update.listing)
         for plan in plans:
             if plan.layout.key == key and plan.fits(self, update):
                 break
         else:
-            plan = self._new_plan(update, Layout(arrays, update.program.written(), kept))
+            plan = self._new_plan(update, Layout(arrays, update.program.written(), kept, update.listing))
             plans.insert(0, plan)
             del plans[MOST_LAYOUTS:]
         plan.serials = None  # an interrupt from here on must not leave old serials with new addresses

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from nbopt_backends.chunks import chunk_table
-from nbopt_backends.memory import byte_range
+from nbopt_backends.memory import byte_range, reach
 from nbopt_backends.reduction import TILE, tile_count
-from nbopt_backends.xoroshiro import BLOCK
+from nbopt_backends.xoroshiro import BLOCK, first_blocks
 
 MOST_LAYOUTS = 8
 
@@ -75,6 +75,15 @@ class Plan:
             and self.stochastic_round is update.stochastic_round  # 1 and True differ, and small ints are unique
             and self.skips is (update.skipped is not None)
         )
+
+    def follow(self, update):
+        """Return whether the address tables are those of the update's tensors, after following gradients that are elsewhere now.
+
+        False: the step must be looked at afresh.
+        """
+        if update.addresses is not None:
+            return self.serials == update.key and self.layout.point_gradients(update.addresses)
+        return self.serials == update.key or self.replace(update)
 
     def replace(self, update):
         """Point the address tables at new gradients, where nothing else about the step has changed.
@@ -170,6 +179,8 @@ class Layout:
         The slots that the program stores to.
     kept : list of list of int, optional
         For each slot, how many mantissa bits a stochastic rounding keeps in each row, or 0; all 0 without it.
+    listing : (list of int, list of int), optional
+        See `nbopt.backend.Update`.
     memory : str
         Whose arrays they are: `Backend.memory`.
 
@@ -182,10 +193,12 @@ class Layout:
         For each row, its group and its row in the group's table; (None, 0) for a row without elements.
     tile_starts : numpy.ndarray
         Where each row's first tile of squares stands in the norm: tensors in list order, whatever their groups.
+    pointed_at : bytes or None
+        What `point_gradients` was given last, if the tables still say so.
     """
 
-    def __init__(self, arrays, written, kept=None, memory="host"):
-        self.key = layout_key(arrays, kept)
+    def __init__(self, arrays, written, kept=None, listing=None, memory="host"):
+        self.key = layout_key(arrays, kept, listing)
         self.written = written
         self.memory = memory
         self._address_of = address_of if memory == "host" else attrgetter("address")
@@ -195,18 +208,19 @@ class Layout:
         for number, row in enumerate(rows):
             if row[0].size:
                 kinds.setdefault((tuple(array.dtype.name for array in row), kept[number]), []).append(number)
-        blocks = [-(-row[0].size // BLOCK) for row in rows]
-        block_starts = np.cumsum([0, *blocks])
+        block_starts = first_blocks([row[0].size for row in rows], listing)
         self.groups = [Group(numbers, *kind, [rows[n] for n in numbers], written, block_starts) for kind, numbers in kinds.items()]
         self.places = [(None, 0)] * len(rows)
         for group in self.groups:
             for place, number in enumerate(group.rows):
                 self.places[number] = group, place
+        self.pointed_at = self._gradients = None
         counts = [tile_count(row[0].size) if row[0].size else 0 for row in rows]
         self.tile_starts = np.cumsum([0, *counts])
 
     def refresh(self, arrays):
         """Write the addresses of `arrays`, checked before, into the groups' tables."""
+        self.pointed_at = None
         for group in self.groups:
             for slot, column in enumerate(arrays):
                 group.table[:, slot] = [address_of(column[row]) for row in group.rows]
@@ -231,16 +245,47 @@ class Layout:
                 return False
             addresses.append(self._address_of(array))
         starts = np.array(addresses, np.int64)
-        sizes = np.array([tensor.storage.nbytes for tensor in tensors], np.int64)
-        after = np.searchsorted(self._ends, starts, side="right")  # the first span that reaches beyond the start
-        inside = after < len(self._starts)
-        if (self._starts[after[inside]] < (starts + sizes)[inside]).any():
+        if self._written_between(starts, starts + np.array([tensor.storage.nbytes for tensor in tensors], np.int64)):
             return False
         for row, address in zip(rows, addresses):
             group, place = self.places[row]
             if group is not None:
                 group.table[place, slot] = address
+        self.pointed_at = None
         return True
+
+    def point_gradients(self, addresses):
+        """Do what `replace_column` does for all gradients, whose structure is known to be the same, strided ones among them.
+
+        Parameters
+        ----------
+        addresses : numpy.ndarray
+            int64, by row.
+        """
+        pointed_at = addresses.tobytes()
+        if pointed_at == self.pointed_at:
+            return True
+        if self._gradients is None:
+            # Which rows have elements, which bytes these take around the first, and what an address must be a multiple of.
+            column = self.key[0][1]
+            rows = np.array([row for row, (group, _) in enumerate(self.places) if group is not None], np.int64)
+            item_sizes = np.array([column[row][1].itemsize for row in rows], np.int64)
+            low, high = np.array([reach(*column[row]) for row in rows], np.int64).reshape(-1, 2).T
+            self._gradients = rows, low, high, item_sizes
+        rows, low, high, item_sizes = self._gradients
+        own = addresses[rows]
+        if (own % item_sizes).any() or self._written_between(own + low, own + high):
+            return False
+        for group in self.groups:
+            group.table[:, 1] = addresses[group.rows]
+        self.pointed_at = pointed_at
+        return True
+
+    def _written_between(self, starts, ends):
+        """Return whether the step writes memory in any of the spans, int64 arrays of first bytes and of bytes after the last."""
+        after = np.searchsorted(self._ends, starts, side="right")  # the first written span that reaches beyond the start
+        inside = after < len(self._starts)
+        return bool((self._starts[after[inside]] < ends[inside]).any())
 
 
 def address_of(array):
@@ -248,9 +293,9 @@ def address_of(array):
     return array.__array_interface__["data"][0]
 
 
-def layout_key(arrays, kept=None):
-    """Return the structure of a step's arrays, by slot, and their roundings; equal where one layout serves both."""
-    return [[(a.shape, a.dtype, a.strides) for a in column] for column in arrays], kept
+def layout_key(arrays, kept=None, listing=None):
+    """Return the structure of a step's arrays, by slot, their roundings and their places; equal where one layout serves both."""
+    return [[(a.shape, a.dtype, a.strides) for a in column] for column in arrays], kept, listing
 
 
 def _geometry(array, written):

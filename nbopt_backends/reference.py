@@ -6,7 +6,7 @@ from nbopt.ops import PRIMITIVES
 from nbopt_backends.host import HostBackend
 from nbopt_backends.reduction import norm_factor, tile_sums, tree_sum
 from nbopt_backends.rounding import FORMATS, nearest, stochastic
-from nbopt_backends.xoroshiro import BLOCK, random_slices
+from nbopt_backends.xoroshiro import first_blocks, random_slices
 
 
 def compute_dtype(dtypes):
@@ -62,7 +62,7 @@ class Reference(HostBackend):
         """Return a function that interprets the update's program for one parameter after the other."""
         arrays, kept = self.checked_columns(update)
         rows, kept = list(zip(*arrays)), list(zip(*kept))
-        first_blocks = np.cumsum([0, *(-(-row[0].size // BLOCK) for row in rows)]).tolist()
+        blocks = first_blocks([row[0].size for row in rows], update.listing).tolist()
         program, scalars = update.program, list(update.scalars)
 
         def launch(count):
@@ -78,7 +78,7 @@ class Reference(HostBackend):
                 if update.clip_norm is not None:
                     scalars[program.factor] = float(factor)
             with np.errstate(all="ignore"):
-                for row, bits, first_block in zip(rows, kept, first_blocks):
+                for row, bits, first_block in zip(rows, kept, blocks):
                     run(program, row, scalars, bits, (self.rng_seed, count, first_block))
             self.launches += len(rows)
 

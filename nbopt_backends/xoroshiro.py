@@ -87,3 +87,18 @@ def random_slices(seed, update, assignment, first_block, n, bits):
     words = np.stack(draws, axis=1).reshape(blocks, BLOCK * bits // 64)  # draws of all lanes, one draw after the other
     slices = [(words >> np.uint64(shift)) & np.uint64(2**bits - 1) for shift in range(0, 64, bits)]
     return np.stack(slices, axis=-1).reshape(-1)[:n]
+
+
+def first_blocks(sizes, listing=None):
+    """Return the number of the first block of each tensor, int64.
+
+    Parameters
+    ----------
+    sizes : list of int
+        The tensors' numbers of elements.
+    listing : (list of int, list of int), optional
+        The sizes of the whole parameter list and which of them each tensor is; without it, the tensors are the list.
+    """
+    whole, rows = listing or (sizes, range(len(sizes)))
+    blocks = -(-np.array(whole, np.int64) // BLOCK)
+    return (np.cumsum(blocks) - blocks)[list(rows)]

@@ -45,7 +45,7 @@ class Torchlike:
     """What the backend asks a PyTorch tensor. Its memory can be exchanged under the same object, as ``p.data = ...`` does."""
 
     is_cuda = True
-    dtype = "torch.float32"
+    dtype, layout = "torch.float32", "torch.strided"
 
     def __init__(self, tensor):
         self.data = tensor
@@ -63,9 +63,6 @@ class Torchlike:
 
     def stride(self):
         return tuple(step // 4 for step in self.data.storage.strides)
-
-    def element_size(self):
-        return 4
 
 
 def pairs_of(be, seed, dtypes, shapes=SHAPES):
@@ -284,6 +281,27 @@ def test_memory_that_is_exchanged_under_the_same_object_is_noticed(cuda):
     param.data = cuda.ones(21)
     with pytest.raises(errors.LayoutError, match="wrap it again"):
         optimizer.optimize([layer], 3)
+
+
+def test_gradients_are_followed_by_their_addresses_alone(cuda):
+    """What nbopt.torch does: the tensors are shown when something else has changed, and their addresses at every step."""
+    (param, _), (_, first), (_, second) = (pairs_of(cuda, seed, ("float32",), [(20,)])[0] for seed in (1, 2, 3))
+    optimizer, shown = nbopt.GradientDescentMomentum(1.0, 0.0), []
+    before = param.get()
+
+    def columns(update):
+        shown.append(1)
+        return [[param], [first]]
+
+    for grad in (first, second, second):
+        update = optimizer.update_of(None, columns, lambda: None, 0, 8)
+        update.key, update.addresses = [1], np.array([grad.storage.address], np.int64)
+        cuda.update(update)
+    assert np.allclose(param.get(), before - (first.get() + 2 * second.get()) / 8)
+    assert len(shown) == 1
+    update.addresses = np.array([param.storage.address], np.int64)  # is looked at afresh
+    cuda.update(update)
+    assert len(shown) == 2
 
 
 def test_old_gradients_are_not_kept_alive(cuda):

@@ -74,7 +74,13 @@ def test_the_sources_are_found_and_read():
 @pytest.mark.parametrize("module", modules_of("nbopt"))
 def test_the_interface_imports_numpy_and_the_standard_library_and_no_numba_no_backend_no_device(module):
     allowed = {"nbopt", "numpy", "ml_dtypes", "safetensors", *sys.stdlib_module_names}
+    if module == "nbopt.torch":  # which users import by its name
+        allowed |= {"torch"}
     assert {package_of(name) for name in DIRECT[module]} <= allowed
+
+
+def test_nothing_imports_the_adapter_to_pytorch():
+    assert not [module for module in MODULES if "nbopt.torch" in DIRECT[module]]
 
 
 LAYERS = [["nbopt.ops", "nbopt.errors"], ["nbopt.expr"], ["nbopt.trace"], ["nbopt.backend"], ["nbopt.optimizers"]]
@@ -122,7 +128,7 @@ def test_the_cpu_and_the_cuda_backend_never_import_each_other():
 @pytest.mark.parametrize("module", MODULES)
 def test_numba_cuda_is_imported_by_its_backend_alone(module):
     devices = {name for name in DIRECT[module] if name.startswith(("numba.cuda", "numba_cuda", "cupy", "torch", "cuda"))}
-    assert not devices or module == "nbopt_backends.numba_cuda"
+    assert not devices or module in ("nbopt_backends.numba_cuda", "nbopt.torch")
 
 
 @pytest.mark.parametrize("module", ["nbopt_backends", "nbopt_backends.reference", "nbopt_backends.plan", "nbopt_backends.host"])

@@ -3,7 +3,9 @@
 Every one gets the same values, in arrays of its own, and the settings that make it do the same work.
 """
 
-from . import pairs, requires_deepspeed, requires_optax, requires_torch
+import itertools
+
+from . import OPTIMIZERS, pairs, requires_deepspeed, requires_optax, requires_torch
 
 #: PyTorch's class and arguments for each of our optimizers.
 TORCH = {
@@ -33,11 +35,35 @@ def _torch_parameters(shapes):
     return parameters
 
 
-def torch_step(optimizer, shapes, **how):
+def torch_step(optimizer, shapes, fresh=False, **how):
     """PyTorch. `how` is ``foreach=True`` (many tensors per call), ``foreach=False`` (one at a time) or ``fused=True``."""
     name, options = TORCH[optimizer]
     torch = requires_torch()
-    return getattr(torch.optim, name)(_torch_parameters(shapes), **options, **how).step
+    parameters = _torch_parameters(shapes)
+    return _with_gradients(parameters, getattr(torch.optim, name)(parameters, **options, **how).step, fresh)
+
+
+def adapter_step(optimizer, shapes, fresh=False):
+    """nbopt's optimizer for PyTorch's tensors."""
+    requires_torch()
+    import nbopt.torch
+
+    parameters = _torch_parameters(shapes)
+    return _with_gradients(parameters, nbopt.torch.Optimizer(parameters, OPTIMIZERS[optimizer]()).step, fresh)
+
+
+def _with_gradients(parameters, step, fresh):
+    """Return `step`, or a function that gives every parameter another gradient first, as zero_grad and a backward pass do."""
+    if not fresh:
+        return step
+    turns = itertools.cycle([[p.grad for p in parameters], [p.grad.clone() for p in parameters]])
+
+    def fresh_step():
+        for p, grad in zip(parameters, next(turns)):
+            p.grad = grad
+        step()
+
+    return fresh_step
 
 
 def optax_step(optimizer, shapes):

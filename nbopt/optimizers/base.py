@@ -277,26 +277,20 @@ class Optimizer(Described):
         params = get_param_list(layers)
         if not params:
             return []
-        names = self.states_in_use()
-        program, scalars = self._trace(be, names, epoch)
         made: list[tuple[list, list]] = []
 
         def columns(update):
-            found = self._columns(be, layers, params, names, made)
+            check_distinct(layers)
+            found = self.checked_columns(be, params, made)
             if made:
                 update.key = None  # it knows nothing of the new states
             return found
 
         def commit():
-            self.t += 1
             for states, new in made:
                 states.extend(new)
 
-        clip_norm = self.gradient_clip_norm or None
-        divisor, loss_scale = self._divisor(be)
-        skipped = self.skipped_tensor if self.skip_nonfinite else None
-        plans = self._cache().plans
-        return [Update(program, scalars, _flat(params), columns, commit, plans, clip_norm, self.stochastic_round, divisor, loss_scale, skipped)]
+        return [self.update_of(_flat(params), columns, commit, epoch, be.bsz)]
 
     @property
     def skipped(self):
@@ -307,27 +301,63 @@ class Optimizer(Described):
     @skipped.setter
     def skipped(self, count):
         count = checks.non_negative("skipped", count)
-        self._skipped = get_backend().array([count], "float64")
+        self._skipped = self._backend().array([count], "float64")
 
     @property
     def skipped_tensor(self):
         """Tensor : the same count as one float64 of the current backend, for expressions that must not make the host wait."""
-        be, counter = get_backend(), self.__dict__.get("_skipped")
+        be, counter = self._backend(), self.__dict__.get("_skipped")
         if counter is None or counter.be is not be:
             counter = self._skipped = be.array([self.skipped], "float64")
         return counter
 
-    def _divisor(self, be):
+    def _backend(self):
+        """Return the current backend, or the own one that an adapter has given this optimizer."""
+        return get_backend() if self.be is None else self.be
+
+    def _divisor(self, bsz):
         """Return what the rule divides gradients by as far as the host knows it, and the loss scale where it is a tensor."""
         scale = self.loss_scale
         if type(scale) is float:
-            return be.bsz * scale, None
-        cache = self._cache()
+            return bsz * scale, None
+        be, cache = self._backend(), self._cache()
         if cache.loss_scale is None or cache.loss_scale[0] is not scale or cache.loss_scale[1].be is not be:
             cache.loss_scale = scale, wrapped(be, scale, "the loss scale")
-        return float(be.bsz), cache.loss_scale[1]
+        return float(bsz), cache.loss_scale[1]
 
-    def _trace(self, be, names, epoch):
+    def update_of(self, tensors, columns, commit, epoch, bsz):
+        """Return one step as an `Update`, without running it or changing anything. Adapters to other libraries are made of this.
+
+        Parameters
+        ----------
+        tensors, columns, commit
+            See `Update`.
+        epoch : int
+        bsz : int
+            The batch size by which gradients are divided.
+
+        Returns
+        -------
+        Update
+
+        Raises
+        ------
+        nbopt.errors.NboptError
+            One of its subclasses, where the rule or a hyper-parameter makes no sense.
+        """
+        divisor, loss_scale = self._divisor(bsz)
+        program, scalars = self._trace(divisor, self.states_in_use(), epoch)
+        skipped = self.skipped_tensor if self.skip_nonfinite else None
+
+        def committed():
+            self.t += 1
+            commit()
+
+        clip_norm = self.gradient_clip_norm or None
+        plans = self._cache().plans
+        return Update(program, scalars, tensors, columns, committed, plans, clip_norm, self.stochastic_round, divisor, loss_scale, skipped)
+
+    def _trace(self, divisor, names, epoch):
         """Return the program of the rule and its scalars' values."""
         if type(epoch) is not int or epoch < 0:
             checks.epoch("epoch", epoch)
@@ -335,7 +365,6 @@ class Optimizer(Described):
         if rate is not None and self.schedule is not None:
             rate = checks.non_negative(f"the rate of {self.schedule!r}", self.schedule.get_learning_rate(rate, epoch))
         cache = self._cache()
-        divisor, _ = self._divisor(be)
         inputs = None
         if "_pure_rule" in type(self).__dict__:
             inputs = rate, divisor, names, {**self.__dict__, "t": None, "loss_scale": None, "_kept": None, "_skipped": None}
@@ -434,7 +463,7 @@ class Optimizer(Described):
         """
         if not abs_bound:
             return v
-        return get_backend().clip(v, -abs(abs_bound), abs(abs_bound))
+        return self._backend().clip(v, -abs(abs_bound), abs(abs_bound))
 
     def clip_gradient_norm(self, param_list, clip_norm):
         """Return the factor that clips the norm of all gradients together.
@@ -456,7 +485,7 @@ class Optimizer(Described):
             return 1.0
         be = get_backend()
         # clip / max(norm / scale, clip) = clip * scale / max(norm, clip * scale)
-        divisor, scale = self._divisor(be)
+        divisor, scale = self._divisor(be.bsz)
         bound = clip_norm * divisor / be.bsz * (1.0 if scale is None else float(scale.get().reshape(())))
         return be.norm_factor([be.wrap(grad) for (_, grad), _ in param_list], float(bound))
 
@@ -468,11 +497,30 @@ class Optimizer(Described):
         return found
 
     def __getstate__(self):
-        return {key: value for key, value in self.__dict__.items() if key != "_kept"}
+        # An adapter gives its own copies of optimizers a backend of their own.
+        return {key: value for key, value in self.__dict__.items() if key not in ("_kept", "be")}
 
-    def _columns(self, be, layer_list, params, names, made):
-        """Return [params, grads, states of the first name, ...] as lists of tensors, validated, with new states where none are yet."""
-        check_distinct(layer_list)
+    def checked_columns(self, be, params, made):
+        """Return the columns of an `Update` over `params`, validated, with new states where there are none yet.
+
+        Parameters
+        ----------
+        be : Backend
+        params : list of ((W, dW), states)
+        made : list
+            Extended by (states, new tensors) for each list of states that has to be filled when the step can't fail any more.
+
+        Returns
+        -------
+        list of list of Tensor
+            params, grads, states of the first name in use, ...
+
+        Raises
+        ------
+        LayerError, ShapeError, StateError
+            If the entries are malformed, a gradient or state has another shape than its parameter, or the states are another optimizer's.
+        """
+        names = self.states_in_use()
         rows = []
         for number, (param, grad, states) in enumerate(entries_of(params)):
             param, grad = wrapped(be, param, f"parameter {number}"), wrapped(be, grad, f"the gradient of parameter {number}")

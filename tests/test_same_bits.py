@@ -258,6 +258,7 @@ def test_layout_does_not_change_the_result(name, backend):
 _any = st.floats(0, 1e300) | st.floats(0, 2) | st.sampled_from([0.0, 1e-45, 1e-40, 1e38, 1e39])
 _fraction = st.floats(0, 1)
 _below_one = st.floats(0, 1, exclude_max=True)
+_adams = {"learning_rate": _any, "beta_1": _below_one, "beta_2": _below_one, "epsilon": _any}
 HYPER = {
     "momentum": {"learning_rate": _any, "momentum_coef": _any.filter(bool), "wdecay": _any},
     "nesterov": {"learning_rate": _any, "momentum_coef": _any.filter(bool), "wdecay": _any},
@@ -267,6 +268,18 @@ HYPER = {
     "adadelta": {"decay": _fraction, "epsilon": _any},
     "adam": {"learning_rate": _any, "beta_1": _below_one, "beta_2": _below_one, "epsilon": _any},
     "shift_adamax": {"learning_rate": _any, "beta_1": _below_one, "beta_2": _fraction, "epsilon": _any},
+    "rmsprop_momentum": {"learning_rate": _any, "decay_rate": _fraction, "epsilon": _any, "momentum_coef": _any.filter(bool)},
+    "rmsprop_centered": {"learning_rate": _any, "decay_rate": _fraction, "epsilon": _any, "momentum_coef": _any.filter(bool)},
+    "adamw": {**_adams, "wdecay": _any},
+    "amsgrad": _adams,
+    "adamax": _adams,
+    "nadam": {**_adams, "momentum_decay": _any},
+    "radam": _adams,
+    "lion": {"learning_rate": _any, "beta_1": _below_one, "beta_2": _below_one, "wdecay": _any},
+    "yogi": {**_adams, "initial_accumulator_value": _any},
+    "adabelief": {**_adams, "epsilon_root": _any},
+    "rprop": {"learning_rate": _any, "eta_minus": _below_one, "eta_plus": _any.map(lambda x: 1 + x), "step_min": _any.filter(bool)},
+    "asgd": {"learning_rate": _any, "lambd": _any, "alpha": _fraction, "t0": _any},
 }
 
 

@@ -16,6 +16,17 @@ OPTIMIZERS = {
     "adadelta": nbopt.Adadelta,
     "adam": nbopt.Adam,
     "shift_adamax": nbopt.ShiftAdaMax,
+    "rmsprop_centered": lambda **k: nbopt.RMSProp(centered=True, momentum_coef=0.9, **k),
+    "adamw": nbopt.AdamW,
+    "amsgrad": nbopt.AMSGrad,
+    "adamax": nbopt.AdaMax,
+    "nadam": nbopt.NAdam,
+    "radam": nbopt.RAdam,
+    "lion": nbopt.Lion,
+    "yogi": nbopt.Yogi,
+    "adabelief": nbopt.AdaBelief,
+    "rprop": nbopt.Rprop,
+    "asgd": nbopt.ASGD,
 }
 
 

@@ -5,14 +5,15 @@ import functools
 import numba
 import numpy as np
 import pytest
-from helpers import OPTIMIZERS, same_bits, special_values
+from helpers import NEON, OPTIMIZERS, same_bits, special_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nbopt
 
 ALL = list(OPTIMIZERS)
-WITH_NORM_CLIP = [name for name in ALL if name not in ("adadelta", "shift_adamax")]
+# The norm is the same to every rule; tests/test_family.py has the others' clips.
+WITH_NORM_CLIP = [name for name in NEON if name not in ("adadelta", "shift_adamax")]
 VALUE_CLIPS = {"gradient_clip_value": 0.25, "param_clip_value": 0.5}
 NORM_CLIP = {"gradient_clip_norm": 1e-3}
 THREADS = (1, 2)
@@ -106,11 +107,18 @@ def test_two_threads_are_two():
 
 @each_list
 @each_dtype
-@each_optimizer
+@pytest.mark.parametrize("name", NEON)
 def test_special_values(name, dtype, sizes):
     result = assert_same(layers_of(Values(dtype), sizes, number_of_states(name)), OPTIMIZERS[name])
     values = np.concatenate([array.ravel() for array in result])
     assert np.isnan(values).any() and np.isfinite(values).mean() > 0.2  # not all values became NaN, which would equal anything
+
+
+# Lists are the same to every rule, too.
+@each_dtype
+@pytest.mark.parametrize("name", [name for name in ALL if name not in NEON])
+def test_special_values_of_the_others(name, dtype):
+    assert_same(layers_of(Values(dtype), SIZES["7 tensors"], number_of_states(name)), OPTIMIZERS[name])
 
 
 @each_dtype

@@ -7,6 +7,13 @@ import numpy as np
 import nbopt
 from nbopt.errors import NboptError
 
+
+def _rectified(radam):
+    """Return RAdam past its first steps, whose rule is another: another kernel, and a less usual one."""
+    radam.t = 5
+    return radam
+
+
 #: name -> constructor. Every one is as in its users' hands: defaults, and a learning rate where there is none.
 OPTIMIZERS = {
     "plain": lambda **k: nbopt.GradientDescentMomentum(learning_rate=1e-3, momentum_coef=0.0, **k),
@@ -21,7 +28,7 @@ OPTIMIZERS = {
     "amsgrad": nbopt.AMSGrad,
     "adamax": nbopt.AdaMax,
     "nadam": nbopt.NAdam,
-    "radam": nbopt.RAdam,
+    "radam": lambda **k: _rectified(nbopt.RAdam(**k)),
     "lion": nbopt.Lion,
     "yogi": nbopt.Yogi,
     "adabelief": nbopt.AdaBelief,

@@ -11,7 +11,7 @@ class MomentOptimizer(Optimizer):
     """Base of optimizers that divide a running mean of gradients by a running measure of their size. Its arguments are Adam's.
 
     In the formulas of its subclasses ``g`` is the gradient after its clips, by norm too, as after PyTorch's ``clip_grad_norm_``: so the clip
-    shows in the states. (In neon's optimizers the factor ``s`` scales the step.)
+    shows in the states. (In neon's Adam the factor ``s`` scales the step.)
     """
 
     checks = {**Optimizer.checks, "beta_1": checks.below_one, "beta_2": checks.below_one, "epsilon": checks.non_negative}

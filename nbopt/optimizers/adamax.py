@@ -63,6 +63,6 @@ class AdaMax(MomentOptimizer):
         grad = step.scale * grad
         mean[:] = b1 * mean + (1.0 - b1) * grad
         largest[:] = be.maximum(self.beta_2 * largest, be.absolute(grad) + epsilon)
-        # It is no less than epsilon, unless a 16-bit state has rounded it to 0.
+        # It is epsilon at least, unless a 16-bit state has rounded it to 0.
         new = param - step.lr / first * mean / be.maximum(largest, epsilon)
         param[:] = self.clip_value(new, self.param_clip_value)

@@ -34,8 +34,8 @@ class Lion(Optimizer):
 
     References
     ----------
-    X. Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, 2023; formula and defaults of optax's lion, with the
-    paper's learning rate, which optax leaves to its user.
+    X. Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, 2023; formula and defaults of optax's lion, with
+    the learning rate of the authors' code, which optax leaves to its user.
     """
 
     state_names = ("momentum",)

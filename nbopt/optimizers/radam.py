@@ -53,8 +53,9 @@ class RAdam(MomentOptimizer):
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
         most = 2.0 / (1.0 - b2) - 1.0
         length = most - 2.0 * t * b2**t / (1.0 - b2**t)  # of a plain average that would be as certain as the running one
-        change = step.lr / first * mean
         if length > 5.0:
             rectified = math.sqrt((length - 4.0) * (length - 2.0) * most / ((most - 4.0) * (most - 2.0) * length))
             change = step.lr / first * rectified * root * mean / (be.sqrt(mean_square) + self.epsilon)
+        else:
+            change = step.lr / first * mean
         param[:] = self.clip_value(param - change, self.param_clip_value)

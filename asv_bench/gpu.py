@@ -22,6 +22,7 @@ import numpy as np
 # From a checkout, installed or not.
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
+from benchmarks import OPTIMIZERS  # noqa: E402
 from benchmarks.models import resnet50  # noqa: E402
 
 import nbopt  # noqa: E402
@@ -224,12 +225,9 @@ def same_bits_as_the_cpu(bench):
     """Three steps of every optimizer over the same random values, on the CPU and on the GPU; in 16 bits with stochastic rounding."""
     shapes = [(3_000_017 if not bench.quick else 30_017,), (513, 1025), (7, 11, 13)]
     makers = {
-        "GradientDescentMomentum": lambda: nbopt.GradientDescentMomentum(0.1, 0.9, wdecay=0.01, gradient_clip_norm=0.1),
-        "RMSProp": lambda: nbopt.RMSProp(gradient_clip_norm=0.1, gradient_clip_value=0.01, param_clip_value=1.0),
-        "Adagrad": nbopt.Adagrad,
-        "Adadelta": nbopt.Adadelta,
-        "Adam": nbopt.Adam,
-        "ShiftAdaMax": nbopt.ShiftAdaMax,
+        **OPTIMIZERS,
+        "momentum": lambda: nbopt.GradientDescentMomentum(0.1, 0.9, wdecay=0.01, gradient_clip_norm=0.1),
+        "rmsprop": lambda: nbopt.RMSProp(gradient_clip_norm=0.1, gradient_clip_value=0.01, param_clip_value=1.0),
     }
     different = []
     for name, make in makers.items():

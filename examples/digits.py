@@ -6,7 +6,7 @@ optimizer over all weights at once, in place::
 
     python examples/digits.py                                # RMSProp on the CPU
     python examples/digits.py --optimizer Adam --epochs 50
-    python examples/digits.py --compare                      # all optimizers, one picture
+    python examples/digits.py --compare                      # all of neon's optimizers, one picture
     python examples/digits.py --backend cuda                 # on a GPU, with CuPy or PyTorch
 
 The data are the 1797 images of 8 x 8 pixels that come with scikit-learn. RMSProp at its
@@ -195,7 +195,7 @@ def main(argv=None):
         help="round the weights stochastically, to BITS mantissa bits if given")
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("digits-out"), help="folder for the results")
-    add("--compare", action="store_true", help="train with every optimizer, one picture")
+    add("--compare", action="store_true", help="train with each of neon's optimizers, one picture")
     args = parser.parse_args(argv)
     if args.learning_rate is not None and (args.compare or args.optimizer == "Adadelta"):
         parser.error("--learning-rate goes with one optimizer that has one: not with --compare"

@@ -340,8 +340,8 @@ class _Group:
                 new = {name: torch.zeros_like(param, dtype=dtype, requires_grad=False) for name in missing}
                 self._made.append((param, new))
                 own = {**own, **new}
-            tensors = [be.wrap(own[name]) for name in optimizer.state_names if name in own]
-            for tensor, name in zip(tensors, optimizer.state_names):
+            tensors = [be.wrap(own[name]) for name in names]
+            for tensor, name in zip(tensors, names):
                 tensor.name = f"{optimizer.classnm}.{name}"
             self._states.append(tensors)
         self._key = [*map(_serial, chain(self._tensors, chain.from_iterable(self._states)))]

@@ -98,6 +98,10 @@ def test_every_optimizer_has_the_references_bits(cuda, name, dtypes):
     assert_same(trained(cuda, OPTIMIZERS[name](), dtypes), trained(reference(), OPTIMIZERS[name](), dtypes))
 
 
+def test_both_rules_of_radam_have_the_references_bits(cuda):
+    assert_same(trained(cuda, nbopt.RAdam(), steps=8), trained(reference(), nbopt.RAdam(), steps=8))
+
+
 @pytest.mark.parametrize("dtypes", [("float32",), ("float32", "float64")], ids="-".join)
 def test_clips_have_the_references_bits(cuda, dtypes):
     def optimizer():

@@ -4,8 +4,8 @@ import numpy as np
 
 import nbopt
 
-#: The optimizers under test: name -> (constructor, the formula's name in tests/formulas.py).
-OPTIMIZERS = {
+#: neon's optimizers: name -> constructor. tests/formulas.py has their formulas.
+NEON = {
     "momentum": lambda **k: nbopt.GradientDescentMomentum(**{"learning_rate": 0.1, "momentum_coef": 0.9, "wdecay": 0.01, **k}),
     "nesterov": lambda **k: nbopt.GradientDescentMomentum(**{"learning_rate": 0.1, "momentum_coef": 0.9, "nesterov": True, **k}),
     "plain": lambda **k: nbopt.GradientDescentMomentum(**{"learning_rate": 0.1, "momentum_coef": 0.0, "wdecay": 0.01, **k}),
@@ -14,6 +14,22 @@ OPTIMIZERS = {
     "adadelta": lambda **k: nbopt.Adadelta(**k),
     "adam": lambda **k: nbopt.Adam(**k),
     "shift_adamax": lambda **k: nbopt.ShiftAdaMax(**k),
+}
+#: All optimizers under test; tests/test_family.py has the others' formulas.
+OPTIMIZERS = {
+    **NEON,
+    "rmsprop_momentum": lambda **k: nbopt.RMSProp(**{"momentum_coef": 0.9, **k}),
+    "rmsprop_centered": lambda **k: nbopt.RMSProp(**{"centered": True, "momentum_coef": 0.9, **k}),
+    "adamw": lambda **k: nbopt.AdamW(**k),
+    "amsgrad": lambda **k: nbopt.AMSGrad(**k),
+    "adamax": lambda **k: nbopt.AdaMax(**k),
+    "nadam": lambda **k: nbopt.NAdam(**k),
+    "radam": lambda **k: nbopt.RAdam(**k),
+    "lion": lambda **k: nbopt.Lion(**k),
+    "yogi": lambda **k: nbopt.Yogi(**k),
+    "adabelief": lambda **k: nbopt.AdaBelief(**k),
+    "rprop": lambda **k: nbopt.Rprop(**k),
+    "asgd": lambda **k: nbopt.ASGD(**{"t0": 1.0, **k}),
 }
 
 

@@ -464,6 +464,14 @@ SENSELESS = {
     "adadelta": {"decay": UP_TO_1, "epsilon": NOT_NEGATIVE},
     "adam": {"learning_rate": NOT_NEGATIVE, "beta_1": [*BELOW_1, None], "beta_2": [*BELOW_1, None], "epsilon": NOT_NEGATIVE},
     "shift_adamax": {"learning_rate": NOT_NEGATIVE, "beta_1": BELOW_1, "beta_2": UP_TO_1, "epsilon": NOT_NEGATIVE},
+    "rmsprop_centered": {"centered": [1, "yes", None], "momentum_coef": [*NOT_NEGATIVE, None]},
+    "adamw": {"learning_rate": NOT_NEGATIVE, "beta_1": BELOW_1, "beta_2": BELOW_1, "epsilon": NOT_NEGATIVE, "wdecay": NOT_NEGATIVE},
+    "nadam": {"momentum_decay": NOT_NEGATIVE},
+    "lion": {"beta_1": BELOW_1, "beta_2": BELOW_1, "wdecay": NOT_NEGATIVE},
+    "yogi": {"initial_accumulator_value": NOT_NEGATIVE},
+    "adabelief": {"epsilon_root": NOT_NEGATIVE},
+    "rprop": {"eta_minus": BELOW_1, "eta_plus": [*NOT_NEGATIVE, 0.5], "step_min": [*NOT_NEGATIVE, 0], "step_max": [*NOT_NEGATIVE, 0]},
+    "asgd": {"lambd": NOT_NEGATIVE, "alpha": UP_TO_1, "t0": NOT_NEGATIVE},
 }
 
 

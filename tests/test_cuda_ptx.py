@@ -21,7 +21,16 @@ from nbopt_backends.cuda_reductions import sums_text
 
 CAPABILITIES = [(8, 0), (9, 0)]
 CLIPPED = {"gradient_clip_value": 0.1, "param_clip_value": 1.0, "gradient_clip_norm": 1.0}
-PROGRAMS = {**OPTIMIZERS, "rmsprop clipped": lambda: nbopt.RMSProp(**CLIPPED)}
+
+
+def rectified():
+    """RAdam past its first steps, where its rule is another."""
+    optimizer = nbopt.RAdam()
+    optimizer.t = 10
+    return optimizer
+
+
+PROGRAMS = {**OPTIMIZERS, "rmsprop clipped": lambda: nbopt.RMSProp(**CLIPPED), "radam rectified": rectified}
 
 every_program = pytest.mark.parametrize("name", PROGRAMS)
 every_capability = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")

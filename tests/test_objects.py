@@ -108,6 +108,8 @@ def test_a_description_has_all_arguments_but_names_that_nobody_chose():
             "gradient_clip_value": None,
             "param_clip_value": None,
             "schedule": {"type": "nbopt.StepSchedule", "config": {"step_config": [1], "change": [0.25]}},
+            "centered": False,
+            "momentum_coef": 0.0,
             "state_dtype": None,
         },
     }

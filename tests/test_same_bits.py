@@ -5,14 +5,15 @@ import functools
 import numba
 import numpy as np
 import pytest
-from helpers import OPTIMIZERS, same_bits, special_values
+from helpers import NEON, OPTIMIZERS, same_bits, special_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nbopt
 
 ALL = list(OPTIMIZERS)
-WITH_NORM_CLIP = [name for name in ALL if name not in ("adadelta", "shift_adamax")]
+# The norm is the same to every rule; tests/test_family.py has the others' clips.
+WITH_NORM_CLIP = [name for name in NEON if name not in ("adadelta", "shift_adamax")]
 VALUE_CLIPS = {"gradient_clip_value": 0.25, "param_clip_value": 0.5}
 NORM_CLIP = {"gradient_clip_norm": 1e-3}
 THREADS = (1, 2)
@@ -106,11 +107,18 @@ def test_two_threads_are_two():
 
 @each_list
 @each_dtype
-@each_optimizer
+@pytest.mark.parametrize("name", NEON)
 def test_special_values(name, dtype, sizes):
     result = assert_same(layers_of(Values(dtype), sizes, number_of_states(name)), OPTIMIZERS[name])
     values = np.concatenate([array.ravel() for array in result])
     assert np.isnan(values).any() and np.isfinite(values).mean() > 0.2  # not all values became NaN, which would equal anything
+
+
+# Lists are the same to every rule, too.
+@each_dtype
+@pytest.mark.parametrize("name", [name for name in ALL if name not in NEON])
+def test_special_values_of_the_others(name, dtype):
+    assert_same(layers_of(Values(dtype), SIZES["7 tensors"], number_of_states(name)), OPTIMIZERS[name])
 
 
 @each_dtype
@@ -258,6 +266,7 @@ def test_layout_does_not_change_the_result(name, backend):
 _any = st.floats(0, 1e300) | st.floats(0, 2) | st.sampled_from([0.0, 1e-45, 1e-40, 1e38, 1e39])
 _fraction = st.floats(0, 1)
 _below_one = st.floats(0, 1, exclude_max=True)
+_adams = {"learning_rate": _any, "beta_1": _below_one, "beta_2": _below_one, "epsilon": _any}
 HYPER = {
     "momentum": {"learning_rate": _any, "momentum_coef": _any.filter(bool), "wdecay": _any},
     "nesterov": {"learning_rate": _any, "momentum_coef": _any.filter(bool), "wdecay": _any},
@@ -267,6 +276,18 @@ HYPER = {
     "adadelta": {"decay": _fraction, "epsilon": _any},
     "adam": {"learning_rate": _any, "beta_1": _below_one, "beta_2": _below_one, "epsilon": _any},
     "shift_adamax": {"learning_rate": _any, "beta_1": _below_one, "beta_2": _fraction, "epsilon": _any},
+    "rmsprop_momentum": {"learning_rate": _any, "decay_rate": _fraction, "epsilon": _any, "momentum_coef": _any.filter(bool)},
+    "rmsprop_centered": {"learning_rate": _any, "decay_rate": _fraction, "epsilon": _any, "momentum_coef": _any.filter(bool)},
+    "adamw": {**_adams, "wdecay": _any},
+    "amsgrad": _adams,
+    "adamax": _adams,
+    "nadam": {**_adams, "momentum_decay": _any},
+    "radam": _adams,
+    "lion": {"learning_rate": _any, "beta_1": _below_one, "beta_2": _below_one, "wdecay": _any},
+    "yogi": {**_adams, "initial_accumulator_value": _any},
+    "adabelief": {**_adams, "epsilon_root": _any},
+    "rprop": {"learning_rate": _any, "eta_minus": _below_one, "eta_plus": _any.map(lambda x: 1 + x), "step_min": _any.filter(bool)},
+    "asgd": {"learning_rate": _any, "lambd": _any, "alpha": _fraction, "t0": _any},
 }
 
 

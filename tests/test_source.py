@@ -17,7 +17,7 @@ import warnings
 
 import numpy as np
 import pytest
-from helpers import OPTIMIZERS, layers_of
+from helpers import NEON, OPTIMIZERS, layers_of
 
 import nbopt
 from nbopt_backends import source
@@ -69,9 +69,12 @@ def stepped(optimizer, rng, kernel_texts):
 
 
 CLIPPED = {"gradient_clip_norm": 1.0, "gradient_clip_value": 1.0, "param_clip_value": 1.0}
+# Of those that are not neon's, one with as many numbers as there are, and one that chooses element by element.
 GOLDEN_OPTIMIZERS = {
-    **OPTIMIZERS,
+    **NEON,
     "rmsprop_clipped": lambda: nbopt.RMSProp(**CLIPPED),
+    "nadam": OPTIMIZERS["nadam"],
+    "rprop": OPTIMIZERS["rprop"],
     "own_optimizer": lambda: importlib.import_module("own_optimizer").QuasiHyperbolicMomentum(),  # which the documentation shows
 }
 

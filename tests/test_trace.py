@@ -164,6 +164,19 @@ SAME_STRUCTURE = {
     "adadelta": [{"decay": 0.0, "epsilon": 0.0}, {"decay": 1.0, "epsilon": 1.0}],
     "adam": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"beta_1": 0.5, "beta_2": 0.5, "learning_rate": 0.5, "epsilon": 0.5}],
     "shift_adamax": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"learning_rate": 1.0, "beta_2": 1.0, "epsilon": 1.0}],
+    "rmsprop_momentum": [{"decay_rate": 0.0, "epsilon": 0.0}, {"momentum_coef": 1.0, "learning_rate": 1.0, "epsilon": 1.0}],
+    "rmsprop_centered": [{"decay_rate": 0.0, "epsilon": 0.0}, {"momentum_coef": 1.0, "learning_rate": 1.0, "epsilon": 1.0}],
+    "adamw": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0, "wdecay": 0.0}, {"learning_rate": 0.0, "wdecay": 1.0}],
+    "amsgrad": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"learning_rate": 0.0, "epsilon": 1.0}],
+    "adamax": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"learning_rate": 0.0, "epsilon": 1.0}],
+    "nadam": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"learning_rate": 0.0, "momentum_decay": 0.0}],
+    # With these beta_2 the branch for the first steps is that for all steps.
+    "radam": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"beta_2": 0.5, "learning_rate": 1.0}],
+    "lion": [{"beta_1": 0.0, "beta_2": 0.0, "wdecay": 0.0}, {"learning_rate": 0.0, "wdecay": 1.0}],
+    "yogi": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"learning_rate": 0.0, "initial_accumulator_value": 0.0}],
+    "adabelief": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"learning_rate": 0.0, "epsilon_root": 0.0}],
+    "rprop": [{"eta_minus": 0.0, "eta_plus": 1.0}, {"learning_rate": 0.0, "step_min": 1.0, "step_max": 1.0}],
+    "asgd": [{"lambd": 0.0, "alpha": 0.0, "t0": 0.0}, {"learning_rate": 0.0, "alpha": 1.0, "t0": 1e6}],
 }
 
 

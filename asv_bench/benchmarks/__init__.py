@@ -7,6 +7,13 @@ import numpy as np
 import nbopt
 from nbopt.errors import NboptError
 
+
+def _rectified(radam):
+    """Return RAdam past its first steps, whose rule is another: another kernel, and a less usual one."""
+    radam.t = 5
+    return radam
+
+
 #: name -> constructor. Every one is as in its users' hands: defaults, and a learning rate where there is none.
 OPTIMIZERS = {
     "plain": lambda **k: nbopt.GradientDescentMomentum(learning_rate=1e-3, momentum_coef=0.0, **k),
@@ -16,6 +23,17 @@ OPTIMIZERS = {
     "adadelta": nbopt.Adadelta,
     "adam": nbopt.Adam,
     "shift_adamax": nbopt.ShiftAdaMax,
+    "rmsprop_centered": lambda **k: nbopt.RMSProp(centered=True, momentum_coef=0.9, **k),
+    "adamw": nbopt.AdamW,
+    "amsgrad": nbopt.AMSGrad,
+    "adamax": nbopt.AdaMax,
+    "nadam": nbopt.NAdam,
+    "radam": lambda **k: _rectified(nbopt.RAdam(**k)),
+    "lion": nbopt.Lion,
+    "yogi": nbopt.Yogi,
+    "adabelief": nbopt.AdaBelief,
+    "rprop": nbopt.Rprop,
+    "asgd": nbopt.ASGD,
 }
 
 

@@ -10,7 +10,7 @@ from .streaming import arrays_of, streaming_step
 
 ROUNDS = 15
 SHAPES = {"50 M": [(50_000_000,)], "resnet50": MODELS["resnet50"](), "300 x 1000": [(1000,)] * 300, "1 x 100": [(100,)]}
-MEMORY_BOUND = ["plain", "momentum", "rmsprop", "adagrad", "adadelta", "adam"]
+MEMORY_BOUND = ["plain", "momentum", "rmsprop", "adagrad", "adadelta", "adam", "adamw", "lion"]
 
 
 class Bandwidth:

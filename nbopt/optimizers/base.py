@@ -530,7 +530,8 @@ class Optimizer(Described):
         return [list(column) for column in zip(*rows)]
 
     def _states_of(self, be, param, grad, states, names, made):
-        own = [f"{self.classnm}.{name}" for name in self.state_names]
+        # Where none is in use any more, those that were stay as they are.
+        own = [f"{self.classnm}.{name}" for name in names or self.state_names]
         if not states:
             dtype = self.state_dtype or ("float64" if param.dtype == np.float64 else "float32")
             new = [be.zeros(grad.shape, dtype, f"{self.classnm}.{name}") for name in names]
@@ -545,8 +546,11 @@ class Optimizer(Described):
                     "Empty the list of states to start afresh."
                 )
         if len(states) != len(own) and (names or len(states) > len(own)):
-            raise StateError(f"{self.classnm} keeps {len(own)} states ({', '.join(own) or 'none'}) and {_called(param)} has {len(states)}")
-        used = [wrapped(be, state, f"the state {name} of {_called(param)}") for state, name in zip(states, self.state_names) if name in names]
+            raise StateError(
+                f"{self.classnm} keeps {len(own)} states ({', '.join(own) or 'none'}) and {_called(param)} has {len(states)}. "
+                "Empty the list of states to start afresh."
+            )
+        used = [wrapped(be, state, f"the state {name} of {_called(param)}") for state, name in zip(states, names)]
         for state, name in zip(used, names):
             if state.shape != grad.shape:
                 raise ShapeError(f"the state {name} has shape {state.shape} and the gradient {grad.shape}: {_called(param)}")

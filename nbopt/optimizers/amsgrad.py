@@ -1,0 +1,50 @@
+"""AMSGrad."""
+
+from nbopt.optimizers.moments import MomentOptimizer
+
+
+class AMSGrad(MomentOptimizer):
+    """Adam that divides by the largest mean square so far, so that a rare large gradient is not forgotten.
+
+    In call ``t``, counted from 1, with ``g`` the gradient after its clips::
+
+        m = beta_1 * m + (1 - beta_1) * g;       M = m / (1 - beta_1^t)
+        v = beta_2 * v + (1 - beta_2) * g^2;     u = max(u, v)
+        p = p - lr * M / (sqrt(u / (1 - beta_2^t)) + epsilon)
+
+    Parameters
+    ----------
+    stochastic_round : bool or int
+        How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.
+    learning_rate : float
+    beta_1, beta_2 : float
+        Decay of the two running means, from 0 to below 1.
+    epsilon : float
+        Keeps the division finite. It stands beside the corrected root, as in PyTorch.
+    gradient_clip_norm, gradient_clip_value, param_clip_value : float, optional
+        Bounds of the norm of all gradients, of each gradient, and of each new parameter. None or 0: none.
+    name : str, optional
+    schedule : Schedule, optional
+        Of the learning rate. Constant without one.
+    state_dtype : dtype, optional
+        The dtype of new states.
+
+    References
+    ----------
+    S. J. Reddi, S. Kale, S. Kumar, "On the Convergence of Adam and Beyond", ICLR 2018, arXiv:1904.09237; formula and defaults of PyTorch's
+    Adam(amsgrad=True).
+    """
+
+    state_names = ("mean", "mean_square", "largest")
+    _pure_rule = True
+
+    def rule(self, step, param, grad, mean, mean_square, largest):
+        """One step; see the class."""
+        be, b1, b2 = self.be, self.beta_1, self.beta_2
+        first, root = self.corrections(step)
+        grad = step.scale * grad
+        mean[:] = b1 * mean + (1.0 - b1) * grad
+        mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
+        largest[:] = be.maximum(largest, mean_square)
+        new = param - step.lr * root / first * mean / (be.sqrt(largest) + self.epsilon * root)
+        param[:] = self.clip_value(new, self.param_clip_value)

@@ -1,0 +1,61 @@
+"""RAdam."""
+
+import math
+
+from nbopt.optimizers.moments import MomentOptimizer
+
+
+class RAdam(MomentOptimizer):
+    """Adam that leaves out the division while too few gradients were seen, and makes its step smaller for some time after.
+
+    In call ``t``, counted from 1, with ``g`` the gradient after its clips::
+
+        m = beta_1 * m + (1 - beta_1) * g;       M = m / (1 - beta_1^t)
+        v = beta_2 * v + (1 - beta_2) * g^2
+        n = 2 / (1 - beta_2) - 1;                n_t = n - 2 * t * beta_2^t / (1 - beta_2^t)
+        n_t > 5:  p = p - lr * M * sqrt((n_t - 4) * (n_t - 2) * n / ((n - 4) * (n - 2) * n_t)) * sqrt(1 - beta_2^t) / (sqrt(v) + epsilon)
+        else:     p = p - lr * M
+
+    These are two kernels; with the default beta_2 the second is compiled at the sixth step.
+
+    Parameters
+    ----------
+    stochastic_round : bool or int
+        How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.
+    learning_rate : float
+    beta_1, beta_2 : float
+        Decay of the two running means, from 0 to below 1.
+    epsilon : float
+        Keeps the division finite. It stands beside the uncorrected root, as in PyTorch's RAdam and in `Adam`.
+    gradient_clip_norm, gradient_clip_value, param_clip_value : float, optional
+        Bounds of the norm of all gradients, of each gradient, and of each new parameter. None or 0: none.
+    name : str, optional
+    schedule : Schedule, optional
+        Of the learning rate. Constant without one.
+    state_dtype : dtype, optional
+        The dtype of new states.
+
+    References
+    ----------
+    L. Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020, arXiv:1908.03265; formula and defaults of PyTorch's
+    RAdam.
+    """
+
+    state_names = ("mean", "mean_square")
+    _pure_rule = True
+
+    def rule(self, step, param, grad, mean, mean_square):
+        """One step; see the class."""
+        be, b1, b2, t = self.be, self.beta_1, self.beta_2, step.t
+        first, root = self.corrections(step)
+        grad = step.scale * grad
+        mean[:] = b1 * mean + (1.0 - b1) * grad
+        mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
+        most = 2.0 / (1.0 - b2) - 1.0
+        length = most - 2.0 * t * b2**t / (1.0 - b2**t)  # of a plain average that would be as certain as the running one
+        if length > 5.0:
+            rectified = math.sqrt((length - 4.0) * (length - 2.0) * most / ((most - 4.0) * (most - 2.0) * length))
+            change = step.lr / first * rectified * root * mean / (be.sqrt(mean_square) + self.epsilon)
+        else:
+            change = step.lr / first * mean
+        param[:] = self.clip_value(param - change, self.param_clip_value)

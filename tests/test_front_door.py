@@ -13,22 +13,65 @@ from nbopt import __main__ as report
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def test_the_readmes_code_runs_as_it_stands(capsys):
+def run_readme(for_torch):
+    """Run the README's blocks, those for PyTorch or the others, one after the other."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) >= 3
+    chosen = [block for block in blocks if ("import torch" in block) == for_torch]
+    assert len(chosen) >= (1 if for_torch else 3)
     names = {}
-    for block in blocks:
+    for block in chosen:
         exec(compile(block, "README.md", "exec"), names)
+
+
+def example(name):
+    """Import an example as a module."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_the_readmes_code_runs_as_it_stands(capsys):
+    run_readme(for_torch=False)
     printed = capsys.readouterr().out
     assert "[0. 1. 2. 3. 4. 5. 6. 7.]" in printed
     assert "def update(" in printed
 
 
+def test_the_readmes_code_for_pytorch_runs_as_it_stands(capsys):
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install nbopt[torch]")
+    torch.manual_seed(0)
+    run_readme(for_torch=True)
+    assert "tensor([[1., 1., 1., 1., 1., 1., 1., 1.]])" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("optimizer", ["RMSProp", "GradientDescentMomentum", "Adagrad", "Adadelta", "Adam"])
+def test_the_regression_example_fits_down_to_the_noise(tmp_path, optimizer):
+    pytest.importorskip("matplotlib", reason="the example needs matplotlib and tqdm")
+    pytest.importorskip("tqdm", reason="the example needs matplotlib and tqdm")
+    losses = example("regression").main(["--optimizer", optimizer, "--plot", str(tmp_path / "found.png")])
+    assert losses[0] > 1 and losses[-1] < 0.012  # the noise has variance 0.01
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("options", [[], ["--bf16"], ["--optimizer", "Adam", "--learning-rate", "0.01"], ["--optimizer", "Adadelta"]])
+def test_the_language_model_learns(tmp_path, capsys, options):
+    torch = pytest.importorskip("torch", reason="the example needs PyTorch, matplotlib and tqdm")
+    pytest.importorskip("matplotlib", reason="the example needs PyTorch, matplotlib and tqdm")
+    pytest.importorskip("tqdm", reason="the example needs PyTorch, matplotlib and tqdm")
+    threads = torch.get_num_threads()
+    try:
+        losses = example("charlm").main(["--steps", "60", "--plot", str(tmp_path / "found.png"), *options])
+    finally:
+        torch.set_num_threads(threads)
+    assert losses[0] > 4 and sum(losses[-10:]) / 10 < 3.2
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+    assert "The " in capsys.readouterr().out
+
+
 def test_the_example_learns_the_digits(tmp_path, capsys):
     pytest.importorskip("sklearn", reason="the example needs scikit-learn, matplotlib and tqdm")
-    specification = importlib.util.spec_from_file_location("digits", ROOT / "examples" / "digits.py")
-    digits = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(digits)
+    digits = example("digits")
     assert digits.main(["--out", str(tmp_path)]) >= 0.97
     assert {path.name for path in tmp_path.iterdir()} == {"loss-RMSProp.png", "weights-RMSProp.npz"}
     assert (tmp_path / "loss-RMSProp.png").read_bytes().startswith(b"\x89PNG")

@@ -57,11 +57,41 @@ def test_the_code_of_a_page_runs_as_it_stands_and_prints_what_the_page_says(page
         pytest.skip(f"all ran but the blocks that need {', '.join(left_out)}, which is not installed")
 
 
+def example(name):
+    """Import an example as a module."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("optimizer", ["RMSProp", "GradientDescentMomentum", "Adagrad", "Adadelta", "Adam"])
+def test_the_regression_example_fits_down_to_the_noise(tmp_path, optimizer):
+    pytest.importorskip("matplotlib", reason="the example needs matplotlib and tqdm")
+    pytest.importorskip("tqdm", reason="the example needs matplotlib and tqdm")
+    losses = example("regression").main(["--optimizer", optimizer, "--plot", str(tmp_path / "found.png")])
+    assert losses[0] > 1 and losses[-1] < 0.012  # the noise has variance 0.01
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("options", [[], ["--bf16"], ["--optimizer", "Adam", "--learning-rate", "0.01"], ["--optimizer", "Adadelta"]])
+def test_the_language_model_learns(tmp_path, capsys, options):
+    torch = pytest.importorskip("torch", reason="the example needs PyTorch, matplotlib and tqdm")
+    pytest.importorskip("matplotlib", reason="the example needs PyTorch, matplotlib and tqdm")
+    pytest.importorskip("tqdm", reason="the example needs PyTorch, matplotlib and tqdm")
+    threads = torch.get_num_threads()
+    try:
+        losses = example("charlm").main(["--steps", "60", "--plot", str(tmp_path / "found.png"), *options])
+    finally:
+        torch.set_num_threads(threads)
+    assert losses[0] > 4 and sum(losses[-10:]) / 10 < 3.2
+    assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
+    assert "The " in capsys.readouterr().out
+
+
 def test_the_example_learns_the_digits(tmp_path, capsys):
     pytest.importorskip("sklearn", reason="the example needs scikit-learn, matplotlib and tqdm")
-    specification = importlib.util.spec_from_file_location("digits", ROOT / "examples" / "digits.py")
-    digits = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(digits)
+    digits = example("digits")
     assert digits.main(["--out", str(tmp_path)]) >= 0.97
     assert {path.name for path in tmp_path.iterdir()} == {"loss-RMSProp.png", "weights-RMSProp.npz"}
     assert (tmp_path / "loss-RMSProp.png").read_bytes().startswith(b"\x89PNG")

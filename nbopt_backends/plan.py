@@ -225,8 +225,8 @@ class Layout:
             for slot, column in enumerate(arrays):
                 group.table[:, slot] = [address_of(column[row]) for row in group.rows]
         spans = sorted(byte_range(array) for slot in self.written for array in arrays[slot] if array.size)
-        # Sorted by their starts; the ends so far, so that both ascend.
-        self._starts = np.array([start for start, _ in spans], np.int64)
+        # Sorted by their starts, one beyond all memory at the end; the ends so far, so that both ascend.
+        self._starts = np.array([*(start for start, _ in spans), np.iinfo(np.int64).max], np.int64)
         self._ends = np.maximum.accumulate(np.array([end for _, end in spans], np.int64))
 
     def replace_column(self, slot, rows, tensors):
@@ -266,26 +266,25 @@ class Layout:
         if pointed_at == self.pointed_at:
             return True
         if self._gradients is None:
-            # Which rows have elements, which bytes these take around the first, and what an address must be a multiple of.
-            column = self.key[0][1]
-            rows = np.array([row for row, (group, _) in enumerate(self.places) if group is not None], np.int64)
-            item_sizes = np.array([column[row][1].itemsize for row in rows], np.int64)
-            low, high = np.array([reach(*column[row]) for row in rows], np.int64).reshape(-1, 2).T
-            self._gradients = rows, low, high, item_sizes
-        rows, low, high, item_sizes = self._gradients
-        own = addresses[rows]
-        if (own % item_sizes).any() or self._written_between(own + low, own + high):
-            return False
-        for group in self.groups:
-            group.table[:, 1] = addresses[group.rows]
+            # For each group: its rows, which bytes a row's elements take around the first one's, and the bits that no address may have.
+            self._gradients = []
+            for group in self.groups:
+                column = [self.key[0][1][row] for row in group.rows]
+                low, high = np.array([reach(*structure) for structure in column], np.int64).T.copy()
+                self._gradients.append((np.array(group.rows), low, high, column[0][1].itemsize - 1))
+        found = [addresses[rows] for rows, *_ in self._gradients]
+        for own, (_, low, high, unaligned) in zip(found, self._gradients):
+            if int(np.bitwise_or.reduce(own)) & unaligned or self._written_between(own + low, own + high):
+                return False
+        for own, group in zip(found, self.groups):
+            group.table[:, 1] = own
         self.pointed_at = pointed_at
         return True
 
     def _written_between(self, starts, ends):
         """Return whether the step writes memory in any of the spans, int64 arrays of first bytes and of bytes after the last."""
-        after = np.searchsorted(self._ends, starts, side="right")  # the first written span that reaches beyond the start
-        inside = after < len(self._starts)
-        return bool((self._starts[after[inside]] < ends[inside]).any())
+        after = self._ends.searchsorted(starts, side="right")  # the first written span that reaches beyond the start
+        return bool((self._starts[after] < ends).any())
 
 
 def address_of(array):

@@ -52,6 +52,11 @@ def adapter_step(optimizer, shapes, fresh=False):
     return _with_gradients(parameters, nbopt.torch.Optimizer(parameters, OPTIMIZERS[optimizer]()).step, fresh)
 
 
+def setting_gradients(shapes):
+    """What `fresh` adds to a step."""
+    return _with_gradients(_torch_parameters(shapes), lambda: None, fresh=True)
+
+
 def _with_gradients(parameters, step, fresh):
     """Return `step`, or a function that gives every parameter another gradient first, as zero_grad and a backward pass do."""
     if not fresh:

@@ -64,6 +64,8 @@ class Optimizer(torch.optim.Optimizer):
     Gradients are taken as they are, whatever ``be.bsz``: PyTorch's are those of mean losses. Parameters without a gradient are skipped; which ones
     they are does not change the random bits of the others' stochastic rounding. The norm clip is over the parameters of one group.
 
+    An optimizer's ``skip_nonfinite`` and ``loss_scale``, set before it is passed here, hold for its groups.
+
     Formulas are nbopt's (neon's), and differ from those of PyTorch's optimizers of similar names:
 
     ============================  ==================================================================================================
@@ -85,7 +87,9 @@ class Optimizer(torch.optim.Optimizer):
     def add_param_group(self, param_group):
         """Add a group of parameters, a dict as the constructor takes, which is left as it is."""
         group = dict(param_group)
-        optimizer = copy.deepcopy(_usable(group.pop("optimizer", self._optimizer)))
+        given = _usable(group.pop("optimizer", self._optimizer))
+        optimizer = copy.deepcopy(given)
+        optimizer.loss_scale = given.loss_scale  # one in a tensor is the caller's, who changes it
         settings = _settings(optimizer)
         unknown = group.keys() - settings.keys() - _OTHER_KEYS
         if unknown:
@@ -149,6 +153,11 @@ class Optimizer(torch.optim.Optimizer):
             raise
         return loss
 
+    @property
+    def skipped(self):
+        """Int : how many updates of groups ``skip_nonfinite`` has skipped. On a GPU, reading it waits for the steps so far."""
+        return sum(group.optimizer.skipped for group in self._groups)
+
     def _forget(self):
         for group in self._groups:
             group.seen = None
@@ -162,9 +171,11 @@ class Optimizer(torch.optim.Optimizer):
         -------
         dict
             ``"state"``: index of a parameter -> state's name -> tensor, shared with the optimizer; ``"param_groups"``: the groups;
-            ``"rng_state"``: see `nbopt.Backend.rng_get_state`. ``torch.save`` and ``torch.load(weights_only=True)`` keep all of it exactly.
+            ``"rng_state"``: see `nbopt.Backend.rng_get_state`; ``"skipped"``: how many updates of each group were skipped. ``torch.save`` and
+            ``torch.load(weights_only=True)`` keep all of it exactly.
         """
-        return {**super().state_dict(), "rng_state": self._backend.rng_get_state()}
+        skipped = [group.optimizer.skipped for group in self._groups]
+        return {**super().state_dict(), "rng_state": self._backend.rng_get_state(), "skipped": skipped}
 
     def load_state_dict(self, state_dict):
         """Go on from what `state_dict` gave.
@@ -197,6 +208,8 @@ class Optimizer(torch.optim.Optimizer):
                 self.state[param] = {name: value.to(param.device, copy=True) for name, value in states.items()}
         if "rng_state" in given[0]:
             self._backend.rng_set_state(given[0]["rng_state"])
+        for group, skipped in zip(self._groups, given[0].get("skipped", [])):
+            group.optimizer.skipped = skipped
 
     def _check_loaded(self, found):
         for saved, group, own in zip(found["param_groups"], self.param_groups, self._groups):

@@ -601,7 +601,7 @@ def test_the_state_dict_has_pytorchs_layout_and_states_by_name():
     optimizer = nbopt.torch.Optimizer(params, nbopt.Adam(learning_rate=0.5))
     run(optimizer, params, 2)
     found = optimizer.state_dict()
-    assert set(found) == {"state", "param_groups", "rng_state"}
+    assert set(found) == {"state", "param_groups", "rng_state", "skipped"}
     assert set(found["state"]) == {0, 1} and set(found["state"][0]) == {"mean", "mean_square"}
     assert found["param_groups"][0]["params"] == [0, 1] and found["param_groups"][0]["lr"] == 0.5 and found["param_groups"][0]["t"] == 2
     state = optimizer.state[params[0]]["mean"]
@@ -718,3 +718,22 @@ def test_shapes_that_differ_are_refused():
     p.data = torch.zeros(6, 2)  # the gradient stays as it was
     with pytest.raises(ShapeError, match=r"a parameter has shape \(6, 2\) and its gradient \(4, 6\)"):
         optimizer.step()
+
+
+def test_a_loss_scale_in_a_tensor_and_skipped_steps_without_a_grad_scaler():
+    scale = torch.tensor([4.0])
+    optimizer = nbopt.GradientDescentMomentum(1.0, 0.0)
+    optimizer.loss_scale, optimizer.skip_nonfinite = scale, True
+    param = torch.nn.Parameter(torch.zeros(3))
+    trainer = nbopt.torch.Optimizer([param], optimizer)
+    for gradient, expected in ((4.0, -1.0), (float("inf"), -1.0), (float("nan"), -1.0), (8.0, -3.0)):
+        param.grad = torch.tensor([gradient, 4.0, 4.0])
+        trainer.step()
+        assert param[0] == expected
+    assert trainer.skipped == 2 and trainer.param_groups[0]["t"] == 4
+    scale.fill_(2.0)
+    trainer.step()
+    assert param[0] == -7.0
+    other = nbopt.torch.Optimizer([torch.nn.Parameter(torch.zeros(3))], nbopt.GradientDescentMomentum(1.0, 0.0))
+    other.load_state_dict(trainer.state_dict())
+    assert other.skipped == 2

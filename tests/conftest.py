@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 # Kernels of this test run are kept apart from the user's own; a folder that outlives the run would hide a missing compilation.
-_folder = tempfile.TemporaryDirectory(prefix="nbopt-tests-")
-os.environ["NBOPT_CACHE_DIR"] = _folder.name
+# pytest-xdist's workers share that of the process that starts them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _folder = tempfile.TemporaryDirectory(prefix="nbopt-tests-")
+    os.environ["NBOPT_CACHE_DIR"] = _folder.name
 
 import nbopt  # noqa: E402
 

@@ -12,10 +12,11 @@ from functools import partial
 
 import numpy as np
 
-from nbopt.backend import Update
 from nbopt.errors import ArgumentError, LayoutError, ShapeError
+from nbopt.ops import compute_dtype
 from nbopt.tensor import Tensor
 from nbopt.trace import Program
+from nbopt.update import Update
 from nbopt_backends import source
 from nbopt_backends.chunks import chunk_table
 from nbopt_backends.cuda_kernels import update_text
@@ -452,7 +453,7 @@ class DeviceBackend(ArrayBackend):
     def _new_plan(self, update, layout, slot):
         """Return a plan with everything compiled and allocated. `slot` is the one whose norm is looked at."""
         program, groups = update.program, layout.groups
-        total = "float64" if any(group.arithmetic == "float64" for group in groups) else "float32"
+        total = compute_dtype(group.arithmetic for group in groups).name
         moving = Pack()
         scalars = [moving.add(np.zeros(max(program.n_scalars, 1), group.arithmetic)) for group in groups]
         settings = moving.add(np.zeros(2, total))
@@ -623,8 +624,6 @@ class DeviceBackend(ArrayBackend):
         storage.refresh()
         n = tensor.size if axis is None else tensor.shape[axis]
         m = math.prod(shape)
-        if op != "sum" and n == 0:
-            raise ShapeError(f"be.{op} of no elements has no value; the tensor has shape {tensor.shape}")
         if axis is not None:
             storage = storage.viewed(np.moveaxis(storage.layout(), axis, -1))
         if storage.dtype.itemsize == 2:  # and the result stays float32, for what it is used in

@@ -154,8 +154,6 @@ class HostBackend(ArrayBackend):
         # Reduced values last: (how many results, how many values each)
         count = array.size if axis is None else array.shape[axis]
         matrix = (array if axis is None else np.moveaxis(array, axis, -1)).reshape(math.prod(shape), count)
-        if op != "sum" and matrix.shape[1] == 0:
-            raise ShapeError(f"be.{op} of no elements has no value; the tensor has shape {tensor.shape}")
         with np.errstate(all="ignore"):
             result = self.sum_last_axis(np.ascontiguousarray(matrix)) if op == "sum" else _REDUCERS[op](matrix)
         return Tensor(self, np.ascontiguousarray(result, dtype=array.dtype).reshape(shape))

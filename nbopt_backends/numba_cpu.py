@@ -10,6 +10,7 @@ import numba
 import numpy as np
 from numba import float64, int64, types
 
+from nbopt.ops import compute_dtype
 from nbopt_backends import cpu_drivers, source
 from nbopt_backends.cpu_reductions import reduction_text
 from nbopt_backends.host import HostBackend
@@ -188,7 +189,7 @@ class NumbaCPU(HostBackend):
 
     def _square_sums(self, layout, slot):
         """Return what sums the squares of one slot of a layout: the array of the tiles' sums, the launches, and what finishes."""
-        total = "float64" if any(group.arithmetic == "float64" for group in layout.groups) else "float32"
+        total = compute_dtype(group.arithmetic for group in layout.groups).name
         sums = np.empty(max(1, layout.tile_starts[-1]), total)
         launches = []
         for group in layout.groups:

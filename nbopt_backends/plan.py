@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbopt.ops import compute_dtype
 from nbopt_backends.chunks import chunk_table
 from nbopt_backends.memory import byte_range, reach
 from nbopt_backends.reduction import TILE, tile_count
@@ -145,7 +146,7 @@ class Group:
         self.rows = rows
         self.dtypes = dtypes
         self.kept = kept
-        self.arithmetic = "float64" if "float64" in dtypes else "float32"
+        self.arithmetic = compute_dtype(dtypes).name
         self.table = np.zeros((len(rows), len(dtypes)), np.int64)
         self.sizes = [row[0].size for row in arrays]
         self.chunks = chunk_table(self.sizes)

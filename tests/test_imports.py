@@ -83,7 +83,14 @@ def test_nothing_imports_the_adapter_to_pytorch():
     assert not [module for module in MODULES if "nbopt.torch" in DIRECT[module]]
 
 
-LAYERS = [["nbopt.ops", "nbopt.errors"], ["nbopt.expr"], ["nbopt.trace"], ["nbopt.backend"], ["nbopt.optimizers"]]
+LAYERS = [
+    ["nbopt.ops", "nbopt.errors"],
+    ["nbopt.expr", "nbopt.update", "nbopt.layers"],
+    ["nbopt.trace"],
+    ["nbopt.methods"],
+    ["nbopt.backend"],
+    ["nbopt.optimizers"],
+]
 
 
 @pytest.mark.parametrize("rank", range(len(LAYERS) - 1), ids=lambda rank: LAYERS[rank][0])

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from nbopt import checks
-from nbopt.backend import Update
 from nbopt.backends import get_backend
 from nbopt.base import Described
 from nbopt.errors import ArgumentError, NboptError, ShapeError, StateError, TraceError
 from nbopt.layers import as_layers, check_distinct, entries_of, get_param_list
 from nbopt.tensor import Tensor
 from nbopt.trace import Tracer, tracing
+from nbopt.update import Update
 
 
 class Step:

@@ -12,10 +12,11 @@ from numba import float64, int64, types
 
 from nbopt.ops import compute_dtype
 from nbopt_backends import cpu_drivers, source
+from nbopt_backends.compiled_backend import CompiledBackend
 from nbopt_backends.cpu_reductions import reduction_text
 from nbopt_backends.host import HostBackend
 from nbopt_backends.lowering import Dialect, kernel_text
-from nbopt_backends.plan import MOST_LAYOUTS, Launch, Layout, Plan, layout_key
+from nbopt_backends.plan import Launch, Layout, Plan, layout_key
 from nbopt_backends.reduction import tile_count
 from nbopt_backends.threads import Threads, threading_layer
 
@@ -37,13 +38,11 @@ def update(row, offset, n, place, scalars, random):
 
 # All that may be relaxed without giving up NaN and infinities.
 _FAST = {"contract", "reassoc", "arcp", "afn", "nsz"}
-# Assignments outside optimizers that are remembered; far more than a program has, so forgetting all of them at once does no harm.
-_MOST_ASSIGNMENTS = 256
 _SKIP = -1.0  # in place of the norm-clip factor, see cpu_reductions
 _DRIVERS = inspect.getsource(cpu_drivers)
 
 
-class NumbaCPU(HostBackend):
+class NumbaCPU(CompiledBackend, HostBackend):
     """The backend ``"cpu"``: each program becomes one Numba kernel, run over chunks of all tensors by a ``prange`` loop.
 
     Parameters
@@ -62,14 +61,12 @@ class NumbaCPU(HostBackend):
     def __init__(self, **options):
         super().__init__(**options)
         self.threads = Threads(self.num_threads)
-        # Plans hold addresses between prepare and launch, so each Python thread has its own.
-        self._assignments = threading.local()
 
     # --- steps ---
 
     def prepare(self, update):
         """Return a function that launches the update: one kernel for each combination of dtypes."""
-        plan = self._plan(update)
+        plan = self.plan_of(update)
         if self.threads.lost():
             for launch in plan.launches:
                 launch.serial()  # compiles it now and not in the middle of a step
@@ -100,48 +97,23 @@ class NumbaCPU(HostBackend):
         else:
             launch.serial()(*launch.arguments, *last)
 
-    def _plan(self, update):
-        plans = update.plans
-        if plans is None:
-            known = self._assignments.__dict__
-            if len(known) > _MOST_ASSIGNMENTS:
-                known.clear()
-            plans = known.setdefault(update.program, [])
-        elif update.key is not None:
-            for plan in plans:
-                if plan.fits(self, update) and plan.follow(update):
-                    return plan
-        arrays, kept = self.checked_columns(update)
-        key = layout_key(arrays, kept, update.listing)
-        for plan in plans:
-            if plan.layout.key == key and plan.fits(self, update):
-                break
-        else:
-            plan = self._new_plan(update, Layout(arrays, update.program.written(), kept, update.listing))
-            plans.insert(0, plan)
-            del plans[MOST_LAYOUTS:]
-        plan.serials = None  # an interrupt from here on must not leave old serials with new addresses
-        plan.layout.refresh(arrays)
-        plan.serials = update.key
-        return plan
-
-    def _new_plan(self, update, layout):
+    def new_plan(self, update, layout):
         """Return a plan with everything compiled."""
-        launches = [self._kernel_launch(update.program, group) for group in layout.groups]
+        launches = [self._kernel_launch(update, group) for group in layout.groups]
         passes = self._square_sums(layout, 1) if update.norm_is_needed and layout.groups else []
         return Plan(self, update, layout, launches, passes)
 
-    def _kernel_launch(self, program, group):
-        kernel = self._kernel(program, group)
+    def _kernel_launch(self, update, group):
+        kernel = self._kernel(update, group)
         name, count = ("run_chunks", 8) if group.geometries is None else ("run_staged_chunks", 9)
         arguments = (kernel.address, *group.arguments(), group.places.ctypes.data)
-        return self._launch_of(_DRIVERS, "drivers", name, types.void(*[int64] * count), group, arguments)
+        return self._launch_of(_DRIVERS, "drivers", name, types.void(*[int64] * count), group.elements, arguments)
 
-    def _launch_of(self, text, stem, name, signature, group, arguments):
-        """Return a launch over a group's chunks, on all threads or, where the group is small, on one."""
+    def _launch_of(self, text, stem, name, signature, elements, arguments):
+        """Return a launch over so many elements, on all threads or, where they are few, on one."""
         serial = partial(self._function, text, stem, name, signature, False)
         parallel = None
-        if self.threads.worthwhile(group.elements):
+        if self.threads.worthwhile(elements):
             parallel = self._function(text, stem, name, signature, True)
         else:
             serial()  # compiles it now and not in the middle of a step
@@ -149,20 +121,21 @@ class NumbaCPU(HostBackend):
 
     # --- compiled code ---
 
-    def _kernel(self, program, group):
-        """Return the kernel of a program for a group's dtypes and roundings, compiled at first use."""
-        key = (program, group.dtypes, group.kept, self.fast_math)
+    def _kernel(self, update, group):
+        """Return the kernel of an update's program for a group's dtypes and roundings, compiled at first use."""
+        key = (update.program, group.dtypes, group.kept, self.fast_math)
         found = NumbaCPU._kernels.get(key)
         if found is None:
             with NumbaCPU._compile_lock:
-                found = NumbaCPU._kernels[key] = self._compiled_kernel(self._text(program, group))
+                found = NumbaCPU._kernels[key] = self._compiled_kernel(self.text(update, group))
         return found
 
-    def _text(self, program, group):
-        return kernel_text(program, DIALECT, group.dtypes, group.arithmetic, group.kept) + ("\n# fast_math\n" if self.fast_math else "")
+    def text(self, update, group):
+        """Return the text of the kernel of an update's program for a group of its tensors."""
+        return self.marked(kernel_text(update.program, DIALECT, group.dtypes, group.arithmetic, group.kept))
 
     def _compiled_kernel(self, text):
-        module = source.load(text, "kernel")
+        module = source.load(text, self.stem)
         signature = types.void(*[int64] * 6)
         options = {"error_model": "numpy", "fastmath": _FAST if self.fast_math else False}
         kernel = source.compiled(lambda cache: numba.cfunc(signature, cache=cache, **options)(module.update), module)
@@ -194,10 +167,10 @@ class NumbaCPU(HostBackend):
         launches = []
         for group in layout.groups:
             text = reduction_text(group.dtypes[slot], group.arithmetic, total)
-            name, count = ("square_sums", 8) if group.geometries is None else ("staged_square_sums", 9)
+            name, count = ("square_sums", 7) if group.geometries is None else ("staged_square_sums", 8)
             tiles = group.first_tiles(layout.tile_starts)
             arguments = (slot, *group.arguments(), tiles.ctypes.data, sums.ctypes.data)
-            launches.append((self._launch_of(text, "sums", name, types.void(*[int64] * (count - 1)), group, arguments), tiles))
+            launches.append((self._launch_of(text, "sums", name, types.void(*[int64] * count), group.elements, arguments), tiles))
         signature = float64(int64, int64, float64, float64, int64)
         finish = self._function(reduction_text(total, total, total), "sums", "norm_factor", signature, False)
         return sums, launches, finish
@@ -211,7 +184,7 @@ class NumbaCPU(HostBackend):
     def norm_factor(self, grads, clip_norm):
         """Return the factor that clips the norm of `grads`, a list of tensors, to `clip_norm`; a float."""
         arrays = [[np.ascontiguousarray(grad.storage) for grad in grads]]
-        layout = Layout(arrays, [])
+        layout = Layout(arrays, [], layout_key(arrays))
         layout.refresh(arrays)
         return self._factor(self._square_sums(layout, 0), clip_norm, float(self.bsz), False) if layout.groups else 1.0
 
@@ -223,10 +196,8 @@ class NumbaCPU(HostBackend):
         while True:
             tiles = tile_count(n)
             sums = np.empty((m, tiles), dtype)
-            parallel = self.threads.worthwhile(matrix.size)
-            function = self._function(text, "sums", "row_sums", types.void(*[int64] * 5), parallel)
-            variants = (partial(lambda found: found, function), function if parallel else None)
-            self._launch(Launch(*variants, (matrix.ctypes.data, m, n, tiles, sums.ctypes.data)))
+            arguments = (matrix.ctypes.data, m, n, tiles, sums.ctypes.data)
+            self._launch(self._launch_of(text, "sums", "row_sums", types.void(*[int64] * 5), matrix.size, arguments))
             if tiles == 1:
                 return sums[:, 0]
             matrix, n = sums, tiles
@@ -247,15 +218,6 @@ class NumbaCPU(HostBackend):
             "flush to zero": flush,
             "cache folder": str(source.cache_folder()),
         }
-
-    def explain(self, update):
-        """Return the texts of the update's kernels, each with the name of its file."""
-        arrays, kept = self.checked_columns(update)
-        texts = []
-        for group in Layout(arrays, update.program.written(), kept).groups:
-            text = self._text(update.program, group)
-            texts.append(f"# {source.load(text, 'kernel').__file__}\n{text}")
-        return texts
 
 
 def _renamed(function, parallel):

@@ -105,16 +105,16 @@ class NumbaCPU(CompiledBackend, HostBackend):
 
     def _kernel_launch(self, update, group):
         kernel = self._kernel(update, group)
-        name, count = ("run_chunks", 8) if group.geometries is None else ("run_staged_chunks", 9)
+        name = "run_chunks" if group.geometries is None else "run_staged_chunks"
         arguments = (kernel.address, *group.arguments(), group.places.ctypes.data)
-        return self._launch_of(_DRIVERS, "drivers", name, types.void(*[int64] * count), group.elements, arguments)
+        return self._launch_of(_DRIVERS, "drivers", name, group.elements, arguments)
 
-    def _launch_of(self, text, stem, name, signature, elements, arguments):
+    def _launch_of(self, text, stem, name, elements, arguments):
         """Return a launch over so many elements, on all threads or, where they are few, on one."""
-        serial = partial(self._function, text, stem, name, signature, False)
+        serial = partial(self._function, text, stem, name, False)
         parallel = None
         if self.threads.worthwhile(elements):
-            parallel = self._function(text, stem, name, signature, True)
+            parallel = self._function(text, stem, name, True)
         else:
             serial()  # compiles it now and not in the middle of a step
         return Launch(serial, parallel, arguments)
@@ -142,18 +142,20 @@ class NumbaCPU(CompiledBackend, HostBackend):
         self.compilations += not kernel.cache_hits
         return kernel
 
-    def _function(self, text, stem, name, signature, parallel):
-        """Return one function of a generated module, compiled at first use."""
+    def _function(self, text, stem, name, parallel, signature=None):
+        """Return one function of a generated module, compiled at first use. Without a signature its arguments are int64."""
         key = (text, name, parallel)
         found = NumbaCPU._functions.get(key)
         if found is None:
             with NumbaCPU._compile_lock:
                 module = source.load(text, stem)
+                function = getattr(module, name)
+                signature = signature or types.void(*[int64] * function.__code__.co_argcount)
                 options = {"error_model": "numpy", "nogil": True, "parallel": parallel}
 
                 def make(cache):
                     # A function object of its own for each variant: Numba's cache tells variants by the function's name.
-                    return numba.njit(signature, cache=cache, **options)(_renamed(getattr(module, name), parallel))
+                    return numba.njit(signature, cache=cache, **options)(_renamed(function, parallel))
 
                 found = NumbaCPU._functions[key] = source.compiled(make, module)
         return found
@@ -167,12 +169,12 @@ class NumbaCPU(CompiledBackend, HostBackend):
         launches = []
         for group in layout.groups:
             text = reduction_text(group.dtypes[slot], group.arithmetic, total)
-            name, count = ("square_sums", 7) if group.geometries is None else ("staged_square_sums", 8)
+            name = "square_sums" if group.geometries is None else "staged_square_sums"
             tiles = group.first_tiles(layout.tile_starts)
             arguments = (slot, *group.arguments(), tiles.ctypes.data, sums.ctypes.data)
-            launches.append((self._launch_of(text, "sums", name, types.void(*[int64] * count), group.elements, arguments), tiles))
+            launches.append((self._launch_of(text, "sums", name, group.elements, arguments), tiles))
         signature = float64(int64, int64, float64, float64, int64)
-        finish = self._function(reduction_text(total, total, total), "sums", "norm_factor", signature, False)
+        finish = self._function(reduction_text(total, total, total), "sums", "norm_factor", False, signature)
         return sums, launches, finish
 
     def _factor(self, passes, clip_norm, divisor, skip):
@@ -197,7 +199,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
             tiles = tile_count(n)
             sums = np.empty((m, tiles), dtype)
             arguments = (matrix.ctypes.data, m, n, tiles, sums.ctypes.data)
-            self._launch(self._launch_of(text, "sums", "row_sums", types.void(*[int64] * 5), matrix.size, arguments))
+            self._launch(self._launch_of(text, "sums", "row_sums", matrix.size, arguments))
             if tiles == 1:
                 return sums[:, 0]
             matrix, n = sums, tiles

@@ -141,7 +141,7 @@ def test_new_gradients_at_every_step_keep_to_the_same_plan(cuda, monkeypatch):
     grads = [cuda.ones(5) for _ in range(40)]
     made = []
     monkeypatch.setattr(cuda, "allocate", lambda *arguments: made.append(arguments))
-    monkeypatch.setattr(cuda, "_function", lambda *arguments: made.append(arguments))
+    monkeypatch.setattr(cuda, "kernel", lambda *arguments: made.append(arguments))
     for step, grad in enumerate(grads):
         layer.grads = [grad]
         optimizer.optimize([layer], step)

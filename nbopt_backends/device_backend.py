@@ -201,8 +201,8 @@ class DeviceBackend(CompiledBackend):
     def _queue(self, plan):
         stream = self.streams.ready()
         if plan.new_tables or plan.new_scalars:
-            image = plan.image.image if plan.new_tables else plan.image.image[: plan.scalar_bytes]
-            self._ring().upload(plan.image.memory.address, image, stream)
+            changed = plan.image.host if plan.new_tables else plan.image.host[: plan.scalar_bytes]
+            self._ring().upload(plan.image.device.address, changed, stream)
             plan.new_tables = plan.new_scalars = False
         for kernel, blocks, arguments in (*plan.passes, *plan.launches):
             self.launches += 1

@@ -20,7 +20,7 @@ class Part:
     Attributes
     ----------
     values : numpy.ndarray
-        Its values; from `Pack.allocate` on a view of the pack's image.
+        Its values; from `Pack.allocate` on a view of the pack's memory on the host.
     address : int or None
         Where it is on the device, from then on.
     """
@@ -36,9 +36,9 @@ class Pack:
     ----------
     size : int
         Bytes so far.
-    image : numpy.ndarray
+    host : numpy.ndarray
         uint8: the memory on the host.
-    memory : DeviceArray
+    device : DeviceArray
         That on the device. Nothing has been copied there yet.
     """
 
@@ -55,13 +55,13 @@ class Pack:
 
     def allocate(self, backend):
         """Make the memory, with the arrays' values on the host."""
-        self.image = np.zeros(max(self.size, 16), np.uint8)
-        self.memory = backend.allocate(self.image.shape, self.image.dtype)
+        self.host = np.zeros(max(self.size, 16), np.uint8)
+        self.device = backend.allocate(self.host.shape, self.host.dtype)
         for part in self._parts:
             given = part.values
-            part.values = self.image[part.offset : part.offset + given.nbytes].view(given.dtype).reshape(given.shape)
+            part.values = self.host[part.offset : part.offset + given.nbytes].view(given.dtype).reshape(given.shape)
             part.values[...] = given
-            part.address = self.memory.address + part.offset
+            part.address = self.device.address + part.offset
 
 
 class DevicePlan(Plan):
@@ -231,8 +231,8 @@ class _Tables:
         pack.allocate(plan.backend)
         for view, own in zip(self.views, geometries):
             view.values[:] = [geometry.address for geometry in own]
-        plan.backend.upload(pack.memory, pack.image)
-        self.memory = pack.memory
+        plan.backend.upload(pack.device, pack.host)
+        self.memory = pack.device
 
 
 def device_plan(backend, update, layout, slot=1):

@@ -551,4 +551,4 @@ def _as_shape(shape):
     return tuple(n.__index__() for n in dims)
 
 
-add_methods(Backend)
+add_methods(Backend)  # be.add, be.sum, ...

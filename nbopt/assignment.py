@@ -1,10 +1,9 @@
 """Assignments outside rules: shapes, broadcasting, reductions, and the program of ``out[:] = expression``."""
 
-
 import numpy as np
 
 from nbopt.errors import OperandError, ShapeError
-from nbopt.expr import Expr, Node, Reduction, apply
+from nbopt.expr import Expr, Node, Reduction
 from nbopt.tensor import Tensor
 from nbopt.trace import Tracer, reduction_error, too_deep, tracing
 
@@ -129,17 +128,3 @@ def _without_reductions(node, evaluate, done):
             unchanged = all(new is old for new, old in zip(args, node.args))
             done[node] = node if unchanged else Expr(node.op, args)
     return done[node]
-
-
-def mean(arg, axis, keepdims):
-    """Return the expression of the mean of `arg` over `axis`."""
-    shape = shape_of(arg)
-    reduced_shape(shape, axis, keepdims)  # complains about a wrong axis
-    count = np.prod(shape, dtype=np.int64) if axis is None else shape[axis]
-    return apply("divide", Reduction("sum", arg, axis, keepdims), float(count))
-
-
-def variance(arg, axis, keepdims):
-    """Return the expression of the variance of `arg` over `axis`: the mean squared distance from the mean."""
-    distance = apply("subtract", arg, mean(arg, axis, True))
-    return mean(apply("multiply", distance, distance), axis, keepdims)

@@ -2,118 +2,19 @@
 
 import secrets
 import threading
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
-from nbopt.assignment import TensorTracer, broadcast, dtypes_of, mean, reduced_shape, shape_of, variance, without_reductions
-from nbopt.errors import ArgumentError, OperandError, ShapeError, TraceError
-from nbopt.expr import Node, Reduction, apply, apply_named, as_number
+from nbopt.assignment import TensorTracer, broadcast, dtypes_of, reduced_shape, shape_of, without_reductions
+from nbopt.errors import ArgumentError, ShapeError, TraceError
+from nbopt.expr import Node, as_number
 from nbopt.interrupts import uninterrupted
-from nbopt.ops import COMPOSED, PRIMITIVES, REDUCTIONS
+from nbopt.methods import add_methods
+from nbopt.ops import compute_dtype
 from nbopt.tensor import Tensor, normalise_rounding
 from nbopt.trace import tracing
-
-_serials = attrgetter("serial")
-
-
-class Update:
-    """One optimizer's share of a step, as `Backend.update` takes it.
-
-    Attributes
-    ----------
-    program : Program
-    scalars : list of float
-        The run-time scalars' values, in float64.
-    tensors : list
-        What the caller's lists hold now: param, grad of each row, then the states of each row. (The constructor takes a function that
-        returns an iterator over them, or None: most steps need their serial numbers only.)
-    key : list of int or None
-        Their serial numbers. Equal keys mean the same tensors. None where some are plain arrays, not wrapped yet. Whoever sets `addresses`
-        sets the key as well, to any list of numbers that stays the same as long as everything but these addresses does.
-    columns : callable
-        ``columns(update)`` returns one list of tensors for each slot of the program, validated; called only where `key` is new.
-    commit : callable
-        Called with no arguments when nothing can fail any more, before the first launch of the call.
-    plans : list
-        Belongs to the optimizer: the backend keeps there what it wants to find again at the next step.
-    arrays : list of list, or None
-        Set by `prepare`: the storage by slot, where the tensors were looked at afresh. It lives until the step is over.
-    stochastic_round : bool or int
-        The optimizer's setting: where it is not False it rules the parameters (slot 0) and the 16-bit states; else each tensor's does.
-    clip_norm : float or None
-        Where given, the program's factor is ``clip_norm / max(||grads|| / divisor, clip_norm)``, the grads being slot 1.
-    divisor : float
-        What the program divides the gradients by: its first scalar, not counting the factor.
-    loss_scale : Tensor or None
-        One element: the divisor is to be multiplied by it, in float64, wherever it is.
-    skipped : Tensor or None
-        One float64. Where given and the norm of the gradients is not finite, the backend adds 1 to it in place of the update.
-    addresses : numpy.ndarray or None
-        int64, by row: where the gradients are now, if only that may have changed since a step of the same key. For callers that look at
-        their arrays' memory themselves, since it is exchanged under the same objects or with them at every step.
-    listing : (list of int, list of int) or None
-        Where the rows are some of a longer list of parameters: the number of elements of each of these, and which of them each row is. The
-        random bits of a row belong to its place in the whole list.
-    """
-
-    __slots__ = (
-        "_tensors", "addresses", "arrays", "clip_norm", "columns", "commit", "divisor", "key", "listing", "loss_scale", "plans", "program",
-        "scalars", "skipped", "stochastic_round",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        program,
-        scalars,
-        tensors,
-        columns,
-        commit=lambda: None,
-        plans=None,
-        clip_norm=None,
-        stochastic_round=False,
-        divisor=1.0,
-        loss_scale=None,
-        skipped=None,
-    ):
-        self.program, self.scalars, self._tensors = program, scalars, tensors
-        self.arrays: Any = None
-        self.key: Any = None
-        self.addresses: Any = None
-        self.listing: Any = None
-        if tensors is not None:
-            try:
-                self.key = list(map(_serials, tensors()))
-            except (AttributeError, TypeError):
-                pass
-        self.columns, self.commit, self.plans, self.clip_norm = columns, commit, plans, clip_norm
-        self.stochastic_round = stochastic_round
-        self.divisor, self.loss_scale, self.skipped = divisor, loss_scale, skipped
-
-    @property
-    def norm_is_needed(self):
-        """Bool : whether the squares of the gradients have to be summed first."""
-        return self.clip_norm is not None or self.skipped is not None
-
-    def scaled_divisor(self):
-        """Read the divisor with the loss scale as it is now. On a device this makes the host wait.
-
-        Returns
-        -------
-        float
-        """
-        return self.divisor if self.loss_scale is None else self.divisor * float(self.loss_scale.get().reshape(()))
-
-    @property
-    def divisor_index(self):
-        """Int : which scalar of the program the divisor is."""
-        return 0 if self.program.factor is None else 1
-
-    @property
-    def tensors(self):
-        """Return a new list."""
-        return list(self._tensors())
+from nbopt.update import Update
 
 
 class Backend:
@@ -388,18 +289,12 @@ class Backend:
     def _reduce(self, node):
         arg = node.arg
         if not isinstance(arg, Tensor):
-            arg = self.empty(shape_of(arg), np.float64 if np.dtype(np.float64) in dtypes_of(arg) else np.float32)
+            arg = self.empty(shape_of(arg), compute_dtype(dtypes_of(arg)))
             arg.rounding = False
             self.prepare(self._assignment(arg, node.arg))(0)  # of no user's making, so the update count stays
+        if node.op != "sum" and (arg.size if node.axis is None else arg.shape[node.axis]) == 0:
+            raise ShapeError(f"be.{node.op} of no elements has no value; the tensor has shape {arg.shape}")
         return self.reduce(node.op, arg, node.axis, reduced_shape(arg.shape, node.axis, node.keepdims))
-
-    def _evaluated(self, value, out):
-        if out is None:
-            return value
-        if not isinstance(out, Tensor):
-            raise OperandError(f"out must be a tensor, not {type(out).__name__}")
-        self.assign(out, value)
-        return out
 
     # --- random numbers ---
 
@@ -618,7 +513,7 @@ class Backend:
             A name from `nbopt.ops.REDUCTIONS`.
         tensor : Tensor
         axis : int or None
-            None: over all elements.
+            None: over all elements. Only sums are over none.
         shape : tuple of int
             The result's, with or without the reduced axis.
 
@@ -656,136 +551,4 @@ def _as_shape(shape):
     return tuple(n.__index__() for n in dims)
 
 
-def _node(value):
-    if not isinstance(value, Node):
-        raise OperandError(f"a reduction takes a tensor or an expression, not {type(value).__name__}")
-    return value
-
-
-# --- the element-wise ops and reductions: one method for each row of the op table ---
-
-
-def _unary(name):
-    def method(self, a, out=None):
-        return self._evaluated(apply_named(name, a), out)
-
-    return method
-
-
-def _binary(name):
-    def method(self, a, b, out=None):
-        return self._evaluated(apply_named(name, a, b), out)
-
-    return method
-
-
-def _where(self, c, a, b, out=None):
-    return self._evaluated(apply("where", c, a, b), out)
-
-
-def _clip(self, a, a_min, a_max, out=None):
-    return self._evaluated(apply_named("clip", a, a_min, a_max), out)
-
-
-def _shift(self, a, b, value=True, out=None):
-    return self._evaluated(apply_named("shift", a, b, value), out)
-
-
-def _reduction(name, default_axis):
-    def method(self, a, axis=default_axis, out=None, keepdims=True):
-        shape_of(Reduction(name, _node(a), axis, keepdims))  # complains about a wrong axis here, not when it is assigned
-        return self._evaluated(Reduction(name, a, axis, keepdims), out)
-
-    return method
-
-
-_OPERANDS = """Return {doc}.
-
-        Parameters
-        ----------
-        {operands} : Tensor, expression or number
-            They broadcast as in NumPy.{also}
-        out : Tensor, optional
-            Modified in place: where the result is stored, rounded to its dtype.
-
-        Returns
-        -------
-        expression, float or Tensor
-            An expression, which is computed when it is assigned (in float64 if any tensor of it is float64, else in float32); a float where all
-            operands are numbers; `out`, where it is given.
-
-        Raises
-        ------
-        OperandError
-            If an operand is no tensor, expression or real number: arrays become tensors by `wrap` or `array`.
-        ShapeError
-            If shapes do not fit together, when the expression is assigned.
-        """
-
-_SHIFT_VALUE = """
-        value : bool
-            True: `b` is the value to shift by, of which the nearest power of two counts. False: `b` is the power's exponent, an integer."""
-
-_REDUCED = """Reduce `a` over an axis to {doc}.
-
-        Parameters
-        ----------
-        a : Tensor or expression
-        axis : int or None
-            Which axis of `a`, from 0 on; None: over all elements.
-        out : Tensor, optional
-            Modified in place: where the result is stored, rounded to its dtype.
-        keepdims : bool
-            Whether the axis stays, with length 1.
-
-        Returns
-        -------
-        expression or Tensor
-            An expression, which is computed when it is assigned (in float64 if `a` is or holds float64, else in float32); `out`, where it is given.
-
-        Raises
-        ------
-        OperandError
-            If `a` is no tensor or expression.
-        ShapeError
-            If `a` has no such axis.
-        """
-
-
-def _composed_reduction(build):
-    def method(self, a, axis=None, out=None, keepdims=True):
-        return self._evaluated(build(_node(a), axis, keepdims), out)
-
-    return method
-
-
-def _deviation(arg, axis, keepdims):
-    return apply("sqrt", variance(arg, axis, keepdims))
-
-
-_COMPOSED_REDUCTIONS = {
-    "mean": (mean, "the mean"),
-    "var": (variance, "the variance, the mean squared distance from the mean"),
-    "std": (_deviation, "the standard deviation, the square root of the variance"),
-}
-
-
-def _add_methods():
-    special = {"where": _where, "clip": _clip, "shift": _shift}
-    operands = {row.name: ("c, a, b" if row.name == "where" else ", ".join("ab"[: row.arity]), row.doc) for row in PRIMITIVES.values()}
-    operands |= {row.name: (", ".join(name for name in row.operands if "=" not in name), row.doc) for row in COMPOSED.values()}
-    for name, (names, doc) in operands.items():
-        method = special.get(name) or (_unary, _binary)[names.count(",")](name)
-        _add_method(name, method, _OPERANDS.format(doc=doc, operands=names, also=_SHIFT_VALUE if name == "shift" else ""))
-    for name, doc in REDUCTIONS.items():
-        _add_method(name, _reduction(name, 1 if name.startswith("arg") else None), _REDUCED.format(doc=doc))
-    for name, (build, doc) in _COMPOSED_REDUCTIONS.items():
-        _add_method(name, _composed_reduction(build), _REDUCED.format(doc=doc))
-
-
-def _add_method(name, method, doc):
-    method.__name__, method.__qualname__, method.__doc__ = name, f"Backend.{name}", doc
-    setattr(Backend, name, method)
-
-
-_add_methods()
+add_methods(Backend)  # be.add, be.sum, ...

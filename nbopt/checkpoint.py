@@ -9,7 +9,8 @@ from nbopt.backends import get_backend
 from nbopt.base import NervanaObject
 from nbopt.errors import CheckpointError
 from nbopt.interrupts import uninterrupted
-from nbopt.optimizers.base import Optimizer, as_layers, check_distinct, entries_of, get_param_list, wrapped
+from nbopt.layers import as_layers, check_distinct, entries_of, get_param_list
+from nbopt.optimizers.base import Optimizer, wrapped
 from nbopt.optimizers.multi import MultiOptimizer
 from nbopt.tensor import normalise_rounding
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nbopt.errors import OperandError, TraceError
-from nbopt.ops import COMPOSED, PRIMITIVES, evaluate_numbers
+from nbopt.ops import COMPOSED, evaluate_numbers
 
 
 def apply(name, *operands):
@@ -109,6 +109,9 @@ class Node:
     __int__ = __index__ = __float__
     __iter__ = None
 
+    def __setitem__(self, key, value):
+        raise TraceError("an expression can't be assigned to: a rule assigns its slots, param and the states; grad is an expression")
+
 
 class Expr(Node):
     """An operation on nodes and numbers, not evaluated yet.
@@ -129,9 +132,6 @@ class Expr(Node):
 
     def __getitem__(self, key):
         raise OperandError("an expression can't be indexed: index the tensors in it, or assign it to a tensor first")
-
-    def __setitem__(self, key, value):
-        raise TraceError("an expression can't be assigned to: a rule assigns its slots, param and the states; grad is an expression")
 
     def __repr__(self):
         return f"<expression {self.op}({', '.join('...' if isinstance(a, Expr) else repr(a) for a in self.args)})>"
@@ -164,8 +164,3 @@ def _tree(op, args):
 
 # Tensors and expressions build trees, which an assignment evaluates; the values of a rule have a way of their own (nbopt.trace).
 Node.build = staticmethod(_tree)
-
-
-def is_op(name):
-    """Bool : whether an element-wise op of this name exists."""
-    return name in PRIMITIVES or name in COMPOSED

@@ -194,6 +194,11 @@ REDUCTIONS = {
 }
 
 
+def compute_dtype(dtypes):
+    """Return the numpy.dtype that operations over arrays of these dtypes, or names of dtypes, compute in: float64 if any is float64, else float32."""
+    return np.dtype(np.float64 if any(dtype == "float64" for dtype in dtypes) else np.float32)
+
+
 def evaluate_numbers(name, *operands):
     """Apply primitive `name` to numbers, in float64. Returns a float."""
     with np.errstate(all="ignore"):

@@ -142,9 +142,6 @@ class Value(Node):
         tracer.code.append(tuple(line))
         return Value(tracer, len(tracer.code) - 1)
 
-    def __setitem__(self, key, value):
-        raise TraceError("an expression can't be assigned to: a rule assigns its slots, param and the states; grad is an expression")
-
     def __getitem__(self, key):
         raise TraceError("an expression can't be indexed: a rule works on all elements alike")
 

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from nbopt.errors import LayoutError, OperandError
-from nbopt_backends.memory import BFLOAT, array_at, dlpack_structure, dlpack_tensor, torch_structure
+from nbopt.errors import LayoutError
+from nbopt_backends.memory import BFLOAT, array_at, dlpack_structure, dlpack_tensor, no_array, torch_structure
 
 _CUDA, _CUDA_MANAGED = 2, 13  # DLPack's codes of memory that a CUDA kernel can read
 
@@ -92,7 +92,7 @@ class DeviceArray:
             "typestr": self.dtype.str,
             "data": (self.address if self.size else 0, self.readonly),
             "strides": None if self.c_contiguous else self.strides,
-            "stream": self.home.used_stream() or 1,  # 1 is the default stream
+            "stream": self.home.streams.current() or 1,  # 1 is the default stream
         }
 
     def __dlpack_device__(self):
@@ -101,7 +101,7 @@ class DeviceArray:
     def __dlpack__(self, *, stream=None, **options):
         """Return a DLPack capsule. The consumer's stream waits for what is queued here; -1: it takes care of that by itself."""
         if stream != -1:
-            self.home.order_before(0 if stream in (None, 1) else stream)
+            self.home.streams.order_before(0 if stream in (None, 1) else stream)
         layout = self.layout()
         bfloat16 = self.dtype.name == "bfloat16"  # which NumPy can't export
         capsule = (layout.view(np.uint16) if bfloat16 else layout).__dlpack__()  # NumPy writes the structure; the capsule keeps the owner alive
@@ -145,7 +145,7 @@ def from_foreign(home, obj):
         raise _on_host(obj)
     if hasattr(obj, "__dlpack__") and hasattr(obj, "__dlpack_device__"):
         return _from_dlpack(home, obj)
-    raise OperandError(f"{type(obj).__name__} is no array whose memory could be shared. be.array(x) makes a tensor with a copy of its values")
+    raise no_array(obj)
 
 
 def _from_torch(home, tensor):
@@ -153,7 +153,7 @@ def _from_torch(home, tensor):
     if not tensor.is_cuda:
         raise _on_host(tensor)
     home.check_device(tensor.get_device())
-    home.follow("torch")
+    home.streams.follow("torch")
     dtype, strides = torch_structure(home, tensor)
     return DeviceArray(home, tensor.data_ptr(), tuple(tensor.shape), dtype, strides, tensor, pointer=tensor.data_ptr)
 
@@ -169,9 +169,9 @@ def _from_interface(home, obj, interface):
     device = getattr(getattr(obj, "device", None), "id", None)  # CuPy's; with others the driver knows
     home.check_device(home.device.device_of(address) if device is None and address else device)
     if type(obj).__module__.partition(".")[0] == "cupy":
-        home.follow("cupy")
+        home.streams.follow("cupy")
     else:
-        home.wait_for(interface.get("stream"))
+        home.streams.wait_for(interface.get("stream"))
     return DeviceArray(home, address, shape, home.storage_dtype(dtype), interface.get("strides"), obj, bool(readonly) or _immutable(obj))
 
 
@@ -180,7 +180,7 @@ def _from_dlpack(home, obj):
     if kind not in (_CUDA, _CUDA_MANAGED):
         raise _on_host(obj)
     home.check_device(device)
-    capsule = obj.__dlpack__(stream=home.used_stream() or 1)  # the producer makes that stream wait for what it has queued
+    capsule = obj.__dlpack__(stream=home.streams.current() or 1)  # the producer makes that stream wait for what it has queued
     # An unused capsule frees the producer's memory when it goes, so holding it is all that is needed.
     return DeviceArray(home, *dlpack_structure(home, capsule), (capsule, obj), readonly=_immutable(obj))
 

@@ -1,105 +1,15 @@
-"""ArrayBackend: what backends whose arrays have addresses and strides have in common. HostBackend: those over NumPy arrays."""
+"""HostBackend: what backends over NumPy arrays have in common."""
 
 import math
 
 import numpy as np
 
-from nbopt.backend import Backend
-from nbopt.errors import DtypeError, LayoutError, OperandError, ShapeError
+from nbopt.errors import LayoutError
 from nbopt.tensor import Tensor
-from nbopt_backends.memory import array_at, byte_range, check_disjoint, dlpack_structure, torch_structure
-from nbopt_backends.rounding import FORMATS, kept_bits
+from nbopt_backends.array_backend import MASKED, STORED_DTYPES, ArrayBackend, convert, given_values
+from nbopt_backends.memory import array_at, dlpack_structure, no_array, torch_structure
 
-_DTYPES = {storage.dtype for storage in FORMATS.values()}
 _CPU_DEVICES = {1, 3, 11}  # DLPack's codes of memory that the host can read: CPU, CUDA pinned, ROCm pinned
-
-
-_MASKED = "a masked array has no value where it is masked: pass x.filled(0), or x.data to ignore the mask"
-
-
-class ArrayBackend(Backend):
-    """A backend whose arrays have addresses and strides."""
-
-    @classmethod
-    def storage_dtype(cls, dtype):
-        """Return `dtype` as a numpy.dtype, or raise DtypeError."""
-        try:
-            found = None if dtype is None else np.dtype(dtype)
-        except TypeError:
-            found = None
-        if found not in _DTYPES:
-            names = ", ".join(sorted(d.name for d in _DTYPES))
-            raise DtypeError(f"arrays of dtype {dtype} can't be trained; allowed are {names}. Convert it: x.astype(numpy.float32)")
-        return found
-
-    def array_of(self, tensor):
-        """Return a numpy.ndarray with a tensor's shape, dtype, strides and address, for checks and layouts; its values may be out of reach.
-
-        Raises
-        ------
-        LayoutError
-            If the tensor is in memory that this backend can't use.
-        """
-        raise NotImplementedError(f"{type(self).__name__} can't look at arrays")
-
-    def check_writable(self, tensor):
-        """Raise LayoutError if the tensor's memory is read-only."""
-        _check_writable(self.array_of(tensor), repr(tensor))
-
-    def copied(self, tensor):
-        """Return what `array_of` does for a contiguous copy of the tensor, which lives as long as the result."""
-        raise NotImplementedError(f"{type(self).__name__} can't copy arrays")
-
-    def checked_columns(self, update):
-        """Return the update's columns as lists of arrays, after the checks that only a look at memory can make, and their roundings.
-
-        The roundings are a list for each slot: how many mantissa bits a stochastic rounding keeps in each row, or 0.
-
-        For an assignment outside an optimizer, operands are broadcast to the target's shape, and an operand that overlaps the target
-        without being the same view of it is copied first.
-        """
-        columns = update.columns(update)
-        written = set(update.program.written())
-        names = update.program.names
-        values = []
-        for slot, column in enumerate(columns):
-            for row, tensor in enumerate(column):
-                array = self.array_of(tensor)
-                if slot in written:
-                    _check_writable(array, f"{names[slot]} {tensor!r}")
-                values.append((array, slot in written, lambda n=names[slot], r=row, t=tensor: f"{n} number {r} {t!r}"))
-        arrays = [[self.array_of(tensor) for tensor in column] for column in columns]
-        if update.plans is None:
-            target = arrays[0][0]
-            check_disjoint(values[:1])
-            arrays = [[target], *([self._operand(column[0], target)] for column in columns[1:])]
-        else:
-            check_disjoint(values)
-        update.arrays = arrays
-        kept = [[_kept(update, slot, tensor) if slot in written else 0 for tensor in column] for slot, column in enumerate(columns)]
-        return arrays, kept
-
-    def check_together(self, updates):
-        """Refuse memory that one optimizer of a step writes and another one reads or writes."""
-        if all(update.arrays is None for update in updates):
-            return  # nothing is new
-        values = []
-        for number, update in enumerate(updates):
-            written = set(update.program.written())
-            arrays = update.arrays or [[self.array_of(tensor) for tensor in column] for column in update.columns(update)]
-            for slot, column in enumerate(arrays):
-                for row, array in enumerate(column):
-                    name = f"{update.program.names[slot]} number {row} of the step's update number {number}"
-                    values.append((array, slot in written, lambda name=name: name))
-        check_disjoint(values)
-
-    def _operand(self, tensor, target):
-        """Return an operand of an assignment as an array of the target's shape, free of dangerous overlap with it."""
-        array = self.array_of(tensor)
-        same = array.shape == target.shape and array.strides == target.strides and array.dtype == target.dtype
-        if not (same and byte_range(array) == byte_range(target)) and np.may_share_memory(array, target):
-            array = self.copied(tensor)
-        return np.broadcast_to(array, target.shape)
 
 
 class HostBackend(ArrayBackend):
@@ -110,10 +20,10 @@ class HostBackend(ArrayBackend):
     def adopt(self, obj):
         """Return `obj` as a numpy.ndarray that shares its memory."""
         # New gradients at every step are the normal case, so what needs no second look is let through at once.
-        if type(obj) is np.ndarray and obj.dtype in _DTYPES and obj.dtype.isnative and obj.flags.aligned:
+        if type(obj) is np.ndarray and obj.dtype in STORED_DTYPES and obj.dtype.isnative and obj.flags.aligned:
             return obj
         if isinstance(obj, np.ma.MaskedArray):
-            raise LayoutError(_MASKED)
+            raise LayoutError(MASKED)
         array = obj.view(np.ndarray) if isinstance(obj, np.ndarray) else _from_foreign(self, obj)
         if not array.dtype.isnative:
             raise LayoutError(f"the array is byte-swapped ({array.dtype.str}): convert it by x.astype(x.dtype.newbyteorder('='))")
@@ -142,9 +52,8 @@ class HostBackend(ArrayBackend):
 
     def set_values(self, tensor, values):
         """Copy values into the tensor's array."""
-        array = tensor.storage
-        _check_writable(array, repr(tensor))
-        convert(given_values(tensor, values), array, tensor)
+        self.check_writable(tensor)
+        convert(given_values(tensor, values), tensor.storage, tensor)
 
     def reduce(self, op, tensor, axis, shape):
         """Reduce a tensor over an axis (None: over all elements) and return a new tensor of shape `shape`."""
@@ -154,8 +63,6 @@ class HostBackend(ArrayBackend):
         # Reduced values last: (how many results, how many values each)
         count = array.size if axis is None else array.shape[axis]
         matrix = (array if axis is None else np.moveaxis(array, axis, -1)).reshape(math.prod(shape), count)
-        if op != "sum" and matrix.shape[1] == 0:
-            raise ShapeError(f"be.{op} of no elements has no value; the tensor has shape {tensor.shape}")
         with np.errstate(all="ignore"):
             result = self.sum_last_axis(np.ascontiguousarray(matrix)) if op == "sum" else _REDUCERS[op](matrix)
         return Tensor(self, np.ascontiguousarray(result, dtype=array.dtype).reshape(shape))
@@ -174,36 +81,6 @@ class HostBackend(ArrayBackend):
             (m,), of the same dtype.
         """
         raise NotImplementedError(f"{type(self).__name__} has no sum")
-
-
-def given_values(tensor, values):
-    """Return what a user gave to be stored in a tensor (an array, a tensor or a number) as a NumPy array of a dtype that can be converted."""
-    if isinstance(values, np.ma.MaskedArray):
-        raise LayoutError(_MASKED)
-    source = values.get() if isinstance(values, Tensor) else np.asarray(values)
-    if source.dtype not in _DTYPES and (source.dtype.kind not in "fiub" or source.dtype.itemsize > 8):
-        raise DtypeError(f"values of dtype {source.dtype} can't be stored in {tensor!r}")
-    return source
-
-
-def convert(source, target, tensor):
-    """Write the array `source` into the NumPy array `target`, which stands for `tensor`, rounding to nearest; NaN is canonical in 16 bits."""
-    try:
-        with np.errstate(all="ignore"):
-            target[...] = source
-            if target.dtype.itemsize == 2:
-                target[np.isnan(target)] = np.nan
-    except ValueError:
-        raise ShapeError(f"values of shape {source.shape} don't fit {tensor!r}") from None
-
-
-def _kept(update, slot, tensor):
-    """Return how many mantissa bits a store to `tensor` keeps if it is stochastic, or 0."""
-    dtype = tensor.dtype.name
-    whole = update.stochastic_round
-    if whole is not False and (slot == 0 or tensor.dtype.itemsize == 2):
-        return kept_bits(dtype, whole)
-    return kept_bits(dtype, tensor.rounding)
 
 
 def _extreme(reducer, zero_signs):
@@ -225,14 +102,6 @@ _REDUCERS = {
 }
 
 
-def _check_writable(array, called):
-    if not array.flags.writeable:
-        raise LayoutError(
-            f"{called} is read-only, and would be written: pass a writable array (numpy.array(x) makes one). JAX's arrays always are: train a NumPy "
-            "copy, and give JAX a copy of that at every step (jax.numpy.array(w))"
-        )
-
-
 def _from_foreign(home, obj):
     if hasattr(obj, "data_ptr") and hasattr(obj, "is_cuda"):
         return _from_torch(home, obj)
@@ -248,7 +117,7 @@ def _from_foreign(home, obj):
             return array_at(*dlpack_structure(home, capsule), (capsule, obj), readonly=True)
     if hasattr(obj, "__cuda_array_interface__"):
         raise LayoutError('the array is on a GPU: use the backend "cuda", or copy it to the host')
-    raise OperandError(f"{type(obj).__name__} is no array whose memory could be shared. be.array(x) makes a tensor with a copy of its values")
+    raise no_array(obj)
 
 
 def _from_torch(home, tensor):

@@ -4,7 +4,7 @@ import ctypes
 
 import numpy as np
 
-from nbopt.errors import LayoutError
+from nbopt.errors import LayoutError, OperandError
 
 # Overlap of interleaved views is a bounded integer problem; beyond this much work the arrays are taken to overlap.
 _MAX_WORK = 100_000
@@ -29,6 +29,11 @@ def array_at(address, shape, dtype, strides, owner, readonly=False):
     array = np.asarray(_Exporter(owner, interface)).view(dtype)
     array.flags.writeable = not readonly
     return array
+
+
+def no_array(obj):
+    """Return the error of an object whose memory can't be shared."""
+    return OperandError(f"{type(obj).__name__} is no array whose memory could be shared. be.array(x) makes a tensor with a copy of its values")
 
 
 def torch_structure(home, tensor):

@@ -10,11 +10,13 @@ import numba
 import numpy as np
 from numba import float64, int64, types
 
+from nbopt.ops import compute_dtype
 from nbopt_backends import cpu_drivers, source
+from nbopt_backends.compiled_backend import CompiledBackend
 from nbopt_backends.cpu_reductions import reduction_text
 from nbopt_backends.host import HostBackend
 from nbopt_backends.lowering import Dialect, kernel_text
-from nbopt_backends.plan import MOST_LAYOUTS, Launch, Layout, Plan, layout_key
+from nbopt_backends.plan import Launch, Layout, Plan, layout_key
 from nbopt_backends.reduction import tile_count
 from nbopt_backends.threads import Threads, threading_layer
 
@@ -36,13 +38,11 @@ def update(row, offset, n, place, scalars, random):
 
 # All that may be relaxed without giving up NaN and infinities.
 _FAST = {"contract", "reassoc", "arcp", "afn", "nsz"}
-# Assignments outside optimizers that are remembered; far more than a program has, so forgetting all of them at once does no harm.
-_MOST_ASSIGNMENTS = 256
 _SKIP = -1.0  # in place of the norm-clip factor, see cpu_reductions
 _DRIVERS = inspect.getsource(cpu_drivers)
 
 
-class NumbaCPU(HostBackend):
+class NumbaCPU(CompiledBackend, HostBackend):
     """The backend ``"cpu"``: each program becomes one Numba kernel, run over chunks of all tensors by a ``prange`` loop.
 
     Parameters
@@ -61,14 +61,12 @@ class NumbaCPU(HostBackend):
     def __init__(self, **options):
         super().__init__(**options)
         self.threads = Threads(self.num_threads)
-        # Plans hold addresses between prepare and launch, so each Python thread has its own.
-        self._assignments = threading.local()
 
     # --- steps ---
 
     def prepare(self, update):
         """Return a function that launches the update: one kernel for each combination of dtypes."""
-        plan = self._plan(update)
+        plan = self.plan_of(update)
         if self.threads.lost():
             for launch in plan.launches:
                 launch.serial()  # compiles it now and not in the middle of a step
@@ -99,87 +97,65 @@ class NumbaCPU(HostBackend):
         else:
             launch.serial()(*launch.arguments, *last)
 
-    def _plan(self, update):
-        plans = update.plans
-        if plans is None:
-            known = self._assignments.__dict__
-            if len(known) > _MOST_ASSIGNMENTS:
-                known.clear()
-            plans = known.setdefault(update.program, [])
-        elif update.key is not None:
-            for plan in plans:
-                if plan.fits(self, update) and plan.follow(update):
-                    return plan
-        arrays, kept = self.checked_columns(update)
-        key = layout_key(arrays, kept, update.listing)
-        for plan in plans:
-            if plan.layout.key == key and plan.fits(self, update):
-                break
-        else:
-            plan = self._new_plan(update, Layout(arrays, update.program.written(), kept, update.listing))
-            plans.insert(0, plan)
-            del plans[MOST_LAYOUTS:]
-        plan.serials = None  # an interrupt from here on must not leave old serials with new addresses
-        plan.layout.refresh(arrays)
-        plan.serials = update.key
-        return plan
-
-    def _new_plan(self, update, layout):
+    def new_plan(self, update, layout):
         """Return a plan with everything compiled."""
-        launches = [self._kernel_launch(update.program, group) for group in layout.groups]
+        launches = [self._kernel_launch(update, group) for group in layout.groups]
         passes = self._square_sums(layout, 1) if update.norm_is_needed and layout.groups else []
         return Plan(self, update, layout, launches, passes)
 
-    def _kernel_launch(self, program, group):
-        kernel = self._kernel(program, group)
-        name, count = ("run_chunks", 8) if group.geometries is None else ("run_staged_chunks", 9)
+    def _kernel_launch(self, update, group):
+        kernel = self._kernel(update, group)
+        name = "run_chunks" if group.geometries is None else "run_staged_chunks"
         arguments = (kernel.address, *group.arguments(), group.places.ctypes.data)
-        return self._launch_of(_DRIVERS, "drivers", name, types.void(*[int64] * count), group, arguments)
+        return self._launch_of(_DRIVERS, "drivers", name, group.elements, arguments)
 
-    def _launch_of(self, text, stem, name, signature, group, arguments):
-        """Return a launch over a group's chunks, on all threads or, where the group is small, on one."""
-        serial = partial(self._function, text, stem, name, signature, False)
+    def _launch_of(self, text, stem, name, elements, arguments):
+        """Return a launch over so many elements, on all threads or, where they are few, on one."""
+        serial = partial(self._function, text, stem, name, False)
         parallel = None
-        if self.threads.worthwhile(group.elements):
-            parallel = self._function(text, stem, name, signature, True)
+        if self.threads.worthwhile(elements):
+            parallel = self._function(text, stem, name, True)
         else:
             serial()  # compiles it now and not in the middle of a step
         return Launch(serial, parallel, arguments)
 
     # --- compiled code ---
 
-    def _kernel(self, program, group):
-        """Return the kernel of a program for a group's dtypes and roundings, compiled at first use."""
-        key = (program, group.dtypes, group.kept, self.fast_math)
+    def _kernel(self, update, group):
+        """Return the kernel of an update's program for a group's dtypes and roundings, compiled at first use."""
+        key = (update.program, group.dtypes, group.kept, self.fast_math)
         found = NumbaCPU._kernels.get(key)
         if found is None:
             with NumbaCPU._compile_lock:
-                found = NumbaCPU._kernels[key] = self._compiled_kernel(self._text(program, group))
+                found = NumbaCPU._kernels[key] = self._compiled_kernel(self.text(update, group))
         return found
 
-    def _text(self, program, group):
-        return kernel_text(program, DIALECT, group.dtypes, group.arithmetic, group.kept) + ("\n# fast_math\n" if self.fast_math else "")
+    def text(self, update, group):
+        """Return the text of the kernel of an update's program for a group of its tensors."""
+        return self.marked(kernel_text(update.program, DIALECT, group.dtypes, group.arithmetic, group.kept))
 
     def _compiled_kernel(self, text):
-        module = source.load(text, "kernel")
+        module = source.load(text, self.stem)
         signature = types.void(*[int64] * 6)
         options = {"error_model": "numpy", "fastmath": _FAST if self.fast_math else False}
         kernel = source.compiled(lambda cache: numba.cfunc(signature, cache=cache, **options)(module.update), module)
         self.compilations += not kernel.cache_hits
         return kernel
 
-    def _function(self, text, stem, name, signature, parallel):
-        """Return one function of a generated module, compiled at first use."""
+    def _function(self, text, stem, name, parallel, signature=None):
+        """Return one function of a generated module, compiled at first use. Without a signature its arguments are int64."""
         key = (text, name, parallel)
         found = NumbaCPU._functions.get(key)
         if found is None:
             with NumbaCPU._compile_lock:
                 module = source.load(text, stem)
+                function = getattr(module, name)
+                signature = signature or types.void(*[int64] * function.__code__.co_argcount)
                 options = {"error_model": "numpy", "nogil": True, "parallel": parallel}
 
                 def make(cache):
                     # A function object of its own for each variant: Numba's cache tells variants by the function's name.
-                    return numba.njit(signature, cache=cache, **options)(_renamed(getattr(module, name), parallel))
+                    return numba.njit(signature, cache=cache, **options)(_renamed(function, parallel))
 
                 found = NumbaCPU._functions[key] = source.compiled(make, module)
         return found
@@ -188,17 +164,17 @@ class NumbaCPU(HostBackend):
 
     def _square_sums(self, layout, slot):
         """Return what sums the squares of one slot of a layout: the array of the tiles' sums, the launches, and what finishes."""
-        total = "float64" if any(group.arithmetic == "float64" for group in layout.groups) else "float32"
+        total = compute_dtype(group.arithmetic for group in layout.groups).name
         sums = np.empty(max(1, layout.tile_starts[-1]), total)
         launches = []
         for group in layout.groups:
             text = reduction_text(group.dtypes[slot], group.arithmetic, total)
-            name, count = ("square_sums", 8) if group.geometries is None else ("staged_square_sums", 9)
+            name = "square_sums" if group.geometries is None else "staged_square_sums"
             tiles = group.first_tiles(layout.tile_starts)
             arguments = (slot, *group.arguments(), tiles.ctypes.data, sums.ctypes.data)
-            launches.append((self._launch_of(text, "sums", name, types.void(*[int64] * (count - 1)), group, arguments), tiles))
+            launches.append((self._launch_of(text, "sums", name, group.elements, arguments), tiles))
         signature = float64(int64, int64, float64, float64, int64)
-        finish = self._function(reduction_text(total, total, total), "sums", "norm_factor", signature, False)
+        finish = self._function(reduction_text(total, total, total), "sums", "norm_factor", False, signature)
         return sums, launches, finish
 
     def _factor(self, passes, clip_norm, divisor, skip):
@@ -210,7 +186,7 @@ class NumbaCPU(HostBackend):
     def norm_factor(self, grads, clip_norm):
         """Return the factor that clips the norm of `grads`, a list of tensors, to `clip_norm`; a float."""
         arrays = [[np.ascontiguousarray(grad.storage) for grad in grads]]
-        layout = Layout(arrays, [])
+        layout = Layout(arrays, [], layout_key(arrays))
         layout.refresh(arrays)
         return self._factor(self._square_sums(layout, 0), clip_norm, float(self.bsz), False) if layout.groups else 1.0
 
@@ -222,10 +198,8 @@ class NumbaCPU(HostBackend):
         while True:
             tiles = tile_count(n)
             sums = np.empty((m, tiles), dtype)
-            parallel = self.threads.worthwhile(matrix.size)
-            function = self._function(text, "sums", "row_sums", types.void(*[int64] * 5), parallel)
-            variants = (partial(lambda found: found, function), function if parallel else None)
-            self._launch(Launch(*variants, (matrix.ctypes.data, m, n, tiles, sums.ctypes.data)))
+            arguments = (matrix.ctypes.data, m, n, tiles, sums.ctypes.data)
+            self._launch(self._launch_of(text, "sums", "row_sums", matrix.size, arguments))
             if tiles == 1:
                 return sums[:, 0]
             matrix, n = sums, tiles
@@ -246,15 +220,6 @@ class NumbaCPU(HostBackend):
             "flush to zero": flush,
             "cache folder": str(source.cache_folder()),
         }
-
-    def explain(self, update):
-        """Return the texts of the update's kernels, each with the name of its file."""
-        arrays, kept = self.checked_columns(update)
-        texts = []
-        for group in Layout(arrays, update.program.written(), kept).groups:
-            text = self._text(update.program, group)
-            texts.append(f"# {source.load(text, 'kernel').__file__}\n{text}")
-        return texts
 
 
 def _renamed(function, parallel):

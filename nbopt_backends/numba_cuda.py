@@ -303,13 +303,12 @@ class NumbaCUDA(DeviceBackend):
     def _dialect(self):
         return SIMULATED if SIMULATING else FAST if self.fast_math else DIALECT
 
-    def compile(self, module, name, count, cache):
-        """Return a compiled kernel of a module."""
-        function = getattr(module, name)
+    def compile(self, function, cache):
+        """Return a compiled kernel, all of whose arguments are int64."""
         if SIMULATING:
             self.compilations += 1
             return cuda.jit(_quiet(function))
-        signature = types.void(*[types.int64] * count)
+        signature = types.void(*[types.int64] * function.__code__.co_argcount)
         kernel = cuda.jit(signature, cache=cache, fastmath=self.fast_math)(function)
         self.compilations += not sum(kernel.stats.cache_hits.values())
         return kernel

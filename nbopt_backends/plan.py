@@ -9,13 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbopt.ops import compute_dtype
 from nbopt_backends.chunks import chunk_table
 from nbopt_backends.memory import byte_range, reach
 from nbopt_backends.reduction import TILE, tile_count
 from nbopt_backends.xoroshiro import BLOCK, first_blocks
-
-MOST_LAYOUTS = 8
-
 
 _TYPE_CODES = {"float32": "f", "float64": "d"}
 
@@ -85,6 +83,12 @@ class Plan:
             return self.serials == update.key and self.layout.point_gradients(update.addresses)
         return self.serials == update.key or self.replace(update)
 
+    def refresh(self, update, arrays):
+        """Point the address tables at the update's tensors, given as arrays that have been looked at."""
+        self.serials = None  # an interrupt from here on must not leave old serials with new addresses
+        self.layout.refresh(arrays)
+        self.serials = update.key
+
     def replace(self, update):
         """Point the address tables at new gradients, where nothing else about the step has changed.
 
@@ -145,7 +149,7 @@ class Group:
         self.rows = rows
         self.dtypes = dtypes
         self.kept = kept
-        self.arithmetic = "float64" if "float64" in dtypes else "float32"
+        self.arithmetic = compute_dtype(dtypes).name
         self.table = np.zeros((len(rows), len(dtypes)), np.int64)
         self.sizes = [row[0].size for row in arrays]
         self.chunks = chunk_table(self.sizes)
@@ -177,17 +181,15 @@ class Layout:
         One list for each slot.
     written : list of int
         The slots that the program stores to.
-    kept : list of list of int, optional
-        For each slot, how many mantissa bits a stochastic rounding keeps in each row, or 0; all 0 without it.
-    listing : (list of int, list of int), optional
-        See `nbopt.backend.Update`.
+    key : tuple
+        Of these arrays, as `layout_key` gives it.
     memory : str
         Whose arrays they are: `Backend.memory`.
 
     Attributes
     ----------
-    key : list
-        As `layout_key` gives it.
+    key, written, memory
+        As given.
     groups : list of Group
     places : list of (Group, int)
         For each row, its group and its row in the group's table; (None, 0) for a row without elements.
@@ -197,10 +199,9 @@ class Layout:
         What `point_gradients` was given last, if the tables still say so.
     """
 
-    def __init__(self, arrays, written, kept=None, listing=None, memory="host"):
-        self.key = layout_key(arrays, kept, listing)
-        self.written = written
-        self.memory = memory
+    def __init__(self, arrays, written, key, memory="host"):
+        self.key, self.written, self.memory = key, written, memory
+        _, kept, listing = key
         self._address_of = address_of if memory == "host" else attrgetter("address")
         rows = list(zip(*arrays))
         kept = list(zip(*kept)) if kept else [(0,) * len(arrays)] * len(rows)
@@ -293,7 +294,22 @@ def address_of(array):
 
 
 def layout_key(arrays, kept=None, listing=None):
-    """Return the structure of a step's arrays, by slot, their roundings and their places; equal where one layout serves both."""
+    """Return what a layout is made for; equal where one serves both.
+
+    Parameters
+    ----------
+    arrays : list of list of numpy.ndarray
+        One list for each slot.
+    kept : list of list of int, optional
+        For each slot, how many mantissa bits a stochastic rounding keeps in each row, or 0; all 0 without it.
+    listing : (list of int, list of int), optional
+        See `nbopt.update.Update`.
+
+    Returns
+    -------
+    tuple
+        The (shape, dtype, strides) of each array, by slot; `kept`; `listing`.
+    """
     return [[(a.shape, a.dtype, a.strides) for a in column] for column in arrays], kept, listing
 
 

@@ -2,7 +2,7 @@
 
 A sum over n values in C order goes by tiles of `TILE` values. Within a tile, lane l adds the values l, l + LANES, l + 2 LANES, ... one
 after the other to 0; then the upper half of the lanes is added to the lower half until one lane is left. The tiles' sums are the values of
-the next pass, until one value is left. Here it stands in NumPy; `cpu_drivers` has the same in Numba.
+the next pass, until one value is left. Here it stands in NumPy; `cpu_reductions` and `cuda_reductions` have the same in Numba.
 """
 
 import numpy as np

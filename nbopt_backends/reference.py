@@ -2,16 +2,11 @@
 
 import numpy as np
 
-from nbopt.ops import PRIMITIVES
+from nbopt.ops import PRIMITIVES, compute_dtype
 from nbopt_backends.host import HostBackend
 from nbopt_backends.reduction import norm_factor, tile_sums, tree_sum
 from nbopt_backends.rounding import FORMATS, nearest, stochastic
 from nbopt_backends.xoroshiro import first_blocks, random_slices
-
-
-def compute_dtype(dtypes):
-    """Return the dtype that an update of slots of these dtypes computes in: float64 if any is float64, else float32."""
-    return np.dtype(np.float64 if np.dtype(np.float64) in dtypes else np.float32)
 
 
 def run(program, arrays, scalars, kept, stream):
@@ -28,7 +23,7 @@ def run(program, arrays, scalars, kept, stream):
     stream : tuple of int
         Seed, update count, and the number of the tensor's first block.
     """
-    dtype = compute_dtype({array.dtype for array in arrays})
+    dtype = compute_dtype(array.dtype for array in arrays)
     scalars = [dtype.type(x) for x in scalars]
     values = []
     stores = 0
@@ -70,7 +65,7 @@ class Reference(HostBackend):
             if update.loss_scale is not None:
                 scalars[update.divisor_index] = divisor
             if update.norm_is_needed:
-                grads, dtypes = [row[1] for row in rows], [compute_dtype({a.dtype for a in row}) for row in rows]
+                grads, dtypes = [row[1] for row in rows], [compute_dtype(a.dtype for a in row) for row in rows]
                 total, factor = self._factor(grads, dtypes, update.clip_norm or 1.0, divisor)
                 if update.skipped is not None and not np.isfinite(total):
                     update.skipped.storage[...] += 1
@@ -86,12 +81,12 @@ class Reference(HostBackend):
 
     def norm_factor(self, grads, clip_norm):
         """Return the factor that clips the norm of `grads`, a list of tensors, to `clip_norm`; a float."""
-        return float(self._factor([grad.storage for grad in grads], [compute_dtype({grad.dtype}) for grad in grads], clip_norm, self.bsz)[1])
+        return float(self._factor([grad.storage for grad in grads], [compute_dtype([grad.dtype]) for grad in grads], clip_norm, self.bsz)[1])
 
     def _factor(self, grads, dtypes, clip_norm, divisor):
         with np.errstate(all="ignore"):
             sums = [tile_sums(np.square(grad.astype(dtype).ravel())) for grad, dtype in zip(grads, dtypes) if grad.size]
-        total = np.concatenate(sums).astype(compute_dtype(set(dtypes))) if sums else np.zeros(1, np.float32)
+        total = np.concatenate(sums).astype(compute_dtype(dtypes)) if sums else np.zeros(1, np.float32)
         return norm_factor(total, clip_norm, divisor)
 
     def sum_last_axis(self, matrix):

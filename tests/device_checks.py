@@ -628,3 +628,11 @@ def test_a_state_is_loaded_into_the_same_device_memory_or_none_at_all(cuda):
     with pytest.raises(errors.LayoutError, match="read-only"):
         optimizer.load_state_dict(state, [other])
     assert same_bits(layer.params[0].get(), before) and optimizer.t == 2
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3)])
+def test_values_that_do_not_fit_are_refused_wherever_they_are(cuda, shape):
+    tensor = cuda.zeros((3,))
+    for values in (cuda.ones(shape), np.ones(shape, np.float32)):
+        with pytest.raises(errors.ShapeError, match="don't fit"):
+            tensor.set(values)

@@ -17,7 +17,7 @@ from device_checks import *  # noqa: F403
 from device_checks import foreign, pairs_of, trained
 
 from nbopt_backends import numba_cuda
-from nbopt_backends.device_backend import UploadRing
+from nbopt_backends.device_streams import UploadRing
 
 
 @pytest.fixture
@@ -140,8 +140,8 @@ def test_new_gradients_at_every_step_keep_to_the_same_plan(cuda, monkeypatch):
     optimizer.optimize([layer], 0)
     grads = [cuda.ones(5) for _ in range(40)]
     made = []
-    monkeypatch.setattr(cuda, "_allocated", lambda *arguments: made.append(arguments))
-    monkeypatch.setattr(cuda, "_function", lambda *arguments: made.append(arguments))
+    monkeypatch.setattr(cuda, "allocate", lambda *arguments: made.append(arguments))
+    monkeypatch.setattr(cuda, "kernel", lambda *arguments: made.append(arguments))
     for step, grad in enumerate(grads):
         layer.grads = [grad]
         optimizer.optimize([layer], step)

@@ -208,7 +208,7 @@ def added(monkeypatch):
         monkeypatch.setattr(nbopt.Backend, row.name, None, raising=False)
         if spelling is not None:
             monkeypatch.setitem(lowering.COMMON_OPS, row.name, spelling)
-        nbopt.backend._add_methods()
+        nbopt.methods.add_methods(nbopt.Backend)
 
     return add
 

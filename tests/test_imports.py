@@ -83,7 +83,14 @@ def test_nothing_imports_the_adapter_to_pytorch():
     assert not [module for module in MODULES if "nbopt.torch" in DIRECT[module]]
 
 
-LAYERS = [["nbopt.ops", "nbopt.errors"], ["nbopt.expr"], ["nbopt.trace"], ["nbopt.backend"], ["nbopt.optimizers"]]
+LAYERS = [
+    ["nbopt.ops", "nbopt.errors"],
+    ["nbopt.expr", "nbopt.update", "nbopt.layers"],
+    ["nbopt.trace"],
+    ["nbopt.methods"],
+    ["nbopt.backend"],
+    ["nbopt.optimizers"],
+]
 
 
 @pytest.mark.parametrize("rank", range(len(LAYERS) - 1), ids=lambda rank: LAYERS[rank][0])
@@ -118,11 +125,26 @@ def test_leaves_of_the_backends_need_no_numba(leaf):
     assert not {name for name in DIRECT[f"nbopt_backends.{leaf}"] if package_of(name) in ("numba", "llvmlite")}
 
 
-def test_the_cpu_and_the_cuda_backend_never_import_each_other():
-    cpu, cuda = "nbopt_backends.numba_cpu", "nbopt_backends.numba_cuda"
-    for one, other in ((cpu, cuda), (cuda, cpu)):
-        everywhere = {one} | reachable(one)
-        assert not [module for module in everywhere if other in DIRECT[module]]
+SIDES = {
+    "host": ("host", "reference", "numba_cpu", "threads", "cpu_"),
+    "device": ("device_", "cuda_", "numba_cuda"),
+}
+
+
+def of_side(side):
+    return {module for module in modules_of("nbopt_backends") if module.partition(".")[2].startswith(SIDES[side])}
+
+
+@pytest.mark.parametrize("side, other", [("host", "device"), ("device", "host")])
+def test_what_is_for_the_host_and_what_is_for_devices_never_import_each_other(side, other):
+    for module in of_side(side):
+        assert not (DIRECT[module] | reachable(module)) & of_side(other)
+
+
+@pytest.mark.parametrize("module", [*LEAVES, "plan", "array_backend", "compiled_backend", "source"])
+def test_what_is_for_both_knows_neither(module):
+    module = f"nbopt_backends.{module}"
+    assert not (DIRECT[module] | reachable(module)) & (of_side("host") | of_side("device"))
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -131,7 +153,8 @@ def test_numba_cuda_is_imported_by_its_backend_alone(module):
     assert not devices or module in ("nbopt_backends.numba_cuda", "nbopt.torch")
 
 
-@pytest.mark.parametrize("module", ["nbopt_backends", "nbopt_backends.reference", "nbopt_backends.plan", "nbopt_backends.host"])
-def test_the_reference_and_what_backends_share_need_no_numba(module):
+@pytest.mark.parametrize("name", ["", ".reference", ".plan", ".array_backend", ".host", ".device_array", ".device_plan", ".device_streams"])
+def test_the_reference_and_what_knows_of_arrays_alone_need_no_numba(name):
+    module = f"nbopt_backends{name}"
     for name in {module} | reachable(module):
         assert not {other for other in DIRECT[name] if package_of(other) in ("numba", "llvmlite")}

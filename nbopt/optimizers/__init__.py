@@ -1,5 +1,6 @@
 """The optimizers, also available as ``nbopt.RMSProp`` and so on."""
 
+from nbopt.layers import get_param_list
 from nbopt.optimizers.adabelief import AdaBelief
 from nbopt.optimizers.adadelta import Adadelta
 from nbopt.optimizers.adagrad import Adagrad
@@ -8,7 +9,7 @@ from nbopt.optimizers.adamax import AdaMax
 from nbopt.optimizers.adamw import AdamW
 from nbopt.optimizers.amsgrad import AMSGrad
 from nbopt.optimizers.asgd import ASGD
-from nbopt.optimizers.base import Optimizer, Step, get_param_list
+from nbopt.optimizers.base import Optimizer, Step
 from nbopt.optimizers.lion import Lion
 from nbopt.optimizers.momentum import GradientDescentMomentum
 from nbopt.optimizers.multi import MultiOptimizer

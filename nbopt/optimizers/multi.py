@@ -1,8 +1,9 @@
 """MultiOptimizer."""
 
 from nbopt.backends import get_backend
-from nbopt.errors import ArgumentError, LayerError
-from nbopt.optimizers.base import Optimizer, as_layers
+from nbopt.errors import ArgumentError
+from nbopt.layers import as_layers, check_distinct
+from nbopt.optimizers.base import Optimizer
 
 
 class MultiOptimizer(Optimizer):
@@ -72,12 +73,9 @@ class MultiOptimizer(Optimizer):
 
     def _groups(self, layer_list):
         """Return (optimizer, its layers) for each optimizer that has any, in the order of their first layers."""
+        check_distinct(layer_list)
         groups: dict[int, tuple] = {}
-        seen = set()
         for layer in layer_list:
-            if id(layer) in seen:
-                raise LayerError(f"{layer!r} is listed twice: its parameters would be updated twice in one step")
-            seen.add(id(layer))
             optimizer = self.optimizer_of(layer)
             groups.setdefault(id(optimizer), (optimizer, []))[1].append(layer)
         return list(groups.values())

@@ -12,7 +12,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _folder = tempfile.TemporaryDirectory(prefix="nbopt-tests-")
     os.environ["NBOPT_CACHE_DIR"] = _folder.name
 
-import nbopt  # noqa: E402
+import nbopt
 
 pytest_plugins = ["nbopt_backends.pytest_plugin", "pytester"]
 

@@ -47,13 +47,11 @@ class Optimizer(torch.optim.Optimizer):
     Attributes
     ----------
     loss_scale : float, or torch.Tensor of one element
-        What the loss was multiplied by: gradients of all groups are divided by it. At first it is that of the optimizer that was given. A tensor
-        is read at every step, by the device, and may be written in place. A state dict does not have it.
+        What the loss was multiplied by: gradients of all groups are divided by it.
     skip_nonfinite : bool
-        Whether to leave a group as it is in a step where the norm of its gradients is infinite or NaN, see `nbopt.Optimizer`. At first it is that
-        of the optimizer that was given. A state dict does not have it.
+        Whether to leave a group as it is in a step where the norm of its gradients is infinite or NaN.
     skipped : list of int
-        How many steps of each group were skipped so. On a device, reading it waits for the steps so far.
+        How many steps of each group were skipped so.
     param_groups : list of dict
         Each has its hyper-parameters under the names of the optimizer's arguments, the learning rate as ``"lr"``: PyTorch's schedulers change
         it. All are read at every step, and changing one compiles nothing. ``"t"`` counts the steps; ``"epoch"``, 0 unless you set
@@ -102,8 +100,8 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises
         ------
-        ArgumentError
-            If it is no such dict, or a hyper-parameter makes no sense. The groups are what they were, whatever is raised.
+        ArgumentError, LayoutError, DtypeError
+            If it is no such dict, a hyper-parameter makes no sense, or a parameter can't be updated. The groups are what they were then.
         """
         if not isinstance(param_group, dict) or "params" not in param_group:
             raise ArgumentError(f'a group is a dict, such as {{"params": model.parameters(), "lr": 0.01}}, not {_brief(param_group)}')
@@ -153,7 +151,11 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def loss_scale(self):
-        """Float or torch.Tensor : see the class."""
+        """Float or torch.Tensor : what the loss was multiplied by: gradients of all groups are divided by it.
+
+        A tensor of one element is read at every step, by the device, and may be written in place. At first it is that of the optimizer that was
+        given. A state dict does not have it.
+        """
         return self._groups[0].optimizer.loss_scale
 
     @loss_scale.setter
@@ -163,7 +165,10 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def skip_nonfinite(self):
-        """Bool : see the class."""
+        """Bool : whether to leave a group as it is in a step where the norm of its gradients is infinite or NaN, see `nbopt.Optimizer`.
+
+        At first it is that of the optimizer that was given. A state dict does not have it.
+        """
         return self._groups[0].optimizer.skip_nonfinite
 
     @skip_nonfinite.setter
@@ -173,7 +178,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def skipped(self):
-        """List of int : see the class."""
+        """List of int : how many steps of each group were skipped so. On a device, reading it waits for the steps so far."""
         return [group.optimizer.skipped for group in self._groups]
 
     def step(self, closure=None):
@@ -234,7 +239,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         given: list[dict] = []
         if not isinstance(state_dict, dict):
-            raise _no_state_dict(state_dict)
+            raise StateError(_no_state_dict(state_dict))
 
         def look(_, found):  # runs after the user's hooks, which may exchange the dictionary
             self._check_loaded(found)
@@ -257,7 +262,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _check_loaded(self, found):
         if not isinstance(found, dict) or not isinstance(found.get("state"), dict) or not _are_groups(found.get("param_groups")):
-            raise _no_state_dict(found)
+            raise StateError(_no_state_dict(found))
         if len(found["param_groups"]) != len(self.param_groups):
             raise StateError(f"the state dict has {len(found['param_groups'])} groups, and the optimizer {len(self.param_groups)}")
         for saved, group, own in zip(found["param_groups"], self.param_groups, self._groups):
@@ -441,7 +446,7 @@ def _brief(value):
 
 
 def _no_state_dict(value):
-    return StateError(f"a state dict is what state_dict() of an nbopt.torch.Optimizer returned, not {_brief(value)}")
+    return f"a state dict is what state_dict() of an nbopt.torch.Optimizer returned, not {_brief(value)}"
 
 
 def _are_groups(value):

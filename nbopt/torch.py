@@ -277,6 +277,8 @@ class Optimizer(torch.optim.Optimizer):
                 )
             for index, param in _numbered([saved], [group]):
                 states = found["state"].get(index, {})
+                if not isinstance(states, dict):
+                    raise StateError(f"the states of parameter {index} are a dict, not {_brief(states)}")
                 if states.keys() - set(optimizer.state_names):
                     raise StateError(f"{optimizer.classnm} keeps the states {optimizer.state_names}; the state dict has {tuple(states)}")
                 for name, value in states.items():

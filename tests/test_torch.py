@@ -868,6 +868,7 @@ BROKEN = {
     "a learning rate below 0": with_in_group("lr", -1.0),
     "a word for t": with_in_group("t", "a"),
     "a state that is None": lambda state: {**state, "state": {0: {"mean_square": None}}},
+    "states that are None": lambda state: {**state, "state": {0: None}},
     "a state of ints": lambda state: {**state, "state": {0: {"mean_square": torch.ones(4, dtype=torch.int32)}}},
     "a state of NumPy's": lambda state: {**state, "state": {0: {"mean_square": np.ones(4, np.float32)}}},
     "random bits of no kind": lambda state: {**state, "rng_state": {"seed": -1, "updates": "x"}},

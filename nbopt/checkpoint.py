@@ -5,6 +5,7 @@ from types import NoneType
 
 import numpy as np
 
+from nbopt import checks
 from nbopt.backends import get_backend
 from nbopt.base import NervanaObject
 from nbopt.errors import CheckpointError
@@ -195,6 +196,7 @@ class Restoration:
     """
 
     def __init__(self, optimizer, layers, state, hyperparameters):
+        checks.boolean("hyperparameters", hyperparameters)
         self._be = get_backend()
         self._rng = state["rng"]
         self._attributes = _attributes(optimizer, state, hyperparameters)

@@ -5,6 +5,7 @@ stands for each array; ``digest`` is that of this text. Digests are BLAKE2b with
 elements in C order. The tensors are called ``layer/parameter`` and ``layer/parameter/state``, see `_tensor_names`.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from nbopt.checkpoint import Restoration, check_structure, state_dict
-from nbopt.errors import CheckpointError
+from nbopt.errors import ArgumentError, CheckpointError
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # dtype -> what safetensors calls its storage. Its functions for NumPy don't know bfloat16.
@@ -53,14 +54,21 @@ def save(path, optimizer, layers):
     ------
     CheckpointError
         If something can't be kept in a file, such as a hyper-parameter that is an object. See `Optimizer.state_dict`.
+    ArgumentError
+        If the path is none.
     OSError
-        If the file can't be written.
+        If the file can't be written; FileNotFoundError or IsADirectoryError where there is no such folder, or where it is one.
 
     Notes
     -----
     Besides the parameters and states themselves, a save holds one copy of them all in the host's memory (safetensors before 0.8 may make a
     second). A save that was killed may leave a folder ``.nbopt-save-<random>`` beside the file, which can be deleted.
     """
+    path = os.path.realpath(_checked(path))
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "a checkpoint is a file, and this is a folder", path)
+    if not os.path.isdir(os.path.dirname(path)):
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder to save a checkpoint in", os.path.dirname(path))
     state = state_dict(optimizer, layers)
     arrays = {}
     for name, entry in _tensor_names(state):
@@ -70,7 +78,7 @@ def save(path, optimizer, layers):
         arrays[name] = values.view(np.uint16) if values.dtype == _BFLOAT16 else values
         entry["values"] = {"dtype": values.dtype.name, "shape": values.shape, "digest": _digest(arrays[name])}
     text = json.dumps(state)
-    _replace(os.path.realpath(path), arrays, {"nbopt": text, "digest": _digest(np.frombuffer(text.encode(), np.uint8))})
+    _replace(path, arrays, {"nbopt": text, "digest": _digest(np.frombuffer(text.encode(), np.uint8))})
 
 
 def load(path, optimizer, layers, hyperparameters=True):
@@ -89,6 +97,8 @@ def load(path, optimizer, layers, hyperparameters=True):
     ------
     CheckpointError
         If the file is damaged, or is no checkpoint, or one of another optimizer or other layers.
+    ArgumentError
+        If the path is none, or `hyperparameters` no flag.
     OSError
         If the file can't be read.
 
@@ -98,6 +108,7 @@ def load(path, optimizer, layers, hyperparameters=True):
     """
     from safetensors import SafetensorError, safe_open
 
+    path = _checked(path)
     with open(path, "rb"):
         pass  # a missing file, say, gives the error that Python users know
     try:
@@ -112,6 +123,13 @@ def load(path, optimizer, layers, hyperparameters=True):
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged, or no safetensors file: {error}. {_USE_ANOTHER}") from error
     restoration.commit()
+
+
+def _checked(path):
+    """Return a path as a str. A number would be the handle of an open file, and closed."""
+    if not isinstance(path, (str, bytes, os.PathLike)) or not path:
+        raise ArgumentError(f'the path comes first, and must be that of a file, such as "run.safetensors", not {path!r}')
+    return os.fsdecode(path)
 
 
 def _tensor_names(state):

@@ -30,6 +30,7 @@ fraction = _check(lambda x: 0 <= x <= 1, "a number from 0 to 1")
 below_one = _check(lambda x: 0 <= x < 1, "a number from 0 to below 1")
 one_or_more = _check(lambda x: 1 <= x < math.inf, "a finite number from 1 on")
 finite = _check(math.isfinite, "a finite number")
+count = _check(lambda x: 0 <= x < 2**63, "an int from 0 on", int)
 positive_int = _check(lambda x: x >= 1, "an int from 1 on", int)
 epoch = _check(lambda x: 0 <= x < math.inf, "a number from 0 on")
 

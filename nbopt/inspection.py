@@ -1,6 +1,8 @@
 """Look at, and prepare, the kernels of a step."""
 
 from nbopt.backends import get_backend
+from nbopt.errors import ArgumentError
+from nbopt.optimizers.base import Optimizer
 
 
 def explain(optimizer, layers, epoch=0):
@@ -17,9 +19,14 @@ def explain(optimizer, layers, epoch=0):
     -------
     str
         Each kernel once: the rule in a comment, the Python source that Numba compiles, and the file it is kept in.
+
+    Raises
+    ------
+    nbopt.errors.NboptError
+        One of its subclasses, where `optimize` would raise it.
     """
     be = get_backend()
-    texts = [text for update in optimizer.updates(be, layers, epoch) for text in be.explain(update)]
+    texts = [text for update in _updates(be, optimizer, layers, epoch) for text in be.explain(update)]
     return "\n".join(dict.fromkeys(texts))
 
 
@@ -33,7 +40,18 @@ def compile(optimizer, layers, epoch=0):
     optimizer : Optimizer
     layers : list
     epoch : int
+
+    Raises
+    ------
+    nbopt.errors.NboptError
+        One of its subclasses, where `optimize` would raise it.
     """
     be = get_backend()
-    for update in optimizer.updates(be, layers, epoch):
+    for update in _updates(be, optimizer, layers, epoch):
         be.prepare(update)
+
+
+def _updates(be, optimizer, layers, epoch):
+    if not isinstance(optimizer, Optimizer):
+        raise ArgumentError(f"the optimizer must be one of nbopt's, such as nbopt.RMSProp(), not {optimizer!r}")
+    return optimizer.updates(be, layers, epoch)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from nbopt import optimizers
+from nbopt import checks, optimizers
 from nbopt.backend import Backend
 from nbopt.backends import new_backend
 from nbopt.base import NervanaObject
 from nbopt.errors import ArgumentError, LayoutError, NboptError, StateError
-from nbopt.optimizers.base import wrapped
+from nbopt.optimizers.base import storage_name, wrapped
 
 __all__ = ["Optimizer"]
 
@@ -23,6 +23,7 @@ _pointer, _stride, _is_contiguous = torch.Tensor.data_ptr, torch.Tensor.stride, 
 # Keys of groups beside the hyper-parameters: ours, PyTorch's, and what a scheduler wants to find when it goes on from an earlier run.
 _COUNTERS = {"t": 0, "epoch": 0}
 _OTHER_KEYS = {"params", "param_names", "initial_lr", *_COUNTERS}
+_STORAGE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -45,6 +46,12 @@ class Optimizer(torch.optim.Optimizer):
 
     Attributes
     ----------
+    loss_scale : float, or torch.Tensor of one element
+        What the loss was multiplied by: gradients of all groups are divided by it.
+    skip_nonfinite : bool
+        Whether to leave a group as it is in a step where the norm of its gradients is infinite or NaN.
+    skipped : list of int
+        How many steps of each group were skipped so.
     param_groups : list of dict
         Each has its hyper-parameters under the names of the optimizer's arguments, the learning rate as ``"lr"``: PyTorch's schedulers change
         it. All are read at every step, and changing one compiles nothing. ``"t"`` counts the steps; ``"epoch"``, 0 unless you set
@@ -55,7 +62,8 @@ class Optimizer(torch.optim.Optimizer):
     Raises
     ------
     nbopt.errors.NboptError
-        One of its subclasses, from the constructor, `add_param_group`, `load_state_dict` or `step`. Nothing has changed then.
+        One of its subclasses, from the constructor, `add_param_group`, `load_state_dict` or `step`. Nothing has changed then. What PyTorch itself
+        finds wrong, such as a list of no tensors, is a ValueError or TypeError of PyTorch's.
 
     Notes
     -----
@@ -63,8 +71,6 @@ class Optimizer(torch.optim.Optimizer):
 
     Gradients are taken as they are, whatever ``be.bsz``: PyTorch's are those of mean losses. Parameters without a gradient are skipped; which ones
     they are does not change the random bits of the others' stochastic rounding. The norm clip is over the parameters of one group.
-
-    An optimizer's ``skip_nonfinite`` and ``loss_scale``, set before it is passed here, hold for its groups.
 
     Formulas are nbopt's (neon's), and differ from those of PyTorch's optimizers of similar names:
 
@@ -85,17 +91,30 @@ class Optimizer(torch.optim.Optimizer):
         super().__init__(params, _settings(optimizer))
 
     def add_param_group(self, param_group):
-        """Add a group of parameters, a dict as the constructor takes, which is left as it is."""
+        """Add a group of parameters.
+
+        Parameters
+        ----------
+        param_group : dict
+            As the constructor takes it. It is left as it is.
+
+        Raises
+        ------
+        ArgumentError, LayoutError, DtypeError
+            If it is no such dict, a hyper-parameter makes no sense, or a parameter can't be updated. The groups are what they were then.
+        """
+        if not isinstance(param_group, dict) or "params" not in param_group:
+            raise ArgumentError(f'a group is a dict, such as {{"params": model.parameters(), "lr": 0.01}}, not {_brief(param_group)}')
         group = dict(param_group)
-        given = _usable(group.pop("optimizer", self._optimizer))
-        optimizer = copy.deepcopy(given)
-        optimizer.loss_scale = given.loss_scale  # one in a tensor is the caller's, who changes it
+        optimizer = copy.deepcopy(_usable(group.pop("optimizer", self._optimizer)))
         settings = _settings(optimizer)
         unknown = group.keys() - settings.keys() - _OTHER_KEYS
         if unknown:
             known = ", ".join(settings)
             raise ArgumentError(f"a group of {optimizer.classnm} has no {', '.join(sorted(unknown))}; its hyper-parameters are {known}")
         group = {**settings, **_COUNTERS, "t": optimizer.t, **group}
+        source = self._groups[0].optimizer if self._groups else self._optimizer
+        optimizer.loss_scale, optimizer.skip_nonfinite = source.loss_scale, source.skip_nonfinite
         super().add_param_group(group)
         for key in self.defaults.keys() - settings.keys():
             group.pop(key, None)  # of another optimizer
@@ -105,8 +124,10 @@ class Optimizer(torch.optim.Optimizer):
             added = _Group(optimizer)
             added.read(group)
             for number, param in enumerate(group["params"]):
+                if torch.nn.parameter.is_lazy(param):
+                    raise LayoutError(f"parameter {number} of the group has no shape yet: call the model with some input first (torch.nn.Lazy...)")
                 wrapped(self._backend, param, f"parameter {number} of the group")
-        except NboptError:
+        except BaseException:
             self.param_groups.pop()
             raise
         self._groups.append(added)
@@ -127,6 +148,38 @@ class Optimizer(torch.optim.Optimizer):
                 raise LayoutError(
                     f"parameters are on {every[0].device} and on {param.device}: make an optimizer for each device, after the model was moved"
                 )
+
+    @property
+    def loss_scale(self):
+        """Float or torch.Tensor : what the loss was multiplied by: gradients of all groups are divided by it.
+
+        A tensor of one element is read at every step, by the device, and may be written in place. At first it is that of the optimizer that was
+        given. A state dict does not have it.
+        """
+        return self._groups[0].optimizer.loss_scale
+
+    @loss_scale.setter
+    def loss_scale(self, scale):
+        for group in self._groups:
+            group.optimizer.loss_scale = scale
+
+    @property
+    def skip_nonfinite(self):
+        """Bool : whether to leave a group as it is in a step where the norm of its gradients is infinite or NaN, see `nbopt.Optimizer`.
+
+        At first it is that of the optimizer that was given. A state dict does not have it.
+        """
+        return self._groups[0].optimizer.skip_nonfinite
+
+    @skip_nonfinite.setter
+    def skip_nonfinite(self, skip):
+        for group in self._groups:
+            group.optimizer.skip_nonfinite = skip
+
+    @property
+    def skipped(self):
+        """List of int : how many steps of each group were skipped so. On a device, reading it waits for the steps so far."""
+        return [group.optimizer.skipped for group in self._groups]
 
     def step(self, closure=None):
         """Update all parameters that have gradients, in place: all of them, or none where something is wrong.
@@ -153,11 +206,6 @@ class Optimizer(torch.optim.Optimizer):
             raise
         return loss
 
-    @property
-    def skipped(self):
-        """Int : how many updates of groups ``skip_nonfinite`` has skipped. On a GPU, reading it waits for the steps so far."""
-        return sum(group.optimizer.skipped for group in self._groups)
-
     def _forget(self):
         for group in self._groups:
             group.seen = None
@@ -171,11 +219,10 @@ class Optimizer(torch.optim.Optimizer):
         -------
         dict
             ``"state"``: index of a parameter -> state's name -> tensor, shared with the optimizer; ``"param_groups"``: the groups;
-            ``"rng_state"``: see `nbopt.Backend.rng_get_state`; ``"skipped"``: how many updates of each group were skipped. ``torch.save`` and
+            ``"rng_state"``: see `nbopt.Backend.rng_get_state`; ``"skipped"``: see the class. ``torch.save`` and
             ``torch.load(weights_only=True)`` keep all of it exactly.
         """
-        skipped = [group.optimizer.skipped for group in self._groups]
-        return {**super().state_dict(), "rng_state": self._backend.rng_get_state(), "skipped": skipped}
+        return {**super().state_dict(), "rng_state": self._backend.rng_get_state(), "skipped": self.skipped}
 
     def load_state_dict(self, state_dict):
         """Go on from what `state_dict` gave.
@@ -188,9 +235,11 @@ class Optimizer(torch.optim.Optimizer):
         Raises
         ------
         StateError
-            If it is of another optimizer, or of other shapes.
+            If it is of another optimizer, or of other shapes, or has values that make no sense. Nothing has changed then.
         """
         given: list[dict] = []
+        if not isinstance(state_dict, dict):
+            raise StateError(_no_state_dict(state_dict))
 
         def look(_, found):  # runs after the user's hooks, which may exchange the dictionary
             self._check_loaded(found)
@@ -212,8 +261,14 @@ class Optimizer(torch.optim.Optimizer):
             group.optimizer.skipped = skipped
 
     def _check_loaded(self, found):
+        if not isinstance(found, dict) or not isinstance(found.get("state"), dict) or not _are_groups(found.get("param_groups")):
+            raise StateError(_no_state_dict(found))
+        if len(found["param_groups"]) != len(self.param_groups):
+            raise StateError(f"the state dict has {len(found['param_groups'])} groups, and the optimizer {len(self.param_groups)}")
         for saved, group, own in zip(found["param_groups"], self.param_groups, self._groups):
             optimizer = own.optimizer
+            if len(saved["params"]) != len(group["params"]):
+                raise StateError(f"a group of the state dict has {len(saved['params'])} parameters, and that of the optimizer {len(group['params'])}")
             missing = (_settings(optimizer).keys() | _COUNTERS.keys()) - saved.keys()
             if missing:
                 raise StateError(
@@ -222,11 +277,30 @@ class Optimizer(torch.optim.Optimizer):
                 )
             for index, param in _numbered([saved], [group]):
                 states = found["state"].get(index, {})
+                if not isinstance(states, dict):
+                    raise StateError(f"the states of parameter {index} are a dict, not {_brief(states)}")
                 if states.keys() - set(optimizer.state_names):
                     raise StateError(f"{optimizer.classnm} keeps the states {optimizer.state_names}; the state dict has {tuple(states)}")
                 for name, value in states.items():
+                    if not isinstance(value, torch.Tensor) or value.dtype not in _STORAGE:
+                        raise StateError(f"the state {name} of parameter {index} must be a tensor of one of {_STORAGE}, not {_brief(value)}")
                     if value.shape != param.shape:
                         raise StateError(f"the state {name} of parameter {index} has shape {tuple(value.shape)}, the parameter {tuple(param.shape)}")
+            trial = copy.deepcopy(optimizer)
+            trial.be = self._backend
+            try:
+                _Group(trial).read(saved)
+            except NboptError as error:
+                raise StateError(f"a group of the state dict can't be used: {error}") from error
+        skipped = found.get("skipped", [])
+        if not isinstance(skipped, list) or len(skipped) not in (0, len(self._groups)):
+            raise StateError(f"the skipped steps of a state dict are a list of one number for each group, not {_brief(skipped)}")
+        for count in skipped:
+            checks.count("skipped", count)
+        if "rng_state" in found:
+            before = self._backend.rng_get_state()
+            self._backend.rng_set_state(found["rng_state"])  # raises where it is none
+            self._backend.rng_set_state(before)
 
     def __getstate__(self):
         be = self._backend
@@ -277,11 +351,17 @@ class _Group:
     def read(self, group):
         """Set the optimizer's hyper-parameters from the group's dictionary."""
         for key, attribute in self._keys:
-            value = group[key]
+            try:
+                value = group[key]
+            except KeyError:
+                raise ArgumentError(f"a group has no {key!r} any more: {self.optimizer.classnm} needs it at every step") from None
             if value is not self._read.get(key):
-                setattr(self.optimizer, attribute, value)
+                named = key == "state_dtype" and value is not None
+                setattr(self.optimizer, attribute, storage_name(self.optimizer.be, value) if named else value)
                 self._read[key] = value
-        self.optimizer.t = group["t"]
+        t = group.get("t")
+        if t is not self.optimizer.t:
+            self.optimizer.t = t
 
     def updates(self, whole, number):
         """Return the group's share of a step, a list of one `nbopt.backend.Update`, or of none where there is no gradient.
@@ -360,6 +440,21 @@ class _Group:
         self._key = [*map(_serial, chain(self._tensors, chain.from_iterable(self._states)))]
 
 
+def _brief(value):
+    """Return what messages say in place of a value whose text may be long."""
+    if isinstance(value, dict):
+        return f"a dict with the keys {', '.join(map(repr, value)) or '(none)'}"
+    return repr(value) if value is None or isinstance(value, (bool, int, float, str, type)) else f"an object of {type(value)}"
+
+
+def _no_state_dict(value):
+    return f"a state dict is what state_dict() of an nbopt.torch.Optimizer returned, not {_brief(value)}"
+
+
+def _are_groups(value):
+    return isinstance(value, list) and all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in value)
+
+
 def _strides(tensors):
     """Return the shapes and strides of PyTorch tensors, or None where all are contiguous."""
     return None if all(map(_is_contiguous, tensors)) else [*map(_shape, tensors), *map(_stride, tensors)]
@@ -372,7 +467,13 @@ def _numbered(saved_groups, groups):
 
 def _settings(optimizer):
     """Return the hyper-parameters as a group has them: the constructor's arguments that are no objects."""
-    found = optimizer.get_description(skip=["name", "schedule"])["config"]
+    try:
+        found = optimizer.get_description(skip=["name", "schedule"])["config"]
+    except AttributeError as error:
+        raise ArgumentError(f"{error}: keep each argument of the optimizer's constructor as an attribute of the same name") from None
+    taken = sorted(found.keys() & _OTHER_KEYS)
+    if taken:
+        raise ArgumentError(f"{optimizer.classnm}'s constructor has arguments that mean something else in groups: rename {', '.join(taken)}")
     found = {key: value for key, value in found.items() if not isinstance(getattr(optimizer, key), NervanaObject)}
     return {"lr" if key == "learning_rate" else key: value for key, value in found.items()}
 
@@ -385,7 +486,7 @@ def _usable(optimizer):
             '[{"params": weights}, {"params": biases, "optimizer": nbopt.Adam()}], nbopt.RMSProp())'
         )
     if not isinstance(optimizer, optimizers.Optimizer):
-        raise ArgumentError(f"the optimizer must be one of nbopt's, such as nbopt.RMSProp(), not {optimizer!r}")
+        raise ArgumentError(f"the optimizer must be one of nbopt's, such as nbopt.RMSProp(), not {_brief(optimizer)}: it comes after the parameters")
     own = type(optimizer)
     if own.optimize is not optimizers.Optimizer.optimize or own.updates is not optimizers.Optimizer.updates:
         raise ArgumentError(f"{optimizer.classnm} overrides optimize, and only what a rule says can be run for PyTorch: write its step as rule(...)")

@@ -886,3 +886,25 @@ def test_every_exception_is_ours_and_of_the_built_in_kind_that_users_expect():
     expected = {"ArgumentError": ValueError, "ShapeError": ValueError, "LayoutError": ValueError, "DtypeError": TypeError, "OperandError": TypeError}
     for name, kind in itertools.chain(expected.items(), [("UnknownBackendError", ValueError), ("BackendError", RuntimeError)]):
         assert issubclass(getattr(errors, name), kind)
+
+
+@pytest.mark.parametrize("bad", [-1, 1.5, "1", None, True, math.nan, HUGE], ids=lambda bad: f"{bad!r:.8}")
+def test_a_number_of_steps_that_is_none_is_refused(backend, bad):
+    optimizer, layer = trained(backend)
+    with refused(errors.ArgumentError, ["t must be an int from 0 on"], backend, [optimizer], [layer]):
+        optimizer.t = bad
+    optimizer.t = np.int64(7)
+    assert optimizer.t == 7 and type(optimizer.t) is int
+
+
+@pytest.mark.parametrize("function", [nbopt.explain, nbopt.compile])
+@pytest.mark.parametrize("given", [nbopt.RMSProp, None, "RMSProp"], ids=repr)
+def test_what_is_no_optimizer_has_no_kernels(function, given):
+    with pytest.raises(errors.ArgumentError, match=r"must be one of nbopt's, such as nbopt.RMSProp\(\)"):
+        function(given, [pair(ones(4), ones(4))])
+
+
+@pytest.mark.parametrize("dtype", ["int8", np.int32, 5, ">f4", object()], ids=lambda dtype: f"{dtype!r:.12}")
+def test_a_dtype_of_states_that_is_none_is_named_as_such(dtype):
+    with pytest.raises(errors.DtypeError, match=r'state_dtype must be a dtype that .* stores, such as "bfloat16"'):
+        nbopt.RMSProp(state_dtype=dtype)

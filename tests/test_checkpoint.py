@@ -17,7 +17,7 @@ from helpers import OPTIMIZERS, same_bits, special_values
 
 import nbopt
 from nbopt import checkpoint_file
-from nbopt.errors import CheckpointError, DescriptionError, LayerError, LayoutError, NboptError
+from nbopt.errors import ArgumentError, CheckpointError, DescriptionError, LayerError, LayoutError, NboptError
 
 safetensors = pytest.importorskip("safetensors", reason="checkpoints on disk are safetensors files")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
@@ -985,3 +985,38 @@ def test_a_save_that_is_killed_leaves_the_old_file_or_the_new_one(tmp_path):
     assert done.returncode == 0, done.stderr
     advanced, cut_short = map(int, done.stdout.split())
     assert advanced > 5 and cut_short > 5  # both happened: files that were replaced, and saves that were killed at work
+
+
+@pytest.mark.parametrize("path", [None, 1, True, "", b"", 1.5], ids=repr)
+def test_what_is_no_path_is_refused_and_no_open_file_is_touched(path):
+    run = Run(nbopt.RMSProp).go(1)
+    with pytest.raises(ArgumentError, match="the path comes first"):
+        nbopt.save(path, run.optimizer, run.layers)
+    with pytest.raises(ArgumentError, match="the path comes first"):
+        nbopt.load(path, run.optimizer, run.layers)
+    os.fstat(1)  # where path was 1
+
+
+def test_paths_can_be_bytes_and_path_objects(tmp_path):
+    run = Run(nbopt.RMSProp).go(1)
+    for path in (tmp_path / "run", os.fsencode(tmp_path / "run")):
+        nbopt.save(path, run.optimizer, run.layers)
+        nbopt.load(path, run.optimizer, run.layers)
+
+
+def test_a_folder_and_a_file_in_no_folder_are_named_by_the_error(tmp_path):
+    run = Run(nbopt.RMSProp).go(1)
+    with pytest.raises(IsADirectoryError, match="a checkpoint is a file, and this is a folder"):
+        nbopt.save(tmp_path, run.optimizer, run.layers)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        nbopt.save(tmp_path / "none" / "run", run.optimizer, run.layers)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bad", [None, "False", 1])
+def test_whether_hyper_parameters_are_loaded_is_a_flag(bad):
+    run = Run(nbopt.RMSProp).go(1)
+    state, before = run.optimizer.state_dict(run.layers), run.everything()
+    with pytest.raises(ArgumentError, match="hyperparameters must be True or False"):
+        run.optimizer.load_state_dict(state, run.layers, bad)
+    assert run.everything() == before

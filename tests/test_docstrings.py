@@ -114,6 +114,18 @@ def test_the_docstring_of_an_optimizer_names_its_source(name):
     assert CLASSES[name] is nbopt.Optimizer or parts(CLASSES[name].__doc__)["References"]
 
 
+def test_the_optimizer_for_pytorch_says_something_of_all_its_parts():
+    pytest.importorskip("torch", reason="nbopt.torch needs PyTorch: pip install nbopt[torch]")
+    adapter = importlib.import_module("nbopt.torch").Optimizer
+    found = parts(adapter.__doc__)
+    public = {name: value for name, value in vars(adapter).items() if not name.startswith("_")}
+    assert arguments(adapter.__init__) <= described(found["Parameters"])
+    assert {name for name, value in public.items() if isinstance(value, property)} <= described(found["Attributes"])
+    functions = {name: value for name, value in public.items() if inspect.isfunction(value)}
+    assert {"step", "add_param_group", "state_dict", "load_state_dict"} <= set(functions)
+    assert {name: lacks(value) for name, value in functions.items() if lacks(value)} == {}
+
+
 def test_what_a_docstring_lacks_is_found():
     def function(array, scale):
         """Multiply.

@@ -413,3 +413,11 @@ def test_rmsprops_states_carry_the_names_of_what_they_are(backend):
     layer = nbopt.Parameters((np.ones(3), np.ones(3)))
     nbopt.RMSProp(momentum_coef=0.9).optimize([layer], 0)
     assert [state.name for state in layer.states[0]] == ["RMSProp.mean_square", "RMSProp.velocity"]
+
+
+def test_rprops_bounds_that_are_the_wrong_way_round_are_refused_at_the_step(backend):
+    w = np.ones(3, np.float32)
+    layer, optimizer = nbopt.Parameters((w, w.copy())), nbopt.Rprop(step_min=1.0, step_max=0.1)
+    with pytest.raises(nbopt.errors.ArgumentError, match=r"step_min must be at most step_max, and they are 1.0 and 0.1"):
+        optimizer.optimize([layer], 0)
+    assert (w == 1).all() and optimizer.t == 0 and not layer.states[0]

@@ -54,7 +54,7 @@ def test_the_code_of_a_page_runs_as_it_stands_and_prints_what_the_page_says(page
         assert "[0. 1. 2. 3. 4. 5. 6. 7.]" in printed
         assert "def update(" in printed
     if left_out:
-        pytest.skip(f"all ran but the blocks that need {', '.join(left_out)}, which is not installed")
+        pytest.skip(f"all ran but the blocks that need {', '.join(sorted(set(left_out)))}, which is not installed")
 
 
 def example(name):

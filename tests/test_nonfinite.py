@@ -235,3 +235,27 @@ def test_an_array_scale_of_a_dtype_that_is_none_is_refused_at_the_step(backend, 
     with pytest.raises(errors.NboptError, match="loss scale"):
         optimizer.optimize(layers, 0)
     assert optimizer.t == 0
+
+
+@pytest.mark.parametrize("bad", [-1, 1.5, "1", None, True, np.nan], ids=repr)
+def test_no_count_of_skipped_steps(bad):
+    with pytest.raises(errors.ArgumentError, match="skipped must be an int from 0 on"):
+        nbopt.RMSProp().skipped = bad
+
+
+def test_a_shallow_copy_counts_its_own_skipped_steps(backend, rng):
+    optimizer = nbopt.RMSProp()
+    optimizer.skip_nonfinite = True
+    optimizer.optimize(layers_with(rng), 0)
+    twin = copy.copy(optimizer)
+    layers = layers_with(rng)
+    layers[0].grads[0][0, 0] = np.nan
+    twin.optimize(layers, 0)
+    assert (optimizer.skipped, twin.skipped) == (0, 1)
+
+
+@pytest.mark.parametrize("name, value", [("loss_scale", 2.0), ("skip_nonfinite", True), ("learning_rate", 0.1), ("gradient_clip_norm", 1.0)])
+def test_a_hyper_parameter_of_a_multi_optimizer_would_do_nothing_and_is_refused(name, value):
+    optimizer = nbopt.MultiOptimizer({"default": nbopt.RMSProp()})
+    with pytest.raises(errors.ArgumentError, match=f"MultiOptimizer has no {name} of its own.*set it on each"):
+        setattr(optimizer, name, value)

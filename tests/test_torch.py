@@ -720,20 +720,174 @@ def test_shapes_that_differ_are_refused():
         optimizer.step()
 
 
-def test_a_loss_scale_in_a_tensor_and_skipped_steps_without_a_grad_scaler():
-    scale = torch.tensor([4.0])
-    optimizer = nbopt.GradientDescentMomentum(1.0, 0.0)
-    optimizer.loss_scale, optimizer.skip_nonfinite = scale, True
-    param = torch.nn.Parameter(torch.zeros(3))
-    trainer = nbopt.torch.Optimizer([param], optimizer)
-    for gradient, expected in ((4.0, -1.0), (float("inf"), -1.0), (float("nan"), -1.0), (8.0, -3.0)):
-        param.grad = torch.tensor([gradient, 4.0, 4.0])
-        trainer.step()
-        assert param[0] == expected
-    assert trainer.skipped == 2 and trainer.param_groups[0]["t"] == 4
-    scale.fill_(2.0)
-    trainer.step()
-    assert param[0] == -7.0
-    other = nbopt.torch.Optimizer([torch.nn.Parameter(torch.zeros(3))], nbopt.GradientDescentMomentum(1.0, 0.0))
-    other.load_state_dict(trainer.state_dict())
-    assert other.skipped == 2
+# --- nbopt's own loss scale, and steps that are skipped ---
+
+
+def test_a_loss_scale_in_a_tensor_is_the_users_own_and_read_at_every_step():
+    params = parameters([(4,)])
+    scale = torch.tensor([2.0])
+    prototype = nbopt.GradientDescentMomentum(1.0, 0.0)
+    prototype.loss_scale = scale
+    optimizer = nbopt.torch.Optimizer(params, prototype)
+    for value in (2.0, 8.0):
+        scale.fill_(value)
+        before = params[0].detach().clone()
+        optimizer.step()
+        assert torch.allclose(params[0], before - params[0].grad / value)
+    assert optimizer.loss_scale is scale
+
+
+def test_a_loss_scale_and_skipping_hold_for_all_groups_those_that_come_later_too():
+    first, second = parameters([(4,), (4,)])
+    optimizer = nbopt.torch.Optimizer([first], nbopt.GradientDescentMomentum(1.0, 0.0))
+    optimizer.loss_scale, optimizer.skip_nonfinite = 4.0, True
+    optimizer.add_param_group({"params": [second], "optimizer": nbopt.RMSProp()})
+    before = [p.detach().clone() for p in (first, second)]
+    second.grad[1] = float("nan")
+    optimizer.step()
+    assert torch.allclose(first, before[0] - first.grad / 4) and torch.equal(second, before[1])
+    assert optimizer.skipped == [0, 1] and [group["t"] for group in optimizer.param_groups] == [1, 1]
+    assert (optimizer.loss_scale, optimizer.skip_nonfinite) == (4.0, True)
+    for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+        assert (other.loss_scale, other.skip_nonfinite, other.skipped) == (4.0, True, [0, 1])
+
+
+@pytest.mark.parametrize("attribute, value", [("loss_scale", 0), ("loss_scale", torch.ones(2)), ("skip_nonfinite", 1)])
+def test_a_loss_scale_or_flag_that_makes_no_sense_is_refused(attribute, value):
+    optimizer = nbopt.torch.Optimizer(parameters(), nbopt.RMSProp())
+    with pytest.raises(ArgumentError, match=attribute):
+        setattr(optimizer, attribute, value)
+    assert (optimizer.loss_scale, optimizer.skip_nonfinite) == (1.0, False)
+
+
+def test_the_counts_of_skipped_steps_are_saved():
+    params = parameters([(4,)])
+    optimizer = nbopt.torch.Optimizer(params, nbopt.RMSProp())
+    optimizer.skip_nonfinite = True
+    params[0].grad[0] = float("inf")
+    optimizer.step()
+    other = nbopt.torch.Optimizer(parameters([(4,)]), nbopt.RMSProp())
+    other.load_state_dict(saved_and_loaded(optimizer.state_dict()))
+    assert other.skipped == [1] and other.param_groups[0]["t"] == 1
+
+
+# --- mistakes ---
+
+
+@pytest.mark.parametrize("given", [nbopt.RMSProp, None, "RMSProp", [1]], ids=repr)
+def test_what_is_no_optimizer_is_refused(given):
+    with pytest.raises(ArgumentError, match=r"must be one of nbopt's, such as nbopt.RMSProp\(\)"):
+        nbopt.torch.Optimizer(parameters(), given)
+
+
+@pytest.mark.parametrize("group", [None, [1, 2], {"lr": 0.1}, {}], ids=repr)
+def test_what_is_no_group_is_refused(group):
+    optimizer = nbopt.torch.Optimizer(parameters(), nbopt.RMSProp())
+    with pytest.raises(ArgumentError, match="a group is a dict, such as"):
+        optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == 1
+    optimizer.step()
+
+
+def test_parameters_without_a_shape_yet_are_refused_and_no_group_is_added():
+    optimizer = nbopt.torch.Optimizer(parameters(), nbopt.RMSProp())
+    with pytest.raises(LayoutError, match="no shape yet: call the model"):
+        optimizer.add_param_group({"params": [torch.nn.parameter.UninitializedParameter()]})
+    assert len(optimizer.param_groups) == 1
+    optimizer.step()
+
+
+@pytest.mark.parametrize("bad", [-1, 1.5, "2", None, True, 10**400], ids=lambda bad: f"{bad!r:.8}")
+def test_a_number_of_steps_that_is_none_is_refused(bad):
+    params = parameters()
+    optimizer = nbopt.torch.Optimizer(params, nbopt.Adam())
+    before = [p.detach().clone() for p in params]
+    optimizer.param_groups[0]["t"] = bad
+    with pytest.raises(ArgumentError, match="t must be an int from 0 on"):
+        optimizer.step()
+    assert equal(params, before)
+    with pytest.raises(ArgumentError, match="t must be an int from 0 on"):
+        nbopt.torch.Optimizer([{"params": params, "t": bad}], nbopt.Adam())
+
+
+def test_a_hyper_parameter_that_was_taken_out_of_its_group_is_missed():
+    optimizer = nbopt.torch.Optimizer(parameters(), nbopt.RMSProp())
+    del optimizer.param_groups[0]["lr"]
+    with pytest.raises(ArgumentError, match="a group has no 'lr' any more"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16"], ids=str)
+def test_the_dtype_of_states_can_be_pytorchs(dtype):
+    params = parameters([(4,)] * 2)
+    groups = [{"params": params[:1]}, {"params": params[1:], "state_dtype": dtype}]
+    optimizer = nbopt.torch.Optimizer(groups, nbopt.RMSProp(state_dtype=torch.float64))
+    optimizer.step()
+    assert [optimizer.state[p]["mean_square"].dtype for p in params] == [torch.float64, torch.bfloat16]
+    for bad in (torch.int8, "int8"):
+        optimizer.param_groups[0]["state_dtype"] = bad
+        with pytest.raises(DtypeError, match="state_dtype must be a dtype"):
+            optimizer.step()
+
+
+def test_an_optimizer_whose_arguments_cant_be_a_groups_keys_is_refused():
+    class Forgetful(nbopt.Optimizer):
+        def __init__(self, rate=0.1):
+            super().__init__()
+
+        def rule(self, step, param, grad):
+            param[:] = param - grad
+
+    class Misnamed(Forgetful):
+        def __init__(self, params=0.1):
+            super().__init__()
+            self.params = params
+
+    for own, message in ((Forgetful, "'rate': keep each argument"), (Misnamed, "rename params")):
+        with pytest.raises(ArgumentError, match=message):
+            nbopt.torch.Optimizer(parameters(), own())
+
+
+def without(state, key):
+    return {name: value for name, value in state.items() if name != key}
+
+
+def with_in_group(key, value):
+    return lambda state: {**state, "param_groups": [{**state["param_groups"][0], key: value}]}
+
+
+BROKEN = {
+    "None": lambda state: None,
+    "a list": lambda state: [1],
+    "nothing": lambda state: {},
+    "no groups": lambda state: without(state, "param_groups"),
+    "no state": lambda state: without(state, "state"),
+    "groups that are none": lambda state: {**state, "param_groups": [1]},
+    "too few groups": lambda state: {**state, "param_groups": []},
+    "too many parameters": lambda state: with_in_group("params", [0, 1, 2])(state),
+    "a learning rate below 0": with_in_group("lr", -1.0),
+    "a word for t": with_in_group("t", "a"),
+    "a state that is None": lambda state: {**state, "state": {0: {"mean_square": None}}},
+    "states that are None": lambda state: {**state, "state": {0: None}},
+    "a state of ints": lambda state: {**state, "state": {0: {"mean_square": torch.ones(4, dtype=torch.int32)}}},
+    "a state of NumPy's": lambda state: {**state, "state": {0: {"mean_square": np.ones(4, np.float32)}}},
+    "random bits of no kind": lambda state: {**state, "rng_state": {"seed": -1, "updates": "x"}},
+    "counts of skipped steps of no kind": lambda state: {**state, "skipped": [-1]},
+    "counts of skipped steps of other groups": lambda state: {**state, "skipped": [0, 0]},
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_state_dict_that_is_broken_changes_nothing(name):
+    params = parameters([(4,)])
+    optimizer = nbopt.torch.Optimizer(params, nbopt.RMSProp())
+    optimizer.step()
+    before = copy.deepcopy(optimizer.state_dict())
+    other = nbopt.torch.Optimizer(parameters([(4,)]), nbopt.RMSProp(learning_rate=1.0))
+    run(other, other.param_groups[0]["params"], 3)
+    with pytest.raises(NboptError):
+        optimizer.load_state_dict(BROKEN[name](other.state_dict()))
+    after = optimizer.state_dict()
+    assert torch.equal(before["state"][0].pop("mean_square"), after["state"][0].pop("mean_square"))
+    assert before == after
+    optimizer.step()

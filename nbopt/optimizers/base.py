@@ -8,7 +8,7 @@ import numpy as np
 from nbopt import checks
 from nbopt.backends import get_backend
 from nbopt.base import Described
-from nbopt.errors import ArgumentError, NboptError, ShapeError, StateError, TraceError
+from nbopt.errors import ArgumentError, DtypeError, NboptError, ShapeError, StateError, TraceError
 from nbopt.layers import as_layers, check_distinct, entries_of, get_param_list
 from nbopt.tensor import Tensor
 from nbopt.trace import Tracer, tracing
@@ -127,11 +127,12 @@ class Optimizer(Described):
         "stochastic_round": checks.rounding,
         "loss_scale": checks.loss_scale,
         "skip_nonfinite": checks.boolean,
+        "t": checks.count,
     }
 
     def __init__(self, name=None, state_dtype=None):
         super().__init__(name=name)
-        self.state_dtype = None if state_dtype is None else get_backend().storage_dtype(state_dtype).name
+        self.state_dtype = None if state_dtype is None else storage_name(get_backend(), state_dtype)
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -224,19 +225,18 @@ class Optimizer(Described):
     @property
     def skipped(self):
         """Int : how many calls `skip_nonfinite` has skipped. On a device, reading it waits for the steps so far. Can be set."""
-        counter = self.__dict__.get("_skipped")
-        return 0 if counter is None else int(counter.get()[0])
+        counter = self.__dict__.get("_skipped", 0)
+        return int(counter.get()[0]) if isinstance(counter, Tensor) else counter
 
     @skipped.setter
     def skipped(self, count):
-        count = checks.non_negative("skipped", count)
-        self._skipped = self._backend().array([count], "float64")
+        self._skipped = checks.count("skipped", count)
 
     @property
     def skipped_tensor(self):
         """Tensor : the same count as one float64 of the current backend, for expressions that must not make the host wait."""
         be, counter = self._backend(), self.__dict__.get("_skipped")
-        if counter is None or counter.be is not be:
+        if not isinstance(counter, Tensor) or counter.be is not be:
             counter = self._skipped = be.array([self.skipped], "float64")
         return counter
 
@@ -279,7 +279,7 @@ class Optimizer(Described):
         skipped = self.skipped_tensor if self.skip_nonfinite else None
 
         def committed():
-            self.t += 1
+            object.__setattr__(self, "t", self.t + 1)  # without the checks of what users assign, which take longer
             commit()
 
         clip_norm = self.gradient_clip_norm or None
@@ -427,7 +427,8 @@ class Optimizer(Described):
 
     def __getstate__(self):
         # An adapter gives its own copies of optimizers a backend of their own.
-        return {key: value for key, value in self.__dict__.items() if key not in ("_kept", "be")}
+        state = {key: value for key, value in self.__dict__.items() if key not in ("_kept", "be")}
+        return {**state, "_skipped": self.skipped} if "_skipped" in state else state  # copy.copy would share the tensor
 
     def checked_columns(self, be, params, made):
         """Return the columns of an `Update` over `params`, validated, with new states where there are none yet.
@@ -484,6 +485,14 @@ class Optimizer(Described):
             if state.shape != grad.shape:
                 raise ShapeError(f"the state {name} has shape {state.shape} and the gradient {grad.shape}: {_called(param)}")
         return used
+
+
+def storage_name(be, dtype):
+    """Return the name of a dtype for states, which may be PyTorch's; an error says what it is."""
+    try:
+        return be.storage_dtype(str(dtype).rpartition(".")[2] if type(dtype).__module__ == "torch" else dtype).name
+    except DtypeError:
+        raise DtypeError(f'state_dtype must be a dtype that {be.name!r} stores, such as "bfloat16", "float32" or "float64", not {dtype!r}') from None
 
 
 def wrapped(be, array, called):

@@ -6,6 +6,10 @@ from nbopt.layers import as_layers, check_distinct
 from nbopt.optimizers.base import Optimizer
 
 
+def _not_here(name, value):
+    raise ArgumentError(f"MultiOptimizer has no {name} of its own, so setting it would do nothing: set it on each of its optimizers")
+
+
 class MultiOptimizer(Optimizer):
     """Different optimizers for different layers, in one step.
 
@@ -20,7 +24,12 @@ class MultiOptimizer(Optimizer):
     -----
     All layers of one optimizer are updated in one call, in list order, so a norm clip is over them together. An optimizer without layers is
     not called. The step is whole: if any of the optimizers fails, none has changed anything.
+
+    Hyper-parameters are those of the optimizers: to set one here is an error. `skip_nonfinite` looks at the gradients of one optimizer's layers, so
+    others may go on in a call where it skips.
     """
+
+    checks = {name: _not_here for name in Optimizer.checks if name != "t"}
 
     def __init__(self, optimizer_mapping, name=None):
         super().__init__(name=name)

@@ -1,6 +1,7 @@
 """Rprop."""
 
 from nbopt import checks
+from nbopt.errors import ArgumentError
 from nbopt.optimizers.base import Optimizer
 from nbopt.schedules import Schedule
 
@@ -73,6 +74,8 @@ class Rprop(Optimizer):
     def rule(self, step, param, grad, direction, size):
         """One step; see the class."""
         be, sign = self.be, self.be.sgn(grad)
+        if self.step_min > self.step_max:
+            raise ArgumentError(f"step_min must be at most step_max, and they are {self.step_min} and {self.step_max}")
         agreement = sign * direction
         factor = be.where(agreement > 0.0, self.eta_plus, be.where(agreement < 0.0, self.eta_minus, 1.0))
         # Not by step.t: a layer may join later.

@@ -34,8 +34,9 @@ class Yogi(MomentOptimizer):
 
     References
     ----------
-    M. Zaheer et al., "Adaptive Methods for Nonconvex Optimization", NeurIPS 2018; formula and defaults of optax's yogi, with the paper's
-    learning rate, which optax leaves to its user. The mean starts at 0, as in the paper; optax starts it at initial_accumulator_value too.
+    M. Zaheer et al., "Adaptive Methods for Nonconvex Optimization", NeurIPS 2018; formula and defaults of optax's yogi, with the
+    learning rate of TensorFlow Addons' Yogi, ten times Adam's, which optax leaves to its user. The mean starts at 0, as in the paper; optax
+    starts it at initial_accumulator_value too.
     """
 
     state_names = ("mean", "mean_square")

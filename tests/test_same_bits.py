@@ -286,7 +286,7 @@ HYPER = {
     "lion": {"learning_rate": _any, "beta_1": _below_one, "beta_2": _below_one, "wdecay": _any},
     "yogi": {**_adams, "initial_accumulator_value": _any},
     "adabelief": {**_adams, "epsilon_root": _any},
-    "rprop": {"learning_rate": _any, "eta_minus": _below_one, "eta_plus": _any.map(lambda x: 1 + x), "step_min": _any.filter(bool)},
+    "rprop": {"learning_rate": _any, "eta_minus": _below_one, "eta_plus": _any.map(lambda x: 1 + x), "step_min": st.floats(1e-30, 50.0)},
     "asgd": {"learning_rate": _any, "lambd": _any, "alpha": _fraction, "t0": _any},
 }
 

@@ -39,6 +39,14 @@ def backend(nbopt_backend):
         yield be
 
 
+@pytest.fixture
+def host_backend(nbopt_backend):
+    """The plugin's backend, if its tensors are the host's arrays."""
+    if nbopt_backend.name == "cuda":
+        pytest.skip("looks at the host's arrays; device_checks.py has the device's")
+    return nbopt_backend
+
+
 @pytest.fixture(autouse=True)
 def _no_backend_left_behind():
     yield

@@ -14,6 +14,11 @@ from nbopt.errors import DtypeError, LayoutError, OperandError
 DTYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
+@pytest.fixture
+def backend(host_backend):
+    return host_backend
+
+
 class NumPy:
     name, immutable = "numpy", False
 

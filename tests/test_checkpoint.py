@@ -143,7 +143,7 @@ for name in OPTIMIZERS:
 """
 
 
-def test_runs_go_on_with_the_same_bits_in_a_new_process(backend, tmp_path):
+def test_runs_go_on_with_the_same_bits_in_a_new_process(host_backend, tmp_path):
     expected = {}
     for name, make in OPTIMIZERS.items():
         for storage, (dtype, options) in STORAGES.items():
@@ -151,7 +151,7 @@ def test_runs_go_on_with_the_same_bits_in_a_new_process(backend, tmp_path):
             nbopt.save(tmp_path / f"{name}-{storage}", run.optimizer, run.layers)
             expected[f"{name}-{storage}"] = run.go(3).values()
     path = os.pathsep.join([os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])])
-    subprocess.run([sys.executable, "-c", RESUME, tmp_path, backend.name], env={**os.environ, "PYTHONPATH": path}, check=True)
+    subprocess.run([sys.executable, "-c", RESUME, tmp_path, host_backend.name], env={**os.environ, "PYTHONPATH": path}, check=True)
     for name, values in expected.items():
         with np.load(tmp_path / f"{name}.npz") as found:
             assert_same([found[key].view(value.dtype) for key, value in zip(found.files, values)], values)
@@ -391,11 +391,11 @@ def test_a_state_is_made_of_plain_values_and_arrays(backend):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, BFLOAT16], ids=str)
-def test_copies_in_another_order_are_saved_by_their_values(backend, tmp_path, monkeypatch, dtype):
+def test_copies_in_another_order_are_saved_by_their_values(host_backend, tmp_path, monkeypatch, dtype):
     save, load = by_file(tmp_path)
     run = Run(nbopt.Adam, dtype).go(1)
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "to_numpy", lambda tensor: np.array(tensor.storage, order="F"))
+        patch.setattr(host_backend, "to_numpy", lambda tensor: np.array(tensor.storage, order="F"))
         save(run)
     again = Run(nbopt.Adam, dtype)
     load(again)
@@ -602,7 +602,7 @@ def test_a_description_of_a_class_that_is_not_known_here_imports_nothing(backend
 
 
 @pytest.mark.parametrize("what", ["parameter", "state"])
-def test_memory_that_cant_be_written_is_refused_before_anything_is(backend, monkeypatch, what):
+def test_memory_that_cant_be_written_is_refused_before_anything_is(host_backend, monkeypatch, what):
     run = Run(NeonStyle)
     last = run.layers[1]
     last.states[0][:] = [np.ones(7, np.float32)]
@@ -611,7 +611,7 @@ def test_memory_that_cant_be_written_is_refused_before_anything_is(backend, monk
         layer.params[0][...] = 5
     (last.params[0] if what == "parameter" else last.states[0][0]).flags.writeable = False
     written = []
-    monkeypatch.setattr(backend, "set_values", lambda *arguments: written.append(arguments))
+    monkeypatch.setattr(host_backend, "set_values", lambda *arguments: written.append(arguments))
     with pytest.raises(LayoutError, match="read-only"):
         run.optimizer.load_state_dict(state, run.layers)
     assert not written and all((layer.params[0] == 5).all() for layer in run.layers)

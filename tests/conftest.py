@@ -1,6 +1,7 @@
 """Fixtures: every test of behaviour runs on each backend that is available, or on those that --nbopt-backend names."""
 
 import os
+import signal
 import tempfile
 
 import numpy as np
@@ -11,6 +12,10 @@ import pytest
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _folder = tempfile.TemporaryDirectory(prefix="nbopt-tests-")
     os.environ["NBOPT_CACHE_DIR"] = _folder.name
+
+# A shell starts background jobs with Ctrl-C ignored, and the tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import nbopt
 

@@ -1001,7 +1001,9 @@ def test_paths_can_be_bytes_and_path_objects(tmp_path):
     run = Run(nbopt.RMSProp).go(1)
     for path in (tmp_path / "run", os.fsencode(tmp_path / "run")):
         nbopt.save(path, run.optimizer, run.layers)
+        run.optimizer.t = 7
         nbopt.load(path, run.optimizer, run.layers)
+        assert run.optimizer.t == 1
 
 
 def test_a_folder_and_a_file_in_no_folder_are_named_by_the_error(tmp_path):

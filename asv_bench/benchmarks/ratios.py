@@ -4,7 +4,7 @@ import numba
 
 from . import OPTIMIZERS, Job, requires_deepspeed, requires_optax, requires_torch
 from .models import MODELS
-from .peers import deepspeed_step, optax_step, torch_step
+from .peers import adapter_step, deepspeed_step, optax_step, torch_step
 from .side_by_side import measure, ratio
 from .streaming import arrays_of, streaming_step
 
@@ -77,6 +77,23 @@ class Torch(Peers):
     def track_ratio(self, optimizer, tensors, implementation):
         how = {"fused": True} if implementation == "fused" else {"foreach": implementation == "foreach"}
         return self._compare(optimizer, tensors, lambda shapes: torch_step(optimizer, shapes, **how))
+
+
+class TorchAdapter:
+    """How many times as long as nbopt.torch's the step of PyTorch's foreach takes, over PyTorch's own tensors."""
+
+    params = (["resnet50", "300 x 1000"], [False, True])
+    param_names = ["tensors", "new gradients"]
+    unit = Peers.unit
+
+    def setup(self, tensors, fresh):
+        requires_torch().set_num_threads(numba.get_num_threads())
+        shapes = SHAPES[tensors]
+        self.steps = {"nbopt": adapter_step("rmsprop", shapes, fresh), "peer": torch_step("rmsprop", shapes, fresh, foreach=True)}
+
+    def track_ratio(self, tensors, fresh):
+        seconds = measure(self.steps, ROUNDS)
+        return ratio(seconds["peer"], seconds["nbopt"])[0]
 
 
 class Optax(Peers):

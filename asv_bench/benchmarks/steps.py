@@ -102,6 +102,21 @@ class NormClip:
         self.job.step()
 
 
+class SkipNonfinite:
+    """Adam with and without a look at whether all gradients are finite, which reads them once more."""
+
+    params = ([False, True], DEVICES)
+    param_names = ["skip_nonfinite", "backend"]
+
+    def setup(self, skip_nonfinite, backend):
+        optimizer = nbopt.Adam()
+        optimizer.skip_nonfinite = skip_nonfinite
+        self.job = Job(optimizer, [(20_000_000,)], backend=backend)
+
+    def time_step(self, skip_nonfinite, backend):
+        self.job.step()
+
+
 class Assignment:
     """``out[:] = expression`` outside an optimizer."""
 

@@ -96,15 +96,17 @@ class DevicePlan(Plan):
         Whether the image differs from the device's memory there.
     pointers : dict
         Index in `Update.tensors` -> address, for tensors whose memory can be exchanged under the same object.
-    loss_scale, skipped : Tensor or None
-        The update's. The launches have their addresses.
+    loss_scale : (int, numpy.dtype) or None
+        The address and dtype of the update's loss scale, which the launches have.
+    skipped : Tensor or None
+        The update's counter, whose address they have.
     kept_alive : list
         What else the launches' addresses point to.
     """
 
     def __init__(self, backend, update, layout):
         super().__init__(backend, update, layout, [], [])
-        self.loss_scale, self.skipped = update.loss_scale, update.skipped
+        self.loss_scale, self.skipped = _memory_of(update.loss_scale), update.skipped
         self.new_tables = self.new_scalars = True
         self.pointers = {}
         self.kept_alive = []
@@ -124,8 +126,8 @@ class DevicePlan(Plan):
     # --- is it the plan of an update? ---
 
     def fits(self, backend, update):
-        """Return what `Plan.fits` does, for these very tensors of the loss scale and the counter."""
-        return super().fits(backend, update) and self.loss_scale is update.loss_scale and self.skipped is update.skipped
+        """Return what `Plan.fits` does, for a loss scale in this very memory and for this counter."""
+        return super().fits(backend, update) and self.skipped is update.skipped and self.loss_scale == _memory_of(update.loss_scale)
 
     def follow(self, update):
         """Do what `Plan.follow` does, and look at pointers, unless the caller has."""
@@ -297,6 +299,14 @@ def _norm_passes(plan, update, tables, slot):
         kernel = backend.sums_kernel("norm_factor", total, total, total)
         passes.append((kernel, 1, (sums.address, n, plan.settings.address, tables.factors.address, len(tables.factors.values))))
     return passes
+
+
+def _memory_of(tensor):
+    """Return the address and dtype of a tensor, as they are now, or None for none."""
+    if tensor is None:
+        return None
+    tensor.storage.refresh()
+    return tensor.storage.address, tensor.dtype
 
 
 def _place(part, index):

@@ -571,6 +571,17 @@ def test_strided_tensors_are_skipped_too(cuda):
     assert (param.get() == 1).all() and optimizer.skipped == 1
 
 
+def test_a_loss_scale_that_gets_other_memory_is_read_there(cuda):
+    scale = Torchlike(cuda.array([1.0]))
+    layer = nbopt.Parameters((cuda.ones(5), cuda.ones(5)))
+    optimizer = nbopt.GradientDescentMomentum(8.0, 0.0)  # by the batch size, a step is 1
+    optimizer.loss_scale = scale
+    optimizer.optimize([layer], 0)
+    scale.data = cuda.array([4.0])
+    optimizer.optimize([layer], 0)
+    assert (layer.params[0].get() == 1 - 1 - 0.25).all()
+
+
 def test_another_counter_or_scale_is_looked_at_anew(cuda):
     layer = nbopt.Parameters((cuda.ones(5), cuda.ones(5)))
     optimizer = nbopt.GradientDescentMomentum(8.0, 0.0)  # by the batch size, a step is 1

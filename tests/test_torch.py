@@ -891,3 +891,16 @@ def test_a_state_dict_that_is_broken_changes_nothing(name):
     assert torch.equal(before["state"][0].pop("mean_square"), after["state"][0].pop("mean_square"))
     assert before == after
     optimizer.step()
+
+
+def test_a_loss_scale_that_gets_other_memory_is_read_there():
+    scale = torch.tensor([1.0])
+    optimizer = nbopt.GradientDescentMomentum(1.0, 0.0)
+    optimizer.loss_scale = scale
+    param = torch.nn.Parameter(torch.zeros(3))
+    param.grad = torch.full((3,), 4.0)
+    trainer = nbopt.torch.Optimizer([param], optimizer)
+    trainer.step()
+    scale.data = torch.tensor([4.0])
+    trainer.step()
+    assert param.tolist() == [-5.0] * 3

@@ -59,12 +59,10 @@ class _Kept:
         say ``_pure_rule``. Tracing takes half of the time of a step over one small tensor. None where a trace can't be used again.
     traced : tuple
         The last trace: program and scalars.
-    loss_scale : tuple or None
-        The array of a loss scale that is one, and the tensor around it.
     """
 
     def __init__(self):
-        self.plans, self.inputs, self.traced, self.loss_scale = [], None, None, None
+        self.plans, self.inputs, self.traced = [], None, None
 
 
 class Optimizer(Described):
@@ -249,10 +247,8 @@ class Optimizer(Described):
         scale = self.loss_scale
         if type(scale) is float:
             return bsz * scale, None
-        be, cache = self._backend(), self._cache()
-        if cache.loss_scale is None or cache.loss_scale[0] is not scale or cache.loss_scale[1].be is not be:
-            cache.loss_scale = scale, wrapped(be, scale, "the loss scale")
-        return float(bsz), cache.loss_scale[1]
+        # Wrapped anew at each step: PyTorch can exchange the memory under the same object.
+        return float(bsz), wrapped(self._backend(), scale, "the loss scale")
 
     def update_of(self, tensors, columns, commit, epoch, bsz):
         """Return one step as an `Update`, without running it or changing anything. Adapters to other libraries are made of this.

@@ -309,7 +309,8 @@ class NumbaCUDA(DeviceBackend):
             self.compilations += 1
             return cuda.jit(_quiet(function))
         signature = types.void(*[types.int64] * function.__code__.co_argcount)
-        kernel = cuda.jit(signature, cache=cache, fastmath=self.fast_math)(function)
+        # Without link-time optimization, what runs is what `ptx` gives.
+        kernel = cuda.jit(signature, cache=cache, fastmath=self.fast_math, lto=False)(function)
         self.compilations += not sum(kernel.stats.cache_hits.values())
         return kernel
 

@@ -49,6 +49,44 @@ _FORKED = (
 )
 
 
+class _Entered:
+    """A block in which a context is the thread's current one.
+
+    It stays so after the block where the thread had none, as with CUDA's runtime: memory can be given back in a context only, and Python
+    decides when that is. Where another library works on another GPU in this thread, that is the current one again.
+    """
+
+    __slots__ = ("_context", "_pushed")
+
+    def __init__(self, context):
+        self._context = context
+
+    def __enter__(self):
+        current = int(cuda_driver.driver.cuCtxGetCurrent())
+        self._pushed = current != 0
+        if current == int(self._context.handle):
+            self._pushed = False
+        else:
+            self._context.push()
+
+    def __exit__(self, *exception):
+        if self._pushed:
+            self._context.pop()
+
+
+class _Memory:
+    """Keeps device memory until it goes itself, on whatever thread that is."""
+
+    __slots__ = ("_device", "_pointer")
+
+    def __init__(self, device, pointer):
+        self._device, self._pointer = device, pointer
+
+    def __del__(self):
+        with self._device.entered():
+            self._pointer = None
+
+
 class Device:
     """One GPU: memory, copies, events and launches, by numba-cuda. Streams are handles (int, 0 is the default stream).
 
@@ -66,8 +104,8 @@ class Device:
 
     def __init__(self, number):
         global _started
-        self._gpu = cuda.gpus[number]
         _started = True
+        self._context = cuda.gpus[number].get_primary_context()
         with self.entered():
             device = cuda.get_current_device()
             self.name = device.name if isinstance(device.name, str) else device.name.decode()
@@ -78,10 +116,10 @@ class Device:
         self._configured = {}
 
     def entered(self):
-        """Return a context manager in which this is the thread's current device."""
+        """Return a context manager in which this is the thread's current device: see `_Entered`."""
         if _forked:
             raise BackendError(_FORKED)
-        return self._gpu
+        return _Entered(self._context)
 
     def blocks(self, pieces):
         """Return how many blocks to launch for so many pieces of work."""
@@ -105,7 +143,7 @@ class Device:
                 f"the GPU is out of memory: {size:,} bytes were asked for, {free:,} of {whole:,} are free. Nothing was changed. Free tensors, or "
                 "have other libraries give back what they keep (torch.cuda.empty_cache(), cupy.get_default_memory_pool().free_all_blocks())"
             ) from None
-        return int(owner.device_pointer_value), owner
+        return int(owner.device_pointer_value), _Memory(self, owner)
 
     def pinned(self, size):
         """Return a new uint8 array in pinned host memory."""

@@ -2,6 +2,7 @@
 
     python asv_bench/gpu.py --json docs/gpu-results.json
     python asv_bench/gpu.py --quick             # small sizes: does everything run?
+    python asv_bench/gpu.py --tune              # launches of other shapes
 
 Times of large steps are between two device events; those of many small tensors are wall time, Python included. Contenders take turns, and ratios are
 those of medians. Gradients are fresh random values, two sets in turn; what a kernel writes is poisoned with NaN first wherever nothing reads it.
@@ -14,6 +15,7 @@ import math
 import platform
 import sys
 import time
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from benchmarks import OPTIMIZERS  # noqa: E402
 from benchmarks.models import resnet50  # noqa: E402
 
 import nbopt  # noqa: E402
+from nbopt_backends import device_plan  # noqa: E402
 
 BYTES = {"rmsprop": 20, "adam": 28}  # moved per element in float32
 OURS = {"rmsprop": nbopt.RMSProp, "adam": nbopt.Adam}
@@ -96,11 +99,15 @@ class Bench:
         return step
 
     def on_device(self, steps):
-        """Time contenders between device events, in turns. Returns {name: seconds}. All run on the default stream."""
+        """Time contenders between device events, in turns. Returns {name: seconds}. All run on the default stream.
+
+        A step before the one that is timed keeps the device busy while Python prepares the latter, whose time is the device's alone.
+        """
         times = {name: [] for name in steps}
         for _ in range(self.rounds):
             for name, step in steps.items():
                 start, end = self.cuda.event(timing=True), self.cuda.event(timing=True)
+                step()
                 start.record()
                 step()
                 end.record()
@@ -206,6 +213,27 @@ def sixteen_bits(bench):
         bench.add(f"{label}: nearest / float32", medians["nearest"] / medians["float32"], "-", None)
 
 
+def launch_shapes(bench):
+    """How large chunks and blocks should be, and whether blocks should be as many as chunks: for whoever tunes the constants."""
+    n = bench.large
+    device, largest = bench.be.device, device_plan.LARGEST_CHUNK
+    threads, resident = device.threads, device.resident_blocks
+    for name, make in OURS.items():
+        layer = nbopt.Parameters((bench.random(n), bench.random(n, 0.01)))
+        for chunk in (4096, 8192, 16384, 32768, 65536):
+            for block in (128, 256, 512):
+                device_plan.LARGEST_CHUNK, device.threads = chunk, block
+                steps = {}
+                for how, most in (("a block a chunk", 2**31 - 1), ("resident blocks", resident * threads // block)):
+                    device.most_blocks = most
+                    steps[how] = partial(make().optimize, [layer], 0)
+                    steps[how]()  # makes the plan, with these constants
+                for how, values in bench.on_device(steps).items():
+                    rate = float(BYTES[name] * n / np.median(values) / 1e9)
+                    bench.add(f"{name}: chunks of {chunk}, {block} threads, {how}: GB/s", rate, "-", None, seconds={how: values})
+    device_plan.LARGEST_CHUNK, device.threads, device.most_blocks = largest, threads, 2**31 - 1
+
+
 def over_2_31(bench):
     """One tensor of more than 2^31 elements."""
     n = (1 << 31) + 1001
@@ -254,6 +282,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="where all measurements go")
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: does everything run?")
+    parser.add_argument("--tune", action="store_true", help="time launches of other shapes instead")
     args = parser.parse_args(argv)
     problem = nbopt.backends.backend_problem("cuda")
     if problem:
@@ -272,7 +301,8 @@ def main(argv=None):
         print(f"{key:16} {value}")
     print(f"\n{'what':78} {'measured':>12}  {'bar':>10}  met")
     failures = []
-    for row in (same_bits_as_the_cpu, bandwidth, against_torch, norm_clip, sixteen_bits, over_2_31):
+    rows = (launch_shapes,) if args.tune else (same_bits_as_the_cpu, bandwidth, against_torch, norm_clip, sixteen_bits, over_2_31)
+    for row in rows:
         try:
             row(bench)
         except Exception as error:  # the other rows are worth having

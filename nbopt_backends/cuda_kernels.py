@@ -91,6 +91,24 @@ def update(table, chunks, n_chunks, scalars, random{views}{skip}):
 """
 
 
+def _width(program, dtypes, strided, rounded):
+    """Return how many elements a thread takes at a time."""
+    if rounded and strided:
+        return 4  # a word of 64 random bits is enough for them, and addresses are not
+    return 16 // min(ITEM_SIZES[dtypes[slot]] for slot in program.used())
+
+
+def _step(rounded):
+    """Return how many elements of a block of the random stream are gone through at a time: one draw of the words with the fewest bits."""
+    return 64 * LANES // min(word for _, _, word in rounded)
+
+
+def threads_per_chunk(program, dtypes, strided, kept):
+    """Return how many threads share a chunk, or None where all of a block do. The arguments are those of `update_text`."""
+    rounded = rounded_stores(program, dtypes, kept)
+    return _step(rounded) // _width(program, dtypes, strided, rounded) if rounded else None
+
+
 def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, skips=False):
     """Return the text of the module that holds the kernel of `program`.
 
@@ -154,9 +172,7 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
         f"    return ({', '.join(f'y{slot}' for slot in written)},)",
         "",
     ]
-    width = 16 // min(ITEM_SIZES[dtypes[slot]] for slot in used)  # elements at a time
-    if rounded and strided:
-        width = 4  # a word of 64 random bits is enough for them, and addresses are not
+    width = _width(program, dtypes, strided, rounded)
     guard = ["if load_int64(skip, 0, -1) != 0:", "    return"] if skips else []
     parts = {
         "head": "\n".join(head),
@@ -194,8 +210,7 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
         vector = indented([*vector_loads, *elements(width), *vector_stores], 3)
         return dialect.header + _CONTIGUOUS.format(pointers=indented(pointers(None), 2), misaligned=misaligned, vector=vector, **parts)
 
-    # A block is gone through in as many steps as its words with the fewest bits take draws; wider ones take several draws in a step.
-    step = 64 * LANES // min(word for _, _, word in rounded)
+    step = _step(rounded)
     keys, seeds, words, skipped = [], [f"first = load_int64(chunks, 4 * c + 3, -1) * {LANES}"], [], []
     for number, index, word in rounded:
         lanes, draws = width * word // 64, step * word // (64 * LANES)

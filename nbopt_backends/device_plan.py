@@ -9,9 +9,12 @@ import numpy as np
 
 from nbopt.ops import compute_dtype
 from nbopt_backends.chunks import chunk_table
+from nbopt_backends.cuda_kernels import threads_per_chunk
 from nbopt_backends.plan import Plan
 from nbopt_backends.reduction import TILE, tile_count
 from nbopt_backends.xoroshiro import BLOCK
+
+LARGEST_CHUNK = 16384  # elements
 
 
 class Part:
@@ -260,7 +263,8 @@ def _update_launch(plan, update, tables, number):
     arguments += [plan.random.address] if any(group.kept) else []
     arguments += [tables.views[number].address] if group.geometries is not None else []
     arguments += [tables.skip.address] if plan.skips else []
-    return backend.kernel(backend.text(update, group), backend.stem, "update"), backend.device.blocks(n_chunks), tuple(arguments)
+    threads = threads_per_chunk(update.program, group.dtypes, group.geometries is not None, group.kept)
+    return backend.kernel(backend.text(update, group), backend.stem, "update"), backend.device.blocks(n_chunks, threads), tuple(arguments)
 
 
 def _scaling(plan, update, tables):
@@ -318,8 +322,8 @@ def _place(part, index):
 def _chunk(device, layout):
     """Return the number of elements of a chunk: large, but small enough that every processor of the GPU gets some."""
     elements = sum(group.elements for group in layout.groups)
-    chunk = 16384
-    while chunk > 1024 and elements < chunk * device.most_blocks:
+    chunk = LARGEST_CHUNK
+    while chunk > 1024 and elements < chunk * device.resident_blocks:
         chunk //= 2
     return chunk
 

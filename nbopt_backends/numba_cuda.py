@@ -97,10 +97,12 @@ class Device:
     threads : int
         Threads of a block.
     most_blocks : int
-        Blocks of the largest launch: enough to fill the GPU.
+        Blocks of the largest launch. As many as there is work for: the GPU starts one when another ends, which balances it.
+    resident_blocks : int
+        Blocks that the GPU runs at the same time, at most.
     """
 
-    threads = 256
+    threads, most_blocks = 256, 2**31 - 1
 
     def __init__(self, number):
         global _started
@@ -110,7 +112,7 @@ class Device:
             device = cuda.get_current_device()
             self.name = device.name if isinstance(device.name, str) else device.name.decode()
             self.compute_capability = tuple(device.compute_capability)
-            self.most_blocks = device.MULTIPROCESSOR_COUNT * (2048 // self.threads)
+            self.resident_blocks = device.MULTIPROCESSOR_COUNT * (2048 // self.threads)
         self.key = (number, self.compute_capability)
         self._streams = {}
         self._configured = {}
@@ -121,9 +123,10 @@ class Device:
             raise BackendError(_FORKED)
         return _Entered(self._context)
 
-    def blocks(self, pieces):
-        """Return how many blocks to launch for so many pieces of work."""
-        return max(1, min(pieces, self.most_blocks))
+    def blocks(self, pieces, threads=None):
+        """Return how many blocks to launch for so many pieces of work: of a block each, or of so many threads."""
+        wanted = pieces if threads is None else -(-pieces * threads // self.threads)
+        return max(1, min(wanted, self.most_blocks))
 
     def _stream(self, handle):
         found = self._streams.get(handle)
@@ -209,7 +212,7 @@ class SimulatedDevice:
     """The same over host memory, for Numba's CUDA simulator. Few threads: each is a Python thread, and no result depends on their number."""
 
     name, compute_capability, key = "simulator", (0, 0), ("simulator",)
-    threads, most_blocks = 4, 2
+    threads, most_blocks, resident_blocks = 4, 2, 2
 
     def __init__(self, number):
         if number != 0:
@@ -219,9 +222,7 @@ class SimulatedDevice:
         """Return a context manager that does nothing."""
         return cuda.gpus[0]
 
-    def blocks(self, pieces):
-        """Return how many blocks to launch for so many pieces of work."""
-        return max(1, min(pieces, self.most_blocks))
+    blocks = Device.blocks
 
     def allocate(self, size):
         """Return (address, owner) of new memory, with values that show where they are used."""

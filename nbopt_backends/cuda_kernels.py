@@ -8,7 +8,7 @@ from nbopt_backends.lowering import ITEM_SIZES, Dialect, body_lines, indented, r
 from nbopt_backends.xoroshiro import LANES
 
 _EXACT = {"add": "add({0}, {1})", "subtract": "subtract({0}, {1})", "multiply": "multiply({0}, {1})", "divide": "divide({0}, {1})"}
-_PARTS = {"kernel": "", "loop": "", "load": "x{slot}", "store": "y{slot} = {value}", "random": "u{index}"}
+_PARTS = {"kernel": "", "loop": "", "load": "x{slot}", "store": "y{slot} = {value}", "random": "u{index}", "narrowed": "narrowed({value})"}
 
 #: Every operation rounds by itself: an infix ``*`` followed by ``+`` could become one fma, which rounds once.
 DIALECT = Dialect(
@@ -115,7 +115,7 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
     For RMSProp on float32 it reads
 
         # mean_square = ...
-        @inline
+        @once(float32, float32)
         def element(x0, x1, x2, s0, s1, s2, s3, s4, s5, s6):
             v0 = x2
             v1 = multiply(s0, v0)
@@ -166,7 +166,7 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
     scalars = [f"s{j}" for j in range(program.n_scalars)]
     head = [
         *(f"# {line}" for line in rule_comment(program)),
-        "@inline",
+        f"@once({', '.join('float64' if dtypes[slot] == 'float64' else 'float32' for slot in written)})",
         f"def element({', '.join([*(f'x{slot}' for slot in read), *(f'u{index}' for _, index, _ in rounded), *scalars])}):",
         *(f"    {line}" for line in body_lines(program, dialect, dtypes, arithmetic, kept)),
         f"    return ({', '.join(f'y{slot}' for slot in written)},)",
@@ -261,4 +261,4 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
 
 
 def _either(condition, lines, otherwise):
-    return [f"if {condition}:", *(f"    {line}" for line in lines), "else:", *(f"    {line}" for line in otherwise)]
+    return [f"if {condition}:", *(f"    {line}" for line in lines or ["pass"]), "else:", *(f"    {line}" for line in otherwise)]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from llvmlite import ir
 
 from nbopt_backends import scalar, xoroshiro
-from nbopt_backends.numba_cuda import cuda, intrinsic, types
+from nbopt_backends.numba_cuda import ConfigStack, cgutils, cuda, intrinsic, types
 
 float32, float64, int64, uint64 = types.float32, types.float64, types.int64, types.uint64
 _FLOAT, _DOUBLE, _WORD = ir.FloatType(), ir.DoubleType(), ir.IntType(64)
@@ -23,6 +23,36 @@ _SUFFIX = {float32: "f", float64: "d"}
 
 #: Decorates a helper of generated text.
 inline = cuda.jit(device=True, inline="always")
+
+
+def once(*results):
+    """Decorate a function of numbers that is called many times in a kernel, and returns a tuple of these types.
+
+    Numba sees it once, and NVVM puts it where it is called. ``inline`` would have Numba compile every copy of it, which takes ten times as long
+    where a formula is long.
+    """
+    result = types.Tuple(results)
+
+    def decorate(function):
+        # Numba keeps what it has compiled by the code object, and those of two modules can be equal where their settings aren't.
+        code = function.__code__.replace(co_name=f"{function.__module__}_{function.__name__}")
+        function = FunctionType(code, function.__globals__, function.__name__)
+
+        @intrinsic
+        def call(context, *operands):
+            own = result(*operands)
+
+            def codegen(ctx, builder, signature, args):
+                flags = ConfigStack().top().copy()
+                flags.forceinline = True
+                compiled = ctx.compile_subroutine(builder, function, own, flags=flags)
+                return ctx.call_internal(builder, compiled.fndesc, own, cgutils.unpack_tuple(builder, args[0]))
+
+            return result(types.StarArgTuple(operands)), codegen
+
+        return call
+
+    return decorate
 
 
 def _global(builder, address, llvm_type, index):
@@ -351,6 +381,12 @@ def _through_half(context, x):
 def nearest_float16_float32(x):
     """Return a float32 rounded to nearest even in float16. NaN is canonical."""
     return _through_half(x) if x == x else from_bits_float32(0x7FC00000)
+
+
+@inline
+def narrowed(x):
+    """Return a float64 as a float32, NaN as the one whose upper half is bfloat16's canonical NaN: PTX's conversion gives another."""
+    return float32(x) if x == x else from_bits_float32(0x7FC00000)
 
 
 # --- random bits: see nbopt_backends.xoroshiro; integers, so nothing is contracted ---

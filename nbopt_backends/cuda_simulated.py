@@ -20,6 +20,11 @@ def inline(function):
     return function
 
 
+def once(*results):
+    """Return a decorator that leaves a function as it is."""
+    return inline
+
+
 def _memory_access(kind, loaded, stored=lambda value: value):
     size = ctypes.sizeof(kind)
 
@@ -94,6 +99,11 @@ def bits_float64(value):
 def from_bits_float64(bits):
     """Return the float64 of a signed or unsigned int's 64 bits."""
     return np.uint64(bits & 0xFFFFFFFFFFFFFFFF).view(np.float64)
+
+
+def narrowed(x):
+    """Return a float64 as a float32, NaN as the one whose upper half is bfloat16's canonical NaN."""
+    return np.float32(x) if x == x else from_bits_float32(0x7FC00000)
 
 
 def address(row, slot, offset, item_size):

@@ -24,6 +24,8 @@ class Dialect(NamedTuple):
         How the body takes and leaves an element of {slot}, whose storage is {dtype}; {value} is what is left.
     random : str
         How the body takes the {word} random bits of the store that is instruction {index}.
+    narrowed : str
+        The conversion of a float64 {value} to float32 that keeps the canonical NaN of 16 bits.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Dialect(NamedTuple):
     load: str = "load_{dtype}(p{slot}, i, {slot})"
     store: str = "store_{dtype}(p{slot}, i, {slot}, {value})"
     random: str = "load_word{word}(w{index}, k, 15)"
+    narrowed: str = "float32({value})"
 
 
 def by_reciprocals(program):
@@ -154,7 +157,7 @@ def body_lines(program, dialect, dtypes, arithmetic, kept):
                 rounded = f"float64(float32({name}))" if dtype == "float32" else f"nearest_{dtype}_{arithmetic}({name})"
                 lines.append(f"r{index} = {rounded}")
                 name = f"r{index}"
-            stored = name if dtype == arithmetic or arithmetic == "float32" else f"float32({name})"
+            stored = name if dtype == arithmetic or arithmetic == "float32" else dialect.narrowed.format(value=name)
             lines.append(dialect.store.format(dtype=dtype, slot=slot, value=stored))
         else:
             spelled = [f"s{~operand}" if operand < 0 else names[operand] for operand in operands]

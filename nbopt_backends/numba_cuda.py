@@ -17,9 +17,10 @@ try:
     if importlib.util.find_spec("numba_cuda") is None:
         raise ImportError("Numba's own, older numba.cuda is not enough")
     from numba import cuda
-    from numba.cuda import types
+    from numba.cuda import cgutils, types  # noqa: F401  (cuda_primitives takes them from here)
+    from numba.cuda.core.targetconfig import ConfigStack  # noqa: F401
     from numba.cuda.cudadrv import driver as cuda_driver
-    from numba.cuda.extending import intrinsic  # noqa: F401  (cuda_primitives takes it from here)
+    from numba.cuda.extending import intrinsic  # noqa: F401
 except ImportError as error:
     cuda, _missing = None, error
 else:

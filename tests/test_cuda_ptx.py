@@ -160,9 +160,12 @@ def test_kernels_that_round_float32_states_of_16_bit_parameters(capability):
     assert instructions(ptx).count("ld.global.v4.f32") >= 4 and "ld.global.v4.u32" in ptx
 
 
+@pytest.mark.parametrize("dtype, kept", [("bfloat16", 0), ("float16", 10)], ids=["nearest", "stochastic"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_compiles_for_16_bits(name):
-    ptx = sixteen_bits(name, ("bfloat16",) * len(program_of(name).names), (0,) * len(program_of(name).names), (9, 0))
+def test_every_optimizer_compiles_for_16_bits(name, dtype, kept):
+    program = program_of(name)
+    written = program.written()
+    ptx = sixteen_bits(name, (dtype,) * len(program.names), tuple(kept * (slot in written) for slot in range(len(program.names))), (9, 0))
     assert_exact(ptx)
     assert_no_local_memory(ptx)
 

@@ -470,7 +470,7 @@ def test_optimizers_settings_in_mixes_of_storage(param, state, setting, param_bi
 
 @pytest.mark.parametrize(("setting", "param_bits", "state_bits"), [(True, 7, 7), (2, 2, 2), (False, None, None)])
 def test_the_backends_default_is_where_tensors_start(backend, setting, param_bits, state_bits):
-    with nbopt.use_backend(backend.name, rng_seed=0, stochastic_round=setting) as be:
+    with nbopt.use_backend(type(backend)(rng_seed=0, stochastic_round=setting)) as be:
         found = moved(be, state="bfloat16")
         assert tuple(map(grid_of, found)) == (param_bits, state_bits)
         array = np.ones(N, BF16)  # wrapped by Parameters
@@ -774,7 +774,7 @@ def test_a_run_goes_on_from_a_stored_state(backend, rng):
     stored, (layer, optimizer) = backend.rng_get_state(), copy.deepcopy(first)
     run(*first, steps[:2])  # which uses other bits
     assert not all(map(same_bits, values_of([first[0]]), values_of([whole[0]])))
-    with nbopt.use_backend(backend.name, rng_seed=999) as other:
+    with nbopt.use_backend(type(backend)(rng_seed=999)) as other:
         other.rng_set_state(stored)
         run(layer, optimizer, steps[2:])
         assert all(map(same_bits, values_of([layer]), values_of([whole[0]])))

@@ -78,7 +78,8 @@ def stepped(backend, make_layers, make_optimizer, **options):
 
     ``make_layers(be)`` returns the layers, and a list of arrays that hold their parameters.
     """
-    with nbopt.use_backend(backend, rng_seed=0, batch_size=3, **options) as be:
+    own = {"rng_seed": 0, "batch_size": 3, **options} if isinstance(backend, str) else {}
+    with nbopt.use_backend(backend, **own) as be:
         layers, memory = make_layers(be)
         optimizer = make_optimizer()
         for epoch in range(2):
@@ -254,7 +255,7 @@ def test_layout_does_not_change_the_result(name, backend):
     def result(copy):
         layers = [nbopt.Parameters((copy(p), copy(dW))) for p, dW in pairs]
         make_layers = lambda be: (layers, [layer.params[0] for layer in layers])  # noqa: E731
-        return stepped(backend.name, make_layers, lambda: OPTIMIZERS[name](**VALUE_CLIPS, **NORM_CLIP))
+        return stepped(type(backend)(rng_seed=0, batch_size=3), make_layers, lambda: OPTIMIZERS[name](**VALUE_CLIPS, **NORM_CLIP))
 
     wanted = result(np.copy)
     for copy in (lambda x: np.array(x, order="F"), spread_out):

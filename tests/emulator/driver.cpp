@@ -1,0 +1,508 @@
+// CUDA's driver over host memory, as far as numba-cuda asks for it: one GPU, whose kernels are PTX, translated into C (ptx_to_c.py).
+//
+// Work on a stream is queued, and run as late as CUDA allows: when the host waits for it. So a buffer that is written again too early, or memory
+// that is given back too early, shows. Memory starts with 0xA5 in every byte and ends at a page that can't be touched. As with a real driver, most
+// calls are errors in a thread without a current context, and in a child that was forked after cuInit.
+
+#include <cuda.h>
+#include <dlfcn.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#define API extern "C" __attribute__((visibility("default"))) CUresult
+#define LOCKED std::lock_guard<std::recursive_mutex> locked(all)
+#define IN_CONTEXT                                          \
+  if (process != getpid()) return CUDA_ERROR_NOT_INITIALIZED; \
+  if (!current()) return CUDA_ERROR_INVALID_CONTEXT;          \
+  LOCKED
+
+static std::recursive_mutex all;
+static pid_t process = 0;  // which has called cuInit
+static thread_local std::vector<CUcontext> contexts;
+static CUcontext primary = (CUcontext)&process;
+
+static CUcontext current() { return contexts.empty() ? nullptr : contexts.back(); }
+
+static long setting(const char* name, long otherwise) {
+  const char* text = getenv(name);
+  return text ? atol(text) : otherwise;
+}
+
+// --- streams ---
+
+struct Stream;
+
+struct Work {
+  std::function<void()> run;
+  Stream* after = nullptr;  // run first what this stream had queued, up to number `until`
+  uint64_t until = 0;
+};
+
+struct Stream {
+  bool blocking = true;  // keeps its order with the default stream's work
+  std::deque<Work> queue;
+  uint64_t done = 0, queued = 0;
+};
+
+struct Event {
+  Stream* stream = nullptr;
+  uint64_t number = 0;
+  double seconds = 0;
+};
+
+static Stream default_stream;
+static std::set<Stream*> streams;
+static std::set<Event*> events;
+
+static Stream* stream_of(CUstream handle) {
+  return handle == nullptr || handle == CU_STREAM_LEGACY || handle == CU_STREAM_PER_THREAD ? &default_stream : (Stream*)handle;
+}
+
+static void finish(Stream* stream, uint64_t until) {
+  while (stream->done < until) {
+    Work work = std::move(stream->queue.front());
+    stream->queue.pop_front();
+    if (work.after) finish(work.after, work.until);
+    if (work.run) work.run();
+    stream->done++;
+  }
+}
+
+static void finish(Stream* stream) { finish(stream, stream->queued); }
+
+static void finish_all() {
+  finish(&default_stream);
+  for (Stream* stream : streams) finish(stream);
+}
+
+static void queue(Stream* stream, Work work) {
+  auto follow = [&](Stream* other) {
+    if (other->done < other->queued) stream->queue.push_back({nullptr, other, other->queued}), stream->queued++;
+  };
+  if (stream == &default_stream) {
+    for (Stream* other : streams)
+      if (other->blocking) follow(other);
+  } else if (stream->blocking) {
+    follow(&default_stream);
+  }
+  stream->queue.push_back(std::move(work));
+  stream->queued++;
+  if (stream->queue.size() > 20000) finish(stream);
+}
+
+API cuStreamCreate(CUstream* made, unsigned flags) {
+  IN_CONTEXT;
+  auto stream = new Stream;
+  stream->blocking = !(flags & CU_STREAM_NON_BLOCKING);
+  streams.insert(stream);
+  *made = (CUstream)stream;
+  return CUDA_SUCCESS;
+}
+
+API cuStreamCreateWithPriority(CUstream* made, unsigned flags, int) { return cuStreamCreate(made, flags); }
+
+API cuStreamDestroy(CUstream handle) {
+  IN_CONTEXT;
+  finish(stream_of(handle));
+  streams.erase(stream_of(handle));  // and is never freed: events may know it
+  return CUDA_SUCCESS;
+}
+
+API cuStreamSynchronize(CUstream handle) {
+  IN_CONTEXT;
+  finish(stream_of(handle));
+  return CUDA_SUCCESS;
+}
+
+API cuStreamWaitEvent(CUstream handle, CUevent event, unsigned) {
+  IN_CONTEXT;
+  auto known = (Event*)event;
+  if (known->stream) queue(stream_of(handle), {nullptr, known->stream, known->number});
+  return CUDA_SUCCESS;
+}
+
+API cuEventCreate(CUevent* made, unsigned) {
+  IN_CONTEXT;
+  auto event = new Event;
+  events.insert(event);
+  *made = (CUevent)event;
+  return CUDA_SUCCESS;
+}
+
+API cuEventDestroy(CUevent event) {
+  LOCKED;
+  events.erase((Event*)event);
+  delete (Event*)event;
+  return CUDA_SUCCESS;
+}
+
+API cuEventRecord(CUevent handle, CUstream stream) {
+  IN_CONTEXT;
+  auto event = (Event*)handle;
+  auto note = [event] {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (events.count(event)) event->seconds = now.tv_sec + 1e-9 * now.tv_nsec;
+  };
+  queue(stream_of(stream), {note});
+  event->stream = stream_of(stream);
+  event->number = event->stream->queued;
+  return CUDA_SUCCESS;
+}
+
+API cuEventRecordWithFlags(CUevent event, CUstream stream, unsigned) { return cuEventRecord(event, stream); }
+
+API cuEventSynchronize(CUevent handle) {
+  IN_CONTEXT;
+  auto event = (Event*)handle;
+  if (event->stream) finish(event->stream, event->number);
+  return CUDA_SUCCESS;
+}
+
+API cuEventQuery(CUevent handle) {
+  IN_CONTEXT;
+  auto event = (Event*)handle;
+  return !event->stream || event->stream->done >= event->number ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+}
+
+API cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
+  *milliseconds = 1e3 * (((Event*)end)->seconds - ((Event*)start)->seconds);
+  return CUDA_SUCCESS;
+}
+
+// --- the device and its context ---
+
+API cuInit(unsigned) {
+  if (process && process != getpid()) return CUDA_ERROR_NOT_INITIALIZED;
+  process = getpid();
+  return CUDA_SUCCESS;
+}
+
+API cuDriverGetVersion(int* version) {
+  *version = CUDA_VERSION / 1000 * 1000;
+  return CUDA_SUCCESS;
+}
+
+API cuDeviceGetCount(int* count) {
+  *count = 1;
+  return process ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED;
+}
+
+API cuDeviceGet(CUdevice* device, int number) {
+  *device = number;
+  return number == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+}
+
+API cuDeviceGetName(char* name, int size, CUdevice) {
+  snprintf(name, size, "emulated GPU");
+  return CUDA_SUCCESS;
+}
+
+API cuDeviceGetUuid(CUuuid* uuid, CUdevice) {
+  memset(uuid, 0xA5, sizeof *uuid);
+  return CUDA_SUCCESS;
+}
+
+API cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) {
+  static const std::map<int, int> known = {
+      {CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 132},     {CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK, 1024},
+      {CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X, 1024},         {CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y, 1024},
+      {CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z, 64},           {CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X, 2147483647},
+      {CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y, 65535},         {CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z, 65535},
+      {CU_DEVICE_ATTRIBUTE_WARP_SIZE, 32},                 {CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK, 49152},
+      {CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, 9},   {CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, 0},
+      {CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING, 1},         {CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY, 1},
+  };
+  auto found = known.find(attribute);
+  *value = found == known.end() ? 0 : found->second;
+  return CUDA_SUCCESS;
+}
+
+API cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
+  *context = primary;
+  return CUDA_SUCCESS;
+}
+
+API cuDevicePrimaryCtxRelease(CUdevice) { return CUDA_SUCCESS; }
+
+API cuCtxGetCurrent(CUcontext* context) {
+  *context = current();
+  return CUDA_SUCCESS;
+}
+
+API cuCtxSetCurrent(CUcontext context) {
+  if (!contexts.empty()) contexts.pop_back();
+  contexts.push_back(context);
+  return CUDA_SUCCESS;
+}
+
+API cuCtxPushCurrent(CUcontext context) {
+  contexts.push_back(context);
+  return CUDA_SUCCESS;
+}
+
+API cuCtxPopCurrent(CUcontext* context) {
+  if (!current()) return CUDA_ERROR_INVALID_CONTEXT;
+  *context = current();
+  contexts.pop_back();
+  return CUDA_SUCCESS;
+}
+
+API cuCtxGetDevice(CUdevice* device) {
+  IN_CONTEXT;
+  *device = 0;
+  return CUDA_SUCCESS;
+}
+
+API cuCtxSynchronize() {
+  IN_CONTEXT;
+  finish_all();
+  return CUDA_SUCCESS;
+}
+
+// --- memory ---
+
+// Device addresses are host addresses with this bit flipped: ptx.h.
+static const uint64_t device_bit = 1ull << 46;
+
+struct Block {
+  size_t size, mapped;
+  char* mapping;
+};
+
+static std::map<uint64_t, Block> on_device, pinned;  // by their addresses
+static size_t in_use = 0;
+
+static size_t capacity() { return setting("EMULATED_MEMORY", 4l << 30); }
+
+static char* host(CUdeviceptr address) { return (char*)(address ^ device_bit); }
+
+static const std::pair<const uint64_t, Block>* block_of(const std::map<uint64_t, Block>& blocks, uint64_t address, size_t size = 1) {
+  auto next = blocks.upper_bound(address);
+  if (next == blocks.begin()) return nullptr;
+  --next;
+  return address + size <= next->first + next->second.size ? &*next : nullptr;
+}
+
+API cuMemGetInfo(size_t* free, size_t* total) {
+  IN_CONTEXT;
+  *total = capacity();
+  *free = capacity() - in_use;
+  return CUDA_SUCCESS;
+}
+
+API cuMemAlloc(CUdeviceptr* made, size_t size) {
+  IN_CONTEXT;
+  if (size == 0) return CUDA_ERROR_INVALID_VALUE;
+  const size_t page = 4096, whole = (size + page - 1) / page * page, mapped = whole + 2 * page;
+  if (in_use + size > capacity()) return CUDA_ERROR_OUT_OF_MEMORY;
+  char* mapping = (char*)mmap(nullptr, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+  mprotect(mapping + page, whole, PROT_READ | PROT_WRITE);
+  memset(mapping + page, 0xA5, whole);
+  char* start = mapping + page + (whole - size) / 256 * 256;  // as near to the last page as CUDA's alignment allows
+  *made = (uint64_t)start ^ device_bit;
+  on_device[*made] = {size, mapped, mapping};
+  in_use += size;
+  return CUDA_SUCCESS;
+}
+
+API cuMemFree(CUdeviceptr address) {
+  IN_CONTEXT;
+  auto block = on_device.find(address);
+  if (block == on_device.end()) return CUDA_ERROR_INVALID_VALUE;
+  finish_all();
+  munmap(block->second.mapping, block->second.mapped);
+  in_use -= block->second.size;
+  on_device.erase(block);
+  return CUDA_SUCCESS;
+}
+
+API cuMemHostAlloc(void** made, size_t size, unsigned) {
+  IN_CONTEXT;
+  *made = malloc(size);
+  memset(*made, 0xA5, size);
+  pinned[(uint64_t)*made] = {size, 0, nullptr};
+  return CUDA_SUCCESS;
+}
+
+API cuMemFreeHost(void* address) {
+  IN_CONTEXT;
+  finish_all();
+  pinned.erase((uint64_t)address);
+  free(address);
+  return CUDA_SUCCESS;
+}
+
+API cuPointerGetAttribute(void* value, CUpointer_attribute attribute, CUdeviceptr address) {
+  IN_CONTEXT;
+  const bool device = block_of(on_device, address);
+  if (!device && !block_of(pinned, address)) return CUDA_ERROR_INVALID_VALUE;
+  if (attribute == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL) *(int*)value = 0;
+  else if (attribute == CU_POINTER_ATTRIBUTE_MEMORY_TYPE) *(unsigned*)value = device ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
+  else return CUDA_ERROR_NOT_SUPPORTED;
+  return CUDA_SUCCESS;
+}
+
+API cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t size, CUstream stream) {
+  IN_CONTEXT;
+  if (size && !block_of(on_device, to, size)) return CUDA_ERROR_INVALID_VALUE;
+  if (block_of(pinned, (uint64_t)from)) {
+    queue(stream_of(stream), {[=] { memcpy(host(to), from, size); }});
+  } else {  // what is not pinned is copied to a buffer of the driver's before the call returns
+    auto staged = std::make_shared<std::string>((const char*)from, size);
+    queue(stream_of(stream), {[=] { memcpy(host(to), staged->data(), size); }});
+  }
+  return CUDA_SUCCESS;
+}
+
+API cuMemcpyDtoHAsync(void* to, CUdeviceptr from, size_t size, CUstream stream) {
+  IN_CONTEXT;
+  if (size && !block_of(on_device, from, size)) return CUDA_ERROR_INVALID_VALUE;
+  queue(stream_of(stream), {[=] { memcpy(to, host(from), size); }});
+  if (!block_of(pinned, (uint64_t)to)) finish(stream_of(stream));
+  return CUDA_SUCCESS;
+}
+
+API cuMemcpyHtoD(CUdeviceptr to, const void* from, size_t size) {
+  CUresult result = cuMemcpyHtoDAsync(to, from, size, nullptr);
+  LOCKED;
+  finish(&default_stream);
+  return result;
+}
+
+API cuMemcpyDtoH(void* to, CUdeviceptr from, size_t size) {
+  CUresult result = cuMemcpyDtoHAsync(to, from, size, nullptr);
+  LOCKED;
+  finish(&default_stream);
+  return result;
+}
+
+API cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t size, CUstream stream) {
+  IN_CONTEXT;
+  if (!block_of(on_device, to, size) || !block_of(on_device, from, size)) return CUDA_ERROR_INVALID_VALUE;
+  queue(stream_of(stream), {[=] { memmove(host(to), host(from), size); }});
+  return CUDA_SUCCESS;
+}
+
+API cuMemsetD8Async(CUdeviceptr address, unsigned char value, size_t size, CUstream stream) {
+  IN_CONTEXT;
+  if (!block_of(on_device, address, size)) return CUDA_ERROR_INVALID_VALUE;
+  queue(stream_of(stream), {[=] { memset(host(address), value, size); }});
+  return CUDA_SUCCESS;
+}
+
+// --- kernels ---
+
+struct Kernel {  // as in ptx.h
+  const char* name;
+  int n_params;
+  void (*run)(unsigned, unsigned, void**);
+};
+
+API cuLibraryLoadData(CUlibrary* made, const void* code, CUjit_option*, void**, unsigned, CUlibraryOption*, void**, unsigned) {
+  IN_CONTEXT;
+  const std::string ptx = (const char*)code, folder = getenv("EMULATED_KERNELS");
+  char name[32];
+  snprintf(name, sizeof name, "/%016zx", std::hash<std::string>()(ptx));
+  const std::string compiled = folder + name + ".so";
+  if (access(compiled.c_str(), R_OK)) {
+    const std::string own = folder + name + "." + std::to_string(getpid());
+    FILE* file = fopen((own + ".ptx").c_str(), "w");
+    fputs(ptx.c_str(), file);
+    fclose(file);
+    const std::string command = std::string(getenv("EMULATED_COMPILER")) + " " + own;
+    if (system(command.c_str()) || rename((own + ".so").c_str(), compiled.c_str())) return CUDA_ERROR_INVALID_PTX;
+  }
+  *made = (CUlibrary)dlopen(compiled.c_str(), RTLD_NOW | RTLD_LOCAL);
+  return *made ? CUDA_SUCCESS : CUDA_ERROR_INVALID_IMAGE;
+}
+
+API cuLibraryUnload(CUlibrary) { return CUDA_SUCCESS; }
+
+API cuLibraryGetKernel(CUkernel* found, CUlibrary library, const char* name) {
+  for (auto kernel = (Kernel*)dlsym(library, "kernels"); kernel->name; kernel++)
+    if (!strcmp(kernel->name, name)) return *found = (CUkernel)kernel, CUDA_SUCCESS;
+  return CUDA_ERROR_NOT_FOUND;
+}
+
+API cuKernelGetFunction(CUfunction* function, CUkernel kernel) {
+  *function = (CUfunction)kernel;
+  return CUDA_SUCCESS;
+}
+
+API cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfunction) {
+  *value = attribute == CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK ? 1024 : 0;
+  return CUDA_SUCCESS;
+}
+
+API cuKernelGetAttribute(int* value, CUfunction_attribute attribute, CUkernel kernel, CUdevice) {
+  return cuFuncGetAttribute(value, attribute, (CUfunction)kernel);
+}
+
+API cuLaunchKernelEx(const CUlaunchConfig* shape, CUfunction function, void** params, void**) {
+  IN_CONTEXT;
+  auto kernel = (Kernel*)function;
+  const unsigned blocks = shape->gridDimX, threads = shape->blockDimX;
+  if (!blocks || !threads || threads > 1024 || shape->gridDimY * shape->gridDimZ * shape->blockDimY * shape->blockDimZ != 1)
+    return CUDA_ERROR_INVALID_VALUE;
+  std::vector<uint64_t> values;  // arguments are read now; each has 8 bytes
+  for (int k = 0; k < kernel->n_params; k++) values.push_back(*(uint64_t*)params[k]);
+  auto run = [=]() mutable {
+    std::vector<void*> places;
+    for (uint64_t& value : values) places.push_back(&value);
+    kernel->run(blocks, threads, places.data());
+  };
+  queue(stream_of(shape->hStream), {run});
+  return CUDA_SUCCESS;
+}
+
+API cuLaunchKernel(
+    CUfunction function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned, CUstream stream, void** params,
+    void** extra) {
+  CUlaunchConfig shape = {gx, gy, gz, bx, by, bz, 0, stream, nullptr, 0};
+  return cuLaunchKernelEx(&shape, function, params, extra);
+}
+
+// --- names ---
+
+API cuGetErrorName(CUresult error, const char** name) {
+  static const std::map<int, const char*> names = {
+      {CUDA_SUCCESS, "CUDA_SUCCESS"},
+      {CUDA_ERROR_INVALID_VALUE, "CUDA_ERROR_INVALID_VALUE"},
+      {CUDA_ERROR_OUT_OF_MEMORY, "CUDA_ERROR_OUT_OF_MEMORY"},
+      {CUDA_ERROR_NOT_INITIALIZED, "CUDA_ERROR_NOT_INITIALIZED"},
+      {CUDA_ERROR_INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT"},
+      {CUDA_ERROR_INVALID_PTX, "CUDA_ERROR_INVALID_PTX"},
+  };
+  auto found = names.find(error);
+  *name = found == names.end() ? "another error of the emulated driver" : found->second;
+  return CUDA_SUCCESS;
+}
+
+API cuGetErrorString(CUresult error, const char** text) { return cuGetErrorName(error, text); }
+
+// cuda.h gives functions the names of their newest versions by macros, so `name` is looked for with these endings.
+API cuGetProcAddress(const char* name, void** found, int, cuuint64_t, CUdriverProcAddressQueryResult* result) {
+  Dl_info own;
+  dladdr((void*)&cuInit, &own);
+  void* library = dlopen(own.dli_fname, RTLD_NOW | RTLD_NOLOAD);
+  *found = nullptr;
+  for (const char* version : {"_v3", "_v2", ""})
+    if (!*found) *found = dlsym(library, (std::string(name) + version).c_str());
+  if (result) *result = *found ? CU_GET_PROC_ADDRESS_SUCCESS : CU_GET_PROC_ADDRESS_SYMBOL_NOT_FOUND;
+  return *found ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
+}

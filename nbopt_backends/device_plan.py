@@ -149,21 +149,16 @@ class DevicePlan(Plan):
         tensors = update.tensors
         return any(tensors[index].storage.pointer() != address for index, address in self.pointers.items())
 
-    def replace(self, update):
-        """Do what `Plan.replace` does, and note that the tables must be copied."""
-        before = self.serials
-        if not super().replace(update):
+    def take(self, rows, gradients):
+        """Do what `Plan.take` does for gradients on this GPU, and note that the tables must be copied, and which of these can move."""
+        backend, device = self.backend, self.backend.device_id
+        if any(tensor.storage.home is not backend and tensor.storage.home.device_id != device for tensor in gradients):
+            return False  # looked at afresh, it is refused
+        if not super().take(rows, gradients):
             return False
         self.new_tables = True
-        tensors = update.tensors
-        changed = [index for index, (old, new) in enumerate(zip(before, self.serials)) if old != new]
-        backend, device = self.backend, self.backend.device_id
-        for index in changed:
-            storage = tensors[index].storage
-            if storage.home is not backend and storage.home.device_id != device:
-                self.serials = None  # looked at afresh, it is refused
-                return False
-            self._note(index, storage)
+        for row, tensor in zip(rows, gradients):
+            self._note(2 * row + 1, tensor.storage)
         return True
 
     def refresh(self, update, arrays):

@@ -102,19 +102,22 @@ class Plan:
             Whether that was all there is to do. False: the step must be looked at afresh.
         """
         old, new = self.serials, update.key
-        if old is None or len(old) != len(new):
+        # A key begins with param, grad, param, grad, ...; only gradients are only read, whatever the rule.
+        ends = 2 * self.layout.n_rows
+        if old is None or old[:ends:2] != new[:ends:2] or old[ends:] != new[ends:]:
             return False
-        changed = [index for index, (a, b) in enumerate(zip(old, new)) if a != b]
-        # The key begins with param, grad, param, grad, ...; only gradients are only read, whatever the rule.
-        if not changed or changed[-1] >= 2 * len(self.layout.places) or any(index % 2 == 0 for index in changed):
-            return False
+        rows = [row for row, (a, b) in enumerate(zip(old[1:ends:2], new[1:ends:2])) if a != b]
         tensors = update.tensors
         self.serials = None  # an interrupt must not leave old serials with new addresses
-        if not self.layout.replace_column(1, [index // 2 for index in changed], [tensors[index] for index in changed]):
+        if not self.take(rows, [tensors[2 * row + 1] for row in rows]):
             self.serials = old
             return False
         self.serials = new
         return True
+
+    def take(self, rows, gradients):
+        """Point the address tables at new gradients of some rows; return False, with nothing changed, where they are not like the old ones."""
+        return self.layout.replace_gradients(rows, gradients)
 
 
 class Group:
@@ -191,8 +194,7 @@ class Layout:
     key, written, memory
         As given.
     groups : list of Group
-    places : list of (Group, int)
-        For each row, its group and its row in the group's table; (None, 0) for a row without elements.
+    n_rows : int
     tile_starts : numpy.ndarray
         Where each row's first tile of squares stands in the norm: tensors in list order, whatever their groups.
     pointed_at : bytes or None
@@ -211,10 +213,7 @@ class Layout:
                 kinds.setdefault((tuple(array.dtype.name for array in row), kept[number]), []).append(number)
         block_starts = first_blocks([row[0].size for row in rows], listing)
         self.groups = [Group(numbers, *kind, [rows[n] for n in numbers], written, block_starts) for kind, numbers in kinds.items()]
-        self.places = [(None, 0)] * len(rows)
-        for group in self.groups:
-            for place, number in enumerate(group.rows):
-                self.places[number] = group, place
+        self.n_rows = len(rows)
         self.pointed_at = self._gradients = None
         counts = [tile_count(row[0].size) if row[0].size else 0 for row in rows]
         self.tile_starts = np.cumsum([0, *counts])
@@ -230,33 +229,31 @@ class Layout:
         self._starts = np.array([*(start for start, _ in spans), np.iinfo(np.int64).max], np.int64)
         self._ends = np.maximum.accumulate(np.array([end for _, end in spans], np.int64))
 
-    def replace_column(self, slot, rows, tensors):
-        """Point some rows of a slot that is only read at other tensors.
+    def replace_gradients(self, rows, tensors):
+        """Point some rows at other gradients.
 
         Returns
         -------
         bool
             False, and nothing is changed, where a tensor is not of the structure of the one before, or may overlap what is written.
         """
-        key = self.key[0][slot]
-        addresses = []
+        key, address_of, memory = self.key[0][1], self._address_of, self.memory
+        found = []
         for row, tensor in zip(rows, tensors):
             array = tensor.storage
-            if (array.shape, array.dtype, array.strides) != key[row] or not array.flags.c_contiguous or tensor.be.memory != self.memory:
+            if (array.shape, array.dtype, array.strides) != key[row] or tensor.be.memory != memory:
                 return False
-            addresses.append(self._address_of(array))
-        starts = np.array(addresses, np.int64)
-        if self._written_between(starts, starts + np.array([tensor.storage.nbytes for tensor in tensors], np.int64)):
-            return False
-        for row, address in zip(rows, addresses):
-            group, place = self.places[row]
-            if group is not None:
-                group.table[place, slot] = address
-        self.pointed_at = None
-        return True
+            found.append(address_of(array))
+        addresses = np.array(found, np.int64)
+        if len(rows) < self.n_rows:
+            addresses, some = np.zeros(self.n_rows, np.int64), addresses
+            for group in self.groups:
+                addresses[group.rows] = group.table[:, 1]
+            addresses[rows] = some
+        return self.point_gradients(addresses)
 
     def point_gradients(self, addresses):
-        """Do what `replace_column` does for all gradients, whose structure is known to be the same, strided ones among them.
+        """Do what `replace_gradients` does for all of them, whose structure is known to be the same.
 
         Parameters
         ----------

@@ -34,6 +34,7 @@ _OLDEST_DRIVERS = {12: "525", 13: "580"}
 
 _started = False  # whether this process has used CUDA
 _forked = False  # whether it is the child of one that had
+_kept: list = []  # what such a child must not give back
 
 
 def _after_fork():
@@ -84,6 +85,9 @@ class _Memory:
         self._device, self._pointer = device, pointer
 
     def __del__(self):
+        if _forked:
+            _kept.append(self._pointer)  # it is the parent's
+            return
         with self._device.entered():
             self._pointer = None
 
@@ -349,14 +353,13 @@ class NumbaCUDA(DeviceBackend):
             self.compilations += 1
             return cuda.jit(_quiet(function))
         signature = types.void(*[types.int64] * function.__code__.co_argcount)
-        # Without link-time optimization, what runs is what `ptx` gives.
-        kernel = cuda.jit(signature, cache=cache, fastmath=self.fast_math, lto=False)(function)
+        kernel = cuda.jit(signature, cache=cache, fastmath=self.fast_math)(function)
         self.compilations += not sum(kernel.stats.cache_hits.values())
         return kernel
 
 
-def ptx(text, stem, name, count, compute_capability, fast_math=False):
-    """Return the PTX of a kernel, which needs no GPU.
+def ltoir(text, stem, name, count, compute_capability, fast_math=False):
+    """Return a kernel as NVVM leaves it, and as `linked` and a launch take it. Needs no GPU.
 
     Parameters
     ----------
@@ -373,7 +376,14 @@ def ptx(text, stem, name, count, compute_capability, fast_math=False):
     """
     signature = types.void(*[types.int64] * count)
     function = getattr(source.load(text, stem), name)
-    return cuda.compile(function, signature, cc=compute_capability, device=False, abi="numba", output="ptx", fastmath=fast_math)[0]
+    return cuda.compile(function, signature, cc=compute_capability, device=False, abi="numba", output="ltoir", fastmath=fast_math)[0]
+
+
+def linked(code, compute_capability):
+    """Return what link-time optimization makes of `ltoir`'s result: the PTX that ptxas gets before a launch. Needs no GPU."""
+    linker = cuda_driver._Linker(cc=compute_capability, lto=True)
+    linker.add_ltoir(code)
+    return linker.get_linked_ptx().decode()
 
 
 def too_old(driver, toolkit):

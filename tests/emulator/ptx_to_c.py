@@ -66,8 +66,11 @@ class Function:
         elif text.startswith(".param"):
             name = text.split()[-1]
             self.declare(name, f"{name}_{block}", "b64")
-        elif not text.startswith((".pragma", ".loc")):
-            predicate, operation, operands = re.fullmatch(r"(?:@(!?%\w+) )?([a-z][\w.:]*) ?(.*)", text).groups()
+        elif not text.startswith((".shared", ".pragma", ".loc")):
+            found = re.fullmatch(r"(?:@(!?%\w+) )?([a-z][\w.:]*) ?(.*)", text)
+            if not found:
+                raise NotImplementedError(text)
+            predicate, operation, operands = found.groups()
             condition = f"if ({'!' * predicate.startswith('!')}{self.register(predicate.lstrip('!'))}) " if predicate else ""
             operands = [operand.strip() for operand in re.findall(r"\s*(<[^>]*>|\([^)]*\)|\[[^\]]*\]|[^,]+)", operands)]
             self.lines.append(f"{condition}{{ {self.instruction(operation.split('.'), operands)} }}")

@@ -6,9 +6,7 @@ if "EMULATED_KERNELS" in os.environ:
     from numba.cuda.cudadrv import driver
 
     def complete(linker):
-        """Return what was added, as it is."""
-        linker.linker, linker._complete, linker._info_log, linker._error_log = object(), True, "", ""
-        (code,) = linker._object_codes
-        return driver.ObjectCode.from_cubin(code.code + b"\0")
+        """Return the PTX after link-time optimization, as code to load."""
+        return driver.ObjectCode.from_cubin(linker.get_linked_ptx() + b"\0")
 
     driver._Linker.complete = complete

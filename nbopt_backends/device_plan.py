@@ -134,13 +134,11 @@ class DevicePlan(Plan):
 
     def follow(self, update):
         """Do what `Plan.follow` does, and look at pointers, unless the caller has."""
-        before = self.layout.pointed_at
-        if not super().follow(update):
-            return False
-        if update.addresses is None:
-            return not self._moved(update)
-        self.new_tables |= self.layout.pointed_at != before
-        return True
+        if update.addresses is not None:
+            # Noted first: an interrupt must not leave new tables that are not copied.
+            self.new_tables |= update.addresses.tobytes() != self.layout.pointed_at
+            return super().follow(update)
+        return super().follow(update) and not self._moved(update)
 
     def _moved(self, update):
         """Return whether a tensor of the update has other memory than the tables say."""

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import weakref
 
 from nbopt.errors import ArgumentError
 
@@ -106,6 +107,8 @@ class UploadRing:
         self._buffers = [None] * self.length
         self._events = [None] * self.length
         self._next = 0
+        for held in (self._buffers, self._events):
+            weakref.finalize(self, device.release, held)
 
     def upload(self, address, values, stream):
         """Queue a copy of `values`, uint8, to a device address."""

@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import warnings
+import weakref
 from types import FunctionType
 
 import numpy as np
@@ -79,17 +80,11 @@ class _Entered:
 class _Memory:
     """Keeps device memory until it goes itself, on whatever thread that is."""
 
-    __slots__ = ("_device", "_pointer")
+    __slots__ = ("__weakref__",)
 
     def __init__(self, device, pointer):
-        self._device, self._pointer = device, pointer
-
-    def __del__(self):
-        if _forked:
-            _kept.append(self._pointer)  # it is the parent's
-            return
-        with self._device.entered():
-            self._pointer = None
+        # The list keeps the pointer out of whatever garbage this belongs to: Numba would free it there, without a context.
+        weakref.finalize(self, device.release, [pointer])
 
 
 class Device:
@@ -112,7 +107,10 @@ class Device:
     def __init__(self, number):
         global _started
         _started = True
+        before = cuda_driver.driver.cuCtxGetCurrent()
         self._context = cuda.gpus[number].get_primary_context()
+        if int(before) != int(cuda_driver.driver.cuCtxGetCurrent()):  # cuda-core drops what another library had set
+            cuda_driver.driver.cuCtxSetCurrent(before)
         with self.entered():
             device = cuda.get_current_device()
             self.name = device.name if isinstance(device.name, str) else device.name.decode()
@@ -152,6 +150,14 @@ class Device:
                 "have other libraries give back what they keep (torch.cuda.empty_cache(), cupy.get_default_memory_pool().free_all_blocks())"
             ) from None
         return int(owner.device_pointer_value), _Memory(self, owner)
+
+    def release(self, things):
+        """Empty a list of what holds memory or events, in this GPU's context. A forked child keeps them: they are its parent's."""
+        if _forked:
+            _kept.append(list(things))
+            return
+        with self.entered():
+            things.clear()
 
     def pinned(self, size):
         """Return a new uint8 array in pinned host memory."""
@@ -201,7 +207,7 @@ class Device:
 
     def launch(self, kernel, blocks, stream, arguments):
         """Queue a kernel."""
-        key = (kernel, blocks, stream)
+        key = (kernel, blocks, self.threads, stream)
         configured = self._configured.get(key)
         if configured is None:
             with warnings.catch_warnings():
@@ -233,6 +239,10 @@ class SimulatedDevice:
         """Return (address, owner) of new memory, with values that show where they are used."""
         owner = np.full(size + 15, 0xA5, np.uint8)
         return -(-owner.ctypes.data // 16) * 16, owner
+
+    def release(self, things):
+        """Empty a list."""
+        things.clear()
 
     def pinned(self, size):
         """Return a new uint8 array."""

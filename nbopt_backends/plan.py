@@ -274,6 +274,7 @@ class Layout:
         for own, (_, low, high, unaligned) in zip(found, self._gradients):
             if int(np.bitwise_or.reduce(own)) & unaligned or self._written_between(own + low, own + high):
                 return False
+        self.pointed_at = None  # an interrupt must not leave it with new addresses
         for own, group in zip(found, self.groups):
             group.table[:, 1] = own
         self.pointed_at = pointed_at

@@ -97,7 +97,9 @@ def test_a_second_process_finds_its_kernels_on_disk(tmp_path):
 
 
 def test_a_forked_child_gets_a_clear_error():
-    child = _STEP + """
+    child = (
+        _STEP
+        + """
 import os
 pid = os.fork()
 if pid == 0:
@@ -108,8 +110,31 @@ if pid == 0:
     os._exit(2)
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
+    )
     done = run_python(child)
     assert done.stdout.split()[-1] == "0", done.stderr
+
+
+@pytest.mark.parametrize("how", ["in a cycle that a thread without CUDA collects", "at exit, after a thread alone has used CUDA"])
+def test_memory_is_given_back_wherever_it_goes(how):
+    text = """
+import gc, threading, nbopt
+gc.disable()
+kept = []
+def use():
+    be = nbopt.set_backend("cuda")
+    tensors = [be.ones(100) for _ in range(30)]
+    tensors.append(tensors)
+    HERE
+def collect():
+    assert gc.collect() >= 30
+"""
+    if how.startswith("in a cycle"):
+        text = text.replace("HERE", "pass") + "use()\nother = threading.Thread(target=collect)"
+    else:
+        text = text.replace("HERE", "kept.append(tensors)") + "other = threading.Thread(target=use)"
+    done = run_python(text + "\nother.start()\nother.join()\nprint('done')")
+    assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
 
 
 def test_pytorch_parameters_are_updated_in_place_on_the_current_stream(cuda):

@@ -427,14 +427,15 @@ API cuLibraryLoadData(CUlibrary* made, const void* code, CUjit_option*, void**, 
     const std::string command = std::string(getenv("EMULATED_COMPILER")) + " " + own;
     if (system(command.c_str()) || rename((own + ".so").c_str(), compiled.c_str())) return CUDA_ERROR_INVALID_PTX;
   }
-  *made = (CUlibrary)dlopen(compiled.c_str(), RTLD_NOW | RTLD_LOCAL);
-  return *made ? CUDA_SUCCESS : CUDA_ERROR_INVALID_IMAGE;
+  void* opened = dlopen(compiled.c_str(), RTLD_NOW | RTLD_LOCAL);
+  *made = (CUlibrary) new void*(opened);  // each load has a handle of its own, and dlopen gives the same one again
+  return opened ? CUDA_SUCCESS : CUDA_ERROR_INVALID_IMAGE;
 }
 
 API cuLibraryUnload(CUlibrary) { return CUDA_SUCCESS; }
 
 API cuLibraryGetKernel(CUkernel* found, CUlibrary library, const char* name) {
-  for (auto kernel = (Kernel*)dlsym(library, "kernels"); kernel->name; kernel++)
+  for (auto kernel = (Kernel*)dlsym(*(void**)library, "kernels"); kernel->name; kernel++)
     if (!strcmp(kernel->name, name)) return *found = (CUkernel)kernel, CUDA_SUCCESS;
   return CUDA_ERROR_NOT_FOUND;
 }

@@ -11,6 +11,24 @@ _SPECIAL = {"%tid.x": "tid", "%ntid.x": "ntid", "%ctaid.x": "ctaid", "%nctaid.x"
 _COMPARED = {"eq": "==", "ne": "!=", "lt": "<", "gt": ">", "le": "<=", "ge": ">=", "lo": "<", "hi": ">", "ls": "<=", "hs": ">="}
 _ROUNDED = {"rni": "rint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "rem": "%", "and": "&", "or": "|", "xor": "^"}
+# The modifiers of instructions that are known, beside types. (Arithmetic without .rn may be contracted by ptxas, and is not here.)
+_MODIFIERS = {
+    name: set(modifiers.split())
+    for names, modifiers in {
+        "add sub": "rn ftz",
+        "mul": "rn ftz lo wide",
+        "div sqrt rcp ex2 lg2 tanh": "rn ftz approx",
+        "fma": "rn rm ftz",
+        "min max neg abs": "ftz",
+        "cvt": "rn ftz sat rni rzi rmi rpi",
+        "setp": "ftz nan num eq ne lt gt le ge lo hi ls hs equ neu ltu gtu leu geu",
+        "ld st": "global shared param v2 v4",
+        "bra call": "uni",
+        "bar": "sync",
+        "mov selp and or xor not shl shr rem copysign prmt ret": "",
+    }.items()
+    for name in names.split()
+}
 _FUNCTIONS = {"sqrt": "sqrt", "fma": "fma", "ex2": "exp2", "lg2": "log2", "tanh": "tanh"}
 
 
@@ -121,6 +139,8 @@ class Function:
         name = parts[0]
         kinds = [part for part in parts[1:] if re.fullmatch(r"[busf](8|16|32|64)|pred", part)]
         kind = kinds[-1] if kinds else None
+        if not set(parts[1:]) <= {*_MODIFIERS.get(name, ()), *kinds} or name not in _MODIFIERS or ("rm" in parts and kind != "f32"):
+            raise NotImplementedError(".".join(parts))
         method = getattr(self, f"do_{name}", None)
         if method:
             return method(parts, operands, kind)
@@ -205,6 +225,8 @@ class Function:
         if rounding:
             value = f"{_ROUNDED[rounding]}((double){value})"
         if "sat" in parts:
+            if to != "f32":
+                raise NotImplementedError(".".join(parts))
             value = f"saturated({value})"
         if source[0] == "f" and to in ("f32", "f64"):
             value = f"canonical_{to}({value})"
@@ -263,8 +285,7 @@ class Function:
             found = f"copysign{suffix}({values[1]}, {values[0]})"
         else:
             raise NotImplementedError(".".join(parts))
-        found = flush.format(f"({found})")
-        return f"canonical_{kind}({f'saturated({found})' if 'sat' in parts else found})"
+        return f"canonical_{kind}({flush.format(f'({found})')})"
 
     def integer(self, parts, operands, kind):
         """An expression of integers, predicates, or the bits of floating-point numbers."""

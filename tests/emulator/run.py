@@ -53,10 +53,13 @@ def kernel(stem):
     """Compile stem.ptx to stem.so."""
     from ptx_to_c import translated
 
-    Path(f"{stem}.c").write_text(translated(Path(f"{stem}.ptx").read_text()))
-    subprocess.run([*_C, "-shared", "-fPIC", f"{stem}.c", "-o", f"{stem}.so", "-lm"], check=True)
-    for kind in ("ptx", "c"):
-        os.remove(f"{stem}.{kind}")
+    ptx, c = Path(f"{stem}.ptx"), Path(f"{stem}.c")
+    try:
+        c.write_text(translated(ptx.read_text()))
+        subprocess.run([*_C, "-shared", "-fPIC", str(c), "-o", f"{stem}.so", "-lm"], check=True)
+    finally:
+        ptx.unlink()
+        c.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ try:
     from numba.cuda.core.targetconfig import ConfigStack  # noqa: F401
     from numba.cuda.cudadrv import driver as cuda_driver
     from numba.cuda.extending import intrinsic  # noqa: F401
-except ImportError as error:
-    cuda, _missing = None, error
+except Exception as error:  # versions of Numba and numba-cuda that don't fit lead to others than ImportError
+    cuda, _missing = None, f"{type(error).__name__}: {error}"
 else:
     _missing = "numba.cuda can't be imported"
 
@@ -59,18 +59,16 @@ class _Entered:
     decides when that is. Where another library works on another GPU in this thread, that is the current one again.
     """
 
-    __slots__ = ("_context", "_pushed")
+    __slots__ = ("_context", "_handle", "_pushed")
 
-    def __init__(self, context):
-        self._context = context
+    def __init__(self, context, handle):
+        self._context, self._handle = context, handle
 
     def __enter__(self):
         current = int(cuda_driver.driver.cuCtxGetCurrent())
-        self._pushed = current != 0
-        if current == int(self._context.handle):
-            self._pushed = False
-        else:
+        if current != self._handle:
             self._context.push()
+        self._pushed = current not in (0, self._handle)
 
     def __exit__(self, *exception):
         if self._pushed:
@@ -109,6 +107,8 @@ class Device:
         _started = True
         before = cuda_driver.driver.cuCtxGetCurrent()
         self._context = cuda.gpus[number].get_primary_context()
+        handle = self._context.handle
+        self._handle = int(getattr(handle, "value", handle))  # a ctypes pointer in older versions
         if int(before) != int(cuda_driver.driver.cuCtxGetCurrent()):  # cuda-core drops what another library had set
             cuda_driver.driver.cuCtxSetCurrent(before)
         with self.entered():
@@ -124,7 +124,7 @@ class Device:
         """Return a context manager in which this is the thread's current device: see `_Entered`."""
         if _forked:
             raise BackendError(_FORKED)
-        return _Entered(self._context)
+        return _Entered(self._context, self._handle)
 
     def blocks(self, pieces, threads=None):
         """Return how many blocks to launch for so many pieces of work: of a block each, or of so many threads."""
@@ -322,7 +322,7 @@ class NumbaCUDA(DeviceBackend):
         except ImportError:
             installed = None
         if cuda is None or installed is None:
-            return f"numba-cuda is not installed, through which the GPU is used ({_missing}); type: {_INSTALL}"
+            return f"numba-cuda, through which the GPU is used, is not installed or can't be imported ({_missing}); type: {_INSTALL}"
         if SIMULATING:
             return None
         if _forked:

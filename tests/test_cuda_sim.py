@@ -61,6 +61,10 @@ class Recorder:
     def wait_on_host(self, event):
         self.log.append(("wait", event))
 
+    def release(self, things):
+        self.log.append(("release", len(things)))
+        things.clear()
+
 
 def test_a_pinned_buffer_is_written_again_only_after_its_event():
     device = Recorder()
@@ -83,6 +87,14 @@ def test_a_larger_upload_gets_a_larger_buffer():
         for _ in range(ring.length):
             ring.upload(0, np.full(size, 7, np.uint8), 0)
     assert len(device.log[-2][2]) == 100_000
+
+
+def test_a_ring_that_goes_leaves_its_buffers_and_events_to_the_device():
+    device = Recorder()
+    ring = UploadRing(device)
+    ring.upload(0, np.zeros(10, np.uint8), 0)
+    del ring
+    assert device.log[-2:] == [("release", UploadRing.length)] * 2
 
 
 def test_streams_are_ordered_by_events_and_never_by_the_host(cuda, monkeypatch):

@@ -1,7 +1,8 @@
 """The text of a program's CUDA kernels. Pure functions of what they are given.
 
-A kernel takes a handful of int64 arguments, however many tensors there are: addresses of tables in device memory. Blocks stride over the
-chunk table; the threads of a block share a chunk. No kernel depends on the number of blocks or threads for its results.
+A kernel takes a handful of int64 arguments, however many tensors there are: addresses of tables in device memory. Each block
+takes a chunk of the table, and strides on where there are fewer blocks than chunks; its threads share the chunk. No kernel depends on the number
+of blocks or threads for its results.
 """
 
 from nbopt_backends.lowering import ITEM_SIZES, Dialect, body_lines, indented, rounded_stores, rule_comment
@@ -17,7 +18,7 @@ DIALECT = Dialect(
     header="from nbopt_backends.cuda_primitives import *\n\n",
     **_PARTS,
 )
-#: What ``fast_math`` allows: contraction, approximate division and square roots, flushing to zero.
+#: What ``fast_math`` allows: contraction and approximate division. (More by NVVM, but numba-cuda hands it on to no link-time optimization.)
 FAST = DIALECT._replace(ops={})
 #: The simulator has neither libdevice nor addresses: `cuda_simulated` has functions of the same names in NumPy.
 SIMULATED = DIALECT._replace(name="cuda simulator", ops={}, header="from nbopt_backends.cuda_simulated import *\n\n")

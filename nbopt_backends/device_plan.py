@@ -14,7 +14,7 @@ from nbopt_backends.plan import Plan
 from nbopt_backends.reduction import TILE, tile_count
 from nbopt_backends.xoroshiro import BLOCK
 
-LARGEST_CHUNK = 16384  # elements
+LARGEST_CHUNK = 16384  # elements; `asv_bench/gpu.py --tune` times others
 
 
 class Part:

@@ -178,23 +178,6 @@ bits_float32, from_bits_float32 = _bit_casts(types.float32, types.int32, ir.Floa
 bits_float64, from_bits_float64 = _bit_casts(types.float64, types.int64, ir.DoubleType(), ir.IntType(64))
 
 
-@intrinsic
-def is_power_of_two(context, x):
-    """Return whether a float is a power of two, or its negative, whose reciprocal is a normal number."""
-
-    def codegen(ctx, builder, signature, args):
-        fraction, exponent = (23, 8) if args[0].type == ir.FloatType() else (52, 11)
-        word = ir.IntType(1 + fraction + exponent)
-        bits = builder.bitcast(args[0], word)
-        biased = builder.and_(builder.lshr(bits, ir.Constant(word, fraction)), ir.Constant(word, 2**exponent - 1))
-        # Biased exponents from 1 to 2^e - 3 are those whose negatives are normal too.
-        inner = builder.icmp_unsigned("<", builder.sub(biased, ir.Constant(word, 1)), ir.Constant(word, 2**exponent - 3))
-        no_fraction = builder.icmp_unsigned("==", builder.and_(bits, ir.Constant(word, 2**fraction - 1)), ir.Constant(word, 0))
-        return builder.and_(inner, no_fraction)
-
-    return types.boolean(x), codegen
-
-
 def _compiled(function):
     """Compile a formula of `nbopt_backends.scalar` with this module's names."""
     return njit(inline="always", error_model="numpy")(FunctionType(function.__code__, globals(), function.__name__))

@@ -5,7 +5,7 @@ takes a chunk of the table, and strides on where there are fewer blocks than chu
 of blocks or threads for its results.
 """
 
-from nbopt_backends.lowering import ITEM_SIZES, Dialect, body_lines, indented, rounded_stores, rule_comment
+from nbopt_backends.lowering import ITEM_SIZES, Dialect, body_lines, by_reciprocals, indented, rounded_stores, rule_comment, scalar_divisors
 from nbopt_backends.xoroshiro import LANES
 
 _EXACT = {"add": "add({0}, {1})", "subtract": "subtract({0}, {1})", "multiply": "multiply({0}, {1})", "divide": "divide({0}, {1})"}
@@ -92,7 +92,7 @@ def update(table, chunks, n_chunks, scalars, random{views}{skip}):
 """
 
 
-def _width(program, dtypes, strided, rounded):
+def vector_width(program, dtypes, strided, rounded):
     """Return how many elements a thread takes at a time."""
     if rounded and strided:
         return 4  # a word of 64 random bits is enough for them, and addresses are not
@@ -107,7 +107,7 @@ def _step(rounded):
 def threads_per_chunk(program, dtypes, strided, kept):
     """Return how many threads share a chunk, or None where all of a block do. The arguments are those of `update_text`."""
     rounded = rounded_stores(program, dtypes, kept)
-    return _step(rounded) // _width(program, dtypes, strided, rounded) if rounded else None
+    return _step(rounded) // vector_width(program, dtypes, strided, rounded) if rounded else None
 
 
 def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, skips=False):
@@ -125,15 +125,27 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
             ...
             return y0, y2
 
+        # The same, given 1 / s0 for s0.
+        @once(float32, float32)
+        def multiplied(x0, x1, x2, s0, s1, s2, s3, s4, s5, s6):
+            ...
+
         def update(table, chunks, n_chunks, scalars):
             s0 = load_float32(scalars, 0, -1)
+            ...
+            r0 = reciprocal_float32(s0)
+            exact = r0 != float32(0)
             ...
                 while i < whole:
                     x0 = load_float32x4(p0, i)
                     ...
-                    e0 = element(x0[0], x1[0], x2[0], s0, s1, s2, s3, s4, s5, s6)
-                    e1 = element(x0[1], ...)
-                    ...
+                    if exact:
+                        e0 = multiplied(x0[0], x1[0], x2[0], r0, s1, s2, s3, s4, s5, s6)
+                        e1 = multiplied(x0[1], ...)
+                        ...
+                    else:
+                        e0 = element(x0[0], x1[0], x2[0], s0, s1, s2, s3, s4, s5, s6)
+                        ...
                     store_float32x4(p0, i, e0[0], e1[0], e2[0], e3[0])
 
     Where a store rounds stochastically, `element` takes its random bits as well (u12, ...), and a thread goes through its part of a block of the
@@ -144,6 +156,9 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
                     ...
                     e0 = element(x0[0], x1[0], x2[0], int64(w12_0 & uint64(65535)), s0, ...)
                     e1 = element(x0[1], x1[1], x2[1], int64((w12_0 >> uint64(16)) & uint64(65535)), s0, ...)
+
+    The kernel divides in one branch and multiplies in another, since a division by a number takes a fifth of the instructions of RMSProp
+    (`asv_bench/machine_code.py` counts them). Single elements, at the end of a tensor or where it is not aligned, are divided.
 
     Parameters
     ----------
@@ -165,20 +180,32 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
     written, used = program.written(), program.used()
     rounded = rounded_stores(program, dtypes, kept)
     scalars = [f"s{j}" for j in range(program.n_scalars)]
-    head = [
-        *(f"# {line}" for line in rule_comment(program)),
-        f"@once({', '.join('float64' if dtypes[slot] == 'float64' else 'float32' for slot in written)})",
-        f"def element({', '.join([*(f'x{slot}' for slot in read), *(f'u{index}' for _, index, _ in rounded), *scalars])}):",
-        *(f"    {line}" for line in body_lines(program, dialect, dtypes, arithmetic, kept)),
-        f"    return ({', '.join(f'y{slot}' for slot in written)},)",
-        "",
-    ]
-    width = _width(program, dtypes, strided, rounded)
+    divisors = scalar_divisors(program)
+    parameters = ", ".join([*(f"x{slot}" for slot in read), *(f"u{index}" for _, index, _ in rounded), *scalars])
+
+    def function(name, program):
+        return [
+            f"@once({', '.join('float64' if dtypes[slot] == 'float64' else 'float32' for slot in written)})",
+            f"def {name}({parameters}):",
+            *(f"    {line}" for line in body_lines(program, dialect, dtypes, arithmetic, kept)),
+            f"    return ({', '.join(f'y{slot}' for slot in written)},)",
+            "",
+        ]
+
+    head = [*(f"# {line}" for line in rule_comment(program)), *function("element", program)]
+    if divisors:
+        taken = ", ".join(f"s{j}" for j in divisors)
+        head += [f"# The same, given 1 / {taken} for {taken}.", *function("multiplied", by_reciprocals(program, divisors))]
+    width = vector_width(program, dtypes, strided, rounded)
+    numbers = [f"{s} = load_{arithmetic}(scalars, {j}, -1)" for j, s in enumerate(scalars)]
+    if divisors:
+        numbers += [f"r{j} = reciprocal_{arithmetic}(s{j})" for j in divisors]
+        numbers.append(f"exact = {' and '.join(f'r{j} != {arithmetic}(0)' for j in divisors)}")
     guard = ["if load_int64(skip, 0, -1) != 0:", "    return"] if skips else []
     parts = {
         "head": "\n".join(head),
         "skip": ", skip" if skips else "",
-        "scalars": indented(guard + [f"{s} = load_{arithmetic}(scalars, {j}, -1)" for j, s in enumerate(scalars)] or ["pass"], 1),
+        "scalars": indented(guard + numbers or ["pass"], 1),
         "row_bytes": 8 * len(dtypes),
         "width": width,
     }
@@ -192,8 +219,12 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
         return lines
 
     def elements(count, random=lambda index, word, k: ""):
-        arguments = [[f"x{slot}[{k}]" for slot in read] + [random(index, word, k) for _, index, word in rounded] + scalars for k in range(count)]
-        return [f"e{k} = element({', '.join(arguments[k])})" for k in range(count)]
+        arguments = [[f"x{slot}[{k}]" for slot in read] + [random(index, word, k) for _, index, word in rounded] for k in range(count)]
+        divided = [f"e{k} = element({', '.join(arguments[k] + scalars)})" for k in range(count)]
+        if not divisors or count == 1:
+            return divided
+        factors = [f"r{j}" if j in divisors else f"s{j}" for j in range(program.n_scalars)]
+        return _either("exact", [f"e{k} = multiplied({', '.join(arguments[k] + factors)})" for k in range(count)], divided)
 
     vector_loads = [f"x{slot} = load_{dtypes[slot]}x{width}(p{slot}, i)" for slot in read]
     stored = [", ".join(f"e{k}[{j}]" for k in range(width)) for j in range(len(written))]

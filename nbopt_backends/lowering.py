@@ -39,15 +39,19 @@ class Dialect(NamedTuple):
     narrowed: str = "float32({value})"
 
 
-def by_reciprocals(program):
-    """Return the program with divisions by scalars turned into multiplications, and the indices of those scalars.
+def scalar_divisors(program):
+    """Return the indices of the scalars by which elements are divided.
 
-    For a scalar that is a power of two, multiplying by its reciprocal gives the same bits and takes a fraction of the time. The batch size,
+    Where such a scalar is a power of two, multiplying by its reciprocal gives the same bits and takes a fraction of the time. The batch size,
     by which every gradient is divided, usually is one.
     """
-    divisors = [~line[2] for line in program.code if line[0] == "divide" and line[2] < 0 and ~line[2] != program.factor]
+    return sorted({~line[2] for line in program.code if line[0] == "divide" and line[2] < 0 and ~line[2] != program.factor})
+
+
+def by_reciprocals(program, divisors):
+    """Return the program with divisions by scalars turned into multiplications."""
     code = tuple(("multiply", *line[1:]) if line[0] == "divide" and ~line[2] in divisors else line for line in program.code)
-    return program._replace(code=code), divisors
+    return program._replace(code=code)
 
 
 # Spellings that hold for every target whose kernels are Python source.
@@ -231,11 +235,12 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
         return dialect.loop.format(block=block, before=indented(before, 1), body=indented(body, 2)).split("\n")
 
     loops = loop(program)
-    faster, divisors = by_reciprocals(program)
+    divisors = scalar_divisors(program)
     if divisors:
-        powers = " and ".join(f"is_power_of_two(s{j})" for j in divisors)
-        inverted = [f"s{j} = {arithmetic}(1) / s{j}" for j in divisors]
-        loops = [f"if {powers}:  # then its reciprocal does the same", *_indented_lines(inverted + loop(faster)), "else:", *_indented_lines(loops)]
+        reciprocals = [f"r{j} = reciprocal_{arithmetic}(s{j})" for j in divisors]
+        exact = " and ".join(f"r{j} != {arithmetic}(0)" for j in divisors)
+        faster = [f"s{j} = r{j}" for j in divisors] + loop(by_reciprocals(program, divisors))
+        loops = [*reciprocals, f"if {exact}:  # multiplying by it gives the same bits", *_indented_lines(faster), "else:", *_indented_lines(loops)]
     parts = {
         "comment": "\n".join(f"# {line}" for line in rule_comment(program)),
         "setup": indented(pointers + scalars + lanes, 1),

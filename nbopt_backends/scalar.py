@@ -64,6 +64,23 @@ def ldexp_float64(a, b):
     return b if nan else scaled
 
 
+def reciprocal_float32(x):
+    """Return 1 / x where x is a power of two, or its negative, and 1 / x a normal number; else 0. A product with it has the quotient's bits."""
+    bits = bits_float32(x)
+    biased = (bits >> 23) & 0xFF
+    exact = (bits & 0x7FFFFF) == 0 and 0 < biased and biased < 254
+    return from_bits_float32((bits & 0x80000000) | ((254 - biased) << 23)) if exact else float32(0)
+
+
+def reciprocal_float64(x):
+    """Return what `reciprocal_float32` does, in float64."""
+    bits = bits_float64(x)
+    biased = (bits >> 52) & 0x7FF
+    exact = (bits & 0xFFFFFFFFFFFFF) == 0 and 0 < biased and biased < 2046
+    found = from_bits_float64((2046 - biased) << 52) if exact else float64(0)
+    return -found if bits < 0 else found
+
+
 # --- rounding: nbopt_backends.rounding says what it means ---
 
 
@@ -131,16 +148,20 @@ def stochastic_float32_float32(x, kept, top, random):
 
 def stochastic_float16_float32(x, kept, top, random):
     """Return a float32 rounded stochastically to `kept` mantissa bits of float16, by 32 random bits."""
-    bits = bits_float32(x)
-    biased = max((bits >> 23) & 0xFF, 1)
-    significand = (bits & 0x7FFFFF) | (0x800000 if ((bits >> 23) & 0xFF) > 0 else 0)
-    dropped = min(23 - kept + max(0, 113 - biased), 63)
-    steps = (((significand << 32) >> dropped) + random) >> 32
-    rounded = float32(steps) * from_bits_float32((max(biased, 113) - kept) << 23)
-    half = from_bits_float32((127 + 15 - kept - 1) << 23)
-    beyond = top if abs(x) - top < half else from_bits_float32(0x7F800000)
-    rounded = beyond if abs(x) > top else rounded
-    return (-rounded if (bits >> 31) != 0 else rounded) if x == x else from_bits_float32(0x7FC00000)
+    magnitude = abs(x)
+    # Of what is no larger, not even one in 2^32 parts of a step remains; so it is as good as 0, and has an implicit bit.
+    nothing = from_bits_float32((80 - kept) << 23)
+    bits = bits_float32(magnitude if magnitude > nothing else nothing)
+    # Numbers below the normal ones have the steps of the smallest of those.
+    normal = float32(6.103515625e-05)
+    exponent = bits_float32(magnitude if magnitude > normal else normal) >> 23
+    fixed = (((bits & 0x7FFFFF) | 0x800000) << 32) >> (23 - kept + exponent - (bits >> 23))
+    steps = (fixed + (0x80000000 if magnitude > top else random)) >> 32
+    # At most 2^11 steps, behind the mantissa of 2^23, which has steps of 1: a conversion of 64 bits would take longer.
+    rounded = (from_bits_float32(0x4B000000 + steps) - float32(8388608)) * from_bits_float32((exponent - kept) << 23)
+    finite = rounded if rounded < float32(65536) else from_bits_float32(0x7F800000)
+    signed = from_bits_float32(bits_float32(finite) | (bits_float32(x) & 0x80000000))
+    return signed if x == x else from_bits_float32(0x7FC00000)
 
 
 def stochastic_float64_float64(x, kept, top, random):

@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ if importlib.util.find_spec("numba_cuda") is None or importlib.util.find_spec("c
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("the simulator compiles nothing: unset NUMBA_ENABLE_CUDASIM", allow_module_level=True)
 
-from cuda.bindings import nvjitlink
+sys.path.insert(0, str(Path(__file__).parents[1] / "asv_bench"))
+import machine_code
 
 from nbopt_backends import numba_cuda
 from nbopt_backends.cuda_kernels import DIALECT, FAST, update_text
@@ -255,16 +258,21 @@ def test_the_machine_code_spills_no_register_and_needs_few_in_float32(name, dtyp
     written = program.written()
     bits = tuple(kept * (slot in written) for slot in range(len(program.names)))
     text = update_text(program, DIALECT, (dtype,) * len(program.names), "float64" if dtype == "float64" else "float32", kept=bits)
-    code = numba_cuda.ltoir(text, "cuda_kernel", "update", 4 + any(bits), (9, 0))
-    linker = nvjitlink.create(3, ["-arch=sm_90", "-lto", "-Xptxas=-v"])
-    nvjitlink.add_data(linker, nvjitlink.InputType.LTOIR, code, len(code), "kernel")
-    nvjitlink.complete(linker)
-    log = bytearray(nvjitlink.get_info_log_size(linker))
-    nvjitlink.get_info_log(linker, log)
-    nvjitlink.destroy(linker)
-    said = log.decode()
-    assert "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" in said
-    assert dtype != "float32" or int(re.search(r"Used (\d+) registers", said)[1]) <= 64
+    kernel = machine_code.Kernel(text, 4 + any(bits))
+    assert not kernel.spilled
+    assert dtype != "float32" or kernel.registers <= 64
+
+
+@pytest.mark.parametrize("row, moves", [("rmsprop, float32", 20), ("rmsprop, bfloat16, states float32, stochastic", 14)])
+def test_where_the_batch_size_is_a_power_of_two_no_element_is_divided_by_it(row, moves):
+    kernel, moved, width = machine_code.kernel_of(*machine_code.ROWS[row])
+    assert moved == moves
+    try:
+        disassembled = machine_code.disassembled(kernel.code)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    kinds = [line.split()[0] for line in machine_code.way_through_the_loop(*disassembled)]
+    assert kinds.count("MUFU.RCP") == kinds.count("MUFU.RSQ") == width  # RMSProp's own division and square root, one of each
 
 
 def test_fast_math_may_contract_and_approximate():

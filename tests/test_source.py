@@ -22,6 +22,7 @@ from helpers import NEON, OPTIMIZERS, layers_of
 import nbopt
 from nbopt_backends import source
 from nbopt_backends.cpu_reductions import reduction_text
+from nbopt_backends.cuda_kernels import DIALECT, update_text
 from nbopt_backends.numba_cpu import NumbaCPU
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -103,8 +104,23 @@ def test_the_text_of_sums_is_the_golden_one():
     assert_golden("sums_float32", reduction_text("float32", "float32", "float32"))
 
 
+CUDA_KERNELS = {
+    "cuda_rmsprop": (("float32",) * 3, {}),
+    "cuda_rmsprop_stochastic": (("bfloat16", "bfloat16", "float32"), {"kept": (7, 0, 0)}),
+    "cuda_rmsprop_strided": (("float32",) * 3, {"strided": True, "skips": True}),
+}
+
+
+@pytest.mark.parametrize("name", CUDA_KERNELS)
+def test_the_text_of_cuda_kernels_is_the_golden_one(rng, name):
+    dtypes, options = CUDA_KERNELS[name]
+    with nbopt.use_backend("reference") as be:
+        program = nbopt.RMSProp().updates(be, layers_of([(4, 3)], rng), 0)[0].program
+    assert_golden(name, update_text(program, DIALECT, dtypes, "float32", **options))
+
+
 def test_there_is_no_golden_file_without_its_test():
-    expected = {*GOLDEN_OPTIMIZERS, "rmsprop_mixed", "strided_expression", "sums_float32"}
+    expected = {*GOLDEN_OPTIMIZERS, *CUDA_KERNELS, "rmsprop_mixed", "strided_expression", "sums_float32"}
     assert {path.stem for path in GOLDEN.iterdir()} == expected
 
 

@@ -74,23 +74,32 @@ class ToyBackend(nbopt.Backend):
             self.compilations += 1
         kernel = self.kernels[update.program]
 
-        def launch(count):
-            scalars = list(update.scalars)
+        scalars = list(update.scalars)
+
+        def look(count):  # what is known of the gradients before anything changes
             divisor = update.scaled_divisor()
             if update.loss_scale is not None:
                 scalars[update.divisor_index] = divisor
-            if update.norm_is_needed:
-                total, factor = self._factor([row[1] for row in rows], update.clip_norm or 1.0, divisor)
-                if update.skipped is not None and not np.isfinite(total):
-                    update.skipped.storage[...] += 1
-                    return
-                if update.clip_norm is not None:
-                    scalars[update.program.factor] = factor
+            if not update.norm_is_needed:
+                return True
+            total, factor = self._factor([row[1] for row in rows], update.clip_norm or 1.0, divisor)
+            if update.clip_norm is not None:
+                scalars[update.program.factor] = factor
+            return bool(np.isfinite(total))
+
+        def launch(count):
+            if update.verdict is None:
+                look(count)
+            elif not update.verdict.finite(count):  # of this update, or of another one of the step
+                update.skipped.storage[...] += 1
+                return
             with np.errstate(all="ignore"):
                 for row in rows:
                     kernel(row, scalars, np.result_type(*row))  # arithmetic in float64 if any slot is float64
             self.launches += len(rows)
 
+        if update.verdict is not None:
+            update.verdict.looks.append(look)
         return launch
 
     def check_together(self, updates):

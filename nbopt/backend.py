@@ -232,9 +232,7 @@ class Backend:
         NboptError
             One of its subclasses. Nothing has changed then.
         """
-        launches = [self.prepare(update) for update in updates]
-        if len(updates) > 1:
-            self.check_together(updates)
+        launches = self.prepare_all(updates)
         with uninterrupted:
             with self._lock:
                 count = self._updates
@@ -243,6 +241,26 @@ class Backend:
                 update.commit()
             for launch in launches:
                 launch(count)
+
+    def prepare_all(self, updates):
+        """Prepare the updates of one step, without changing any value; return what launches them.
+
+        Parameters
+        ----------
+        updates : sequence of Update
+
+        Returns
+        -------
+        list of callable
+            See `prepare`.
+        """
+        skippable = [update for update in updates if update.skipped is not None]
+        for update in skippable:
+            update.verdict = skippable[0].verdict
+        launches = [self.prepare(update) for update in updates]
+        if len(updates) > 1:
+            self.check_together(updates)
+        return launches
 
     def assign(self, target, value):
         """Evaluate `value` and store it in the tensor `target`: what ``target[:] = value`` does.
@@ -477,7 +495,8 @@ class Backend:
         Returns
         -------
         callable
-            ``launch(count)`` runs the step; `count` is the number of updates before it, which random bits depend on.
+            ``launch(count)`` runs the step; `count` is the number of updates before it, which random bits depend on. An update with a verdict
+            runs only where that is finite; `prepare` adds how to look at this update's gradients, see `nbopt.update.Verdict`.
         """
         raise NotImplementedError(f"{type(self).__name__} can't run programs")
 

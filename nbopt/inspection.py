@@ -47,8 +47,7 @@ def compile(optimizer, layers, epoch=0):
         One of its subclasses, where `optimize` would raise it.
     """
     be = get_backend()
-    for update in _updates(be, optimizer, layers, epoch):
-        be.prepare(update)
+    be.prepare_all(_updates(be, optimizer, layers, epoch))
 
 
 def _updates(be, optimizer, layers, epoch):

@@ -49,9 +49,9 @@ class Optimizer(torch.optim.Optimizer):
     loss_scale : float, or torch.Tensor of one element
         What the loss was multiplied by: gradients of all groups are divided by it.
     skip_nonfinite : bool
-        Whether to leave a group as it is in a step where the norm of its gradients is infinite or NaN.
+        Whether to leave everything as it is in a step where the norm of the gradients of a group is infinite or NaN.
     skipped : list of int
-        How many steps of each group were skipped so.
+        How many steps of each group were skipped so. They are the same, but for groups without gradients in some step, and those added later.
     param_groups : list of dict
         Each has its hyper-parameters under the names of the optimizer's arguments, the learning rate as ``"lr"``: PyTorch's schedulers change
         it. All are read at every step, and changing one compiles nothing. ``"t"`` counts the steps; ``"epoch"``, 0 unless you set

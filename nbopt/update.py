@@ -6,6 +6,29 @@ from typing import Any
 _serials = attrgetter("serial")
 
 
+class Verdict:
+    """Whether those updates of a step that look for gradients that are not finite are skipped: all of them or none.
+
+    Attributes
+    ----------
+    looks : list of callable
+        One for each update, put there by `Backend.prepare`: called with what the launch is called with, before any of these updates runs, it
+        returns whether the gradients are finite. (Where only the device knows, True.)
+    """
+
+    __slots__ = ("_finite", "looks")
+
+    def __init__(self):
+        self.looks: list = []
+        self._finite: Any = None
+
+    def finite(self, count):
+        """Look once, and return whether all gradients are finite."""
+        if self._finite is None:
+            self._finite = all([look(count) for look in self.looks])  # a list, since all of them have to look
+        return self._finite
+
+
 class Update:
     """One optimizer's share of a step, as `Backend.update` takes it.
 
@@ -37,7 +60,10 @@ class Update:
     loss_scale : Tensor or None
         One element: the divisor is to be multiplied by it, in float64, wherever it is.
     skipped : Tensor or None
-        One float64. Where given and the norm of the gradients is not finite, the backend adds 1 to it in place of the update.
+        One float64. Where given and the norm of the gradients is not finite, the backend adds 1 to it in place of the update. So it does where
+        that holds for another update of the same step that has one.
+    verdict : Verdict or None
+        Whether it is skipped, where `skipped` is given. `Backend.update` gives all updates of a step the same.
     addresses : numpy.ndarray or None
         int64, by row: where the gradients are now, if only that may have changed since a step of the same key. For callers that look at
         their arrays' memory themselves, since it is exchanged under the same objects or with them at every step.
@@ -48,7 +74,7 @@ class Update:
 
     __slots__ = (
         "_tensors", "addresses", "arrays", "clip_norm", "columns", "commit", "divisor", "key", "listing", "loss_scale", "plans", "program",
-        "scalars", "skipped", "stochastic_round",
+        "scalars", "skipped", "stochastic_round", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +104,7 @@ class Update:
         self.columns, self.commit, self.plans, self.clip_norm = columns, commit, plans, clip_norm
         self.stochastic_round = stochastic_round
         self.divisor, self.loss_scale, self.skipped = divisor, loss_scale, skipped
+        self.verdict = None if skipped is None else Verdict()
 
     @property
     def norm_is_needed(self):

@@ -130,6 +130,25 @@ def check_finite(sums, n, skip, skipped):
             store_float64(skipped, 0, -1, {counted})
 
 
+def skip_together(updates, n):
+    """Skip all of n updates where one is skipped. For one block.
+
+    Parameters
+    ----------
+    updates : int64
+        Address of int64[n, 2]: the addresses of an update's `skip` and `skipped`, see `check_finite`. What is there is modified.
+    """
+    if cuda.threadIdx.x == 0:
+        skipping = int64(0)
+        for k in range(n):
+            skipping |= load_int64(load_int64(updates, 2 * k, -1), 0, -1)
+        for k in range(n):
+            skip, skipped = load_int64(updates, 2 * k, -1), load_int64(updates, 2 * k + 1, -1)
+            if load_int64(skip, 0, -1) != skipping:
+                store_int64(skip, 0, -1, skipping)
+                store_float64(skipped, 0, -1, {counted})
+
+
 def scale_divisor(divisor, scale, targets, n_targets):
     """Write divisor * scale where kernels read it. For one block.
 

@@ -16,7 +16,7 @@ from nbopt_backends.compiled_backend import CompiledBackend
 from nbopt_backends.cuda_kernels import update_text
 from nbopt_backends.cuda_reductions import sums_text
 from nbopt_backends.device_array import DeviceArray, from_foreign
-from nbopt_backends.device_plan import device_plan
+from nbopt_backends.device_plan import device_plan, skipping_together
 from nbopt_backends.device_streams import Streams, UploadRing, stream_handle
 from nbopt_backends.plan import Layout, layout_key
 from nbopt_backends.reduction import tile_count
@@ -186,25 +186,54 @@ class DeviceBackend(CompiledBackend):
         """Return a function that queues the update on the device: one kernel for each combination of dtypes."""
         with self.device.entered():
             plan = self.plan_of(update)
+        if update.verdict is not None:
+            update.verdict.looks.append(partial(self._look, plan, update))
         return partial(self._step, plan, update)
+
+    def check_together(self, updates):
+        """Do what `ArrayBackend.check_together` does, and have the updates that look at their gradients skipped together, on the device."""
+        super().check_together(updates)
+        verdict = next((update.verdict for update in updates if update.verdict is not None), None)
+        plans = [look.args[0] for look in verdict.looks if look.args[0].passes] if verdict else []  # without elements there is nothing to skip
+        if len(plans) > 1:
+            with self.device.entered():
+                launch = skipping_together(plans)
+            verdict.looks.append(partial(self._skip_together, launch))
 
     def _step(self, plan, update, count):
         with self.device.entered():
-            plan.set_scalars(update.scalars)
-            if plan.rounds:
-                plan.random.values[:] = self.rng_seed, count
-                plan.new_scalars = True
-            if plan.passes:
-                plan.set_settings(update.clip_norm or 1.0, update.divisor)
-            self._queue(plan)
+            if update.verdict is None:
+                self._look(plan, update, count)
+            else:
+                update.verdict.finite(count)  # the kernels find out what it says
+            self._run_launches(plan.launches)
 
-    def _queue(self, plan):
-        stream = self.streams.ready()
+    def _look(self, plan, update, count):
+        """Bring the plan's tables up to date and run its passes; return True, since only the device knows what they find."""
+        plan.set_scalars(update.scalars)
+        if plan.rounds:
+            plan.random.values[:] = self.rng_seed, count
+            plan.new_scalars = True
+        if plan.passes:
+            plan.set_settings(update.clip_norm or 1.0, update.divisor)
+        self._upload_image(plan)
+        self._run_launches(plan.passes)
+        return True
+
+    def _upload_image(self, plan):
         if plan.new_tables or plan.new_scalars:
             changed = plan.image.host if plan.new_tables else plan.image.host[: plan.scalar_bytes]
-            self._ring().upload(plan.image.device.address, changed, stream)
+            self._ring().upload(plan.image.device.address, changed, self.streams.ready())
             plan.new_tables = plan.new_scalars = False
-        for kernel, blocks, arguments in (*plan.passes, *plan.launches):
+
+    def _skip_together(self, launch, count):
+        """Queue what gives all updates of a step the same flag; return True, as a look does."""
+        self._run_launches([launch])
+        return True
+
+    def _run_launches(self, launches):
+        stream = self.streams.ready()
+        for kernel, blocks, arguments in launches:
             self.launches += 1
             self.device.launch(kernel, blocks, stream, arguments)
 
@@ -261,7 +290,8 @@ class DeviceBackend(CompiledBackend):
             plan = device_plan(self, Update(_FACTOR, [1.0], None, None, clip_norm=clip_norm), layout, slot=0)
             plan.layout.refresh(arrays)
             plan.set_settings(clip_norm, self.bsz)
-            self._queue(plan)
+            self._upload_image(plan)
+            self._run_launches(plan.passes)
             factor = np.empty(1, plan.settings.values.dtype)
             written = next(part for part in plan.scalars if part.values.dtype == factor.dtype)
             self.device.copy_out(factor, written.address, self.streams.ready())

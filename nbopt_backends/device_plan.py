@@ -103,6 +103,10 @@ class DevicePlan(Plan):
         The address and dtype of the update's loss scale, which the launches have.
     skipped : Tensor or None
         The update's counter, whose address they have.
+    skip : Part
+        One int64 on the device: whether the step is skipped.
+    together : (tuple, DeviceArray) or None
+        The addresses of `skip` and `skipped` of the plans that this one, the first of them, was last skipped together with; on the device as well.
     kept_alive : list
         What else the launches' addresses point to.
     """
@@ -112,6 +116,7 @@ class DevicePlan(Plan):
         self.loss_scale, self.skipped = _memory_of(update.loss_scale), update.skipped
         self.new_tables = self.new_scalars = True
         self.pointers = {}
+        self.together = None
         self.kept_alive = []
         self.rounds = any(any(group.kept) for group in layout.groups)
         image = self.image = Pack()
@@ -238,6 +243,7 @@ def device_plan(backend, update, layout, slot=1):
     plan = DevicePlan(backend, update, layout)
     tables = _Tables(plan, update)
     plan.kept_alive.append(tables.memory)
+    plan.skip = tables.skip
     if update.program.code:
         plan.launches = [_update_launch(plan, update, tables, number) for number in range(len(layout.groups))]
     if layout.groups:
@@ -246,6 +252,18 @@ def device_plan(backend, update, layout, slot=1):
         if update.norm_is_needed:
             plan.passes += _norm_passes(plan, update, tables, slot)
     return plan
+
+
+def skipping_together(plans):
+    """Return the launch that has all of several plans, whose passes have run, skipped where one is."""
+    backend, first = plans[0].backend, plans[0]
+    addresses = tuple((plan.skip.address, plan.skipped.storage.address) for plan in plans)
+    if first.together is None or first.together[0] != addresses:
+        table = backend.allocate((len(plans), 2), np.int64)
+        backend.upload(table, np.array(addresses, np.int64))
+        first.together = addresses, table
+    kernel = backend.sums_kernel("skip_together", "float64", "float64", "float64")
+    return kernel, 1, (first.together[1].address, len(plans))
 
 
 def _update_launch(plan, update, tables, number):

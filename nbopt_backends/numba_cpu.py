@@ -71,10 +71,22 @@ class NumbaCPU(CompiledBackend, HostBackend):
             for launch in plan.launches:
                 launch.serial()  # compiles it now and not in the middle of a step
         scalars = [array(code, update.scalars) for code in plan.type_codes]
+        if update.verdict is not None:
+            update.verdict.looks.append(partial(self._look, plan, scalars, update))
         return partial(self._step, plan, scalars, array("Q", (self.rng_seed, 0)), update)
 
     def _step(self, plan, scalars, random, update, count):
         random[1] = count
+        if update.verdict is None:
+            self._look(plan, scalars, update, count)
+        elif not update.verdict.finite(count):
+            update.skipped.storage[...] += 1
+            return
+        for launch, values in zip(plan.launches, scalars):
+            self._launch(launch, values.buffer_info()[0], random.buffer_info()[0])
+
+    def _look(self, plan, scalars, update, count):
+        """Complete the scalars by what depends on other tensors than the update's own; return whether the gradients are finite, if that matters."""
         divisor = update.scaled_divisor()
         if update.loss_scale is not None:
             for values in scalars:
@@ -82,13 +94,11 @@ class NumbaCPU(CompiledBackend, HostBackend):
         if plan.passes:
             factor = self._factor(plan.passes, update.clip_norm or 1.0, divisor, plan.skips)
             if factor == _SKIP:
-                update.skipped.storage[...] += 1
-                return
+                return False
             if update.clip_norm is not None:
                 for values in scalars:
                     values[update.program.factor] = factor
-        for launch, values in zip(plan.launches, scalars):
-            self._launch(launch, values.buffer_info()[0], random.buffer_info()[0])
+        return True
 
     def _launch(self, launch, *last):
         self.launches += 1

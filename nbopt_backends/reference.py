@@ -60,23 +60,31 @@ class Reference(HostBackend):
         blocks = first_blocks([row[0].size for row in rows], update.listing).tolist()
         program, scalars = update.program, list(update.scalars)
 
-        def launch(count):
+        def look(count):
             divisor = update.scaled_divisor()
             if update.loss_scale is not None:
                 scalars[update.divisor_index] = divisor
-            if update.norm_is_needed:
-                grads, dtypes = [row[1] for row in rows], [compute_dtype(a.dtype for a in row) for row in rows]
-                total, factor = self._factor(grads, dtypes, update.clip_norm or 1.0, divisor)
-                if update.skipped is not None and not np.isfinite(total):
-                    update.skipped.storage[...] += 1
-                    return
-                if update.clip_norm is not None:
-                    scalars[program.factor] = float(factor)
+            if not update.norm_is_needed:
+                return True
+            grads, dtypes = [row[1] for row in rows], [compute_dtype(a.dtype for a in row) for row in rows]
+            total, factor = self._factor(grads, dtypes, update.clip_norm or 1.0, divisor)
+            if update.clip_norm is not None:
+                scalars[program.factor] = float(factor)
+            return bool(np.isfinite(total))
+
+        def launch(count):
+            if update.verdict is None:
+                look(count)
+            elif not update.verdict.finite(count):
+                update.skipped.storage[...] += 1
+                return
             with np.errstate(all="ignore"):
                 for row, bits, first_block in zip(rows, kept, blocks):
                     run(program, row, scalars, bits, (self.rng_seed, count, first_block))
             self.launches += len(rows)
 
+        if update.verdict is not None:
+            update.verdict.looks.append(look)
         return launch
 
     def norm_factor(self, grads, clip_norm):

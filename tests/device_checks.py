@@ -564,6 +564,31 @@ def test_a_gradient_that_is_not_finite_skips_the_step_without_the_host_reading_a
     assert np.isfinite(np.concatenate([value.astype(float).ravel() for value in found])).all()
 
 
+@pytest.mark.parametrize("bad", [0, 1])
+def test_optimizers_are_skipped_together_without_the_host_reading_anything(cuda, monkeypatch, bad):
+    def run(be):
+        with nbopt.use_backend(be):
+            layers = [nbopt.Parameters(*pairs_of(be, number, ("float32",), [(40,), (2, 3)]), name=str(number)) for number in range(3)]
+            optimizers = [nbopt.RMSProp(gradient_clip_norm=0.1), nbopt.Adam(), nbopt.GradientDescentMomentum(0.1, 0.9)]
+            multi = nbopt.MultiOptimizer({"default": optimizers[0], "1": optimizers[1], "2": optimizers[2]})
+            for optimizer in optimizers[:2]:
+                optimizer.skip_nonfinite = True
+            for epoch in range(3):
+                for number, layer in enumerate(layers):
+                    layer.grads = [grad for _, grad in pairs_of(be, 10 * epoch + number, ("float32",), [(40,), (2, 3)])]
+                if epoch == 1:
+                    layers[bad].grads[0][7:8] = np.inf
+                with monkeypatch.context() as patch:
+                    if be is cuda and epoch:
+                        patch.setattr(cuda.device, "copy_out", None)
+                        patch.setattr(cuda.device, "synchronize", None)
+                    multi.optimize(layers, epoch)
+            assert [optimizer.skipped for optimizer in optimizers] == [1, 1, 0]
+            return [p.get() for layer in layers for p in layer.params] + [s.get() for layer in layers for own in layer.states for s in own]
+
+    assert_same(run(cuda), run(reference()))
+
+
 def test_strided_tensors_are_skipped_too(cuda):
     param, grad = cuda.array(np.ones((4, 6))), cuda.array(np.full((4, 6), np.nan))
     optimizer = nbopt.GradientDescentMomentum(0.1, 0.9)

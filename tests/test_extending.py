@@ -89,6 +89,12 @@ def test_a_loss_scale_and_skipped_steps_have_the_references_bits_on_the_toy_back
                 layers[0].grads[0][1] = grad
                 optimizer.optimize(layers, 0)
             assert optimizer.skipped == 1
+            other = nbopt.Adam()
+            other.skip_nonfinite = True
+            layers += layers_of([(4,)], np.random.default_rng(2))
+            layers[1].name, layers[1].grads[0][0] = "other", np.inf
+            nbopt.MultiOptimizer({"default": optimizer, "other": other}).optimize(layers, 0)
+            assert (optimizer.skipped, other.skipped) == (2, 1)
         return values_of(layers)
 
     assert_same(run(toy), run(reference()))

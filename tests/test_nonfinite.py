@@ -254,6 +254,80 @@ def test_a_shallow_copy_counts_its_own_skipped_steps(backend, rng):
     assert (optimizer.skipped, twin.skipped) == (0, 1)
 
 
+def several(rng, skipping, **options):
+    """Three layers, each with an optimizer of its own; whether each of these skips."""
+    optimizers = [nbopt.RMSProp(**options), nbopt.Adam(**options), nbopt.GradientDescentMomentum(0.1, 0.9, **options)]
+    for optimizer, skips in zip(optimizers, skipping):
+        optimizer.skip_nonfinite = skips
+    layers = [nbopt.Parameters(*[(rng.standard_normal(s), rng.standard_normal(s)) for s in SHAPES[:2]], name=str(k)) for k in range(3)]
+    return nbopt.MultiOptimizer({"default": optimizers[0], "1": optimizers[1], "2": optimizers[2]}), optimizers, layers
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_clip_norm": 0.1}], ids=["no clip", "norm clip"])
+@pytest.mark.parametrize("bad", range(3))
+def test_the_optimizers_of_a_step_are_skipped_together(backend, rng, bad, options):
+    multi, optimizers, layers = several(rng, (True, True, True), **options)
+    multi.optimize(layers, 0)
+    before = values_of(layers)
+    good = layers[bad].grads[1][7]
+    layers[bad].grads[1][7] = np.nan
+    multi.optimize(layers, 1)
+    assert_same(values_of(layers), before)
+    assert [optimizer.skipped for optimizer in optimizers] == [1, 1, 1] and [optimizer.t for optimizer in optimizers] == [2, 2, 2]
+    layers[bad].grads[1][7] = good
+    multi.optimize(layers, 2)
+    assert [optimizer.skipped for optimizer in optimizers] == [1, 1, 1]
+    assert not any(same_bits(a, b) for a, b in zip(values_of(layers), before))
+
+
+def test_optimizers_that_do_not_skip_go_on_and_stop_no_others(backend, rng):
+    multi, optimizers, layers = several(rng, (True, False, True))
+    multi.optimize(layers, 0)
+    before = [values_of([layer]) for layer in layers]
+    layers[1].grads[0][0, 0] = np.inf
+    multi.optimize(layers, 1)
+    assert [optimizer.skipped for optimizer in optimizers] == [0, 0, 0]
+    layers[2].grads[0][0, 0] = np.inf
+    middle = [values_of([layer]) for layer in layers]
+    multi.optimize(layers, 2)
+    assert [optimizer.skipped for optimizer in optimizers] == [1, 0, 1]
+    after = [values_of([layer]) for layer in layers]
+    for number in (0, 2):
+        assert_same(after[number], middle[number])
+        assert not same_bits(middle[number][0], before[number][0])
+    assert not same_bits(after[1][0], middle[1][0])
+
+
+def test_what_is_skipped_together_once_is_on_its_own_at_another_time(backend, rng):
+    multi, optimizers, layers = several(rng, (True, True, True))
+    layers[0].grads[0][0, 0] = np.nan
+    multi.optimize(layers, 0)
+    before = values_of(layers[1:2])
+    optimizers[1].optimize(layers[1:2], 1)
+    assert [optimizer.skipped for optimizer in optimizers] == [1, 1, 1]
+    assert not same_bits(values_of(layers[1:2])[0], before[0])
+    multi.optimize(layers[1:], 2)
+    assert [optimizer.skipped for optimizer in optimizers] == [1, 1, 1]
+
+
+def test_finite_steps_of_several_optimizers_have_the_bits_of_steps_without_the_option(backend):
+    found = []
+    for skip in (False, True):
+        multi, _, layers = several(np.random.default_rng(5), (skip, skip, skip), gradient_clip_norm=0.1)
+        for epoch in range(3):
+            multi.optimize(layers, epoch)
+        found.append(values_of(layers))
+    assert_same(*found)
+
+
+def test_optimizers_that_skip_together_are_prepared_together(backend, rng):
+    multi, _, layers = several(rng, (True, True, False))
+    nbopt.compile(multi, layers)
+    before = backend.compilations
+    multi.optimize(layers, 0)
+    assert backend.compilations == before
+
+
 @pytest.mark.parametrize("name, value", [("loss_scale", 2.0), ("skip_nonfinite", True), ("learning_rate", 0.1), ("gradient_clip_norm", 1.0)])
 def test_a_hyper_parameter_of_a_multi_optimizer_would_do_nothing_and_is_refused(name, value):
     optimizer = nbopt.MultiOptimizer({"default": nbopt.RMSProp()})

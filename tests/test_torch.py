@@ -745,11 +745,14 @@ def test_a_loss_scale_and_skipping_hold_for_all_groups_those_that_come_later_too
     before = [p.detach().clone() for p in (first, second)]
     second.grad[1] = float("nan")
     optimizer.step()
-    assert torch.allclose(first, before[0] - first.grad / 4) and torch.equal(second, before[1])
-    assert optimizer.skipped == [0, 1] and [group["t"] for group in optimizer.param_groups] == [1, 1]
+    assert torch.equal(first, before[0]) and torch.equal(second, before[1])
+    assert optimizer.skipped == [1, 1] and [group["t"] for group in optimizer.param_groups] == [1, 1]
     assert (optimizer.loss_scale, optimizer.skip_nonfinite) == (4.0, True)
     for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
-        assert (other.loss_scale, other.skip_nonfinite, other.skipped) == (4.0, True, [0, 1])
+        assert (other.loss_scale, other.skip_nonfinite, other.skipped) == (4.0, True, [1, 1])
+    second.grad[1] = 1.0
+    optimizer.step()
+    assert torch.allclose(first, before[0] - first.grad / 4) and not torch.equal(second, before[1])
 
 
 @pytest.mark.parametrize("attribute, value", [("loss_scale", 0), ("loss_scale", torch.ones(2)), ("skip_nonfinite", 1)])

@@ -99,7 +99,8 @@ class Optimizer(Described):
     skip_nonfinite : bool
         Leave all parameters and states as they are in a call where the norm of the gradients (of ``optimize``'s layers together) is infinite
         or NaN, without the host reading anything back. The norm is summed in float32, so a finite gradient beyond about 1e19 counts as
-        well. `t` counts the call, the schedule goes on, and `skipped` tells how many there were. Not part of the description.
+        well. `t` counts the call, the schedule goes on, and `skipped` tells how many there were. In a `MultiOptimizer` the optimizers that
+        have it are skipped together. Not part of the description.
     checks : dict
         Hyper-parameter -> one of the functions in `nbopt.checks`.
     """

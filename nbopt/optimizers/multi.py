@@ -25,8 +25,8 @@ class MultiOptimizer(Optimizer):
     All layers of one optimizer are updated in one call, in list order, so a norm clip is over them together. An optimizer without layers is
     not called. The step is whole: if any of the optimizers fails, none has changed anything.
 
-    Hyper-parameters are those of the optimizers: to set one here is an error. `skip_nonfinite` looks at the gradients of one optimizer's layers, so
-    others may go on in a call where it skips.
+    Hyper-parameters are those of the optimizers: to set one here is an error. Those with `skip_nonfinite` are skipped together, where the gradients
+    of any of them are not finite; others go on.
     """
 
     checks = {name: _not_here for name in Optimizer.checks if name != "t"}

@@ -153,9 +153,10 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
 
                 while i < n:
                     w12_0, g12_0, h12_0 = advanced(g12_0, h12_0)
+                    w12_1, g12_1, h12_1 = advanced(g12_1, h12_1)
+                    u12 = slices16(w12_0, w12_1)
                     ...
-                    e0 = element(x0[0], x1[0], x2[0], int64(w12_0 & uint64(65535)), s0, ...)
-                    e1 = element(x0[1], x1[1], x2[1], int64((w12_0 >> uint64(16)) & uint64(65535)), s0, ...)
+                        e0 = element(x0[0], x1[0], x2[0], u12[0], s0, ...)
 
     The kernel divides in one branch and multiplies in another, since a division by a number takes a fifth of the instructions of RMSProp
     (`asv_bench/machine_code.py` counts them). Single elements, at the end of a tensor or where it is not aligned, are divided.
@@ -218,8 +219,8 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
             lines.append(f"p{slot} = {here}  # {program.names[slot]}: {dtypes[slot]}, {what}")
         return lines
 
-    def elements(count, random=lambda index, word, k: ""):
-        arguments = [[f"x{slot}[{k}]" for slot in read] + [random(index, word, k) for _, index, word in rounded] for k in range(count)]
+    def elements(count):
+        arguments = [[f"x{slot}[{k}]" for slot in read] + [f"u{index}[{k}]" for _, index, _ in rounded] for k in range(count)]
         divided = [f"e{k} = element({', '.join(arguments[k] + scalars)})" for k in range(count)]
         if not divisors or count == 1:
             return divided
@@ -253,30 +254,25 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
         if draws > 1:
             seeds += [f"for _ in range(t * {lanes} // {LANES}):", *(f"    {line}" for line in skip)]
         words += [f"w{index}_{lane}, {state} = advanced({state})" for lane, state in enumerate(states)]
+        words.append(f"u{index} = slices{word}({', '.join(f'w{index}_{lane}' for lane in range(lanes))})")
         skipped += skip * (draws - 1)
 
-    def random(index, word, k):
-        lane, shift = divmod(k * word, 64)
-        shifted = f"(w{index}_{lane} >> uint64({shift}))" if shift else f"w{index}_{lane}"
-        return f"int64({shifted} & uint64({2**word - 1}))"
-
     # Beyond the end of a tensor, its last element is computed once more, and not stored.
-    clamped = ["i", *(f"i{k}" for k in range(1, width))]
-    loads = [f"i{k} = i + min({k}, left - 1)" for k in range(1, width)]
-    stores = [[] for _ in range(width)]
-    for slot in read:
-        if strided:
-            loads += [f"p{slot}_{k} = place(geometry, row, {slot}, offset + {position})" for k, position in enumerate(clamped)]
-        here = [(f"p{slot}_{k}", "0") if strided else (f"p{slot}", position) for k, position in enumerate(clamped)]
-        loads.append(f"x{slot} = ({', '.join(f'load_{dtypes[slot]}({pointer}, {position}, {slot})' for pointer, position in here)})")
-    for j, slot in enumerate(written):
-        for k, position in enumerate(clamped):
-            here = f"place(geometry, row, {slot}, offset + {position}), 0" if strided else f"p{slot}, {position}"
-            stores[k].append(f"store_{dtypes[slot]}({here}, {slot}, e{k}[{j}])")
-    guarded = stores[0] + [line for k in range(1, width) for line in (f"if {k} < left:", *(f"    {store}" for store in stores[k]))]
-    if not strided:
-        loads = [f"whole = left >= {width} and ({misaligned}) & 15 == 0", *_either("whole", vector_loads, loads)]
-        guarded = _either("whole", vector_stores, guarded)
+    if strided:
+        loads = [f"i{k} = i + min({k}, left - 1)" for k in range(width)]
+        for slot in read:
+            loads += [f"p{slot}_{k} = place(geometry, row, {slot}, offset + i{k})" for k in range(width)]
+            loads.append(f"x{slot} = ({', '.join(f'load_{dtypes[slot]}(p{slot}_{k}, 0, {slot})' for k in range(width))})")
+        stores = []
+        for k in range(width):
+            stores.append(f"if {k} < left:")
+            for j, slot in enumerate(written):
+                stores.append(f"    store_{dtypes[slot]}(place(geometry, row, {slot}, offset + i{k}), 0, {slot}, e{k}[{j}])")
+    else:
+        first_loads = [f"x{slot} = load_first_{dtypes[slot]}x{width}(p{slot}, i, left)" for slot in read]
+        first_stores = [f"store_first_{dtypes[slot]}x{width}(p{slot}, i, left, {stored[j]})" for j, slot in enumerate(written)]
+        loads = [f"whole = left >= {width} and ({misaligned}) & 15 == 0", *_either("whole", vector_loads, first_loads)]
+        stores = _either("whole", vector_stores, first_stores)
     return dialect.header + _ROUNDED.format(
         views=", views" if strided else "",
         keys=indented(keys, 1),
@@ -286,11 +282,14 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
         seeds=indented(["if i < n:", *(f"    {line}" for line in seeds)], 2),
         words=indented(words, 3),
         load=indented(loads, 3),
-        elements=indented(elements(width, random) + skipped, 3),
-        store=indented(guarded, 3),
+        elements=indented(elements(width) + skipped, 3),
+        store=indented(stores, 3),
         **parts,
     )
 
 
 def _either(condition, lines, otherwise):
-    return [f"if {condition}:", *(f"    {line}" for line in lines or ["pass"]), "else:", *(f"    {line}" for line in otherwise)]
+    """Return lines that run some lines where a condition holds, and others where it doesn't; none of both where there are none."""
+    if not lines:
+        return []
+    return [f"if {condition}:", *(f"    {line}" for line in lines), "else:", *(f"    {line}" for line in otherwise)]

@@ -129,7 +129,11 @@ def _memory_access(storage):
 
 
 def _vector_access(storage, count):
-    """Return the load and the store intrinsic of `count` elements that start at a multiple of 16 bytes, in accesses of 16 bytes."""
+    """Return the load and the store intrinsic of `count` elements that start at a multiple of 16 bytes, in accesses of 16 bytes.
+
+    Two more are for elements that are not aligned, or of which only the first `left` are there: for others the load gives the last one
+    that is, and the store does nothing.
+    """
     per_access = 16 // storage.size
     halves = storage.size == 2  # two elements in each of four 32-bit words
     vector = ir.VectorType(_I32 if halves else storage.memory, 4 if halves else per_access)
@@ -174,7 +178,31 @@ def _vector_access(storage, count):
 
         return types.void(types.int64, types.int64, types.StarArgUniTuple(storage.element, count)), codegen
 
-    return load, store
+    @intrinsic
+    def load_first(context, address, index, left):
+        def codegen(ctx, builder, signature, args):
+            last = builder.sub(args[2], _WORD(1))
+            values = []
+            for k in range(count):
+                there = builder.select(builder.icmp_signed("<", _WORD(k), last), _WORD(k), last)
+                pointer = _global(builder, args[0], storage.memory, builder.add(args[1], there))
+                values.append(storage.widened(builder, builder.load(pointer)))
+            return ctx.make_tuple(builder, signature.return_type, values)
+
+        return types.UniTuple(storage.element, count)(types.int64, types.int64, types.int64), codegen
+
+    @intrinsic
+    def store_first(context, address, index, left, *values):
+        def codegen(ctx, builder, signature, args):
+            for k in range(count):
+                with builder.if_then(builder.icmp_signed("<", _WORD(k), args[2])):
+                    pointer = _global(builder, args[0], storage.memory, builder.add(args[1], _WORD(k)))
+                    builder.store(storage.narrowed(builder, builder.extract_value(args[3], k)), pointer)
+            return ctx.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64, types.StarArgUniTuple(storage.element, count)), codegen
+
+    return load, store, load_first, store_first
 
 
 load_float32, store_float32 = _memory_access(_FLOAT32)
@@ -183,14 +211,14 @@ load_float16, store_float16 = _memory_access(_FLOAT16)
 load_bfloat16, store_bfloat16 = _memory_access(_BFLOAT16)
 load_int64, store_int64 = _memory_access(_Storage(int64, 8, _WORD))
 load_uint64, _ = _memory_access(_Storage(uint64, 8, _WORD))
-load_float64x2, store_float64x2 = _vector_access(_FLOAT64, 2)
-load_float64x4, store_float64x4 = _vector_access(_FLOAT64, 4)
-load_float32x4, store_float32x4 = _vector_access(_FLOAT32, 4)
+load_float64x2, store_float64x2, load_first_float64x2, store_first_float64x2 = _vector_access(_FLOAT64, 2)
+load_float64x4, store_float64x4, load_first_float64x4, store_first_float64x4 = _vector_access(_FLOAT64, 4)
+load_float32x4, store_float32x4, load_first_float32x4, store_first_float32x4 = _vector_access(_FLOAT32, 4)
 # As many as 16 bytes hold of the narrowest storage of a kernel.
-load_float64x8, store_float64x8 = _vector_access(_FLOAT64, 8)
-load_float32x8, store_float32x8 = _vector_access(_FLOAT32, 8)
-load_float16x8, store_float16x8 = _vector_access(_FLOAT16, 8)
-load_bfloat16x8, store_bfloat16x8 = _vector_access(_BFLOAT16, 8)
+load_float64x8, store_float64x8, load_first_float64x8, store_first_float64x8 = _vector_access(_FLOAT64, 8)
+load_float32x8, store_float32x8, load_first_float32x8, store_first_float32x8 = _vector_access(_FLOAT32, 8)
+load_float16x8, store_float16x8, load_first_float16x8, store_first_float16x8 = _vector_access(_FLOAT16, 8)
+load_bfloat16x8, store_bfloat16x8, load_first_bfloat16x8, store_first_bfloat16x8 = _vector_access(_BFLOAT16, 8)
 
 
 def _called(builder, name, args):
@@ -393,11 +421,33 @@ def narrowed(x):
 
 
 def _integer(function, **names):
-    return inline(FunctionType(function.__code__, {**vars(xoroshiro), **names}, function.__name__))
+    return FunctionType(function.__code__, {**vars(xoroshiro), **names}, function.__name__)
 
 
-_mix, advanced = _integer(xoroshiro.mix), _integer(xoroshiro.advanced)
-_absorb, seeded = _integer(xoroshiro.absorb, mix=_mix), _integer(xoroshiro.seeded, mix=_mix)
-keys = _integer(xoroshiro.keys, absorb=_absorb)
+_mix = inline(_integer(xoroshiro.mix))
+_absorb = inline(_integer(xoroshiro.absorb, mix=_mix))
+keys = once(uint64, uint64)(_integer(xoroshiro.keys, absorb=_absorb))
+seeded = once(uint64, uint64)(_integer(xoroshiro.seeded, mix=_mix))
+advanced = once(uint64, uint64, uint64)(_integer(xoroshiro.advanced))
+
+
+def _slices(bits):
+    """Return the intrinsic that takes words apart: as many int64 as they have slices of so many bits, from low to high."""
+    per_word = 64 // bits
+
+    @intrinsic
+    def slices(context, *words):
+        def codegen(ctx, builder, signature, args):
+            found = []
+            for word in cgutils.unpack_tuple(builder, args[0]):
+                found += [builder.and_(builder.lshr(word, _WORD(bits * k)), _WORD(2**bits - 1)) for k in range(per_word)]
+            return ctx.make_tuple(builder, signature.return_type, found)
+
+        return types.UniTuple(int64, per_word * len(words))(types.StarArgTuple(words)), codegen
+
+    return slices
+
+
+slices16, slices32, slices64 = _slices(16), _slices(32), _slices(64)
 
 __all__ = [name for name in globals() if not name.startswith("_")]

@@ -45,7 +45,14 @@ def _vector_access(load, store, count):
         for k, value in enumerate(values):
             store(address, index + k, -1, value)
 
-    return load_vector, store_vector
+    def load_first(address, index, left):
+        return tuple(load(address, index + min(k, left - 1), -1) for k in range(count))
+
+    def store_first(address, index, left, *values):
+        for k, value in enumerate(values[:left]):
+            store(address, index + k, -1, value)
+
+    return load_vector, store_vector, load_first, store_first
 
 
 load_float32, store_float32 = _memory_access(ctypes.c_float, np.float32)
@@ -62,13 +69,13 @@ load_bfloat16, store_bfloat16 = _memory_access(
     lambda bits: np.uint32(bits << 16).view(np.float32),
     lambda value: int(np.float32(value).view(np.uint32)) >> 16,
 )
-load_float64x2, store_float64x2 = _vector_access(load_float64, store_float64, 2)
-load_float64x4, store_float64x4 = _vector_access(load_float64, store_float64, 4)
-load_float32x4, store_float32x4 = _vector_access(load_float32, store_float32, 4)
-load_float64x8, store_float64x8 = _vector_access(load_float64, store_float64, 8)
-load_float32x8, store_float32x8 = _vector_access(load_float32, store_float32, 8)
-load_float16x8, store_float16x8 = _vector_access(load_float16, store_float16, 8)
-load_bfloat16x8, store_bfloat16x8 = _vector_access(load_bfloat16, store_bfloat16, 8)
+load_float64x2, store_float64x2, load_first_float64x2, store_first_float64x2 = _vector_access(load_float64, store_float64, 2)
+load_float64x4, store_float64x4, load_first_float64x4, store_first_float64x4 = _vector_access(load_float64, store_float64, 4)
+load_float32x4, store_float32x4, load_first_float32x4, store_first_float32x4 = _vector_access(load_float32, store_float32, 4)
+load_float64x8, store_float64x8, load_first_float64x8, store_first_float64x8 = _vector_access(load_float64, store_float64, 8)
+load_float32x8, store_float32x8, load_first_float32x8, store_first_float32x8 = _vector_access(load_float32, store_float32, 8)
+load_float16x8, store_float16x8, load_first_float16x8, store_first_float16x8 = _vector_access(load_float16, store_float16, 8)
+load_bfloat16x8, store_bfloat16x8, load_first_bfloat16x8, store_first_bfloat16x8 = _vector_access(load_bfloat16, store_bfloat16, 8)
 
 
 def _in_numpy(name):
@@ -135,5 +142,15 @@ for _name, _formula in list(vars(scalar).items()):
 
 nearest_float16_float32 = globals()["nearest_float16_float32_by_integers"]
 keys, seeded, advanced = xoroshiro.keys, xoroshiro.seeded, xoroshiro.advanced
+
+
+def _slices(bits):
+    def slices(*words):
+        return tuple((int(word) >> shift) & (2**bits - 1) for word in words for shift in range(0, 64, bits))
+
+    return slices
+
+
+slices16, slices32, slices64 = _slices(16), _slices(32), _slices(64)
 
 __all__ = [name for name in globals() if not name.startswith("_")]

@@ -21,6 +21,7 @@ try:
     from numba.cuda import cgutils, types  # noqa: F401  (cuda_primitives takes them from here)
     from numba.cuda.core.targetconfig import ConfigStack  # noqa: F401
     from numba.cuda.cudadrv import driver as cuda_driver
+    from numba.cuda.cudadrv import nvvm
     from numba.cuda.extending import intrinsic  # noqa: F401
 except Exception as error:  # versions of Numba and numba-cuda that don't fit lead to others than ImportError
     cuda, _missing = None, f"{type(error).__name__}: {error}"
@@ -329,9 +330,7 @@ class NumbaCUDA(DeviceBackend):
             return _FORKED
         nothing = "no NVIDIA GPU with a working driver was found{}. With one, numba-cuda is needed too: " + _INSTALL
         if not cuda.is_available():
-            if cuda_driver.driver.is_available:
-                return f"the driver works, and the CUDA toolkit's compiler (NVVM) is not installed; type: {_INSTALL}"
-            return nothing.format("")
+            return _without_compiler("it is not installed") if cuda_driver.driver.is_available else nothing.format("")
         try:
             driver = cuda_driver.driver.get_version()
             count = len(cuda.gpus)
@@ -339,6 +338,10 @@ class NumbaCUDA(DeviceBackend):
             return nothing.format(f" ({' '.join(str(error).split())})")
         if count == 0:
             return "the driver finds no NVIDIA GPU: is it hidden by CUDA_VISIBLE_DEVICES?"
+        try:
+            nvvm.NVVM()  # numba-cuda takes it to be available until it is used
+        except Exception as error:
+            return _without_compiler(" ".join(str(error).split())[:200])
         return too_old(driver, _toolkit())
 
     def report(self):
@@ -405,6 +408,13 @@ def too_old(driver, toolkit):
     return (
         f"the driver supports CUDA {'.'.join(map(str, driver))} and the installed toolkit is {'.'.join(map(str, toolkit))}: "
         f"update the driver (to {wanted} or later), or install the toolkit that fits it ({mend})"
+    )
+
+
+def _without_compiler(why):
+    return (
+        f"the driver works, and the CUDA toolkit's compiler (NVVM) can't be used ({why}); type: {_INSTALL}, or set CUDA_HOME to the folder of a "
+        "toolkit that is installed, such as /usr/local/cuda"
     )
 
 

@@ -206,7 +206,7 @@ class DeviceBackend(CompiledBackend):
                 self._look(plan, update, count)
             else:
                 update.verdict.finite(count)  # the kernels find out what it says
-            self._run_launches(plan.launches)
+            self._run_launches(plan.launches, self.streams.ready())
 
     def _look(self, plan, update, count):
         """Bring the plan's tables up to date and run its passes; return True, since only the device knows what they find."""
@@ -216,23 +216,24 @@ class DeviceBackend(CompiledBackend):
             plan.new_scalars = True
         if plan.passes:
             plan.set_settings(update.clip_norm or 1.0, update.divisor)
-        self._upload_image(plan)
-        self._run_launches(plan.passes)
+        self._run_passes(plan)
         return True
 
-    def _upload_image(self, plan):
+    def _run_passes(self, plan):
+        """Bring the device's copy of the plan's image up to date, and run what looks at the gradients."""
+        stream = self.streams.ready()
         if plan.new_tables or plan.new_scalars:
             changed = plan.image.host if plan.new_tables else plan.image.host[: plan.scalar_bytes]
-            self._ring().upload(plan.image.device.address, changed, self.streams.ready())
+            self._ring().upload(plan.image.device.address, changed, stream)
             plan.new_tables = plan.new_scalars = False
+        self._run_launches(plan.passes, stream)
 
     def _skip_together(self, launch, count):
         """Queue what gives all updates of a step the same flag; return True, as a look does."""
-        self._run_launches([launch])
+        self._run_launches([launch], self.streams.ready())
         return True
 
-    def _run_launches(self, launches):
-        stream = self.streams.ready()
+    def _run_launches(self, launches, stream):
         for kernel, blocks, arguments in launches:
             self.launches += 1
             self.device.launch(kernel, blocks, stream, arguments)
@@ -290,8 +291,7 @@ class DeviceBackend(CompiledBackend):
             plan = device_plan(self, Update(_FACTOR, [1.0], None, None, clip_norm=clip_norm), layout, slot=0)
             plan.layout.refresh(arrays)
             plan.set_settings(clip_norm, self.bsz)
-            self._upload_image(plan)
-            self._run_launches(plan.passes)
+            self._run_passes(plan)
             factor = np.empty(1, plan.settings.values.dtype)
             written = next(part for part in plan.scalars if part.values.dtype == factor.dtype)
             self.device.copy_out(factor, written.address, self.streams.ready())

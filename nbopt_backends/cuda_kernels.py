@@ -159,7 +159,8 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
                         e0 = element(x0[0], x1[0], x2[0], u12[0], s0, ...)
 
     The kernel divides in one branch and multiplies in another, since a division by a number takes a fifth of the instructions of RMSProp
-    (`asv_bench/machine_code.py` counts them). Single elements, at the end of a tensor or where it is not aligned, are divided.
+    (`asv_bench/machine_code.py` counts them). Where elements are taken one by one, at the end of a tensor or where it is not aligned or strided, they
+    are divided.
 
     Parameters
     ----------
@@ -181,7 +182,8 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
     written, used = program.written(), program.used()
     rounded = rounded_stores(program, dtypes, kept)
     scalars = [f"s{j}" for j in range(program.n_scalars)]
-    divisors = scalar_divisors(program)
+    one_by_one = strided and not rounded
+    divisors = [] if one_by_one else scalar_divisors(program)
     parameters = ", ".join([*(f"x{slot}" for slot in read), *(f"u{index}" for _, index, _ in rounded), *scalars])
 
     def function(name, program):
@@ -238,7 +240,7 @@ def update_text(program, dialect, dtypes, arithmetic, strided=False, kept=None, 
             *(f"store_{dtypes[slot]}(p{slot}, i, {slot}, e0[{j}])" for j, slot in enumerate(written)),
         ]
         parts["single"] = indented(single, 3)
-        if strided:
+        if one_by_one:
             return dialect.header + _STRIDED.format(pointers=indented(pointers("offset + k"), 3), **parts)
         vector = indented([*vector_loads, *elements(width), *vector_stores], 3)
         return dialect.header + _CONTIGUOUS.format(pointers=indented(pointers(None), 2), misaligned=misaligned, vector=vector, **parts)

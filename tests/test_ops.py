@@ -296,6 +296,20 @@ def test_int_powers_multiply_in_a_fixed_order(backend, dtype):
             assert same_bits(out.get(), y)
 
 
+@pytest.mark.parametrize("dtype, fraction, least", [("float32", 23, -126), ("float64", 52, -1022)])
+def test_division_by_powers_of_two_and_their_neighbours_is_exact(backend, rng, dtype, fraction, least):
+    """Kernels multiply where the reciprocal is exact: beyond the ends of that range, and beside powers of two, they must not."""
+    x = np.concatenate([rng.standard_normal(997), [0, -0.0, np.inf, -np.inf, np.nan]]).astype(dtype)
+    x[:100] *= np.dtype(dtype).type(2.0) ** (least + 3)  # quotients that are subnormal, or too large
+    t, out = backend.array(x, dtype), backend.zeros(x.shape, dtype)
+    powers = [2.0**k for k in (least - fraction, least - 1, least, least + 1, -3, -1, 0, 1, 7, -least - 1, -least, -least + 1)]
+    neighbours = [float(np.nextafter(np.dtype(dtype).type(power), np.dtype(dtype).type(up))) for power in powers for up in (0, np.inf)]
+    for divisor in [*powers, *(-power for power in powers), *neighbours, 0.0, -0.0, np.inf, np.nan, 3.0]:
+        out[:] = t / divisor
+        with np.errstate(all="ignore"):
+            assert same_bits(out.get(), x / np.dtype(dtype).type(divisor)), divisor
+
+
 @pytest.mark.parametrize("exponent", [2.0, -1.0, 0.5, 5, -7, 0.0, math.inf, math.nan])
 def test_other_powers_are_within_4_ulp(backend, exponent):
     x = np.concatenate([interesting(np.float64), np.random.default_rng(0).standard_normal(50)])

@@ -405,6 +405,7 @@ import nbopt_backends.numba_cpu, numba
 if os.getuid() == 0:
     numba.cfunc("f8(f8)")(lambda x: x)
     numba.njit("f8(f8)")(lambda x: x)
+    nbopt_backends.source._toolchain()
     os.setgid(65534)
     os.setuid(65534)
     os.environ["HOME"] = "/nonexistent"

@@ -55,12 +55,12 @@ class Kernel:
         The cubin.
     """
 
-    def __init__(self, text, n_arguments, name="update", stem="cuda_kernel"):
+    def __init__(self, text, n_arguments):
         from cuda.bindings import nvjitlink
 
         from nbopt_backends import numba_cuda
 
-        code = numba_cuda.ltoir(text, stem, name, n_arguments, CAPABILITY)
+        code = numba_cuda.ltoir(text, "cuda_kernel", "update", n_arguments, CAPABILITY)
         linker = nvjitlink.create(3, ["-arch=sm_{}{}".format(*CAPABILITY), "-lto", "-Xptxas=-v"])
         nvjitlink.add_data(linker, nvjitlink.InputType.LTOIR, code, len(code), "kernel")
         nvjitlink.complete(linker)
@@ -155,9 +155,9 @@ def way_through_the_loop(instructions, labels):
             continue
         seen.add(begin)
         end = ends[begin]
-        after, jump = instructions[end - 1], target(end - 1)
+        final, jump = instructions[end - 1], target(end - 1)
         following = [] if jump is None else [last + 1 if jump == first else jump]
-        if jump is None or after.startswith("@") or re.search(r"BRA\S* U?!?U?P\d", after):
+        if jump is None or final.startswith("@") or re.search(r"BRA\S* U?!?U?P\d", final):
             following.append(end)
         for block in following:
             heapq.heappush(ways, (length + end - begin, block, (*way, begin)))

@@ -254,9 +254,10 @@ class Backend:
         list of callable
             See `prepare`.
         """
-        skippable = [update for update in updates if update.skipped is not None]
-        for update in skippable:
-            update.verdict = skippable[0].verdict
+        if len(updates) > 1:
+            skippable = [update for update in updates if update.skipped is not None]
+            for update in skippable:
+                update.verdict = skippable[0].verdict
         launches = [self.prepare(update) for update in updates]
         if len(updates) > 1:
             self.check_together(updates)

@@ -165,7 +165,7 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def skip_nonfinite(self):
-        """Bool : whether to leave a group as it is in a step where the norm of its gradients is infinite or NaN, see `nbopt.Optimizer`.
+        """Bool : whether to leave everything as it is in a step where the norm of a group's gradients is infinite or NaN, see `nbopt.Optimizer`.
 
         At first it is that of the optimizer that was given. A state dict does not have it.
         """

@@ -129,11 +129,12 @@ def train(task, dtype, stochastic_round, seed, state_dtype=None):
     network, optimizer = task.network(rng, dtype), task.optimizer(stochastic_round)
     optimizer.state_dtype = state_dtype  # None: float32
     layers = [layer.parameters for layer in network]
+    one_hot = np.eye(network[-1].dW.shape[1], dtype=np.float32)
     losses = []
     for epoch in range(task.epochs):
         total = 0.0
         for batch in rng.choice(len(x), (task.steps, task.batch_size), replace=False):
-            loss, gradient = cross_entropy(forward(network, x[batch]), labels[batch])
+            loss, gradient = cross_entropy(forward(network, x[batch]), one_hot[labels[batch]])
             for layer in reversed(network):
                 gradient = layer.backward(gradient)
             optimizer.optimize(layers, epoch)

@@ -1,6 +1,6 @@
 """Measure the CUDA backend: a short table, and all measurements as JSON.
 
-    python asv_bench/gpu.py --json docs/gpu-results.json
+    python asv_bench/gpu.py --json gpu.json
     python asv_bench/gpu.py --quick             # small sizes: does everything run?
     python asv_bench/gpu.py --tune              # launches of other shapes
 

@@ -246,6 +246,24 @@ row("adapter-300-fresh", "nbopt.torch, RMSProp, 300 tensors of 1000, other gradi
 row("adapter-resnet50", "nbopt.torch, RMSProp, ResNet-50's 161 tensors")(adapter(MODELS["resnet50"](), ">= 2"))
 
 
+@row("training-loop", "AdamW in a training loop: a transformer of 3.2 M parameters in 54 tensors, the time of step() alone")
+def training_loop(scale):
+    """Steps between backward passes, as in training: the passes empty the caches and wake PyTorch's threads."""
+    steps = {
+        "nbopt.torch": lambda parameters: peers.adapter(parameters, nbopt.AdamW()),
+        "PyTorch": lambda parameters: peers.requires_torch().optim.AdamW(parameters),
+        "PyTorch fused": lambda parameters: peers.requires_torch().optim.AdamW(parameters, fused=True),
+    }
+    try:
+        seconds = peers.timed_in_training(steps, 4 if scale.quick else 60)
+    except NotImplementedError as reason:
+        return Result(absent={name: str(reason) for name in steps})
+    result = Result(seconds)
+    result.faster("PyTorch", of="nbopt.torch")
+    result.faster("PyTorch fused", of="nbopt.torch")
+    return result
+
+
 # --- the norm clip ---
 
 
@@ -297,20 +315,31 @@ def fresh(code):
     return float(done.stdout.split()[-1])
 
 
+#: Name of a contender -> optimizer and the options of its constructor.
+FIRST_STEPS = {
+    "rmsprop": ("rmsprop", ""),
+    "adam, norm clip": ("adam", "gradient_clip_norm=1.0"),
+    "adamw": ("adamw", ""),
+    "adamw, norm clip": ("adamw", "gradient_clip_norm=1.0"),
+    "adamw, bfloat16 states": ("adamw", "state_dtype='bfloat16'"),
+    "adamw, bfloat16 states, stochastic": ("adamw", "state_dtype='bfloat16', stochastic_round=True"),
+}
+
+
 def first_steps(cache, scale):
-    """Return the seconds of the first step of RMSProp, and of Adam with a norm clip, in fresh processes."""
+    """Return the seconds of the first step of each of `FIRST_STEPS`, in fresh processes."""
     clock = f"import time; start = time.perf_counter(); {FIRST_STEP}; print(time.perf_counter() - start)"
-    found = {"rmsprop": [], "adam, norm clip": []}
+    found = {name: [] for name in FIRST_STEPS}
     for _ in range(scale.few):
-        found["rmsprop"].append(fresh(prepare("rmsprop", cache) + clock))
-        found["adam, norm clip"].append(fresh(prepare("adam", cache, "gradient_clip_norm=1.0") + clock))
+        for name, (optimizer, options) in FIRST_STEPS.items():
+            found[name].append(fresh(prepare(optimizer, cache, options) + clock))
     return {name: np.array(seconds) for name, seconds in found.items()}
 
 
 def first_step_result(seconds, bar):
     result = Result(seconds)
-    result.check("rmsprop", median(seconds["rmsprop"]), "s", bar)
-    result.check("adam, norm clip", median(seconds["adam, norm clip"]), "s")
+    for name, values in seconds.items():
+        result.check(name, median(values), "s", bar if name == "rmsprop" else None)
     return result
 
 

@@ -4,6 +4,9 @@ Every one gets the same values, in arrays of its own, and the settings that make
 """
 
 import itertools
+import time
+
+import numpy as np
 
 from . import OPTIMIZERS, pairs, requires_deepspeed, requires_optax, requires_torch
 
@@ -43,13 +46,67 @@ def torch_step(optimizer, shapes, fresh=False, **how):
     return _with_gradients(parameters, getattr(torch.optim, name)(parameters, **options, **how).step, fresh)
 
 
-def adapter_step(optimizer, shapes, fresh=False):
+def adapter(parameters, optimizer):
     """nbopt's optimizer for PyTorch's tensors."""
     requires_torch()
     import nbopt.torch
 
+    return nbopt.torch.Optimizer(parameters, optimizer)
+
+
+def adapter_step(optimizer, shapes, fresh=False):
+    """nbopt's step over PyTorch's tensors."""
     parameters = _torch_parameters(shapes)
-    return _with_gradients(parameters, nbopt.torch.Optimizer(parameters, OPTIMIZERS[optimizer]()).step, fresh)
+    return _with_gradients(parameters, adapter(parameters, OPTIMIZERS[optimizer]()).step, fresh)
+
+
+def timed_in_training(optimizers, rounds, warm=3):
+    """Train a small transformer with each optimizer in turn, and time ``step()`` alone.
+
+    Parameters
+    ----------
+    optimizers : dict of name -> callable
+        Called with the model's parameters; returns an optimizer.
+    rounds, warm : int
+        Steps that count, and steps before them that don't.
+
+    Returns
+    -------
+    dict of name -> numpy.ndarray
+        float64[rounds]: seconds of a step.
+    """
+    torch = requires_torch()
+    nn = torch.nn
+
+    class Model(nn.Module):
+        def __init__(self, vocabulary=96, width=256, length=64):
+            super().__init__()
+            self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
+            layer = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            self.layers = nn.TransformerEncoder(layer, 4, nn.LayerNorm(width), enable_nested_tensor=False)
+            self.out = nn.Linear(width, vocabulary)
+
+        def forward(self, x):
+            return self.out(self.layers(self.tokens(x) + self.places.weight))
+
+    torch.manual_seed(0)
+    first = Model()
+    models = {name: Model() for name in optimizers}
+    for model in models.values():
+        model.load_state_dict(first.state_dict())
+    made = {name: make(models[name].parameters()) for name, make in optimizers.items()}
+    seconds = {name: [] for name in made}
+    rng = np.random.default_rng(0)
+    for _ in range(warm + rounds):
+        x = torch.randint(96, (8, 65))
+        for name in rng.permutation(list(made)):
+            made[name].zero_grad()
+            logits = models[name](x[:, :-1])
+            nn.functional.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten()).backward()
+            start = time.perf_counter()
+            made[name].step()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: np.array(values[warm:]) for name, values in seconds.items()}
 
 
 def setting_gradients(shapes):

@@ -83,7 +83,7 @@ def gradient_descent_momentum(
         if nesterov:
             raise ValueError("nesterov needs a momentum_coef other than 0")
         () = states
-        p = -learning_rate * s * g + (1 - learning_rate * wdecay) * p
+        p = p - (learning_rate * s * g + learning_rate * wdecay * p)
         return clipv(p, param_clip_value), ()
     (v,) = states
     total = s * g + wdecay * p

@@ -1,6 +1,7 @@
 """AdamW."""
 
 from nbopt import checks
+from nbopt.optimizers.base import decayed
 from nbopt.optimizers.moments import MomentOptimizer
 
 
@@ -11,7 +12,7 @@ class AdamW(MomentOptimizer):
 
         m = beta_1 * m + (1 - beta_1) * g;       M = m / (1 - beta_1^t)
         v = beta_2 * v + (1 - beta_2) * g^2;     V = v / (1 - beta_2^t)
-        p = (1 - lr * wdecay) * p - lr * M / (sqrt(V) + epsilon)
+        p = p - (lr * M / (sqrt(V) + epsilon) + lr * wdecay * p)
 
     Parameters
     ----------
@@ -70,4 +71,4 @@ class AdamW(MomentOptimizer):
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
         change = step.lr * root / first * mean / (be.sqrt(mean_square) + self.epsilon * root)
-        param[:] = self.clip_value((1.0 - step.lr * self.wdecay) * param - change, self.param_clip_value)
+        param[:] = self.clip_value(decayed(param, change, step.lr * self.wdecay), self.param_clip_value)

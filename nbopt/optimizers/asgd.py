@@ -1,7 +1,7 @@
 """ASGD."""
 
 from nbopt import checks
-from nbopt.optimizers.base import Optimizer
+from nbopt.optimizers.base import Optimizer, decayed
 from nbopt.schedules import Schedule
 
 
@@ -11,7 +11,7 @@ class ASGD(Optimizer):
     In call ``t``, counted from 1, with ``g`` the gradient after its clips::
 
         eta = lr / (1 + lambd * lr * (t - 1))^alpha
-        p = (1 - lambd * eta) * p - eta * g
+        p = p - (eta * g + lambd * eta * p)
         a = a + (p - a) / max(1, t - 1 - t0)
 
     The average is the state ``average``: ``layer.states[0][0].get()`` is that of a layer's first parameter.
@@ -71,7 +71,7 @@ class ASGD(Optimizer):
         before = step.t - 1
         eta = step.lr / (1.0 + self.lambd * step.lr * before) ** self.alpha
         share = 1.0 / max(1.0, before - self.t0)
-        new = (1.0 - self.lambd * eta) * param - eta * (step.scale * grad)
+        new = decayed(param, eta * (step.scale * grad), self.lambd * eta)
         param[:] = self.clip_value(new, self.param_clip_value)
         # Not by step.t: a layer may join after t0, and zeros must not count in its average.
         start = self.be.where(average == 0.0, param, average)

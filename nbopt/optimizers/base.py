@@ -484,6 +484,24 @@ class Optimizer(Described):
         return used
 
 
+def decayed(param, change, decay):
+    """Return ``param - (change + decay * param)``: a parameter after its change and its weight decay.
+
+    A factor ``1 - decay`` would be rounded to a multiple of 2^-24 in float32, and a decay of 1e-8 would be lost.
+
+    Parameters
+    ----------
+    param, change : Node
+    decay : float
+        The learning rate times the weight decay.
+
+    Returns
+    -------
+    Node
+    """
+    return param - (change + decay * param)
+
+
 def storage_name(be, dtype):
     """Return the name of a dtype for states, which may be PyTorch's; an error says what it is."""
     try:

@@ -1,7 +1,7 @@
 """Lion."""
 
 from nbopt import checks
-from nbopt.optimizers.base import Optimizer
+from nbopt.optimizers.base import Optimizer, decayed
 from nbopt.schedules import Schedule
 
 
@@ -11,7 +11,7 @@ class Lion(Optimizer):
     With ``g`` the gradient after its clips::
 
         c = beta_1 * m + (1 - beta_1) * g
-        p = (1 - lr * wdecay) * p - lr * sign(c)
+        p = p - (lr * sign(c) + lr * wdecay * p)
         m = beta_2 * m + (1 - beta_2) * g
 
     Parameters
@@ -67,6 +67,6 @@ class Lion(Optimizer):
         """One step; see the class."""
         grad = step.scale * grad
         direction = self.be.sgn(self.beta_1 * momentum + (1.0 - self.beta_1) * grad)
-        new = (1.0 - step.lr * self.wdecay) * param - step.lr * direction
+        new = decayed(param, step.lr * direction, step.lr * self.wdecay)
         param[:] = self.clip_value(new, self.param_clip_value)
         momentum[:] = self.beta_2 * momentum + (1.0 - self.beta_2) * grad

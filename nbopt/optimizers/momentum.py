@@ -2,7 +2,7 @@
 
 from nbopt import checks
 from nbopt.errors import ArgumentError
-from nbopt.optimizers.base import Optimizer
+from nbopt.optimizers.base import Optimizer, decayed
 from nbopt.schedules import Schedule
 
 
@@ -14,7 +14,7 @@ class GradientDescentMomentum(Optimizer):
         v = momentum_coef * v - lr * G
         p = p + v                                    (nesterov: p = p + momentum_coef * v - lr * G)
 
-    and without momentum ``p = -lr * s * g + (1 - lr * wdecay) * p``.
+    and without momentum ``p = p - (lr * s * g + lr * wdecay * p)``.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ class GradientDescentMomentum(Optimizer):
         """One step; see the class."""
         lr, momentum = step.lr, self.momentum_coef
         if velocity is None:
-            new = -lr * step.scale * grad + (1.0 - lr * self.wdecay) * param
+            new = decayed(param, lr * step.scale * grad, lr * self.wdecay)
         else:
             descent = lr * (step.scale * grad + self.wdecay * param)
             velocity[:] = momentum * velocity - descent

@@ -41,6 +41,10 @@ class TraceError(NboptError, TypeError):
     """A rule, or an expression, asks for something that can't become a kernel."""
 
 
+class MissingError(TraceError, AttributeError):
+    """A rule or an expression asks an object for an attribute that it does not have."""
+
+
 class DeviceMemoryError(NboptError, MemoryError):
     """A GPU has too little memory left."""
 

@@ -18,7 +18,8 @@ import threading
 from typing import Any, NamedTuple
 
 from nbopt.errors import TraceError
-from nbopt.expr import Node, Reduction, as_number
+from nbopt.expr import Lazy, Node, Reduction, as_number
+from nbopt.words import reduction_for
 
 
 class Program(NamedTuple):
@@ -60,12 +61,16 @@ class Program(NamedTuple):
         return sorted({line[1] for line in self.code if line[0] in ("load", "store")})
 
 
+_NO_REDUCTION = (
+    "A rule works element by element, and a reduction (be.sum, be.mean, a norm) would have to wait for all elements. "
+    "Compute the number before the step, keep it as an attribute of the optimizer, and read that in the rule. "
+    "To bound the norm of all gradients, set gradient_clip_norm."
+)
+
+
 def reduction_error():
     """Return the error of a rule that asks for a reduction."""
-    return TraceError(
-        "a rule works element by element, and a reduction (be.sum, be.mean, ...) would have to wait for all elements. "
-        "Compute it before the step and pass it as a hyper-parameter."
-    )
+    return TraceError(f"the rule holds a reduction. {_NO_REDUCTION}")
 
 
 def too_deep():
@@ -106,7 +111,10 @@ def _taped_reflected(name):
     return method
 
 
-class Value(Node):
+_SHAPES = {"shape", "size", "ndim", "dim", "numel", "dtype", "device", "itemsize", "nbytes", "len"}
+
+
+class Value(Lazy):
     """A value inside a rule: what an instruction on the tape gives, or a scalar that only the device knows.
 
     Attributes
@@ -119,6 +127,11 @@ class Value(Node):
     """
 
     __slots__ = ("index", "seen", "tracer")
+    array_advice = (
+        "A rule reads its slots and numbers. An array of one element becomes a number by float(x); an array of the parameter's shape can be a state, "
+        "named in state_names."
+    )
+    be_advice = "with be = self.be"
 
     def __init__(self, tracer, index):
         self.tracer = tracer
@@ -144,6 +157,25 @@ class Value(Node):
 
     def __getitem__(self, key):
         raise TraceError("an expression can't be indexed: a rule works on all elements alike")
+
+    def __float__(self):
+        raise TraceError(
+            f"{self!r} is not a number: a rule says once what is done to all elements, whose values are not known yet. "
+            f"In place of a function of numbers, such as math.sqrt(x), write be.sqrt(x), {self.be_advice}."
+        )
+
+    __int__ = __index__ = __trunc__ = __float__
+
+    def advice(self, name):
+        """Return what to type in a rule for a function or method that another library calls `name`."""
+        if reduction_for(name):
+            return _NO_REDUCTION
+        if name in _SHAPES:
+            return (
+                "One rule serves parameters of all shapes and dtypes. Give those that need another rule an optimizer of their own: "
+                "nbopt.MultiOptimizer goes by layers, nbopt.torch.Optimizer by groups of parameters."
+            )
+        return super().advice(name)
 
     def __repr__(self):
         return "<a value of the rule>"
@@ -255,7 +287,7 @@ class Tracer:
             return arg.index
         if isinstance(arg, Node):
             return self.leaf(arg)
-        self.scalars.append(as_number(arg))
+        self.scalars.append(as_number(arg, (Value,)))
         return -len(self.scalars)
 
     def leaf(self, node):

@@ -57,16 +57,17 @@ def save(path, optimizer, layers):
     ArgumentError
         If the path is none.
     OSError
-        If the file can't be written; FileNotFoundError or IsADirectoryError where there is no such folder, or where it is one.
+        If the file can't be written; FileNotFoundError where there is no such folder; IsADirectoryError where the path is that of a folder.
+        What is there and is no regular file, such as a named pipe or a device, is never replaced.
 
     Notes
     -----
     Besides the parameters and states themselves, a save holds one copy of them all in the host's memory (safetensors before 0.8 may make a
     second). A save that was killed may leave a folder ``.nbopt-save-<random>`` beside the file, which can be deleted.
     """
-    path = os.path.realpath(_checked(path))
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, "a checkpoint is a file, and this is a folder", path)
+    path = _checked(path)
+    _refuse_other_than_files(path)
+    path = os.path.realpath(path)  # a link stays one, and what it leads to is replaced
     if not os.path.isdir(os.path.dirname(path)):
         raise FileNotFoundError(errno.ENOENT, "there is no such folder to save a checkpoint in", os.path.dirname(path))
     state = state_dict(optimizer, layers)
@@ -100,7 +101,7 @@ def load(path, optimizer, layers, hyperparameters=True):
     ArgumentError
         If the path is none, or `hyperparameters` no flag.
     OSError
-        If the file can't be read.
+        If the file can't be read, or is no regular file.
 
     Notes
     -----
@@ -109,6 +110,7 @@ def load(path, optimizer, layers, hyperparameters=True):
     from safetensors import SafetensorError, safe_open
 
     path = _checked(path)
+    _refuse_other_than_files(path)  # to open a named pipe would wait for somebody who writes to it
     with open(path, "rb"):
         pass  # a missing file, say, gives the error that Python users know
     try:
@@ -130,6 +132,22 @@ def _checked(path):
     if not isinstance(path, (str, bytes, os.PathLike)) or not path:
         raise ArgumentError(f'the path comes first, and must be that of a file, such as "run.safetensors", not {path!r}')
     return os.fsdecode(path)
+
+
+_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def _refuse_other_than_files(path):
+    """Raise OSError where something is at a path, or at the end of its links, and is no regular file."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return  # nothing is there; to open it gives the error that Python users know
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "a checkpoint is a file, and this is a folder", path)
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+        raise OSError(errno.EINVAL, f"a checkpoint is a regular file, and this is {kind}; give the path of a file", path)
 
 
 def _tensor_names(state):

@@ -1,6 +1,5 @@
 """NumbaCPU: fused kernels over NumPy arrays, on all cores."""
 
-import inspect
 import threading
 from array import array
 from functools import partial
@@ -39,7 +38,7 @@ def update(row, offset, n, place, scalars, random):
 # All that may be relaxed without giving up NaN and infinities.
 _FAST = {"contract", "reassoc", "arcp", "afn", "nsz"}
 _SKIP = -1.0  # in place of the norm-clip factor, see cpu_reductions
-_DRIVERS = inspect.getsource(cpu_drivers)
+_DRIVERS = source.text_of(cpu_drivers)
 
 
 class NumbaCPU(CompiledBackend, HostBackend):

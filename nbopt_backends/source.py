@@ -1,13 +1,16 @@
 """Generated source: where it is kept, how it becomes a module, and how Numba's results are cached beside it.
 
-The text is compiled in memory and never read back: files are there for people, tracebacks and Numba's cache. A module's name comes from its
+Everything is written in UTF-8, whatever the locale. The text is compiled in memory and never read back: files are there for people, tracebacks and Numba's cache. A module's name comes from its
 content, so a changed kernel is another module.
 """
 
 import atexit
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
+import inspect
 import os
 import pathlib
 import shutil
@@ -15,7 +18,6 @@ import stat
 import sys
 import tempfile
 import threading
-import time
 import types
 import warnings
 
@@ -23,6 +25,7 @@ import llvmlite
 import numba
 
 _lock = threading.RLock()
+_PATIENCE = 120  # seconds; to compile one module takes a few
 _warned: set[str] = set()  # the kinds of trouble that were warned of
 
 
@@ -36,16 +39,20 @@ def cache_folder():
     """Return the folder of generated source, a pathlib.Path: NBOPT_CACHE_DIR, or ``nbopt`` in the user's cache folder.
 
     Numba's cache files hold pickles, so the folder is used only if it belongs to the user and nobody else can enter it (mode 0700).
-    Otherwise it is a private temporary folder, which lasts as long as the process, and there is one warning.
+    Otherwise, and for users without a home, it is a private temporary folder, which lasts as long as the process, and there is one warning.
+    ``~`` is expanded. A relative path counts from the working directory of its first use.
     """
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return _usable_folder(os.environ.get("NBOPT_CACHE_DIR") or os.path.join(base, "nbopt"), os.getpid())
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    wanted = os.environ.get("NBOPT_CACHE_DIR") or os.path.join(base, "nbopt")
+    return _usable_folder(os.path.expanduser(wanted), os.getpid())
 
 
 @functools.cache
 def _usable_folder(path, process):
-    folder = pathlib.Path(path)
     try:
+        if path.startswith("~"):
+            raise FileNotFoundError(f"no home folder is known for {path.split(os.sep)[0]}; set NBOPT_CACHE_DIR or HOME to a folder")
+        folder = _absolute(path)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = os.stat(folder)
         if hasattr(os, "getuid"):
@@ -59,8 +66,13 @@ def _usable_folder(path, process):
     except OSError as error:
         temporary = pathlib.Path(tempfile.mkdtemp(prefix="nbopt-"))
         atexit.register(_remove, temporary, process)
-        _warn_once(f"folder {folder}", f"the cache folder {folder} is not used: {error}. Kernels are kept in {temporary} until this process ends")
+        _warn_once(f"folder {path}", f"the cache folder {path} is not used: {error}. Kernels are kept in {temporary} until this process ends")
         return temporary
+
+
+@functools.cache
+def _absolute(path):
+    return pathlib.Path(os.path.abspath(path))
 
 
 def _remove(folder, process):
@@ -69,7 +81,7 @@ def _remove(folder, process):
 
 
 # What generated modules import and compile into themselves.
-_HELPERS = ("cpu_drivers.py", "cpu_primitives.py", "cuda_primitives.py", "scalar.py", "xoroshiro.py")
+_HELPERS = ("cpu_drivers", "cpu_primitives", "cuda_primitives", "scalar", "xoroshiro")
 
 
 def _numba_cuda_version():
@@ -82,10 +94,19 @@ def _numba_cuda_version():
 @functools.cache
 def _toolchain():
     """Return what a cached kernel depends on besides its own text: Numba checks only the file that a function stands in."""
-    here = pathlib.Path(__file__).parent
-    helpers = b"".join((here / name).read_bytes() for name in _HELPERS)
+    specs = [importlib.util.find_spec(f"nbopt_backends.{name}") for name in _HELPERS]
+    # Each module's file as it is installed: source or bytecode, in a folder or in an archive.
+    helpers = b"".join(spec.loader.get_data(spec.origin) for spec in specs)
     versions = f"{sys.version_info[:3]} {numba.__version__} {llvmlite.__version__} {_numba_cuda_version()}"
     return hashlib.sha256(helpers + versions.encode()).hexdigest()
+
+
+def text_of(module):
+    """Return the source of an installed module; the module itself if it is installed without: `load` and `compiled` take both."""
+    try:
+        return inspect.getsource(module)
+    except OSError:
+        return module
 
 
 def load(text, stem):
@@ -93,8 +114,8 @@ def load(text, stem):
 
     Parameters
     ----------
-    text : str
-        Python source.
+    text : str or types.ModuleType
+        Python source. A module is what `text_of` returns where there is no source; it is returned as it is.
     stem : str
         A word for the module's name, which is ``nbopt_<stem>_<digest of the content>``.
 
@@ -103,12 +124,15 @@ def load(text, stem):
     types.ModuleType
         Its file is ``module.__file__``.
     """
+    if isinstance(text, types.ModuleType):
+        return text
     name = f"nbopt_{stem}_{hashlib.sha256((_toolchain() + text).encode()).hexdigest()[:16]}"
     with _lock:
         if name in sys.modules:
             return sys.modules[name]
         path = cache_folder() / f"{name}.py"
-        _write(path, text)
+        with _alone(path):
+            _write(path, text.encode())
         module = types.ModuleType(name)
         module.__file__ = str(path)
         # Numba looks the module up by its name when it loads a cached kernel.
@@ -121,17 +145,40 @@ def load(text, stem):
         return module
 
 
-def _write(path, text):
+@contextlib.contextmanager
+def _alone(path):
+    """Keep other processes away from what belongs to a module's file, while the block runs; yield whether they are.
+
+    They are not where one of them stays for too long. Where there are no locks (some network folders) nobody can be kept away.
+    """
+    import filelock  # when it is needed: importing it takes longer than all the locks of a process
+
+    lock = filelock.FileLock(path.with_suffix(".lock"), timeout=_PATIENCE, mode=0o600)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError):
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _write(path, content):
     """Bring the file to this content, by a rename, so that nobody sees half of it. Its time stays where nothing changes."""
     try:
-        if path.read_text() == text:
+        if path.read_bytes() == content:
             return
-    except (OSError, UnicodeDecodeError):
+    except OSError:
         pass
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
         os.replace(temporary, path)
     except OSError as error:
         _warn_once(f"writing {path.parent}", f"the kernel's text can't be written to {path}: {error}")
@@ -140,34 +187,42 @@ def _write(path, text):
 def compiled(make, module):
     """Compile a function of a generated module, with Numba's cache on disk wherever that works.
 
-    Numba would run whatever machine code a damaged file holds, so a digest is kept beside each of its files and checked first.
+    Numba would run whatever machine code a damaged file holds, so a digest is kept beside each of its files and checked first. One process at a
+    time looks at a module's files and writes them, so those that start together compile once.
 
     Parameters
     ----------
     make : callable
         ``make(cache)`` compiles with or without the cache and returns the result.
     module : types.ModuleType
-        As `load` returned it.
+        As `load` returned it. One that is installed without its source has no place in the cache.
     """
-    with _lock:
-        if not _sound(module):
-            time.sleep(0.1)  # another process may be between writing a file and its digest
-        damaged = not _sound(module)
-        if not damaged:
-            try:
-                return _sealed(make(True), module)
-            except Exception:
-                damaged = bool(_cache_files(module))  # else the cache can't be used, or the error is real
-        _discard(module)
+    if module.__spec__ is not None:
+        return make(False)
+    with _lock, _alone(pathlib.Path(module.__file__)) as alone:
+        if alone:
+            return _cached(make, module)
+        _warn_once(f"waiting {cache_folder()}", f"another process has kept {module.__file__} locked for {_PATIENCE} s; it is compiled without the cache")
+        return make(False)
+
+
+def _cached(make, module):
+    damaged = not _sound(module)
+    if not damaged:
         try:
-            result = _sealed(make(True), module)
-        except Exception as error:
-            result = make(False)
-            _warn_once(f"writing {cache_folder()}", f"kernels can't be cached in {cache_folder()}: {error}. They are compiled again in every process")
-        else:
-            if damaged:
-                _warn_once(f"damage {cache_folder()}", f"cached kernels in {cache_folder()} were damaged and have been built again")
-        return result
+            return _sealed(make(True), module)
+        except Exception:
+            damaged = bool(_cache_files(module))  # else the cache can't be used, or the error is real
+    _discard(_cache_files(module))
+    try:
+        result = _sealed(make(True), module)
+    except Exception as error:
+        result = make(False)
+        _warn_once(f"writing {cache_folder()}", f"kernels can't be cached in {cache_folder()}: {error}. They are compiled again in every process")
+    else:
+        if damaged:
+            _warn_once(f"damage {cache_folder()}", f"cached kernels in {cache_folder()} were damaged and have been built again")
+    return result
 
 
 def _cache_files(module):
@@ -178,24 +233,31 @@ def _digest_file(path):
     return path.with_name(path.name + ".sha256")
 
 
+def _digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest().encode()
+
+
 def _sound(module):
-    """Return whether every cache file of a module has the content that its digest says."""
+    """Return whether every cache file of a module has the content that its digest says.
+
+    Files without a digest go first: whoever wrote them was ended before it was through.
+    """
+    _discard([path for path in _cache_files(module) if not _digest_file(path).exists()])
     try:
-        return all(_digest_file(path).read_text() == hashlib.sha256(path.read_bytes()).hexdigest() for path in _cache_files(module))
-    except (OSError, UnicodeDecodeError):
+        return all(_digest_file(path).read_bytes() == _digest(path) for path in _cache_files(module))
+    except OSError:
         return False
 
 
 def _sealed(result, module):
     """Write the digests of a module's cache files; return `result`."""
-    if not _sound(module):
-        for path in _cache_files(module):
-            _write(_digest_file(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    for path in _cache_files(module):
+        _write(_digest_file(path), _digest(path))
     return result
 
 
-def _discard(module):
-    for path in _cache_files(module):
+def _discard(paths):
+    for path in paths:
         for leftover in (path, _digest_file(path)):
             try:
                 leftover.unlink(missing_ok=True)

@@ -130,7 +130,7 @@ layer = nbopt.Parameters((np.ones(5, np.float32), np.ones(5, np.float32)), name=
 with nbopt.use_backend("cpu", rng_seed=0) as be:
     optimizer = Grün()
     optimizer.optimize([layer], 0)
-    path = os.path.join(os.environ["NBOPT_CACHE_DIR"], "lauf-é.safetensors")
+    path = os.path.join(os.environb[b"NBOPT_CACHE_DIR"], "lauf-é.safetensors".encode())
     nbopt.save(path, optimizer, [layer])
     expected = layer.params[0].tobytes()
     layer.params[0][:] = 0

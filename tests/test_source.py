@@ -401,7 +401,7 @@ def test_training_goes_on_without_the_folder_and_leaves_nothing_behind(warm):
 # Root may write anywhere, so it becomes nobody, who has no home. Python may lie in root's own folders: what compiling imports is imported first.
 BECOME_NOBODY = """
 import os
-import nbopt_backends.numba_cpu, numba
+import nbopt_backends.numba_cpu, filelock, numba
 if os.getuid() == 0:
     numba.cfunc("f8(f8)")(lambda x: x)
     numba.njit("f8(f8)")(lambda x: x)

@@ -401,6 +401,21 @@ class Backend:
         """
         raise NotImplementedError(f"{type(self).__name__} can't wrap arrays")
 
+    def resolved(self, obj):
+        """Return what `wrap` can take to read the values of `obj` as they are now.
+
+        Parameters
+        ----------
+        obj : object
+            A gradient, or whatever else is only read.
+
+        Returns
+        -------
+        object
+            `obj` itself, or a copy of its values where its memory doesn't hold them as they are (PyTorch's negative bit).
+        """
+        return obj
+
     def allocate(self, shape, dtype):
         """Return new storage in C order, with arbitrary values.
 

@@ -1,5 +1,6 @@
 """Parameters: raw arrays as a layer."""
 
+from operator import is_
 from typing import Any
 
 from nbopt.backends import get_backend
@@ -90,8 +91,11 @@ class Parameters(NervanaObject):
         if be is not self._backend:
             self._backend, self._tensors, self._entries = be, [be.wrap(param) for param in self.params], None
         if self._entries is None:
-            wrapped = [be.wrap(grad) for grad in self._grads]
-            self._entries = [((param, grad), states) for param, grad, states in zip(self._tensors, wrapped, self.states)]
+            grads = [be.resolved(grad) for grad in self._grads]
+            entries = [((param, be.wrap(grad)), states) for param, grad, states in zip(self._tensors, grads, self.states)]
+            if not all(map(is_, grads, self._grads)):
+                return entries  # a copy holds the values of this step only
+            self._entries = entries
         return self._entries
 
     def __getstate__(self):

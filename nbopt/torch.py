@@ -17,8 +17,9 @@ from nbopt.optimizers.base import storage_name, wrapped
 
 __all__ = ["Optimizer"]
 
-_grad, _nbytes, _shape, _serial = map(attrgetter, ("grad", "nbytes", "shape", "serial"))
+_grad, _nbytes, _dtype, _shape, _serial = map(attrgetter, ("grad", "nbytes", "dtype", "shape", "serial"))
 _pointer, _stride, _is_contiguous = torch.Tensor.data_ptr, torch.Tensor.stride, torch.Tensor.is_contiguous
+_is_negative, _resolved = torch.Tensor.is_neg, torch.Tensor.resolve_neg
 
 # Keys of groups beside the hyper-parameters: ours, PyTorch's, and what a scheduler wants to find when it goes on from an earlier run.
 _COUNTERS = {"t": 0, "epoch": 0}
@@ -392,11 +393,17 @@ class _Group:
             pointers = [*map(_pointer, grads)]
         if not rows:
             return []
+        if any(map(_is_negative, grads)):
+            grads = [*map(_resolved, grads)]  # a copy where the memory holds the values with the other sign
+            pointers = [*map(_pointer, grads)]
+        if 0 in pointers:
+            for row, grad in zip(rows, grads):
+                wrapped(be, grad, _called(row))  # raises, unless the gradient has no elements
         optimizer = self.optimizer
         names = optimizer.states_in_use()
-        # As little as can be, since each look at a tensor takes 50 ns. PyTorch sees to it that a gradient has its parameter's shape and dtype, so
+        # As little as can be, since each look at a tensor takes 50 ns. PyTorch sees to it that a gradient has its parameter's shape, so
         # what happens to a parameter shows there too; and as `_tensors` keep their memory alive, an equal address means the same memory.
-        seen = [names, [*map(_pointer, params)], [*map(_nbytes, grads)], _strides(params), _strides(grads), params[0].dtype, grads[0].dtype]
+        seen = [names, [*map(_pointer, params)], [*map(_nbytes, grads)], [*map(_dtype, grads)], _strides(params), _strides(grads), params[0].dtype]
         if seen != self.seen:
             self._wrap(be, params, rows, whole.state, names)
             sizes = [[param.numel() for param in other["params"]] for other in whole.param_groups[: number + 1]]
@@ -405,7 +412,7 @@ class _Group:
             self.seen = seen
 
         def columns(update):
-            tensors = [wrapped(be, grad, f"the gradient of parameter {row} of the group") for row, grad in zip(rows, grads)]
+            tensors = [wrapped(be, grad, _called(row)) for row, grad in zip(rows, grads)]
             return optimizer.checked_columns(be, list(zip(zip(self._tensors, tensors), self._states)), [])
 
         def commit():
@@ -453,6 +460,10 @@ def _no_state_dict(value):
 
 def _are_groups(value):
     return isinstance(value, list) and all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in value)
+
+
+def _called(row):
+    return f"the gradient of parameter {row} of the group"
 
 
 def _strides(tensors):

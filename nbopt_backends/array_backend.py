@@ -5,7 +5,7 @@ import numpy as np
 from nbopt.backend import Backend
 from nbopt.errors import DtypeError, LayoutError, ShapeError
 from nbopt.tensor import Tensor
-from nbopt_backends.memory import byte_range, check_disjoint
+from nbopt_backends.memory import byte_range, check_disjoint, resolved
 from nbopt_backends.rounding import FORMATS, kept_bits
 
 STORED_DTYPES = {storage.dtype for storage in FORMATS.values()}
@@ -26,6 +26,10 @@ class ArrayBackend(Backend):
             names = ", ".join(sorted(d.name for d in STORED_DTYPES))
             raise DtypeError(f"arrays of dtype {dtype} can't be trained; allowed are {names}. Convert it: x.astype(numpy.float32)")
         return found
+
+    def resolved(self, obj):
+        """Return `obj`, or a copy of its values where its memory doesn't hold them."""
+        return resolved(obj)
 
     def array_of(self, tensor):
         """Return a numpy.ndarray with a tensor's shape, dtype, strides and address, for checks and layouts; its values may be out of reach.

@@ -71,13 +71,14 @@ class DeviceArray:
     def refresh(self):
         """Read the address again, where it can change."""
         if self.pointer is not None:
-            same = self.owner.is_contiguous() if self.c_contiguous else torch_structure(self.home, self.owner)[1] == self.strides
-            if tuple(self.owner.shape) != self.shape or not same:
+            address, dtype, strides = torch_structure(self.home, self.owner)
+            same_strides = strides is None if self.c_contiguous else strides == self.strides
+            if tuple(self.owner.shape) != self.shape or dtype != self.dtype or not same_strides:
                 raise LayoutError(
-                    f"an array of shape {self.shape} has got memory of shape {tuple(self.owner.shape)}, or of other strides, since it was "
-                    "wrapped: wrap it again"
+                    f"an array of shape {self.shape} and dtype {self.dtype} has got memory of shape {tuple(self.owner.shape)} and dtype {dtype}, "
+                    "or of other strides, since it was wrapped: wrap it again"
                 )
-            self.address = self.pointer()
+            self.address = address
 
     def __getitem__(self, key):
         return self.viewed(self.layout()[key])
@@ -154,8 +155,8 @@ def _from_torch(home, tensor):
         raise _on_host(tensor)
     home.check_device(tensor.get_device())
     home.streams.follow("torch")
-    dtype, strides = torch_structure(home, tensor)
-    return DeviceArray(home, tensor.data_ptr(), tuple(tensor.shape), dtype, strides, tensor, pointer=tensor.data_ptr)
+    address, dtype, strides = torch_structure(home, tensor)
+    return DeviceArray(home, address, tuple(tensor.shape), dtype, strides, tensor, pointer=tensor.data_ptr)
 
 
 def _from_interface(home, obj, interface):

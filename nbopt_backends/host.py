@@ -124,6 +124,6 @@ def _from_torch(home, tensor):
     """Wrap a PyTorch tensor by its address: it exports neither what requires gradients nor bfloat16."""
     if tensor.device.type != "cpu":
         raise LayoutError(f"the tensor is on {tensor.device}: use that device's backend, or copy it to the host by x.cpu()")
-    dtype, strides = torch_structure(home, tensor)
+    address, dtype, strides = torch_structure(home, tensor)
     # Detached it keeps this memory alive, even if the tensor gets other memory by x.data = ...
-    return array_at(tensor.data_ptr(), tuple(tensor.shape), dtype, strides, tensor.detach())
+    return array_at(address, tuple(tensor.shape), dtype, strides, tensor.detach())

@@ -37,11 +37,41 @@ def no_array(obj):
 
 
 def torch_structure(home, tensor):
-    """Return the dtype, as the backend `home` stores it, and the strides in bytes (None: C order) of a PyTorch tensor."""
+    """Return the address, dtype, as the backend `home` stores it, and strides in bytes (None: C order) of a PyTorch tensor.
+
+    Raises
+    ------
+    LayoutError
+        If the tensor has no memory of its own, or its memory doesn't hold its values.
+    """
     if str(tensor.layout) != "torch.strided":
         raise LayoutError(f"the tensor is sparse ({tensor.layout}), and a step needs all of its elements: make it dense by x.to_dense()")
+    try:
+        address, empty = tensor.data_ptr(), 0 in tensor.shape
+    except RuntimeError:  # nested tensors have no shape, those inside of torch.func.vmap no address
+        address, empty = 0, False
+    if not (address or empty):
+        raise _no_memory(tensor)
+    if tensor.is_neg():
+        raise LayoutError(
+            "the tensor has PyTorch's negative bit: its memory holds its values with the other sign, so it can't be written. Pass x.resolve_neg()"
+        )
     dtype = home.storage_dtype(str(tensor.dtype).removeprefix("torch."))
-    return dtype, None if tensor.is_contiguous() else tuple(step * dtype.itemsize for step in tensor.stride())
+    return address, dtype, None if tensor.is_contiguous() else tuple(step * dtype.itemsize for step in tensor.stride())
+
+
+def _no_memory(tensor):
+    kind = type(tensor).__name__
+    if hasattr(tensor, "to_local"):
+        way = "Pass its local tensors, x.to_local(). Parameters that FSDP2 shards (fully_shard) are not supported yet"
+    else:
+        way = "Pass the plain tensors that it stands for"
+    return LayoutError(f"the tensor is a {kind}, which has no memory of its own to be read or written. {way}")
+
+
+def resolved(obj):
+    """Return `obj`, or a copy of its values where it is a PyTorch tensor whose memory holds them with the other sign (the negative bit)."""
+    return obj.resolve_neg() if hasattr(obj, "resolve_neg") and obj.is_neg() else obj
 
 
 BFLOAT = 4  # DLPack's code of bfloat16 and the like

@@ -45,12 +45,13 @@ class Torchlike:
     """What the backend asks a PyTorch tensor. Its memory can be exchanged under the same object, as ``p.data = ...`` does."""
 
     is_cuda = True
-    dtype, layout = "torch.float32", "torch.strided"
+    layout = "torch.strided"
 
-    def __init__(self, tensor):
-        self.data = tensor
+    def __init__(self, tensor, negative=False):
+        self.data, self.negative = tensor, negative
 
     shape = property(lambda self: self.data.shape)
+    dtype = property(lambda self: f"torch.{self.data.dtype.name}")
 
     def data_ptr(self):
         return self.data.storage.address
@@ -60,6 +61,12 @@ class Torchlike:
 
     def is_contiguous(self):
         return True
+
+    def is_neg(self):
+        return self.negative
+
+    def resolve_neg(self):
+        return Torchlike(self.data.be.array(-self.data.get(), self.data.dtype))
 
     def stride(self):
         return tuple(step // 4 for step in self.data.storage.strides)
@@ -285,6 +292,43 @@ def test_memory_that_is_exchanged_under_the_same_object_is_noticed(cuda):
     param.data = cuda.ones(21)
     with pytest.raises(errors.LayoutError, match="wrap it again"):
         optimizer.optimize([layer], 3)
+
+
+def test_negative_bit_on_the_device(cuda):
+    """Gradients and loss scales with PyTorch's negative bit are read right in every step; parameters with it are refused."""
+    memory = cuda.array([-1.0, 2.0])
+    param, grad = cuda.zeros(2), Torchlike(memory, negative=True)
+    layer, optimizer = nbopt.Parameters((param, grad)), nbopt.GradientDescentMomentum(8.0, 0.0)  # by the batch size, a step is the gradient
+    optimizer.optimize([layer], 0)
+    assert param.get().tolist() == [-1, 2]
+    memory.set([3.0, -1.0])
+    optimizer.loss_scale = Torchlike(cuda.array([-2.0]), negative=True)
+    optimizer.optimize([layer], 0)
+    assert param.get().tolist() == [0.5, 1.5]
+    with pytest.raises(errors.LayoutError, match=r"negative bit.*resolve_neg\(\)"):
+        optimizer.optimize([nbopt.Parameters((grad, cuda.ones(2)))], 0)
+    assert memory.get().tolist() == [3, -1]
+
+
+def test_dtype_exchanged_under_the_same_object(cuda):
+    """Memory of another dtype under the same gradient is never read in the old one."""
+    param, grad = cuda.zeros(4), Torchlike(cuda.ones(4, "float16"))
+    layer, optimizer = nbopt.Parameters((param, grad)), nbopt.GradientDescentMomentum(8.0, 0.0)
+    optimizer.optimize([layer], 0)
+    grad.data = cuda.ones(4, "bfloat16")
+    with pytest.raises(errors.LayoutError, match=r"dtype float16 .* dtype bfloat16.*wrap it again"):
+        optimizer.optimize([layer], 0)
+    layer.grads = [grad]
+    optimizer.optimize([layer], 0)
+    assert param.get().tolist() == [-2] * 4
+
+
+def test_tensors_without_memory(cuda):
+    """A wrapper tensor, which has no address, is refused."""
+    tensor = Torchlike(cuda.ones(3))
+    tensor.data_ptr = lambda: 0
+    with pytest.raises(errors.LayoutError, match=r"Torchlike.*no memory of its own"):
+        nbopt.RMSProp().optimize([nbopt.Parameters((cuda.ones(3), tensor))], 0)
 
 
 def test_gradients_are_followed_by_their_addresses_alone(cuda):

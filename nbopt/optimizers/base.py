@@ -249,7 +249,7 @@ class Optimizer(Described):
         if type(scale) is float:
             return bsz * scale, None
         # Wrapped anew at each step: PyTorch can exchange the memory under the same object.
-        return float(bsz), wrapped(self._backend(), scale, "the loss scale")
+        return float(bsz), read(self._backend(), scale, "the loss scale")
 
     def update_of(self, tensors, columns, commit, epoch, bsz):
         """Return one step as an `Update`, without running it or changing anything. Adapters to other libraries are made of this.
@@ -413,7 +413,7 @@ class Optimizer(Described):
         # clip / max(norm / scale, clip) = clip * scale / max(norm, clip * scale)
         divisor, scale = self._divisor(be.bsz)
         bound = clip_norm * divisor / be.bsz * (1.0 if scale is None else float(scale.get().reshape(())))
-        return be.norm_factor([be.wrap(grad) for (_, grad), _ in param_list], float(bound))
+        return be.norm_factor([be.wrap(be.resolved(grad)) for (_, grad), _ in param_list], float(bound))
 
     def _cache(self):
         # Made here and not in __init__, so that a subclass that forgets super().__init__() still works.
@@ -450,7 +450,7 @@ class Optimizer(Described):
         names = self.states_in_use()
         rows = []
         for number, (param, grad, states) in enumerate(entries_of(params)):
-            param, grad = wrapped(be, param, f"parameter {number}"), wrapped(be, grad, f"the gradient of parameter {number}")
+            param, grad = wrapped(be, param, f"parameter {number}"), read(be, grad, f"the gradient of parameter {number}")
             if param.shape != grad.shape:
                 raise ShapeError(f"a parameter has shape {param.shape} and its gradient {grad.shape}: {_called(param)}")
             rows.append([param, grad, *self._states_of(be, param, grad, states, names, made)])
@@ -516,6 +516,11 @@ def wrapped(be, array, called):
         return be.wrap(array)
     except NboptError as error:
         raise type(error)(f"{called}: {error}") from None
+
+
+def read(be, array, called):
+    """Return what `wrapped` does for an array that is only read, such as a gradient: see `Backend.resolved`."""
+    return wrapped(be, be.resolved(array), called)
 
 
 def _flat(params):

@@ -32,7 +32,7 @@ class ArrayBackend(Backend):
         return resolved(obj)
 
     def array_of(self, tensor):
-        """Return a numpy.ndarray with a tensor's shape, dtype, strides and address, for checks and layouts; its values may be out of reach.
+        """Return what has a tensor's shape, dtype, strides and address, for checks and layouts: a numpy.ndarray where the host can read it.
 
         Raises
         ------
@@ -48,6 +48,10 @@ class ArrayBackend(Backend):
     def copied(self, tensor):
         """Return what `array_of` does for a contiguous copy of the tensor, which lives as long as the result."""
         raise NotImplementedError(f"{type(self).__name__} can't copy arrays")
+
+    def broadcast(self, array, shape):
+        """Return a view of what `array_of` gives, broadcast to a shape that fits."""
+        raise NotImplementedError(f"{type(self).__name__} can't broadcast arrays")
 
     def checked_columns(self, update):
         """Return the update's columns as lists of arrays, after the checks that only a look at memory can make, and their roundings.
@@ -94,10 +98,12 @@ class ArrayBackend(Backend):
     def _operand(self, tensor, target):
         """Return an operand of an assignment as an array of the target's shape, free of dangerous overlap with it."""
         array = self.array_of(tensor)
-        same = array.shape == target.shape and array.strides == target.strides and array.dtype == target.dtype
-        if not (same and byte_range(array) == byte_range(target)) and np.may_share_memory(array, target):
+        alike = array.shape == target.shape and array.strides == target.strides and array.dtype == target.dtype
+        (start, end), (target_start, target_end) = byte_range(array), byte_range(target)
+        same = alike and start == target_start
+        if not same and start < target_end and target_start < end:
             array = self.copied(tensor)
-        return np.broadcast_to(array, target.shape)
+        return self.broadcast(array, target.shape)
 
 
 def given_values(tensor, values):

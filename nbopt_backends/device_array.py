@@ -1,6 +1,11 @@
-"""DeviceArray: an array in a GPU's memory, its own or a foreign one, of which the host knows everything but the values."""
+"""DeviceArray: an array in a GPU's memory, its own or a foreign one, of which the host knows everything but the values.
 
+No NumPy array ever stands over device memory: to print or to compare such an array ends the process, and a debugger prints all that it finds.
+"""
+
+import ctypes
 import math
+from operator import index
 
 import numpy as np
 
@@ -56,17 +61,31 @@ class DeviceArray:
 
     @property
     def flags(self):
-        """DeviceArray : itself, which has ``c_contiguous``, as NumPy's flags do."""
+        """DeviceArray : itself, which has ``c_contiguous`` and ``writeable``, as NumPy's flags do."""
         return self
 
-    def layout(self):
-        """Return a numpy.ndarray with the same address, shape, dtype and strides, to compute with these. Reading its values is an error."""
-        return array_at(self.address, self.shape, self.dtype, self.strides, self.owner, self.readonly)
+    @property
+    def writeable(self):
+        """Bool : whether it may be written, as NumPy's flags say it."""
+        return not self.readonly
 
-    def viewed(self, layout):
-        """Return the part of this array's memory that `layout`, a view of ``self.layout()``, stands for."""
-        address = layout.__array_interface__["data"][0]
-        return DeviceArray(self.home, address, layout.shape, layout.dtype, layout.strides, self.owner, self.readonly)
+    def view(self, offset, shape, strides):
+        """Return an array of the same memory and dtype that begins `offset` bytes after this one."""
+        return DeviceArray(self.home, self.address + offset, tuple(shape), self.dtype, strides, self.owner, self.readonly)
+
+    def with_axis_last(self, axis):
+        """Return a view with one axis moved to the end, as ``numpy.moveaxis(array, axis, -1)``."""
+        order = [*range(self.ndim)]
+        order.append(order.pop(axis))
+        return self.view(0, [self.shape[k] for k in order], [self.strides[k] for k in order])
+
+    def broadcast(self, shape):
+        """Return a view of another shape, as ``numpy.broadcast_to``."""
+        if shape == self.shape:
+            return self
+        new = len(shape) - self.ndim
+        strides = [0 if n == 1 else step for n, step in zip(self.shape, self.strides)]
+        return self.view(0, shape, [*[0] * new, *strides])
 
     def refresh(self):
         """Read the address again, where it can change."""
@@ -81,7 +100,27 @@ class DeviceArray:
             self.address = address
 
     def __getitem__(self, key):
-        return self.viewed(self.layout()[key])
+        """Return a view. `key` has slices, ints and at most one Ellipsis, with NumPy's meaning."""
+        parts = list(key) if isinstance(key, tuple) else [key]
+        if len(parts) - parts.count(...) > self.ndim:
+            raise IndexError(f"too many indices: the array has {self.ndim} dimensions, and {len(parts) - parts.count(...)} were indexed")
+        if parts.count(...) > 1:
+            raise IndexError("an index can have one Ellipsis (...) only")
+        dots = parts.index(...) if ... in parts else len(parts)
+        parts[dots : dots + 1] = [slice(None)] * (self.ndim - len(parts) + parts.count(...))
+        offset, shape, strides = 0, [], []
+        for axis, (part, n, step) in enumerate(zip(parts, self.shape, self.strides)):
+            if isinstance(part, slice):
+                chosen = range(n)[part]
+                offset += chosen.start * step if chosen else 0
+                shape.append(len(chosen))
+                strides.append(chosen.step * step)
+            else:
+                number = index(part)
+                if not -n <= number < n:
+                    raise IndexError(f"index {number} is out of bounds for axis {axis} with size {n}")
+                offset += number % n * step
+        return self.view(offset, shape, strides)
 
     # --- for other libraries ---
 
@@ -103,11 +142,21 @@ class DeviceArray:
         """Return a DLPack capsule. The consumer's stream waits for what is queued here; -1: it takes care of that by itself."""
         if stream != -1:
             self.home.streams.order_before(0 if stream in (None, 1) else stream)
-        layout = self.layout()
+        if any(step % self.dtype.itemsize for step in self.strides):
+            raise BufferError("DLPack counts strides in elements, and those of this array are no whole number of them")
+        # NumPy makes the structure, and frees it, for an array of as many dimensions in the host's memory. That it is strided gives the structure
+        # strides. What it says of the memory is then replaced. The capsule keeps this array's owner alive.
         bfloat16 = self.dtype.name == "bfloat16"  # which NumPy can't export
-        capsule = (layout.view(np.uint16) if bfloat16 else layout).__dlpack__()  # NumPy writes the structure; the capsule keeps the owner alive
+        dtype, shape = np.dtype(np.uint16) if bfloat16 else self.dtype, (2, *(1,) * (self.ndim - 1)) if self.ndim else ()
+        memory = ctypes.create_string_buffer(4 * dtype.itemsize)
+        capsule = array_at(
+            ctypes.addressof(memory), shape, dtype, (2 * dtype.itemsize,) * self.ndim, (memory, self.owner), self.readonly
+        ).__dlpack__()
         exported = dlpack_tensor(capsule)
+        exported.data = self.address
         exported.device[:] = self.__dlpack_device__()
+        for axis, (n, step) in enumerate(zip(self.shape, self.strides)):
+            exported.shape[axis], exported.strides[axis] = n, step // self.dtype.itemsize
         if bfloat16:
             exported.code = BFLOAT
         return capsule

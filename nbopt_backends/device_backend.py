@@ -166,19 +166,23 @@ class DeviceBackend(CompiledBackend):
             self._run(_FILL, [value], [target])
 
     def array_of(self, tensor):
-        """Return a NumPy array with the tensor's address and layout. Its values are out of the host's reach."""
+        """Return the tensor's DeviceArray, with the address of now."""
         storage = tensor.storage
         if not isinstance(storage, DeviceArray):
             raise LayoutError(f"{tensor!r} is in the host's memory, and this backend works on the GPU's: be.array(x) makes a copy there")
         self.check_device(storage.home.device_id)
         storage.refresh()
-        return storage.layout()
+        return storage
 
     def copied(self, tensor):
         """Return what `array_of` does for a copy of the tensor."""
         copy = self.allocate(tensor.shape, tensor.dtype)
         self._run(_COPY, [], [copy, tensor.storage])
-        return copy.layout()
+        return copy
+
+    def broadcast(self, array, shape):
+        """Return a view of another shape."""
+        return array.broadcast(shape)
 
     # --- steps ---
 
@@ -304,7 +308,7 @@ class DeviceBackend(CompiledBackend):
         n = tensor.size if axis is None else tensor.shape[axis]
         m = math.prod(shape)
         if axis is not None:
-            storage = storage.viewed(np.moveaxis(storage.layout(), axis, -1))
+            storage = storage.with_axis_last(axis)
         if storage.dtype.itemsize == 2:  # and the result stays float32, for what it is used in
             matrix = self.allocate(storage.shape, np.float32)
             self._run(_COPY, [], [matrix, storage])

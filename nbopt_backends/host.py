@@ -42,6 +42,10 @@ class HostBackend(ArrayBackend):
         """Return a copy of the tensor's array."""
         return tensor.storage.copy()
 
+    def broadcast(self, array, shape):
+        """Return a view of another shape."""
+        return np.broadcast_to(array, shape)
+
     def allocate(self, shape, dtype):
         """Return a new numpy.ndarray in C order."""
         return np.empty(shape, dtype)

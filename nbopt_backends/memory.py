@@ -1,12 +1,16 @@
-"""Arrays over given memory, and whether arrays overlap: checked when a layout is built, so that no update depends on the order of its elements."""
+"""Arrays over given memory, and whether arrays overlap: checked when a layout is built, so that no update depends on the order of its elements.
+
+What is asked of an array here is its address, shape, dtype and strides: a numpy.ndarray in the host's memory, or a record such as DeviceArray.
+"""
 
 import ctypes
+import math
 
 import numpy as np
 
 from nbopt.errors import LayoutError, OperandError
 
-# Overlap of interleaved views is a bounded integer problem; beyond this much work the arrays are taken to overlap.
+# Whether interleaved views overlap is a bounded integer problem. Beyond this much work the arrays are taken to overlap.
 _MAX_WORK = 100_000
 
 
@@ -18,7 +22,10 @@ class _Exporter:
 
 
 def array_at(address, shape, dtype, strides, owner, readonly=False):
-    """Return a numpy.ndarray over memory at an address, which `owner` keeps alive. NumPy need not be able to reach it, or know the dtype."""
+    """Return a numpy.ndarray over the host's memory at an address, which `owner` keeps alive. NumPy need not know the dtype.
+
+    It is never made over a device's memory: whoever prints such an array, a debugger for example, ends the process.
+    """
     interface = {
         "version": 3,
         "shape": shape,
@@ -110,9 +117,14 @@ def dlpack_structure(home, capsule):
     return (found.data or 0) + found.byte_offset, shape, dtype, strides
 
 
+def address_of(array):
+    """Return the address of an array's first element."""
+    return array.__array_interface__["data"][0] if isinstance(array, np.ndarray) else array.address
+
+
 def byte_range(array):
-    """Return (first byte, byte after the last) of a NumPy array's elements; equal where there are none."""
-    start = array.__array_interface__["data"][0]
+    """Return (first byte, byte after the last) of an array's elements; equal where there are none."""
+    start = address_of(array)
     low, high = reach(array.shape, array.dtype, array.strides)
     return start + low, start + high
 
@@ -130,7 +142,8 @@ def overlaps_itself(array):
     """Return whether two elements of `array` share memory (as in views made by ``as_strided`` or ``broadcast_to``)."""
     if array.size <= 1:
         return False
-    reach = array.itemsize
+    item_size = array.dtype.itemsize
+    reach = item_size
     for step, n in sorted((abs(step), n) for n, step in zip(array.shape, array.strides) if n > 1):
         if step < reach:
             break
@@ -142,7 +155,7 @@ def overlaps_itself(array):
     for axis, (n, step) in enumerate(zip(array.shape, array.strides)):
         addresses += (np.arange(n) * step).reshape([-1 if i == axis else 1 for i in range(array.ndim)])
     gaps = np.diff(np.sort(addresses, axis=None))
-    return bool((gaps < array.itemsize).any())
+    return bool((gaps < item_size).any())
 
 
 def check_disjoint(values):
@@ -150,7 +163,7 @@ def check_disjoint(values):
 
     Parameters
     ----------
-    values : list of (numpy.ndarray, written, label)
+    values : list of (array, written, label)
         `written` is a bool; `label` is a callable that returns the array's name for messages.
 
     Raises
@@ -176,7 +189,40 @@ def check_disjoint(values):
 
 
 def _share(a, b):
-    try:
-        return np.shares_memory(a, b, max_work=_MAX_WORK)
-    except np.exceptions.TooHardError:
-        return True
+    """Return whether two arrays have a byte in common. It is True as well where that takes too long to find out."""
+    # The distance between two elements is a sum of steps, each taken a number of times that lies in a range. Equal steps are one.
+    ranges = {}
+    for array, sign in ((a, -1), (b, 1)):
+        for n, step in zip(array.shape, array.strides):
+            if n > 1 and step:
+                low, high = ranges.get(abs(step), (0, 0))
+                ranges[abs(step)] = (low, high + n - 1) if step * sign > 0 else (low - n + 1, high)
+    apart = address_of(a) - address_of(b)
+    terms = sorted(((step, *ends) for step, ends in ranges.items()), reverse=True)
+    return _has_sum(terms, apart - b.dtype.itemsize + 1, apart + a.dtype.itemsize - 1)
+
+
+def _has_sum(terms, low, high):
+    """Return whether ``sum(step * times)`` can lie in [low, high]; `terms` are (step, fewest times, most times), the largest step first."""
+    rests = [(0, 0, 0)]  # from each term on: the greatest common divisor, the least and the greatest sum
+    for step, fewest, most in reversed(terms):
+        divisor, least, greatest = rests[-1]
+        rests.append((math.gcd(divisor, step), least + step * fewest, greatest + step * most))
+    rests.reverse()
+    work, open_ends = 0, [(0, low, high)]
+    while open_ends:
+        index, low, high = open_ends.pop()
+        divisor, least, greatest = rests[index]
+        low, high = max(low, least), min(high, greatest)
+        if low > high or (divisor and -(-low // divisor) > high // divisor):
+            continue
+        if index == len(terms):
+            return True
+        step, fewest, most = terms[index]
+        _, least, greatest = rests[index + 1]
+        times = range(max(fewest, -(-(low - greatest) // step)), min(most, (high - least) // step) + 1)
+        work += len(times)
+        if work > _MAX_WORK:
+            return True
+        open_ends += [(index + 1, low - step * n, high - step * n) for n in times]
+    return False

@@ -11,7 +11,7 @@ import numpy as np
 
 from nbopt.ops import compute_dtype
 from nbopt_backends.chunks import chunk_table
-from nbopt_backends.memory import byte_range, reach
+from nbopt_backends.memory import address_of, byte_range, reach
 from nbopt_backends.reduction import TILE, tile_count
 from nbopt_backends.xoroshiro import BLOCK, first_blocks
 
@@ -180,8 +180,8 @@ class Layout:
 
     Parameters
     ----------
-    arrays : list of list of numpy.ndarray
-        One list for each slot.
+    arrays : list of list of array
+        As `ArrayBackend.array_of` gives them, one list for each slot.
     written : list of int
         The slots that the program stores to.
     key : tuple
@@ -204,7 +204,7 @@ class Layout:
     def __init__(self, arrays, written, key, memory="host"):
         self.key, self.written, self.memory = key, written, memory
         _, kept, listing = key
-        self._address_of = address_of if memory == "host" else attrgetter("address")
+        self._address_of = _host_address if memory == "host" else attrgetter("address")
         rows = list(zip(*arrays))
         kept = list(zip(*kept)) if kept else [(0,) * len(arrays)] * len(rows)
         kinds = {}
@@ -286,8 +286,8 @@ class Layout:
         return bool((self._starts[after] < ends).any())
 
 
-def address_of(array):
-    """Return the address of a NumPy array's first element."""
+def _host_address(array):
+    """Return what `address_of` does for a numpy.ndarray, at once: a step asks it of every new gradient."""
     return array.__array_interface__["data"][0]
 
 
@@ -296,7 +296,7 @@ def layout_key(arrays, kept=None, listing=None):
 
     Parameters
     ----------
-    arrays : list of list of numpy.ndarray
+    arrays : list of list of array
         One list for each slot.
     kept : list of list of int, optional
         For each slot, how many mantissa bits a stochastic rounding keeps in each row, or 0; all 0 without it.
@@ -313,4 +313,4 @@ def layout_key(arrays, kept=None, listing=None):
 
 def _geometry(array, written):
     kind = 0 if array.flags.c_contiguous else 2 if written else 1
-    return np.array([kind, array.itemsize, array.ndim, *array.shape, *array.strides], np.int64)
+    return np.array([kind, array.dtype.itemsize, array.ndim, *array.shape, *array.strides], np.int64)

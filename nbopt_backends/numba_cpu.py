@@ -9,6 +9,7 @@ import numba
 import numpy as np
 from numba import float64, int64, types
 
+from nbopt.errors import BackendError
 from nbopt.ops import compute_dtype
 from nbopt_backends import cpu_drivers, source
 from nbopt_backends.compiled_backend import CompiledBackend
@@ -60,6 +61,15 @@ class NumbaCPU(CompiledBackend, HostBackend):
     def __init__(self, **options):
         super().__init__(**options)
         self.threads = Threads(self.num_threads)
+
+    @classmethod
+    def problem(cls):
+        """Return why the backend can't be used and what to do about it, or None where it can."""
+        if numba.config.DISABLE_JIT:
+            return 'Numba compiles nothing while NUMBA_DISABLE_JIT is set: unset it, or use the backend "reference", which is plain NumPy'
+        if numba.config.SLP_VECTORIZE:  # off since https://github.com/numba/numba/issues/8705
+            return "LLVM makes wrong code of sums while NUMBA_SLP_VECTORIZE is set: unset it"
+        return None
 
     # --- steps ---
 
@@ -157,6 +167,8 @@ class NumbaCPU(CompiledBackend, HostBackend):
         found = NumbaCPU._functions.get(key)
         if found is None:
             with NumbaCPU._compile_lock:
+                if problem := self.problem():  # set since the backend was made; Numba would return the function as it is
+                    raise BackendError(f'the backend "cpu" can\'t compile: {problem}')
                 module = source.load(text, stem)
                 function = getattr(module, name)
                 signature = signature or types.void(*[int64] * function.__code__.co_argcount)

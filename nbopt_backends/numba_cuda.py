@@ -10,7 +10,7 @@ from types import FunctionType
 import numpy as np
 
 from nbopt.errors import ArgumentError, BackendError, DeviceMemoryError, LayoutError
-from nbopt_backends import source
+from nbopt_backends import scalar, source
 from nbopt_backends.cuda_kernels import DIALECT, FAST, SIMULATED
 from nbopt_backends.device_backend import DeviceBackend
 
@@ -328,6 +328,10 @@ class NumbaCUDA(DeviceBackend):
             return None
         if _forked:
             return _FORKED
+        if os.environ.get("NUMBA_DISABLE_CUDA", "0") not in ("", "0"):
+            return "numba-cuda uses no GPU while NUMBA_DISABLE_CUDA is set: unset it before Python starts"
+        if source.text_of(scalar) is scalar:
+            return "kernels for a GPU are made from nbopt's source, and it is installed without (.pyc files only): install it with its .py files"
         nothing = "no NVIDIA GPU with a working driver was found{}. With one, numba-cuda is needed too: " + _INSTALL
         if not cuda.is_available():
             return _without_compiler("it is not installed") if cuda_driver.driver.is_available else nothing.format("")
@@ -342,7 +346,7 @@ class NumbaCUDA(DeviceBackend):
             nvvm.NVVM()  # numba-cuda takes it to be available until it is used
         except Exception as error:
             return _without_compiler(" ".join(str(error).split())[:200])
-        return too_old(driver, _toolkit())
+        return too_old(driver, _toolkit()) or _unfit()
 
     def report(self):
         """Return what ``python -m nbopt`` says about this backend, a dict of label -> text."""
@@ -409,6 +413,16 @@ def too_old(driver, toolkit):
         f"the driver supports CUDA {'.'.join(map(str, driver))} and the installed toolkit is {'.'.join(map(str, toolkit))}: "
         f"update the driver (to {wanted} or later), or install the toolkit that fits it ({mend})"
     )
+
+
+def _unfit():
+    """Return what to do where numba-cuda does not work with the installed NumPy, or None where it does."""
+    try:
+        from numba.cuda.np import arraymath, arrayobj  # noqa: F401  (as the first compilation does: usable until then)
+    except Exception as error:
+        pair = f"numba-cuda {importlib.metadata.version('numba-cuda')} does not work with NumPy {np.__version__}"
+        return f"{pair} ({' '.join(str(error).split())[:200]}); type: {_INSTALL}, which installs versions that fit"
+    return None
 
 
 def _without_compiler(why):

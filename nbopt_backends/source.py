@@ -1,7 +1,7 @@
 """Generated source: where it is kept, how it becomes a module, and how Numba's results are cached beside it.
 
-Everything is written in UTF-8, whatever the locale. The text is compiled in memory and never read back: files are there for people, tracebacks and Numba's cache. A module's name comes from its
-content, so a changed kernel is another module.
+The text is compiled in memory and never read back: files are there for people, tracebacks and Numba's cache. They are in UTF-8, whatever
+the locale. A module's name comes from its content, so a changed kernel is another module.
 """
 
 import atexit
@@ -23,6 +23,7 @@ import warnings
 
 import llvmlite
 import numba
+from numba.core.caching import UserProvidedCacheLocator
 
 _lock = threading.RLock()
 _PATIENCE = 120  # seconds; to compile one module takes a few
@@ -84,6 +85,10 @@ def _remove(folder, process):
 _HELPERS = ("cpu_drivers", "cpu_primitives", "cuda_primitives", "scalar", "xoroshiro")
 
 
+# Numba's settings by which the same text becomes other machine code. (The processor is in Numba's own key.)
+_SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DISABLE_INTEL_SVML", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")
+
+
 def _numba_cuda_version():
     try:
         return importlib.metadata.version("numba-cuda")
@@ -98,7 +103,8 @@ def _toolchain():
     # Each module's file as it is installed: source or bytecode, in a folder or in an archive.
     helpers = b"".join(spec.loader.get_data(spec.origin) for spec in specs)
     versions = f"{sys.version_info[:3]} {numba.__version__} {llvmlite.__version__} {_numba_cuda_version()}"
-    return hashlib.sha256(helpers + versions.encode()).hexdigest()
+    settings = [str(getattr(numba.config, name, None)) for name in _SETTINGS]
+    return hashlib.sha256(helpers + f"{versions} {settings}".encode()).hexdigest()
 
 
 def text_of(module):
@@ -202,7 +208,8 @@ def compiled(make, module):
     with _lock, _alone(pathlib.Path(module.__file__)) as alone:
         if alone:
             return _cached(make, module)
-        _warn_once(f"waiting {cache_folder()}", f"another process has kept {module.__file__} locked for {_PATIENCE} s; it is compiled without the cache")
+        trouble = f"another process has kept {module.__file__} locked for {_PATIENCE} s; it is compiled without the cache"
+        _warn_once(f"waiting {cache_folder()}", trouble)
         return make(False)
 
 
@@ -226,7 +233,11 @@ def _cached(make, module):
 
 
 def _cache_files(module):
-    return sorted((pathlib.Path(module.__file__).parent / "__pycache__").glob(f"{module.__name__}.*.nb[ic]"))
+    """Return the paths of Numba's files for a module: beside it, or in a folder of Numba's own where NUMBA_CACHE_DIR names one."""
+    folder = pathlib.Path(module.__file__).parent / "__pycache__"
+    if numba.config.CACHE_DIR:
+        folder = pathlib.Path(numba.config.CACHE_DIR) / UserProvidedCacheLocator.get_suitable_cache_subpath(module.__file__)
+    return sorted(folder.glob(f"{module.__name__}.*.nb[ic]"))
 
 
 def _digest_file(path):

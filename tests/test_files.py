@@ -57,7 +57,7 @@ def test_special_file(run, special, tmp_path, linked):
         path = tmp_path / "link"
         path.symlink_to(special)
     for work in (nbopt.save, nbopt.load):
-        with pytest.raises(OSError, match="a regular file, and this is a (named pipe|socket|device)") as caught:
+        with pytest.raises(OSError, match=r"a regular file, and this is a (named pipe|socket|device)") as caught:
             work(path, *run)
         assert caught.value.filename == str(path)
     after = os.lstat(special)
@@ -84,7 +84,7 @@ def test_symlink_loop(run, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(link)
     for work in (nbopt.save, nbopt.load):
-        with pytest.raises(OSError, match="symbolic links|Symlink loop"):
+        with pytest.raises(OSError, match=r"symbolic links|Symlink loop"):
             work(link, *run)
     assert link.is_symlink()
 

@@ -7,8 +7,10 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 
+import numba
 import pytest
 
 import nbopt
@@ -163,3 +165,69 @@ def test_ended_in_the_middle(tmp_path):
     ((ended, *found),) = together(tmp_path, [[(1, "end in the middle"), (4, "compile")]])
     assert ended is None
     assert sorted(found, key=str) == [0, 0, 0, 1]
+
+
+# --- one process ---
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """What compiles one small kernel, always the same, in a folder of its own; it returns whether the kernel came from the cache."""
+    monkeypatch.setenv("NBOPT_CACHE_DIR", str(tmp_path / "kernels"))
+    monkeypatch.setattr(source, "_warned", set())
+    module = source.load(f"# {tmp_path}\ndef half(x):\n    return x // 2\n", "small")
+
+    def compiled():
+        kernel = source.compiled(lambda cache: numba.cfunc("int64(int64)", cache=cache)(module.half), module)
+        assert kernel.ctypes(14) == 7
+        return bool(kernel.cache_hits)
+
+    return compiled
+
+
+def test_numba_cache_dir(small, tmp_path, monkeypatch):
+    """A damaged kernel is found in the folder that NUMBA_CACHE_DIR names, too."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "numba"))
+    assert [small(), small()] == [False, True]
+    (kernel,) = (tmp_path / "numba").rglob("*.nbc")
+    content = kernel.read_bytes()
+    kernel.write_bytes(content[:-100] + bytes(100))
+    with pytest.warns(RuntimeWarning, match="were damaged and have been built again"):
+        assert not small()
+    assert small()
+
+
+def test_waits_for_nobody_for_ever(small, tmp_path, monkeypatch):
+    """If another process keeps a module's lock, the kernel is compiled without the cache, with one warning."""
+    monkeypatch.setattr(source, "_PATIENCE", 0.1)
+    (text,) = (tmp_path / "kernels").glob("*.py")
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with source._alone(text):
+            held.set()
+            done.wait(60)
+
+    other = threading.Thread(target=hold)  # a lock belongs to who opened the file, so a thread does
+    other.start()
+    try:
+        assert held.wait(60)
+        with pytest.warns(RuntimeWarning, match="it is compiled without the cache") as caught:
+            assert not small()
+            assert not small()
+        assert len(caught) == 1
+    finally:
+        done.set()
+        other.join()
+    assert [small(), small()] == [False, True]
+
+
+def test_setting_is_part_of_the_name(monkeypatch):
+    """What was compiled under other settings of Numba's is another module, so it is never loaded."""
+    names = {source._toolchain.__wrapped__()}
+    for setting, value in {"OPT": 1, "SLP_VECTORIZE": 1, "BOUNDSCHECK": 1}.items():
+        with monkeypatch.context() as context:
+            context.setattr(numba.config, setting, value)
+            names.add(source._toolchain.__wrapped__())
+    assert len(names) == 4
+    assert source._toolchain.__wrapped__() in names

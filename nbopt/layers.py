@@ -1,6 +1,11 @@
 """Layers: what optimizers ask of them, and the checks of what they give."""
 
+import math
+
+import numpy as np
+
 from nbopt.errors import LayerError
+from nbopt.ops import compute_dtype
 
 
 def get_param_list(layer_list):
@@ -15,7 +20,7 @@ def get_param_list(layer_list):
     -------
     list of ((W, dW), states)
         W and dW are tensors (or arrays that the backend can wrap), `states` is a list that belongs to the layer and is extended by the
-        optimizer on first use.
+        optimizer on first use. A dW of None leaves the parameter out of this step.
 
     Raises
     ------
@@ -65,6 +70,48 @@ def entries_of(params):
             raise LayerError("two parameters share one list of states: give each a list of its own, [[] for _ in parameters]")
         seen.add(id(states))
         yield param, grad, states
+
+
+def rows_with_gradients(params):
+    """Return where the gradients are.
+
+    Parameters
+    ----------
+    params : list of ((W, dW), states)
+        As `get_param_list` returns.
+
+    Returns
+    -------
+    (list of int, list of int)
+        The number of elements of each parameter, and the places of those that have a gradient: see `nbopt.update.Update.listing`.
+
+    Raises
+    ------
+    LayerError
+        If an entry is malformed.
+    """
+    entries = list(entries_of(params))
+    sizes = [math.prod(getattr(param, "shape", ())) for param, _, _ in entries]
+    return sizes, [row for row, (_, grad, _) in enumerate(entries) if grad is not None]
+
+
+def as_gradient(be, grad, param):
+    """Return what `Backend.wrap` can take to read a gradient: see `Backend.resolved`. A number, as NumPy's sums are, becomes a tensor.
+
+    Parameters
+    ----------
+    be : Backend
+    grad : number, array or Tensor
+    param : Tensor
+
+    Returns
+    -------
+    array or Tensor
+        `grad` itself, where its memory holds its values.
+    """
+    if isinstance(grad, (float, int, np.generic)):
+        return be.array(grad, compute_dtype([param.dtype]))
+    return be.resolved(grad)
 
 
 def _explain_layers(layer_list, error):

@@ -6,6 +6,28 @@ from typing import Any
 from nbopt.backends import get_backend
 from nbopt.base import NervanaObject
 from nbopt.errors import LayerError
+from nbopt.layers import as_gradient
+
+
+class _States(list):
+    """A list that counts the changes of its entries."""
+
+    changes = 0
+
+
+def _counting(name):
+    method = getattr(list, name)
+
+    def counted(self, *args, **options):
+        self.changes += 1
+        return method(self, *args, **options)
+
+    counted.__name__ = name
+    return counted
+
+
+for _name in ("__setitem__", "__delitem__", "__iadd__", "__imul__", "append", "extend", "insert", "pop", "remove", "clear", "reverse", "sort"):
+    setattr(_States, _name, _counting(_name))
 
 
 class Parameters(NervanaObject):
@@ -22,12 +44,17 @@ class Parameters(NervanaObject):
     Attributes
     ----------
     params : tuple
-        The parameters, as they were given.
+        The parameters, as they were given or set last. Assign a list to replace all (``layer.params = [W, b]``); the states stay.
     grads : tuple
         The gradients, as they were given or set last. Assign a list to replace all (``layer.grads = [dW, db]``); `set_grad` replaces one.
-        Gradients that are written in place need neither.
+        Gradients that are written in place need neither. None leaves the parameter out of the next steps. That of a parameter without
+        dimensions may be a number.
     states : list of list of Tensor
-        What optimizers keep for each parameter; empty until the first step.
+        What optimizers keep for each parameter; empty until the first step. ``layer.states[0] = []`` starts the first one afresh.
+
+    Notes
+    -----
+    A NumPy array's ``flags.writeable`` is looked at when the parameter, its gradient or its states are replaced, not in each step.
 
     Examples
     --------
@@ -46,12 +73,39 @@ class Parameters(NervanaObject):
                 raise LayerError(f"Parameters takes (param, grad) pairs: Parameters((W, dW), (b, db)); not {type(pair).__name__}")
             if isinstance(pair[0], (tuple, list)) and all(hasattr(part, "shape") for part in pair[0]):
                 raise LayerError("Parameters takes pairs as arguments of their own: Parameters(*pairs) for a list of them")
-        self.params = tuple(param for param, _ in pairs)
+        self._params = tuple(param for param, _ in pairs)
         self._grads = [grad for _, grad in pairs]
-        self.states: list[list] = [[] for _ in pairs]
+        self._states: list[list] = _States([] for _ in pairs)
         self._backend: Any = None
         self._tensors: list = []
         self._entries: Any = None
+        self._changes = 0  # of the list of states, when the entries were made
+
+    @property
+    def params(self):
+        """Tuple : the parameters, as they were given or set last."""
+        return self._params
+
+    @params.setter
+    def params(self, params):
+        self._params = tuple(self._one_each(params, "parameters"))
+        self._backend = None
+
+    @property
+    def states(self):
+        """List of list of Tensor : what optimizers keep for each parameter."""
+        return self._states
+
+    @states.setter
+    def states(self, states):
+        self._states = _States(self._one_each(states, "lists of states"))
+        self._entries = None
+
+    def _one_each(self, values, called):
+        values = list(values)
+        if len(values) != len(self.params):
+            raise LayerError(f"there are {len(self.params)} parameters, so {len(self.params)} {called} are needed, not {len(values)}")
+        return values
 
     @property
     def grads(self):
@@ -60,10 +114,7 @@ class Parameters(NervanaObject):
 
     @grads.setter
     def grads(self, grads):
-        grads = list(grads)
-        if len(grads) != len(self.params):
-            raise LayerError(f"there are {len(self.params)} parameters, so {len(self.params)} gradients are needed, not {len(grads)}")
-        self._grads = grads
+        self._grads = self._one_each(grads, "gradients")
         self._entries = None
 
     def set_grad(self, index, grad):
@@ -74,7 +125,7 @@ class Parameters(NervanaObject):
         index : int
             Which parameter, from 0.
         grad : array or Tensor
-            Of the parameter's shape.
+            Of the parameter's shape; or a number, or None, as in `grads`.
         """
         self._grads[index] = grad
         self._entries = None
@@ -90,12 +141,14 @@ class Parameters(NervanaObject):
         be = get_backend()
         if be is not self._backend:
             self._backend, self._tensors, self._entries = be, [be.wrap(param) for param in self.params], None
-        if self._entries is None:
-            grads = [be.resolved(grad) for grad in self._grads]
-            entries = [((param, be.wrap(grad)), states) for param, grad, states in zip(self._tensors, grads, self.states)]
+        if self._entries is None or self._changes != self._states.changes:
+            grads = [None if grad is None else as_gradient(be, grad, param) for param, grad in zip(self._tensors, self._grads)]
+            wrapped = [None if grad is None else be.wrap(grad) for grad in grads]
+            states = self._one_each(self._states, "lists of states")
+            entries = [((param, grad), own) for param, grad, own in zip(self._tensors, wrapped, states)]
             if not all(map(is_, grads, self._grads)):
                 return entries  # a copy holds the values of this step only
-            self._entries = entries
+            self._entries, self._changes = entries, self._states.changes
         return self._entries
 
     def __getstate__(self):

@@ -6,6 +6,13 @@ from typing import Any
 _serials = attrgetter("serial")
 
 
+def _key(tensors):
+    try:
+        return list(map(_serials, tensors()))
+    except (AttributeError, TypeError):
+        return None
+
+
 class Verdict:
     """Whether those updates of a step that look for gradients that are not finite are skipped: all of them or none.
 
@@ -97,14 +104,23 @@ class Update:
         self.addresses: Any = None
         self.listing: Any = None
         if tensors is not None:
-            try:
-                self.key = list(map(_serials, tensors()))
-            except (AttributeError, TypeError):
-                pass
+            self.key = _key(tensors)
         self.columns, self.commit, self.plans, self.clip_norm = columns, commit, plans, clip_norm
         self.stochastic_round = stochastic_round
         self.divisor, self.loss_scale, self.skipped = divisor, loss_scale, skipped
         self.verdict = None if skipped is None else Verdict()
+
+    def restrict(self, tensors, listing):
+        """Leave rows out.
+
+        Parameters
+        ----------
+        tensors : callable
+            As the constructor takes it, for the rows that stay.
+        listing : (list of int, list of int)
+            Which rows of the whole list these are, see the attribute.
+        """
+        self._tensors, self.key, self.listing = tensors, _key(tensors), listing
 
     @property
     def norm_is_needed(self):

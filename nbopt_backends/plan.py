@@ -72,6 +72,7 @@ class Plan:
             and self.backend is backend
             and self.stochastic_round is update.stochastic_round  # 1 and True differ, and small ints are unique
             and self.skips is (update.skipped is not None)
+            and self.layout.key[2] == update.listing
         )
 
     def follow(self, update):
@@ -108,6 +109,8 @@ class Plan:
             return False
         rows = [row for row, (a, b) in enumerate(zip(old[1:ends:2], new[1:ends:2])) if a != b]
         tensors = update.tensors
+        if self.layout.memory == "host" and not all(tensors[2 * row].storage.flags.writeable for row in rows):
+            return False
         self.serials = None  # an interrupt must not leave old serials with new addresses
         if not self.take(rows, [tensors[2 * row + 1] for row in rows]):
             self.serials = old

@@ -799,10 +799,11 @@ SCHEDULE = {"schedule": nbopt.ExpSchedule(0.5)}
 
 # Our class, neon's loop, arguments. Where the norm's factor meets a number first (-lr * s, s * l), our kernels multiply them in the arithmetic's
 # type, without reading the factor back, and neon's loop multiplies on the host: these two are compared with the norm clip off.
+# Without momentum neon multiplies by 1 - lr * wdecay, which loses small decays, and we subtract the decay: compared with none.
 NEON = {
     "momentum": (nbopt.GradientDescentMomentum, NeonMomentum, {**MOMENTUM, **ALL_CLIPS, **SCHEDULE}),
     "nesterov": (nbopt.GradientDescentMomentum, NeonMomentum, {**MOMENTUM, "nesterov": True, **ALL_CLIPS, **SCHEDULE}),
-    "plain": (nbopt.GradientDescentMomentum, NeonMomentum, {**MOMENTUM, "momentum_coef": 0, **VALUE_CLIPS, **SCHEDULE}),
+    "plain": (nbopt.GradientDescentMomentum, NeonMomentum, {**MOMENTUM, "momentum_coef": 0, "wdecay": 0.0, **VALUE_CLIPS, **SCHEDULE}),
     "rmsprop": (nbopt.RMSProp, NeonRMSProp, {**ALL_CLIPS, **SCHEDULE}),
     "adagrad": (nbopt.Adagrad, NeonAdagrad, ALL_CLIPS),
     "adadelta": (nbopt.Adadelta, NeonAdadelta, {"param_clip_value": 0.9}),

@@ -9,7 +9,7 @@ from nbopt import checks
 from nbopt.backends import get_backend
 from nbopt.base import Described
 from nbopt.errors import ArgumentError, DtypeError, NboptError, ShapeError, StateError, TraceError
-from nbopt.layers import as_layers, check_distinct, entries_of, get_param_list
+from nbopt.layers import as_gradient, as_layers, check_distinct, entries_of, get_param_list, rows_with_gradients
 from nbopt.tensor import Tensor
 from nbopt.trace import Tracer, tracing
 from nbopt.update import Update
@@ -174,7 +174,7 @@ class Optimizer(Described):
         Parameters
         ----------
         layer_list : list
-            Layers, see `get_param_list`. An empty list changes nothing at all.
+            Layers, see `get_param_list`. An empty list, or one without any gradient, changes nothing at all.
         epoch : int
             From 0; schedules depend on it.
 
@@ -219,7 +219,13 @@ class Optimizer(Described):
             for states, new in made:
                 states.extend(new)
 
-        return [self.update_of(_flat(params), columns, commit, epoch, be.bsz)]
+        update = self.update_of(_flat(params), columns, commit, epoch, be.bsz)
+        if update.key is None:  # some are plain arrays, or have no gradient
+            sizes, rows = rows_with_gradients(params)
+            if len(rows) < len(params):
+                params = [params[row] for row in rows]  # in `columns`, too
+                update.restrict(_flat(params), (sizes, rows))
+        return [update] if params else []
 
     @property
     def skipped(self):
@@ -413,7 +419,7 @@ class Optimizer(Described):
         # clip / max(norm / scale, clip) = clip * scale / max(norm, clip * scale)
         divisor, scale = self._divisor(be.bsz)
         bound = clip_norm * divisor / be.bsz * (1.0 if scale is None else float(scale.get().reshape(())))
-        return be.norm_factor([be.wrap(be.resolved(grad)) for (_, grad), _ in param_list], float(bound))
+        return be.norm_factor([be.wrap(as_gradient(be, grad, param)) for (param, grad), _ in param_list if grad is not None], float(bound))
 
     def _cache(self):
         # Made here and not in __init__, so that a subclass that forgets super().__init__() still works.
@@ -450,7 +456,8 @@ class Optimizer(Described):
         names = self.states_in_use()
         rows = []
         for number, (param, grad, states) in enumerate(entries_of(params)):
-            param, grad = wrapped(be, param, f"parameter {number}"), read(be, grad, f"the gradient of parameter {number}")
+            param = wrapped(be, param, f"parameter {number}")
+            grad = wrapped(be, as_gradient(be, grad, param), f"the gradient of parameter {number}")
             if param.shape != grad.shape:
                 raise ShapeError(f"a parameter has shape {param.shape} and its gradient {grad.shape}: {_called(param)}")
             rows.append([param, grad, *self._states_of(be, param, grad, states, names, made)])

@@ -1,0 +1,216 @@
+"""What layers give to optimizers: replaced arrays and lists of states, missing gradients, gradients that are numbers."""
+
+import copy
+import pickle
+
+import ml_dtypes
+import numpy as np
+import pytest
+from helpers import same_bits
+
+import nbopt
+from nbopt.errors import LayerError, LayoutError, ShapeError
+
+
+def ones(*shape):
+    return np.ones(shape, np.float32)
+
+
+def momentum():
+    return nbopt.GradientDescentMomentum(0.5, 0.5)
+
+
+class Plain:
+    """A layer of plain arrays."""
+
+    def __init__(self, *pairs):
+        self.entries = [(pair, []) for pair in pairs]
+
+    def get_params(self):
+        return self.entries
+
+
+# --- replaced arrays ---
+
+
+def test_new_params(backend, tmp_path):
+    """A step after ``layer.params = [new]`` updates the new array and leaves the old one, and `save` writes the new one."""
+    old, new = ones(3), 5 * ones(3)
+    layer, optimizer = nbopt.Parameters((old, ones(3))), momentum()
+    optimizer.optimize([layer], 0)
+    layer.params = [new]
+    assert layer.params[0] is new
+    optimizer.optimize([layer], 0)
+    np.testing.assert_array_equal(old, 0.5)
+    np.testing.assert_array_equal(new, 4.25)
+    nbopt.save(tmp_path / "run", optimizer, [layer])
+    new[:] = 0
+    nbopt.load(tmp_path / "run", optimizer, [layer])
+    np.testing.assert_array_equal(layer.params[0], 4.25)
+
+
+def test_new_params_of_another_number():
+    """As many parameters are needed as there are, and nothing changes otherwise."""
+    layer = nbopt.Parameters((ones(3), ones(3)))
+    before = layer.params
+    with pytest.raises(LayerError, match="1 parameters"):
+        layer.params = [ones(3), ones(3)]
+    assert layer.params is before
+
+
+@pytest.mark.parametrize("replaced", ["params", "grads", "states"])
+def test_changed_flag(host_backend, replaced):
+    """A changed ``writeable`` flag is seen when the parameter, its gradient or its states are replaced."""
+    param = ones(3)
+    layer, optimizer = nbopt.Parameters((param, ones(3))), momentum()
+    optimizer.optimize([layer], 0)
+    param.flags.writeable = False
+    setattr(layer, replaced, getattr(layer, replaced) if replaced != "states" else [[]])
+    with pytest.raises(LayoutError, match="read-only"):
+        optimizer.optimize([layer], 0)
+    assert optimizer.t == 1
+
+
+@pytest.mark.parametrize("reset", ["whole", "item", "clear", "append"])
+def test_new_states(backend, reset):
+    """A list of states that is replaced or emptied starts afresh at the next step."""
+    param = ones(3)
+    layer, optimizer = nbopt.Parameters((param, ones(3))), momentum()
+    optimizer.optimize([layer], 0)
+    if reset == "whole":
+        layer.states = [[]]
+    elif reset == "item":
+        layer.states[0] = []
+    elif reset == "clear":
+        layer.states[0].clear()
+    else:
+        layer.states.clear()
+        layer.states.append([])
+    optimizer.optimize([layer], 0)
+    np.testing.assert_array_equal(param, 0.0)
+    np.testing.assert_array_equal(layer.states[0][0].get(), -0.5)
+
+
+def test_states_of_another_number(host_backend):
+    """As many lists of states are needed as there are parameters."""
+    layer = nbopt.Parameters((ones(3), ones(3)))
+    with pytest.raises(LayerError, match="1 lists of states"):
+        layer.states = [[], []]
+    layer.states.append([])
+    with pytest.raises(LayerError, match="1 lists of states"):
+        momentum().optimize([layer], 0)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_copies(host_backend, copied):
+    """A copy of a layer counts the changes of its states on its own."""
+    layer, optimizer = nbopt.Parameters((ones(3), ones(3))), momentum()
+    optimizer.optimize([layer], 0)
+    other = copied(layer)
+    optimizer.optimize([other], 0)
+    other.states[0] = []
+    optimizer.optimize([other], 0)
+    np.testing.assert_array_equal(other.states[0][0].get(), -0.5)
+
+
+# --- missing gradients ---
+
+
+@pytest.mark.parametrize("kind", [nbopt.Parameters, Plain])
+def test_missing_gradient(backend, kind):
+    """A parameter whose gradient is None is left out of the step; the others are updated, and both are again in the next step."""
+    a, b = ones(3), ones(2)
+    layer, optimizer = kind((a, ones(3)), (b, None)), momentum()
+    for _ in range(2):
+        optimizer.optimize([layer], 0)
+    np.testing.assert_array_equal(a, -0.25)
+    np.testing.assert_array_equal(b, 1)
+    assert [len(states) for _, states in layer.get_params()] == [1, 0]
+    if kind is nbopt.Parameters:
+        layer.grads = [None, ones(2)]
+    else:
+        layer.entries = [((a, None), layer.entries[0][1]), ((b, ones(2)), layer.entries[1][1])]
+    optimizer.optimize([layer], 0)
+    np.testing.assert_array_equal(a, -0.25)
+    np.testing.assert_array_equal(b, 0.5)
+    assert optimizer.t == 3
+
+
+def test_no_gradient_at_all(backend):
+    """A call without any gradient changes nothing, as one without layers."""
+    layer, optimizer = nbopt.Parameters((ones(3), None)), momentum()
+    optimizer.optimize([layer], 0)
+    assert optimizer.t == 0 and layer.states == [[]] and backend.rng_get_state()["updates"] == 0
+
+
+def test_missing_gradient_and_random_bits(backend):
+    """The random bits of a parameter stay where they are if others have no gradient."""
+
+    def rounded(kept):
+        backend.rng_set_state({"seed": 5, "updates": 0})
+        params = [np.ones(n, ml_dtypes.bfloat16) for n in (300, 70, 200)]
+        optimizer = nbopt.GradientDescentMomentum(0.001, 0.0, stochastic_round=True)
+        layer = nbopt.Parameters(*((param, ones(*param.shape)) for param in params))
+        for rows in kept:
+            layer.grads = [ones(*param.shape) if row in rows else None for row, param in enumerate(params)]
+            optimizer.optimize([layer], 0)
+        return params
+
+    whole = rounded([(0, 1, 2)])
+    for rows in [(1, 2), (0, 2), (2,)]:
+        for row, param in enumerate(rounded([rows])):
+            assert same_bits(param, whole[row]) == (row in rows)
+    # A plan that has seen the same tensors at other places is not taken for this one.
+    alone = np.ones(200, ml_dtypes.bfloat16)
+    optimizer = nbopt.GradientDescentMomentum(0.001, 0.0, stochastic_round=True)
+    last = nbopt.Parameters((alone, ones(200)))
+    first = nbopt.Parameters((np.ones(300, ml_dtypes.bfloat16), None), (np.ones(70, ml_dtypes.bfloat16), None))
+    for layers, same in (([last], False), ([first, last], True)):
+        backend.rng_set_state({"seed": 5, "updates": 0})
+        alone[:] = 1
+        optimizer.optimize(layers, 0)
+        assert same_bits(alone, whole[2]) == same
+
+
+def test_norm_of_some_gradients(backend):
+    """The norm is over the gradients that there are, in the step and in `clip_gradient_norm`."""
+    param = ones(4)
+    layer = nbopt.Parameters((param, ones(4)), (ones(2), None))
+    optimizer = nbopt.GradientDescentMomentum(1.0, 0.0, gradient_clip_norm=1.0)
+    assert optimizer.clip_gradient_norm(nbopt.get_param_list([layer]), 1.0) == 0.5
+    optimizer.optimize([layer], 0)
+    np.testing.assert_array_equal(param, 0.5)
+
+
+def test_missing_gradient_in_a_checkpoint(host_backend):
+    """A parameter without gradient is saved and loaded like the others."""
+    param, optimizer = 3 * ones(2), momentum()
+    layer = nbopt.Parameters((ones(3), ones(3)), (param, None))
+    optimizer.optimize([layer], 0)
+    state = optimizer.state_dict([layer])
+    param[:] = 0
+    optimizer.load_state_dict(state, [layer])
+    np.testing.assert_array_equal(param, 3)
+
+
+# --- gradients that are numbers ---
+
+
+@pytest.mark.parametrize("grad", [np.float32(6), np.float64(6), 6.0, 6, ml_dtypes.bfloat16(6)])
+@pytest.mark.parametrize("kind", [nbopt.Parameters, Plain])
+def test_number_as_gradient(backend, kind, grad):
+    """A number is the gradient of a parameter without dimensions, with its value of now at each step."""
+    param = np.array(1.0, np.float32)
+    layer, optimizer = kind((param, grad)), nbopt.GradientDescentMomentum(0.5, 0.0)
+    optimizer.optimize([layer], 0)
+    assert param == -2
+    if kind is nbopt.Parameters:
+        layer.grads = [grad / 2]
+        optimizer.optimize([layer], 0)
+        assert param == -3.5
+
+
+def test_number_for_a_vector(backend):
+    """It is refused for any other parameter, by its shape."""
+    with pytest.raises(ShapeError, match=r"\(3,\) and its gradient \(\)"):
+        momentum().optimize([nbopt.Parameters((ones(3), 6.0))], 0)

@@ -153,7 +153,7 @@ class Described(NervanaObject):
     def __eq__(self, other):
         if not isinstance(other, Described):
             return NotImplemented
-        return type(self) is type(other) and self.get_description() == other.get_description()
+        return type(self) is type(other) and _equal(self.get_description(), other.get_description())
 
     def __hash__(self):
         # Hyper-parameters change, hashes must not; equal objects share their class.
@@ -170,6 +170,23 @@ def _constructor_arguments(cls):
     kinds = inspect.Parameter
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     return [p.name for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
+
+
+def _equal(one, other):
+    """Return whether two descriptions, or values in them, are equal; arrays are if their dtypes, shapes and elements are."""
+    if one is other:
+        return True
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if hasattr(one, "shape") and hasattr(other, "shape") and (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    try:
+        same = one == other
+        return bool(same.all() if hasattr(same, "all") else same)
+    except (TypeError, ValueError):  # what can't be compared is equal to itself only: a tensor, say
+        return False
 
 
 def _is_description(value):

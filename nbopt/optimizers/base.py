@@ -1,6 +1,9 @@
 """Optimizer: everything that the optimizers have in common, and what users subclass."""
 
+import dis
+import inspect
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -8,7 +11,7 @@ import numpy as np
 from nbopt import checks
 from nbopt.backends import get_backend
 from nbopt.base import Described
-from nbopt.errors import ArgumentError, DtypeError, NboptError, ShapeError, StateError, TraceError
+from nbopt.errors import ArgumentError, DtypeError, MissingError, NboptError, ShapeError, StateError, TraceError
 from nbopt.layers import as_gradient, as_layers, check_distinct, entries_of, get_param_list, rows_with_gradients
 from nbopt.tensor import Tensor
 from nbopt.trace import Tracer, tracing
@@ -21,7 +24,7 @@ class Step:
     Attributes
     ----------
     lr : float
-        The scheduled learning rate (None for an optimizer without one).
+        The scheduled learning rate. An optimizer without a `learning_rate` has none, and to ask for it is a TraceError.
     scale : float or Node
         The norm-clip factor: 1.0 where clipping is off, else a scalar that the device computes.
     time_was_read : bool
@@ -31,8 +34,18 @@ class Step:
     __slots__ = ("_epoch", "_t", "lr", "scale", "time_was_read")
 
     def __init__(self, lr, scale, t, epoch):
-        self.lr, self.scale, self._t, self._epoch = lr, scale, t, epoch
+        if lr is not None:
+            self.lr = lr
+        self.scale, self._t, self._epoch = scale, t, epoch
         self.time_was_read = False
+
+    def __getattr__(self, name):
+        if name == "lr":
+            raise MissingError(
+                "step.lr is the learning rate of the optimizer, and this one has none. In its constructor, write "
+                "self.learning_rate = learning_rate (an attribute of another name is not step.lr)"
+            )
+        raise MissingError(f"a step has no attribute {name!r}: it has lr, t, epoch and scale. Other numbers can be attributes of the optimizer")
 
     @property
     def t(self):
@@ -47,6 +60,10 @@ class Step:
         return self._epoch
 
 
+# What a trace does not depend on, or has otherwise: by the rate, the divisor, and whether the time was read.
+_NOT_TRACED = {"t", "schedule", "loss_scale", "skip_nonfinite", "stochastic_round"}
+
+
 class _Kept:
     """What an optimizer keeps from step to step, and leaves out of copies.
 
@@ -54,6 +71,8 @@ class _Kept:
     ----------
     plans : list
         The backend's, see `nbopt.backend.Update`.
+    hyperparameters : callable
+        Returns the hyper-parameters that a trace may depend on, as a tuple.
     inputs : tuple or None
         Everything that the last trace depended on, for a rule that is known to depend on nothing else: the library's own, whose classes
         say ``_pure_rule``. Tracing takes half of the time of a step over one small tensor. None where a trace can't be used again.
@@ -61,8 +80,10 @@ class _Kept:
         The last trace: program and scalars.
     """
 
-    def __init__(self):
+    def __init__(self, optimizer):
         self.plans, self.inputs, self.traced = [], None, None
+        # Those with a check, which makes plain numbers of them: other attributes may be arrays, which can't be compared.
+        self.hyperparameters = attrgetter(*sorted(optimizer.checks.keys() - _NOT_TRACED))
 
 
 class Optimizer(Described):
@@ -156,6 +177,11 @@ class Optimizer(Described):
         *states : Slot
             One for each name in `state_names`, to read and to assign.
         """
+        if type(self).optimize is not Optimizer.optimize:
+            raise TraceError(
+                f"{self.classnm} has an optimize of its own and no rule, so its step is no program that could be known before it runs: each of its "
+                "assignments is a kernel of its own. nbopt.explain and nbopt.compile need a rule(self, step, param, grad, ...)"
+            )
         raise NotImplementedError(f"{self.classnm} defines neither rule(self, step, param, grad, ...) nor optimize(self, layer_list, epoch)")
 
     def states_in_use(self):
@@ -211,6 +237,7 @@ class Optimizer(Described):
         def columns(update):
             check_distinct(layers)
             found = self.checked_columns(be, params, made)
+            self.check_effect(update.program, bool(made))
             if made:
                 update.key = None  # it knows nothing of the new states
             return found
@@ -298,8 +325,8 @@ class Optimizer(Described):
             rate = checks.non_negative(f"the rate of {self.schedule!r}", self.schedule.get_learning_rate(rate, epoch))
         cache = self._cache()
         inputs = None
-        if "_pure_rule" in type(self).__dict__:
-            inputs = rate, divisor, names, {**self.__dict__, "t": None, "loss_scale": None, "_kept": None, "_skipped": None}
+        if "_pure_rule" in type(self).__dict__ and "rule" not in self.__dict__:
+            inputs = rate, divisor, names, cache.hyperparameters(self)
             if cache.inputs == inputs:
                 return cache.traced
         tracer = Tracer(("param", "grad", *names))
@@ -309,14 +336,50 @@ class Optimizer(Described):
         grad = self.clip_value(grad / divisor, self.gradient_clip_value)
         tracing.active = True
         try:
-            self.rule(step, param, grad, *states)
+            returned = self.rule(step, param, grad, *states)
         finally:
             tracing.active = False
+        if returned is not None:
+            raise TraceError(
+                f"the rule of {self.classnm} returns a value, which nobody takes: its assignments are all that it does. "
+                "In place of return ..., write param[:] = ..."
+            )
         if not tracer.stores:
             raise TraceError(f"the rule of {self.classnm} assigns nothing. A plain = only gives a value another name; write param[:] = ...")
         cache.traced = tracer.program(), tracer.scalars
         cache.inputs = None if step.time_was_read else inputs
         return cache.traced
+
+    def check_effect(self, program, new_states):
+        """Check in the first step that the rule does not lose what it computes: that it assigns the states that it reads, and the parameter.
+
+        Parameters
+        ----------
+        program : Program
+        new_states : bool
+            Whether states are made in this step. Those that were there before need not be 0, so a rule may just read them.
+
+        Raises
+        ------
+        TraceError
+            With the line to type.
+        """
+        if self.t:
+            return
+        lost = {line[1] for line in program.code if line[0] == "load"}.difference(program.written())
+        code = getattr(inspect.unwrap(type(self).rule), "__code__", None)
+        arguments = [] if code is None else code.co_varnames[2 : code.co_argcount]
+        for slot in sorted(lost):
+            name = arguments[slot] if slot < len(arguments) else program.names[slot]
+            if slot == 0 and code is not None and _rebinds(code, name):
+                raise TraceError(
+                    f"the rule of {self.classnm} gives the name {name} to a new value, which is then lost: write {name}[:] = ..., not {name} = ..."
+                )
+            if slot > 1 and new_states:
+                raise TraceError(
+                    f"the rule of {self.classnm} reads the state {name}, which starts at 0, and never assigns it: write {name}[:] = ... "
+                    f"(a plain {name} = ... only gives a value another name). Where it is meant to stay as it is, write {name}[:] = {name}"
+                )
 
     def state_dict(self, layers):
         """Return everything that the next step depends on, but for the gradients, as plain values and copies.
@@ -425,7 +488,7 @@ class Optimizer(Described):
         # Made here and not in __init__, so that a subclass that forgets super().__init__() still works.
         found = self.__dict__.get("_kept")
         if found is None:
-            found = self.__dict__["_kept"] = _Kept()
+            found = self.__dict__["_kept"] = _Kept(self)
         return found
 
     def __getstate__(self):
@@ -507,6 +570,17 @@ def decayed(param, change, decay):
     Node
     """
     return param - (change + decay * param)
+
+
+def _rebinds(code, name):
+    """Return whether compiled code has a plain assignment to the local variable `name`."""
+    stored = []
+    for line in dis.get_instructions(code):
+        if line.opname.startswith(("STORE_FAST", "STORE_DEREF")):
+            # Python 3.13 joins two instructions into one, whose argument is a pair of names.
+            names = line.argval if isinstance(line.argval, tuple) else (line.argval,)
+            stored += names[:1] if line.opname.endswith("LOAD_FAST") else names
+    return name in stored
 
 
 def storage_name(be, dtype):

@@ -14,7 +14,7 @@ from nbopt.methods import add_methods
 from nbopt.ops import compute_dtype
 from nbopt.tensor import Tensor, normalise_rounding
 from nbopt.trace import tracing
-from nbopt.update import Update
+from nbopt.update import Update, end_of
 
 
 class Backend:
@@ -232,15 +232,18 @@ class Backend:
         NboptError
             One of its subclasses. Nothing has changed then.
         """
-        launches = self.prepare_all(updates)
-        with uninterrupted:
-            with self._lock:
-                count = self._updates
-                self._updates += 1
-            for update in updates:
-                update.commit()
-            for launch in launches:
-                launch(count)
+        try:
+            launches = self.prepare_all(updates)
+            with uninterrupted:
+                with self._lock:
+                    count = self._updates
+                    self._updates += 1
+                for update in updates:
+                    update.commit()
+                for launch in launches:
+                    launch(count)
+        finally:
+            end_of(updates)
 
     def prepare_all(self, updates):
         """Prepare the updates of one step, without changing any value; return what launches them.
@@ -252,7 +255,7 @@ class Backend:
         Returns
         -------
         list of callable
-            See `prepare`.
+            See `prepare`. Afterwards, whether they are called or not, `nbopt.update.end_of` takes the updates.
         """
         if len(updates) > 1:
             skippable = [update for update in updates if update.skipped is not None]

@@ -3,6 +3,7 @@
 from nbopt.backends import get_backend
 from nbopt.errors import ArgumentError
 from nbopt.optimizers.base import Optimizer
+from nbopt.update import end_of
 
 
 def explain(optimizer, layers, epoch=0):
@@ -47,7 +48,11 @@ def compile(optimizer, layers, epoch=0):
         One of its subclasses, where `optimize` would raise it.
     """
     be = get_backend()
-    be.prepare_all(_updates(be, optimizer, layers, epoch))
+    updates = _updates(be, optimizer, layers, epoch)
+    try:
+        be.prepare_all(updates)
+    finally:
+        end_of(updates)
 
 
 def _updates(be, optimizer, layers, epoch):

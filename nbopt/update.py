@@ -36,6 +36,13 @@ class Verdict:
         return self._finite
 
 
+def end_of(updates):
+    """Break the circle of updates, their verdict and its looks, which know the updates: gradients must not live until a garbage collection."""
+    for update in updates:
+        if update.verdict is not None:
+            update.verdict.looks.clear()
+
+
 class Update:
     """One optimizer's share of a step, as `Backend.update` takes it.
 
@@ -98,17 +105,23 @@ class Update:
         loss_scale=None,
         skipped=None,
     ):
-        self.program, self.scalars, self._tensors = program, scalars, tensors
+        self.program, self.scalars = program, scalars
         self.arrays: Any = None
-        self.key: Any = None
         self.addresses: Any = None
         self.listing: Any = None
-        if tensors is not None:
-            self.key = _key(tensors)
+        self.list_tensors(tensors)
         self.columns, self.commit, self.plans, self.clip_norm = columns, commit, plans, clip_norm
         self.stochastic_round = stochastic_round
         self.divisor, self.loss_scale, self.skipped = divisor, loss_scale, skipped
         self.verdict = None if skipped is None else Verdict()
+
+    def list_tensors(self, tensors):
+        """Take a function that returns an iterator over the tensors, as the constructor does, and set the key by it.
+
+        `columns` does so where it has made states, so that the plan knows the step that comes next.
+        """
+        self._tensors = tensors
+        self.key: Any = None if tensors is None else _key(tensors)
 
     def restrict(self, tensors, listing):
         """Leave rows out.
@@ -120,7 +133,8 @@ class Update:
         listing : (list of int, list of int)
             Which rows of the whole list these are, see the attribute.
         """
-        self._tensors, self.key, self.listing = tensors, _key(tensors), listing
+        self.list_tensors(tensors)
+        self.listing = listing
 
     @property
     def norm_is_needed(self):

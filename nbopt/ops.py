@@ -179,8 +179,12 @@ COMPOSED = {
         Composed("sig", lambda op, a: _sig(op, "exp", a), ("a",), "the logistic function 1 / (1 + e^-a)"),
         Composed("sig2", lambda op, a: _sig(op, "exp2", a), ("a",), "the logistic function in base 2, 1 / (1 + 2^-a)"),
         Composed("tanh2", _tanh2, ("a",), "the hyperbolic tangent in base 2, (4^a - 1) / (4^a + 1)"),
-        Composed("shift", lambda op, a, b, value=True: op("shift" if value else "ldexp", a, b), ("a", "b", "value=True"),
-                 "a * sign(b) * 2^k, k the integer nearest to log2|b|; with value=False a * 2^b for an integer b"),
+        Composed(
+            "shift",
+            lambda op, a, b, value=True: op("shift" if value else "ldexp", a, b),
+            ("a", "b", "value=True"),
+            "a * sign(b) * 2^k, k the integer nearest to log2|b|; with value=False a * 2^b for an integer b",
+        ),
     ]
 }
 

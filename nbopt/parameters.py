@@ -160,5 +160,3 @@ class Parameters(NervanaObject):
     def __repr__(self):
         shapes = ", ".join(str(tuple(p.shape)) for p in self.params)
         return f"<Parameters {self.name!r}: {shapes}>"
-
-

@@ -40,6 +40,9 @@ class CompiledBackend(ArrayBackend):
             for plan in plans:
                 if plan.fits(self, update) and plan.follow(update):
                     return plan
+            for plan in plans:
+                if plan.fits(self, update) and plan.recall(update):
+                    return plan
         arrays, kept = self.checked_columns(update)
         key = layout_key(arrays, kept, update.listing)
         for plan in plans:

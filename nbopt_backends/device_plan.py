@@ -164,9 +164,19 @@ class DevicePlan(Plan):
             self._note(2 * row + 1, tensor.storage)
         return True
 
+    def noted(self):
+        """Return what `restore` takes."""
+        return super().noted(), self.pointers
+
+    def restore(self, noted):
+        """Make the tables what they were when `noted` was called, and note that they must be copied."""
+        self.new_tables = True
+        tables, self.pointers = noted
+        super().restore(tables)
+
     def refresh(self, update, arrays):
         """Do what `Plan.refresh` does, and note which of the tensors can move."""
-        self.serials = None
+        self.put_aside()
         self.new_tables = True
         self.pointers = {}
         if update.key is not None and update.addresses is None:

@@ -15,6 +15,7 @@ from nbopt_backends.memory import address_of, byte_range, reach
 from nbopt_backends.reduction import TILE, tile_count
 from nbopt_backends.xoroshiro import BLOCK, first_blocks
 
+MOST_SETS = 8  # sets of tensors whose addresses are remembered for one layout
 _TYPE_CODES = {"float32": "f", "float64": "d"}
 
 
@@ -56,6 +57,9 @@ class Plan:
         Whether updates with gradients that are not finite are skipped.
     serials : list of int or None
         The tensors that the address tables are of now: param, grad of each row, then the states of each row.
+    earlier : list of (list of int, object)
+        The serials of other sets of tensors of the same structure, the latest first, each with what `Plan.noted` returned when the tables were
+        theirs. Tasks that take turns find their addresses here.
     """
 
     def __init__(self, backend, update, layout, launches, passes):
@@ -64,6 +68,7 @@ class Plan:
         self.layout, self.launches, self.passes = layout, launches, passes
         self.type_codes = [_TYPE_CODES[group.arithmetic] for group in layout.groups]
         self.serials = None
+        self.earlier = []
 
     def fits(self, backend, update):
         """Return whether this is a plan of `backend` for the structure of `update`, whatever its tensors."""
@@ -84,11 +89,43 @@ class Plan:
             return self.serials == update.key and self.layout.point_gradients(update.addresses)
         return self.serials == update.key or self.replace(update)
 
+    def recall(self, update):
+        """Do what `follow` does for a set of tensors that the tables were of earlier."""
+        for index, (serials, noted) in enumerate(self.earlier):
+            if serials == update.key if update.addresses is not None else self._same_targets(serials, update.key):
+                del self.earlier[index]
+                self.put_aside()
+                self.restore(noted)
+                self.serials = serials
+                return self.follow(update)
+        return False
+
+    def put_aside(self):
+        """Keep what the tables say among `earlier`; from here on they say nothing."""
+        serials, self.serials = self.serials, None  # an interrupt from here on must not leave old serials with new addresses
+        if serials is not None:
+            self.earlier.insert(0, (serials, self.noted()))
+            del self.earlier[MOST_SETS:]
+
+    def noted(self):
+        """Return what `restore` takes to make the tables what they are now."""
+        return self.layout.noted()
+
+    def restore(self, noted):
+        """Make the tables what they were when `noted` was called."""
+        self.layout.restore(noted)
+
     def refresh(self, update, arrays):
         """Point the address tables at the update's tensors, given as arrays that have been looked at."""
-        self.serials = None  # an interrupt from here on must not leave old serials with new addresses
+        self.put_aside()
         self.layout.refresh(arrays)
         self.serials = update.key
+
+    def _same_targets(self, old, new):
+        """Return whether two keys differ in gradients only."""
+        # A key begins with param, grad, param, grad, ...; only gradients are only read, whatever the rule.
+        ends = 2 * self.layout.n_rows
+        return old[:ends:2] == new[:ends:2] and old[ends:] == new[ends:]
 
     def replace(self, update):
         """Point the address tables at new gradients, where nothing else about the step has changed.
@@ -103,10 +140,9 @@ class Plan:
             Whether that was all there is to do. False: the step must be looked at afresh.
         """
         old, new = self.serials, update.key
-        # A key begins with param, grad, param, grad, ...; only gradients are only read, whatever the rule.
-        ends = 2 * self.layout.n_rows
-        if old is None or old[:ends:2] != new[:ends:2] or old[ends:] != new[ends:]:
+        if old is None or not self._same_targets(old, new):
             return False
+        ends = 2 * self.layout.n_rows
         rows = [row for row, (a, b) in enumerate(zip(old[1:ends:2], new[1:ends:2])) if a != b]
         tensors = update.tensors
         if self.layout.memory == "host" and not all(tensors[2 * row].storage.flags.writeable for row in rows):
@@ -231,6 +267,18 @@ class Layout:
         # Sorted by their starts, one beyond all memory at the end; the ends so far, so that both ascend.
         self._starts = np.array([*(start for start, _ in spans), np.iinfo(np.int64).max], np.int64)
         self._ends = np.maximum.accumulate(np.array([end for _, end in spans], np.int64))
+
+    def noted(self):
+        """Return what `restore` takes."""
+        return [group.table.copy() for group in self.groups], self._starts, self._ends, self.pointed_at
+
+    def restore(self, noted):
+        """Make the addresses what they were when `noted` was called."""
+        tables, starts, ends, pointed_at = noted
+        self.pointed_at = None  # an interrupt must not leave it with other addresses
+        for group, table in zip(self.groups, tables):
+            group.table[...] = table
+        self._starts, self._ends, self.pointed_at = starts, ends, pointed_at
 
     def replace_gradients(self, rows, tensors):
         """Point some rows at other gradients.

@@ -239,7 +239,8 @@ class Optimizer(Described):
             found = self.checked_columns(be, params, made)
             self.check_effect(update.program, bool(made))
             if made:
-                update.key = None  # it knows nothing of the new states
+                new = {id(states): tensors for states, tensors in made}
+                update.list_tensors(_flat([(pair, new.get(id(states), states)) for pair, states in params]))
             return found
 
         def commit():

@@ -64,5 +64,7 @@ class ShiftAdaMax(Optimizer):
         rate = step.lr / (1.0 - self.beta_1 ** (step.epoch + 1))
         mean[:] = self.beta_1 * mean + (1.0 - self.beta_1) * grad
         largest[:] = be.maximum(self.beta_2 * largest, be.absolute(grad))
-        inverse[:] = 1.0 / (largest + self.epsilon)
-        param[:] = be.clip(param - be.shift(be.shift(mean, inverse), rate), -1.0, 1.0)
+        # Not read back from the state: float16 has no 1 / epsilon, and rounds it to infinity.
+        new = 1.0 / (largest + self.epsilon)
+        inverse[:] = new
+        param[:] = be.clip(param - be.shift(be.shift(mean, new), rate), -1.0, 1.0)

@@ -295,7 +295,7 @@ def _attributes(optimizer, state, hyperparameters):
     for path, member in members:
         own = saved_members[tuple(path)]
         found.append((member, "t", own["t"]))
-        if own["skipped"] != member.skipped:
+        if own["skipped"] != member.skipped and not isinstance(member, MultiOptimizer):  # which has its optimizers' count
             found.append((member, "skipped", own["skipped"]))
     return found
 

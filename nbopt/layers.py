@@ -1,6 +1,7 @@
 """Layers: what optimizers ask of them, and the checks of what they give."""
 
 import math
+import warnings
 
 import numpy as np
 
@@ -93,6 +94,31 @@ def rows_with_gradients(params):
     entries = list(entries_of(params))
     sizes = [math.prod(getattr(param, "shape", ())) for param, _, _ in entries]
     return sizes, [row for row, (_, grad, _) in enumerate(entries) if grad is not None]
+
+
+def warn_of_lost_states(layer_list):
+    """Warn of the first layer that gives other lists of states whenever it is asked, so that what an optimizer puts there is lost.
+
+    Parameters
+    ----------
+    layer_list : list
+        Layers whose entries are well formed.
+
+    Returns
+    -------
+    bool
+        Whether there is one.
+    """
+    for layer in layer_list:
+        for (_, states), (_, again) in zip(get_param_list([layer]), get_param_list([layer])):
+            if again is not states and not again:
+                warnings.warn(
+                    f"get_params() of {layer!r} gives a new list of states at each call, so the optimizer's states are lost after each step. "
+                    "Make the lists once, in the layer's __init__: self.states = [[] for _ in parameters]",
+                    stacklevel=2,
+                )
+                return True
+    return False
 
 
 def as_gradient(be, grad, param):

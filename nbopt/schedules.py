@@ -50,8 +50,8 @@ class Schedule(Described):
         if isinstance(self.change, list):
             return _latest(self.step_config, self.change, learning_rate, epoch)
         if isinstance(self.step_config, list):
-            return learning_rate * self.change ** bisect.bisect_right(self.step_config, epoch)
-        return learning_rate * self.change ** math.floor(epoch / self.step_config)
+            return learning_rate * _power(self, self.change, bisect.bisect_right(self.step_config, epoch), epoch)
+        return learning_rate * _power(self, self.change, math.floor(epoch / self.step_config), epoch)
 
 
 class StepSchedule(Described):
@@ -95,7 +95,7 @@ class PowerSchedule(Described):
 
     def get_learning_rate(self, learning_rate, epoch):
         """Return the learning rate of an epoch; see `Schedule.get_learning_rate`."""
-        return learning_rate * self.change ** math.floor(epoch / self.step_config)
+        return learning_rate * _power(self, self.change, math.floor(epoch / self.step_config), epoch)
 
 
 class ExpSchedule(Described):
@@ -153,7 +153,17 @@ class ShiftSchedule(Described):
 
     def get_learning_rate(self, learning_rate, epoch):
         """Return the learning rate of an epoch; see `Schedule.get_learning_rate`."""
-        return learning_rate * 2.0 ** (-self.shift_size * math.floor(epoch / self.interval))
+        return learning_rate * _power(self, 2.0, -self.shift_size * math.floor(epoch / self.interval), epoch)
+
+
+def _power(schedule, factor, exponent, epoch):
+    try:
+        return factor**exponent
+    except OverflowError:
+        raise ArgumentError(
+            f"the rate of {schedule!r} at epoch {epoch} is infinite: it holds {factor} to the power of {exponent}. "
+            "Let it grow more slowly, or give a list of rates: Schedule([10, 20], [0.01, 0.1])"
+        ) from None
 
 
 def _step_config(value):

@@ -1,6 +1,7 @@
-"""What layers give to optimizers: replaced arrays and lists of states, missing gradients, gradients that are numbers."""
+"""What optimizers meet outside their formulas: layers that change, missing gradients, several optimizers, schedules, checkpoints."""
 
 import copy
+import math
 import pickle
 
 import ml_dtypes
@@ -214,3 +215,149 @@ def test_number_for_a_vector(backend):
     """It is refused for any other parameter, by its shape."""
     with pytest.raises(ShapeError, match=r"\(3,\) and its gradient \(\)"):
         momentum().optimize([nbopt.Parameters((ones(3), 6.0))], 0)
+
+
+# --- several optimizers ---
+
+
+def test_multi_counts_its_calls(backend):
+    """MultiOptimizer.t counts its calls with parameters, and a checkpoint holds it."""
+    layer, empty = nbopt.Parameters((ones(3), ones(3)), name="a"), nbopt.Parameters()
+    optimizer = nbopt.MultiOptimizer({"default": momentum(), "a": momentum()})
+    for layers in ([layer], [layer, empty], [empty], []):
+        optimizer.optimize(layers, 0)
+    nbopt.compile(optimizer, [layer])
+    assert optimizer.t == 2
+    state = optimizer.state_dict([layer])
+    optimizer.optimize([layer], 0)
+    optimizer.load_state_dict(state, [layer])
+    assert optimizer.t == 2
+    with pytest.raises(nbopt.errors.ArgumentError, match="t must be an int"):
+        optimizer.t = "2"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_multi_counts_calls_of_neons_way(host_backend, alone):
+    """So it does where an optimizer overrides `optimize`."""
+
+    class Neons(nbopt.Optimizer):
+        def optimize(self, layer_list, epoch):
+            for (param, grad), _ in nbopt.get_param_list(layer_list):
+                param[:] = param - grad
+
+    layers = [nbopt.Parameters((ones(3), ones(3)), name="a"), nbopt.Parameters((ones(3), ones(3)), name="b")]
+    optimizer = nbopt.MultiOptimizer({"default": Neons(), "b": Neons() if alone else momentum()})
+    for _ in range(2):
+        optimizer.optimize(layers, 0)
+    assert optimizer.t == 2
+
+
+def test_multi_counts_skipped_calls(backend):
+    """MultiOptimizer.skipped is how many of its calls were skipped, and is set on its optimizers."""
+    first, second = momentum(), momentum()
+    first.skip_nonfinite = second.skip_nonfinite = True
+    layers = [nbopt.Parameters((ones(3), ones(3)), name="a"), nbopt.Parameters((ones(3), np.inf * ones(3)), name="b")]
+    optimizer = nbopt.MultiOptimizer({"default": first, "b": second})
+    optimizer.optimize(layers, 0)
+    assert (optimizer.skipped, optimizer.t) == (1, 1)
+    state = optimizer.state_dict(layers)
+    first.skipped = second.skipped = 0
+    optimizer.load_state_dict(state, layers)
+    assert optimizer.skipped == first.skipped == second.skipped == 1
+    with pytest.raises(nbopt.errors.ArgumentError, match="on each of its optimizers"):
+        optimizer.skipped = 0
+    with pytest.raises(nbopt.errors.ArgumentError, match="one of its optimizers"):
+        optimizer.skipped_tensor  # noqa: B018
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_key_of_no_layer(host_backend, inside):
+    """A key of MultiOptimizer that no layer matches is warned of, once."""
+    layers = [nbopt.Parameters((ones(3), ones(3)), name="linear")]
+    optimizer = nbopt.MultiOptimizer({"default": momentum(), "linaer": momentum(), "Parameters": momentum()})
+    if inside:
+        optimizer = nbopt.MultiOptimizer({"default": optimizer})
+    with pytest.warns(UserWarning, match="'linaer', keys of MultiOptimizer.*'linear'") as caught:
+        for _ in range(3):
+            optimizer.optimize(layers, 0)
+    assert len(caught) == 1
+
+
+class Forgetful:
+    """A layer that gives a new list of states at each call."""
+
+    def __init__(self):
+        self.param, self.grad = ones(3), ones(3)
+
+    def get_params(self):
+        return (self.param, self.grad), []
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_lost_states(host_backend, multi):
+    """A layer that loses its states at each step is warned of, once; one that keeps them, or was emptied, is not."""
+    optimizer = nbopt.MultiOptimizer({"default": momentum()}) if multi else momentum()
+    layer = nbopt.Parameters((ones(3), ones(3)))
+    optimizer.optimize([layer], 0)
+    layer.states[0].clear()
+    optimizer.optimize([layer], 0)
+    forgetful = Forgetful()
+    with pytest.warns(UserWarning, match="Forgetful.*lost after each step") as caught:
+        for _ in range(3):
+            optimizer.optimize([layer, forgetful], 0)
+    assert len(caught) == 1
+
+
+# --- schedules without bounds ---
+
+GROWING = {
+    "every epoch": (nbopt.Schedule(1, 2.0), 2000),
+    "listed epochs": (nbopt.Schedule([1, 2], 1e200), 2),
+    "power": (nbopt.PowerSchedule(1, 2.0), 2000),
+    "shift": (nbopt.ShiftSchedule(1, -1), 2000),
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_infinite_rate(host_backend, name):
+    """A rate beyond all floats is an error that names the schedule and the epoch, and nothing has changed."""
+    schedule, epoch = GROWING[name]
+    param = ones(3)
+    layer = nbopt.Parameters((param, ones(3)))
+    optimizer = nbopt.GradientDescentMomentum(0.1, 0.0, schedule=schedule)
+    with pytest.raises(nbopt.errors.ArgumentError, match=f"the rate of .*Schedule.* at epoch {epoch} is infinite"):
+        schedule.get_learning_rate(0.1, epoch)
+    with pytest.raises(nbopt.errors.ArgumentError, match=f"the rate of .*Schedule.* at epoch {epoch} is infinite"):
+        optimizer.optimize([layer], epoch)
+    assert optimizer.t == 0
+    np.testing.assert_array_equal(param, 1)
+
+
+def test_infinite_rate_of_ones_own(host_backend):
+    """So it is if a schedule of one's own overflows, or gives infinity."""
+
+    class Own(nbopt.Schedule):
+        def get_learning_rate(self, learning_rate, epoch):
+            return 2.0**epoch if epoch % 2 else math.inf
+
+    optimizer = nbopt.GradientDescentMomentum(0.1, 0.0, schedule=Own())
+    for epoch in (2000, 2001):
+        with pytest.raises(nbopt.errors.ArgumentError, match=f"the rate of .*Own.* at epoch {epoch} must be a finite number"):
+            optimizer.optimize([nbopt.Parameters((ones(3), ones(3)))], epoch)
+
+
+# --- a state that float16 can't hold ---
+
+
+def test_shift_adamax_float16(backend):
+    """ShiftAdaMax with float16 states leaves a parameter without gradient as it is, and moves others as with float32 states."""
+    moved = {}
+    for dtype in ("float16", "float32"):
+        param, grad = 0.5 * ones(4), np.array([0, 0.25, -0.5, 0], np.float32)
+        layer, optimizer = nbopt.Parameters((param, grad)), nbopt.ShiftAdaMax(state_dtype=dtype)
+        optimizer.optimize([layer], 0)
+        grad[0], grad[1] = 0.125, 0
+        optimizer.optimize([layer], 0)
+        moved[dtype] = param
+    np.testing.assert_allclose(moved["float16"], moved["float32"], rtol=1e-5)
+    assert moved["float16"][3] == 0.5

@@ -2,6 +2,7 @@
 
 import dis
 import inspect
+import math
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -12,7 +13,7 @@ from nbopt import checks
 from nbopt.backends import get_backend
 from nbopt.base import Described
 from nbopt.errors import ArgumentError, DtypeError, MissingError, NboptError, ShapeError, StateError, TraceError
-from nbopt.layers import as_gradient, as_layers, check_distinct, entries_of, get_param_list, rows_with_gradients
+from nbopt.layers import as_gradient, as_layers, check_distinct, entries_of, get_param_list, rows_with_gradients, warn_of_lost_states
 from nbopt.tensor import Tensor
 from nbopt.trace import Tracer, tracing
 from nbopt.update import Update
@@ -78,12 +79,15 @@ class _Kept:
         say ``_pure_rule``. Tracing takes half of the time of a step over one small tensor. None where a trace can't be used again.
     traced : tuple
         The last trace: program and scalars.
+    told_of_lost_states : bool
+        Whether there was a warning, see `warn_of_lost_states`.
     """
 
     def __init__(self, optimizer):
         self.plans, self.inputs, self.traced = [], None, None
         # Those with a check, which makes plain numbers of them: other attributes may be arrays, which can't be compared.
         self.hyperparameters = attrgetter(*sorted(optimizer.checks.keys() - _NOT_TRACED))
+        self.told_of_lost_states = False
 
 
 class Optimizer(Described):
@@ -241,6 +245,8 @@ class Optimizer(Described):
             if made:
                 new = {id(states): tensors for states, tensors in made}
                 update.list_tensors(_flat([(pair, new.get(id(states), states)) for pair, states in params]))
+                cache = self._cache()
+                cache.told_of_lost_states = cache.told_of_lost_states or warn_of_lost_states(layers)
             return found
 
         def commit():
@@ -323,7 +329,12 @@ class Optimizer(Described):
             checks.epoch("epoch", epoch)
         rate = self.learning_rate
         if rate is not None and self.schedule is not None:
-            rate = checks.non_negative(f"the rate of {self.schedule!r}", self.schedule.get_learning_rate(rate, epoch))
+            try:
+                rate = self.schedule.get_learning_rate(rate, epoch)
+            except OverflowError:  # what Python's floats raise for some results that are too large
+                rate = math.inf
+            if type(rate) is not float or not 0.0 <= rate < math.inf:
+                rate = checks.non_negative(f"the rate of {self.schedule!r} at epoch {epoch}", rate)
         cache = self._cache()
         inputs = None
         if "_pure_rule" in type(self).__dict__ and "rule" not in self.__dict__:

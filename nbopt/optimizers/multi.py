@@ -1,9 +1,15 @@
 """MultiOptimizer."""
 
+import warnings
+
 from nbopt.backends import get_backend
 from nbopt.errors import ArgumentError
-from nbopt.layers import as_layers, check_distinct
+from nbopt.layers import as_layers, check_distinct, get_param_list
 from nbopt.optimizers.base import Optimizer
+
+
+def _class_name(layer):
+    return getattr(layer, "classnm", type(layer).__name__)
 
 
 def _not_here(name, value):
@@ -25,11 +31,16 @@ class MultiOptimizer(Optimizer):
     All layers of one optimizer are updated in one call, in list order, so a norm clip is over them together. An optimizer without layers is
     not called. The step is whole: if any of the optimizers fails, none has changed anything.
 
+    `t` counts the calls with parameters to update, whichever of the optimizers had some; one inside another MultiOptimizer isn't called.
+    `skipped` is the largest of the optimizers' counts.
+
     Hyper-parameters are those of the optimizers: to set one here is an error. Those with `skip_nonfinite` are skipped together, where the gradients
     of any of them are not finite; others go on.
     """
 
-    checks = {name: _not_here for name in Optimizer.checks if name != "t"}
+    checks = {**dict.fromkeys(Optimizer.checks, _not_here), "t": Optimizer.checks["t"]}
+
+    _keys_are_known = False
 
     def __init__(self, optimizer_mapping, name=None):
         super().__init__(name=name)
@@ -53,7 +64,7 @@ class MultiOptimizer(Optimizer):
             One inside another MultiOptimizer, where that is what the mapping names.
         """
         mapping = self.optimizer_mapping
-        for key in (getattr(layer, "name", None), getattr(layer, "classnm", type(layer).__name__)):
+        for key in (getattr(layer, "name", None), _class_name(layer)):
             if key in mapping:
                 found = mapping[key]
                 break
@@ -61,24 +72,69 @@ class MultiOptimizer(Optimizer):
             found = mapping["default"]
         return found.optimizer_of(layer) if isinstance(found, MultiOptimizer) else found
 
+    @property
+    def skipped(self):
+        """Int : the largest count of its optimizers. Those that have `skip_nonfinite` are skipped together. It is set on each of them."""
+        return max(getattr(optimizer, "skipped", 0) for optimizer in self.optimizer_mapping.values())
+
+    @skipped.setter
+    def skipped(self, count):
+        _not_here("skipped", count)
+
+    @property
+    def skipped_tensor(self):
+        """It has none."""
+        raise ArgumentError("MultiOptimizer has no skipped_tensor of its own: read that of one of its optimizers")
+
     def updates(self, be, layer_list, epoch):
         """Return the updates of all optimizers that have layers."""
-        return [update for optimizer, layers in self._groups(as_layers(layer_list)) for update in optimizer.updates(be, layers, epoch)]
+        found = [update for optimizer, layers in self._groups(as_layers(layer_list)) for update in optimizer.updates(be, layers, epoch)]
+        return self._counted(found)
+
+    def _counted(self, updates):
+        """Return the updates, the first of which counts the call in `t`."""
+        if updates:
+            commit = updates[0].commit
+
+            def counted():
+                commit()
+                object.__setattr__(self, "t", self.t + 1)
+
+            updates[0].commit = counted
+        return updates
 
     def optimize(self, layer_list, epoch):
         """Update the parameters of all layers, in place, by one step of their optimizers; see `Optimizer.optimize`."""
         layer_list = as_layers(layer_list)
         groups = self._groups(layer_list)
+        if layer_list and not self._keys_are_known:
+            self._keys_are_known = True
+            self._warn_of_keys(layer_list)
         own = [optimizer for optimizer, _ in groups if type(optimizer).optimize is not Optimizer.optimize]
         if not own:
             return super().optimize(layer_list, epoch)
         # An optimizer that overrides optimize, neon's way, can't be joined to the others' step: it runs on its own, after them.
-        joined = [update for optimizer, layers in groups if optimizer not in own for update in optimizer.updates(get_backend(), layers, epoch)]
+        joined = self._counted(
+            [update for optimizer, layers in groups if optimizer not in own for update in optimizer.updates(get_backend(), layers, epoch)]
+        )
         if joined:
             get_backend().update(*joined)
         for optimizer, layers in groups:
             if optimizer in own:
                 optimizer.optimize(layers, epoch)
+        if not joined and get_param_list(layer_list):
+            self.t += 1
+
+    def _warn_of_keys(self, layer_list):
+        """Warn of keys that are the name or class of none of the layers."""
+        found = {str(name) for layer in layer_list for name in (getattr(layer, "name", None), _class_name(layer))}
+        unknown = [key for key in self.optimizer_mapping if key != "default" and key not in found]
+        if unknown:
+            keys, names = ", ".join(map(repr, unknown)), ", ".join(map(repr, sorted(found)[:20]))
+            warnings.warn(f"no layer has the name or class {keys}, keys of MultiOptimizer; the layers' names and classes: {names}", stacklevel=3)
+        for optimizer in self.optimizer_mapping.values():
+            if isinstance(optimizer, MultiOptimizer):
+                optimizer._warn_of_keys(layer_list)
 
     def _groups(self, layer_list):
         """Return (optimizer, its layers) for each optimizer that has any, in the order of their first layers."""

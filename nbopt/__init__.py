@@ -1,5 +1,7 @@
 """nbopt: neon's optimizers, and your own, as fused Numba kernels over arrays that you already have."""
 
+import importlib
+
 from nbopt import backends, errors, optimizers
 from nbopt.backend import Backend
 from nbopt.backends import available_backends, gen_backend, get_backend, set_backend, use_backend
@@ -76,3 +78,17 @@ __all__ = [
     "set_backend",
     "use_backend",
 ]
+
+
+def __getattr__(name):
+    # Importing nbopt does not import PyTorch, and so neither does dir(nbopt).
+    if name == "torch":
+        try:
+            return importlib.import_module("nbopt.torch")
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise ImportError('nbopt.torch needs PyTorch. Type: pip install "nbopt[torch]"', name="torch") from None
+    close = {own.lower(): own for own in __all__}.get(name.lower()) or {"SGD": "GradientDescentMomentum"}.get(name)
+    hint = f": write nbopt.{close}" if close else ""
+    raise AttributeError(f"module 'nbopt' has no attribute {name!r}{hint}", name=name)

@@ -84,7 +84,7 @@ class NervanaObject:
             their turn. A name that the user did not choose is left out.
         """
         config = {}
-        for argument in _constructor_arguments(type(self)):
+        for argument in constructor_arguments(type(self)):
             if argument in skip or (argument == "name" and not self._named):
                 continue
             config[argument] = _describe(getattr(self, argument))
@@ -117,7 +117,7 @@ class NervanaObject:
             if not issubclass(target, cls):
                 raise DescriptionError(f"the description is of a {target.__name__}, not of a {cls.__name__}: call {target.__name__}.gen_class")
         values = {key: _rebuild(value) for key, value in config.items()}
-        allowed = _constructor_arguments(target)
+        allowed = constructor_arguments(target)
         unknown = sorted(set(values) - set(allowed))
         if unknown:
             raise DescriptionError(f"{target.__name__} takes no {', '.join(unknown)}; its arguments are {', '.join(allowed)}")
@@ -166,7 +166,8 @@ def _class_path(cls):
     return f"nbopt.{cls.__name__}" if package == "nbopt" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _constructor_arguments(cls):
+def constructor_arguments(cls):
+    """Return the names of the arguments of a class's constructor."""
     kinds = inspect.Parameter
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     return [p.name for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]

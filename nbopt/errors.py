@@ -13,6 +13,10 @@ class ArgumentError(NboptError, ValueError):
     """A hyper-parameter or option has a value that makes no sense."""
 
 
+class UnknownArgumentError(ArgumentError, TypeError):
+    """A constructor is called with an argument that it doesn't take."""
+
+
 class OperandError(NboptError, TypeError):
     """An operand is not a tensor, an expression or a number."""
 

@@ -20,6 +20,22 @@ _OTHER_REDUCTIONS = {"norm", "linalg_norm", "vector_norm", "vdot", "prod", "medi
 #: Products of matrices.
 MATRIX = {"@", "matmul", "mm", "dot", "outer", "einsum", "tensordot"}
 
+#: PyTorch's arguments of optimizers -> those of the same meaning here.
+ARGUMENTS = {
+    "lr": ("learning_rate",), "betas": ("beta_1", "beta_2"), "beta1": ("beta_1",), "beta2": ("beta_2",), "eps": ("epsilon",),
+    "weight_decay": ("wdecay",), "momentum": ("momentum_coef",), "alpha": ("decay_rate",), "rho": ("decay",), "etas": ("eta_minus", "eta_plus"),
+    "step_sizes": ("step_min", "step_max"), "max_norm": ("gradient_clip_norm",), "clip_norm": ("gradient_clip_norm",),
+    "clip_value": ("gradient_clip_value",), "scheduler": ("schedule",), "lr_schedule": ("schedule",),
+}  # fmt: skip
+#: Those for which there is something else.
+ELSEWHERE = {
+    "weight_decay": "nbopt.AdamW, nbopt.Lion and nbopt.GradientDescentMomentum have a weight decay: wdecay=",
+    "wdecay": "nbopt.AdamW, nbopt.Lion and nbopt.GradientDescentMomentum have a weight decay: wdecay=",
+    "amsgrad": "nbopt.AMSGrad is Adam with amsgrad=True",
+    "maximize": "To maximize, negate the gradients",
+    **dict.fromkeys(("foreach", "fused", "capturable", "differentiable"), "Every step is one fused kernel: leave out PyTorch's switches for that"),
+}  # fmt: skip
+
 
 def op_for(name):
     """Return the op, or the formula, for an element-wise function or method of another library.

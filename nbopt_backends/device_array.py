@@ -172,8 +172,9 @@ def _c_strides(shape, item_size):
 
 def _on_host(obj):
     return LayoutError(
-        f"the array ({type(obj).__name__}) is in the host's memory, and the backend \"cuda\" works on the GPU's. be.array(x) makes a tensor with "
-        "a copy; cupy.asarray(x) or torch.as_tensor(x, device='cuda') make device arrays, which are used without a copy"
+        f"the array ({type(obj).__name__}) is in the host's memory, and the backend \"cuda\" works on the GPU's. "
+        "nbopt.get_backend().array(x) makes a tensor with a copy; "
+        "cupy.asarray(x) or torch.as_tensor(x, device='cuda') make device arrays, which are used without a copy"
     )
 
 

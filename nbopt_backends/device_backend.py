@@ -169,7 +169,9 @@ class DeviceBackend(CompiledBackend):
         """Return the tensor's DeviceArray, with the address of now."""
         storage = tensor.storage
         if not isinstance(storage, DeviceArray):
-            raise LayoutError(f"{tensor!r} is in the host's memory, and this backend works on the GPU's: be.array(x) makes a copy there")
+            raise LayoutError(
+                f"{tensor!r} is in the host's memory, and this backend works on the GPU's: nbopt.get_backend().array(x) makes a copy there"
+            )
         self.check_device(storage.home.device_id)
         storage.refresh()
         return storage

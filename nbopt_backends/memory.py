@@ -40,7 +40,9 @@ def array_at(address, shape, dtype, strides, owner, readonly=False):
 
 def no_array(obj):
     """Return the error of an object whose memory can't be shared."""
-    return OperandError(f"{type(obj).__name__} is no array whose memory could be shared. be.array(x) makes a tensor with a copy of its values")
+    return OperandError(
+        f"{type(obj).__name__} is no array whose memory could be shared. nbopt.get_backend().array(x) makes a tensor with a copy of its values"
+    )
 
 
 def torch_structure(home, tensor):

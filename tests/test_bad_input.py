@@ -167,7 +167,7 @@ REFUSED = {
     "a byte-swapped gradient": (lambda be: [pair(ones(4), ones(4).astype(">f4"))], errors.LayoutError, ["byte-swapped", "newbyteorder"]),
     "a masked parameter": (lambda be: [pair(np.ma.array(ones(4), mask=[0, 1, 0, 0]), ones(4))], errors.LayoutError, ["masked", "filled"]),
     "a masked gradient": (lambda be: [pair(ones(4), np.ma.array(ones(4), mask=[0, 1, 0, 0]))], errors.LayoutError, ["masked", "filled"]),
-    "a list for a parameter": (lambda be: [pair([1.0], [1.0])], errors.OperandError, ["list", "be.array(x)"]),
+    "a list for a parameter": (lambda be: [pair([1.0], [1.0])], errors.OperandError, ["list", "nbopt.get_backend().array(x)"]),
     "a missing gradient": (lambda be: [pair(ones(4), None)], errors.OperandError, ["NoneType"]),
     "Adam's states": (
         lambda be: [pair(ones(4), ones(4), named(be, ones(4), "Adam.mean"), named(be, ones(4), "Adam.mean_square"))],

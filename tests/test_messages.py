@@ -1,6 +1,8 @@
 """Messages: an error says what was given, what is allowed, and what to type."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -180,3 +182,185 @@ def test_array_without_be(be):
     """The advice for an array beside a tensor is complete: it says where the backend comes from."""
     with pytest.raises(errors.OperandError, match=r"nbopt\.get_backend\(\)\.array\(x\).*nbopt\.get_backend\(\)\.wrap\(x\)"):
         be.ones(3) + np.ones(3)
+
+
+# --- arguments in PyTorch's words ---
+
+WORDS = [
+    (nbopt.AdamW, {"lr": 1e-3}, ["learning_rate="]),
+    (nbopt.AdamW, {"lr": 1e-3, "betas": (0.9, 0.99)}, ["learning_rate=", "beta_1= and beta_2="]),
+    (nbopt.AdamW, {"eps": 1e-8, "weight_decay": 0.1}, ["epsilon=", "wdecay="]),
+    (nbopt.GradientDescentMomentum, {"lr": 0.1, "momentum": 0.9}, ["learning_rate=", "momentum_coef="]),
+    (nbopt.RMSProp, {"alpha": 0.9}, ["decay_rate="]),
+    (nbopt.Adadelta, {"rho": 0.9}, ["decay="]),
+    (nbopt.Rprop, {"etas": (0.5, 1.2)}, ["eta_minus= and eta_plus="]),
+    (nbopt.Adam, {"weight_decay": 0.1}, ["nbopt.AdamW", "wdecay="]),
+    (nbopt.Adam, {"amsgrad": True}, ["nbopt.AMSGrad"]),
+    (nbopt.Adam, {"fused": True}, ["leave out"]),
+    (nbopt.Adam, {"learning_rat": 1.0}, ["Write learning_rate= in place of learning_rat="]),
+    (nbopt.Adam, {"frobnicate": 1.0}, ["takes no frobnicate. Its arguments are stochastic_round, learning_rate"]),
+    (nbopt.Adam, {"params": [], "lr": 1.0}, ["nbopt.torch.Optimizer(model.parameters(), nbopt.Adam(...))", "learning_rate="]),
+]
+
+
+@pytest.mark.parametrize(("kind", "arguments", "words"), WORDS, ids=lambda value: ",".join(value) if isinstance(value, dict) else "")
+def test_foreign_argument(kind, arguments, words):
+    """The error of an argument that a class doesn't have names those that it has."""
+    with pytest.raises(errors.UnknownArgumentError) as caught:
+        kind(**arguments)
+    assert all(word in str(caught.value) for word in words)
+    assert isinstance(caught.value, TypeError)
+    assert isinstance(caught.value, ValueError)
+
+
+class Module:
+    def parameters(self):
+        return []
+
+
+@pytest.mark.parametrize("given", [(x for x in ()), [np.ones(3)], [{"params": []}], Module()], ids=["generator", "list", "groups", "module"])
+def test_model_parameters_first(given):
+    """PyTorch's first argument, the parameters: the error says which class takes them."""
+    for kind in (nbopt.AdamW, nbopt.GradientDescentMomentum):
+        with pytest.raises(errors.ArgumentError, match=rf"nbopt\.torch\.Optimizer\(model\.parameters\(\), nbopt\.{kind.__name__}"):
+            kind(given, 0.1)
+
+
+def test_names_of_the_package():
+    """A class that PyTorch writes differently is named; another missing name is an ordinary AttributeError."""
+    for foreign, own in {"RMSprop": "RMSProp", "Adamax": "AdaMax", "SGD": "GradientDescentMomentum", "AdaDelta": "Adadelta"}.items():
+        with pytest.raises(AttributeError, match=f"{foreign}.*write nbopt.{own}$"):
+            getattr(nbopt, foreign)
+    assert not hasattr(nbopt, "frobnicate")
+
+
+LAZY = """
+import sys
+import nbopt
+dir(nbopt), hasattr(nbopt, "frobnicate"), [getattr(nbopt, name) for name in nbopt.__all__]
+assert "torch" not in sys.modules
+assert issubclass(nbopt.torch.Optimizer, sys.modules["torch"].optim.Optimizer)
+"""
+
+
+def test_lazy_torch():
+    """nbopt.torch needs no import of its own, and nothing else imports PyTorch."""
+    pytest.importorskip("torch")
+    subprocess.run([sys.executable, "-c", LAZY], check=True)
+
+
+def test_missing_torch(monkeypatch):
+    """Without PyTorch, nbopt.torch says what to install."""
+    monkeypatch.delitem(vars(nbopt), "torch", raising=False)
+    monkeypatch.delitem(sys.modules, "nbopt.torch", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match=r'nbopt\.torch needs PyTorch. Type: pip install "nbopt\[torch\]"'):
+        nbopt.torch  # noqa: B018
+
+
+# --- steps ---
+
+
+def test_rate_that_is_not_there(be):
+    """step.lr in a rule of an optimizer without a learning rate; and what a step never has."""
+
+    class Own(nbopt.Optimizer):
+        def __init__(self, lr):
+            super().__init__()
+            self.lr = lr
+
+        def rule(self, step, param, grad):
+            param[:] = param - step.lr * grad
+
+    with pytest.raises(errors.TraceError, match=r"self\.learning_rate = learning_rate"):
+        Own(0.1).optimize([layer_of(3)], 0)
+
+    class Batch(nbopt.Adam):
+        def rule(self, step, param, grad, *states):
+            param[:] = param - grad * step.batch
+
+    with pytest.raises(errors.TraceError, match="no attribute 'batch': it has lr, t, epoch and scale"):
+        Batch().optimize([layer_of(3)], 0)
+
+
+def test_afresh(be):
+    """The line that the message of foreign states offers does start afresh; clearing the list of lists is an error or does, too."""
+    layer = layer_of(3, 2)
+    nbopt.RMSProp().optimize([layer], 0)
+    with pytest.raises(errors.StateError) as caught:
+        nbopt.Adam().optimize([layer], 0)
+    loop = "for states in layer.states: states.clear()"
+    assert loop in str(caught.value)
+    exec(loop, {"layer": layer})
+    nbopt.Adam().optimize([layer], 0)
+    assert [len(states) for states in layer.states] == [2, 2]
+
+
+def broken_grad(layer):
+    layer.set_grad(1, np.ones(5, np.float32))
+
+
+def broken_state(layer):
+    layer.states[1].append(nbopt.get_backend().ones(5))
+
+
+def foreign_state(layer):
+    tensor = nbopt.get_backend().ones(2)
+    tensor.name = "Adagrad.sum"
+    layer.states[1].append(tensor)
+
+
+def too_many_states(layer):
+    layer.states[1].extend(nbopt.get_backend().ones(2) for _ in range(2))
+
+
+@pytest.mark.parametrize("spoil", [broken_grad, broken_state, foreign_state, too_many_states], ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize("named", [True, False])
+def test_place(be, spoil, named):
+    """The message names the layer, and the parameter's number in it."""
+
+    class Layer:
+        def __init__(self, parameters):
+            self.get_params = parameters.get_params
+
+    first, second = layer_of(3, name="first"), layer_of(3, 2, name="second")
+    spoil(second)
+    with pytest.raises(errors.NboptError, match="parameter 1 of layer " + ("'second'" if named else "1")):
+        nbopt.RMSProp().optimize([first, second if named else Layer(second)], 0)
+
+
+def test_place_of_a_gradient(be):
+    """So does that of an array that can't be used."""
+
+    class Layer:
+        name = "mine"
+
+        def get_params(self):
+            return (np.ones(3, np.float32), np.ones(3, np.int32)), []
+
+    with pytest.raises(errors.DtypeError, match="the gradient of parameter 0"):
+        nbopt.RMSProp().optimize([Layer()], 0)
+    layer = Layer()
+    entry = layer.get_params()
+    layer.get_params = lambda: entry
+    with pytest.raises(errors.DtypeError, match="the gradient of parameter 0 of layer 'mine'"):
+        nbopt.RMSProp().optimize([layer], 0)
+
+
+def test_explain_own_optimize(be):
+    """An optimizer with an optimize of its own has one, and the message says so."""
+
+    class Neon(nbopt.Optimizer):
+        def optimize(self, layer_list, epoch):
+            for (param, grad), _ in nbopt.get_param_list(layer_list):
+                param[:] = param - grad
+
+    class Neither(nbopt.Optimizer):
+        pass
+
+    for optimizer in (Neon(), nbopt.MultiOptimizer({"default": Neon()})):
+        for function in (nbopt.explain, nbopt.compile):
+            with pytest.raises(errors.TraceError, match=r"Neon has an optimize of its own.*rule\(self, step, param, grad"):
+                function(optimizer, [layer_of(3)])
+    with pytest.raises(NotImplementedError, match="Neither defines neither"):
+        nbopt.explain(Neither(), [layer_of(3)])

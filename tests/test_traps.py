@@ -1,6 +1,9 @@
 """Traps: mistakes that would train wrongly, or not at all, and say nothing."""
 
+import copy
 import inspect
+import pickle
+import pydoc
 
 import numpy as np
 import pytest
@@ -235,3 +238,121 @@ def test_rule_exchanged(be):
     optimizer.rule = rule
     optimizer.optimize([layer], 0)
     assert layer.params[0].tolist() == [7.0]
+
+
+# --- names of hyper-parameters ---
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "typed"),
+    [
+        ("learning_rat", 1.0, "optimizer.learning_rate = ..."),
+        ("learnign_rate", 1.0, "optimizer.learning_rate = ..."),
+        ("skip_nonfinte", True, "optimizer.skip_nonfinite = ..."),
+        ("lr", 1.0, "optimizer.learning_rate = ..."),
+        ("eps", 1e-8, "optimizer.epsilon = ..."),
+        ("betas", (0.9, 0.99), "optimizer.beta_1 = ... and optimizer.beta_2 = ..."),
+        ("weight_decay", 0.1, "nbopt.AdamW"),
+        ("scheduler", nbopt.Schedule(), "optimizer.schedule = ..."),
+        ("gradient_clip_nrm", 1.0, "optimizer.gradient_clip_norm = ..."),
+    ],
+)
+def test_misspelt_attribute(name, value, typed):
+    """An attribute that looks like a hyper-parameter by another name would do nothing."""
+    optimizer = nbopt.Adam()
+    with pytest.raises(errors.ArgumentError) as caught:
+        setattr(optimizer, name, value)
+    assert typed in str(caught.value)
+    assert not hasattr(optimizer, name)
+
+
+def test_misspelt_attribute_of_others():
+    """So it is with classes of one's own, their own hyper-parameters, and a MultiOptimizer."""
+
+    class Own(nbopt.Optimizer):
+        def __init__(self, threshold=1.0, name=None):
+            super().__init__(name=name)
+            self.threshold = threshold
+
+    with pytest.raises(errors.ArgumentError, match=r"optimizer\.threshold = "):
+        Own().treshold = 2.0
+    with pytest.raises(errors.ArgumentError, match=r"optimizer\.learning_rate = "):
+        Own().learning_rat = 2.0
+    with pytest.raises(errors.ArgumentError, match="learning_rate"):
+        nbopt.MultiOptimizer({"default": nbopt.Adam()}).learning_rat = 1.0
+
+
+def test_own_attributes():
+    """Other attributes are free: names that are less like one, values that the hyper-parameter couldn't have, and what methods set."""
+
+    class Own(nbopt.Adam):
+        beta_4 = 0.5
+
+        def __init__(self, lr=0.1):
+            super().__init__(learning_rate=lr)
+            self.lr = lr
+            for name in ("beta_33", "learning_rat"):
+                setattr(self, name, 1.0)
+
+        def reset(self):
+            self.eps = 1.0
+
+    optimizer = Own()
+    optimizer.reset()
+    optimizer.lr, optimizer.eps, optimizer.beta_4 = 0.2, 0.3, 0.4
+    assert (optimizer.lr, optimizer.eps, optimizer.beta_4, optimizer.learning_rat) == (0.2, 0.3, 0.4, 1.0)
+    plain = nbopt.Adam()
+    plain.learning_rates, plain.history, plain.tag, plain.x, plain._lr = [], {}, "a", 1.0, 2.0
+    assert plain.learning_rates == []
+
+
+@pytest.mark.parametrize("kind", [nbopt.RMSProp, nbopt.Adagrad, nbopt.Adadelta, nbopt.Adam, nbopt.AdamW, nbopt.ShiftAdaMax, nbopt.Lion])
+@pytest.mark.parametrize("number", [1, 0, 1e-3, np.float32(0.1), np.int64(3)], ids=repr)
+def test_positional_number(kind, number):
+    """The first argument is neon's stochastic_round: a number there was meant for another one."""
+    meant = "decay" if kind is nbopt.Adadelta else "learning_rate"
+
+    class Inheriting(kind):
+        pass
+
+    class Passing(kind):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+
+    class Own(kind):
+        def __init__(self, stochastic_round):
+            super().__init__(stochastic_round)
+
+    for each in (kind, Inheriting, Passing):
+        with pytest.raises(errors.ArgumentError, match=rf"stochastic_round.*{meant}="):
+            each(number)
+    assert kind(stochastic_round=3).stochastic_round == Own(stochastic_round=3).stochastic_round == 3
+    assert [kind(value).stochastic_round for value in (True, False)] == [True, False]
+
+
+def test_positional_rate():
+    """Where the first argument is the learning rate, a number is fine."""
+    assert nbopt.GradientDescentMomentum(1, 0.9).learning_rate == 1.0
+
+    class Own(nbopt.Adam):
+        def __init__(self, learning_rate):
+            super().__init__(learning_rate=learning_rate)
+
+    assert Own(0.5).learning_rate == 0.5
+
+
+def test_constructor_is_seen():
+    """inspect, help, pickle, copy and descriptions find the constructors as they are written."""
+
+    class Inheriting(nbopt.Adam):
+        pass
+
+    for kind in (nbopt.Adam, Inheriting):
+        parameters = list(inspect.signature(kind).parameters)
+        assert parameters[:2] == ["stochastic_round", "learning_rate"]
+        assert parameters[-2:] == ["schedule", "state_dtype"]
+    assert "beta_1=0.9" in pydoc.render_doc(nbopt.Adam)
+    optimizer = nbopt.Adam(stochastic_round=10, learning_rate=0.5)
+    for other in (pickle.loads(pickle.dumps(optimizer)), copy.deepcopy(optimizer), nbopt.NervanaObject.gen_class(optimizer.get_description())):
+        assert other == optimizer
+        assert other.stochastic_round == 10

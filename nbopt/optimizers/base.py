@@ -3,6 +3,7 @@
 import dis
 import inspect
 import math
+import sys
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 
 from nbopt import checks
 from nbopt.backends import get_backend
-from nbopt.base import Described
+from nbopt.base import Described, constructor_arguments
 from nbopt.errors import ArgumentError, DtypeError, MissingError, NboptError, ShapeError, StateError, TraceError
 from nbopt.layers import as_gradient, as_layers, check_distinct, entries_of, get_param_list, rows_with_gradients, warn_of_lost_states
+from nbopt.optimizers.constructor import checked, like
 from nbopt.tensor import Tensor
 from nbopt.trace import Tracer, tracing
 from nbopt.update import Update
+from nbopt.words import ELSEWHERE
 
 
 class Step:
@@ -163,10 +166,37 @@ class Optimizer(Described):
         names = cls.state_names
         if isinstance(names, str) or not all(isinstance(name, str) and name.isidentifier() for name in names):
             raise ArgumentError(f'{cls.__name__}.state_names must be a tuple of identifiers, like ("momentum",); not {names!r}')
+        if inspect.isfunction(cls.__dict__.get("__init__")):
+            cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
     def __setattr__(self, name, value):
         check = self.checks.get(name)
+        if check is None and name not in self.__dict__ and not name.startswith("_"):
+            self._check_new_name(name, value, sys._getframe(1))
         object.__setattr__(self, name, value if check is None else check(name, value))
+
+    def _check_new_name(self, name, value, frame):
+        """Refuse to make an attribute that looks like a hyper-parameter by another name. The methods of an optimizer may make any."""
+        arguments = () if hasattr(type(self), name) else constructor_arguments(type(self))
+        if name in arguments or hasattr(type(self), name):
+            return
+        known = like(name, {*self.checks, *arguments} - {"name"})
+        if not known and name not in ELSEWHERE:
+            return
+        allowed = {**self.checks, **Optimizer.checks}  # those of a MultiOptimizer allow nothing
+        if len(known) == 1 and known[0] in allowed:
+            try:
+                allowed[known[0]](known[0], value)
+            except NboptError:
+                return  # no value of that hyper-parameter: a list of learning rates, say
+        while frame is not None:
+            first = frame.f_code.co_varnames[: frame.f_code.co_argcount][:1]
+            if first and frame.f_locals.get(first[0]) is self:
+                return
+            frame = frame.f_back
+        write = " and ".join(f"optimizer.{word} = ..." for word in known)
+        advice = f"Write {write}, or give an attribute of your own a name that is less like it" if known else ELSEWHERE[name]
+        raise ArgumentError(f"{self.classnm} has no {name}, so setting it would do nothing. {advice}")
 
     def rule(self, step, param, grad, *states):
         """State one step as mathematics. Subclasses define it.
@@ -180,6 +210,11 @@ class Optimizer(Described):
             The gradient, divided by ``be.bsz`` and clipped by ``gradient_clip_value``.
         *states : Slot
             One for each name in `state_names`, to read and to assign.
+
+        Raises
+        ------
+        TraceError
+            In the base class, if a subclass defines `optimize` in its place, and something asks for a rule.
         """
         if type(self).optimize is not Optimizer.optimize:
             raise TraceError(
@@ -240,7 +275,7 @@ class Optimizer(Described):
 
         def columns(update):
             check_distinct(layers)
-            found = self.checked_columns(be, params, made)
+            found = self.checked_columns(be, params, made, lambda number, states: place_in(layers, states) or f"parameter {number}")
             self.check_effect(update.program, bool(made))
             if made:
                 new = {id(states): tensors for states, tensors in made}
@@ -508,7 +543,7 @@ class Optimizer(Described):
         state = {key: value for key, value in self.__dict__.items() if key not in ("_kept", "be")}
         return {**state, "_skipped": self.skipped} if "_skipped" in state else state  # copy.copy would share the tensor
 
-    def checked_columns(self, be, params, made):
+    def checked_columns(self, be, params, made, place=lambda number, states: f"parameter {number}"):
         """Return the columns of an `Update` over `params`, validated, with new states where there are none yet.
 
         Parameters
@@ -517,6 +552,8 @@ class Optimizer(Described):
         params : list of ((W, dW), states)
         made : list
             Extended by (states, new tensors) for each list of states that has to be filled when the step can't fail any more.
+        place : callable
+            ``place(number, states)`` returns what messages call the parameter: its number in `params` and its list of states are given.
 
         Returns
         -------
@@ -531,11 +568,17 @@ class Optimizer(Described):
         names = self.states_in_use()
         rows = []
         for number, (param, grad, states) in enumerate(entries_of(params)):
-            param = wrapped(be, param, f"parameter {number}")
-            grad = wrapped(be, as_gradient(be, grad, param), f"the gradient of parameter {number}")
-            if param.shape != grad.shape:
-                raise ShapeError(f"a parameter has shape {param.shape} and its gradient {grad.shape}: {_called(param)}")
-            rows.append([param, grad, *self._states_of(be, param, grad, states, names, made)])
+            part = ""
+            try:
+                param = be.wrap(param)
+                part = "the gradient of "
+                grad = be.wrap(as_gradient(be, grad, param))
+                part = ""
+                if param.shape != grad.shape:
+                    raise ShapeError(f"its shape is {param.shape}, and that of its gradient {grad.shape}")
+                rows.append([param, grad, *self._states_of(be, param, grad, states, names, made)])
+            except NboptError as error:
+                raise type(error)(f"{part}{place(number, states)}: {error}") from None
         return [list(column) for column in zip(*rows)]
 
     def _states_of(self, be, param, grad, states, names, made):
@@ -550,19 +593,13 @@ class Optimizer(Described):
         for state, name in zip(states, own):
             found = getattr(state, "name", None)
             if found is not None and "." in found and found != name:
-                raise StateError(
-                    f"the states of {_called(param)} were left by another optimizer ({found}), and {self.classnm} can't go on from them. "
-                    "Empty the list of states to start afresh."
-                )
+                raise StateError(f"its states were left by another optimizer ({found}), and {self.classnm} can't go on from them. {_AFRESH}")
         if len(states) != len(own) and (names or len(states) > len(own)):
-            raise StateError(
-                f"{self.classnm} keeps {len(own)} states ({', '.join(own) or 'none'}) and {_called(param)} has {len(states)}. "
-                "Empty the list of states to start afresh."
-            )
-        used = [wrapped(be, state, f"the state {name} of {_called(param)}") for state, name in zip(states, names)]
+            raise StateError(f"{self.classnm} keeps {len(own)} states ({', '.join(own) or 'none'}), and the parameter has {len(states)}. {_AFRESH}")
+        used = [wrapped(be, state, f"the state {name}") for state, name in zip(states, names)]
         for state, name in zip(used, names):
             if state.shape != grad.shape:
-                raise ShapeError(f"the state {name} has shape {state.shape} and the gradient {grad.shape}: {_called(param)}")
+                raise ShapeError(f"its state {name} has shape {state.shape}, and its gradient {grad.shape}")
         return used
 
 
@@ -582,6 +619,32 @@ def decayed(param, change, decay):
     Node
     """
     return param - (change + decay * param)
+
+
+#: What to type where states have to go.
+_AFRESH = "Empty each list of states to start afresh: for states in layer.states: states.clear()"
+
+
+def place_in(layers, states):
+    """Return what messages call the parameter that has this list of states.
+
+    Parameters
+    ----------
+    layers : list
+    states : list
+
+    Returns
+    -------
+    str or None
+        The parameter's number and its layer. None if no layer has it.
+    """
+    for index, layer in enumerate(layers):
+        entries = layer.get_params()
+        for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
+            if isinstance(entry, tuple) and entry[1:] and entry[1] is states:
+                name = getattr(layer, "name", None)
+                return f"parameter {number} of layer {index if name is None else repr(name)}"
+    return None
 
 
 def _rebinds(code, name):
@@ -626,7 +689,3 @@ def _flat(params):
     except (TypeError, ValueError):
         return None
     return lambda: chain(chain.from_iterable(pairs), chain.from_iterable(states))
-
-
-def _called(tensor):
-    return repr(tensor) if isinstance(tensor, Tensor) else f"an array of shape {tensor.shape}"

@@ -114,7 +114,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     torch.set_num_threads(1)  # matrices this small are multiplied faster by one thread than by several
-    torch.manual_seed(args.seed)  # also of stochastic rounding
+    torch.manual_seed(args.seed)
     text, letters = load_text()
     model = Model(len(letters))
     options = dict(OPTIMIZERS[args.optimizer], gradient_clip_norm=1.0)
@@ -125,7 +125,7 @@ def main(argv=None):
     if args.bf16:
         model.bfloat16()
         options["stochastic_round"] = True
-    optimizer = nbopt.torch.Optimizer(model.parameters(), getattr(nbopt, args.optimizer)(**options))
+    optimizer = nbopt.torch.Optimizer(model.parameters(), getattr(nbopt, args.optimizer)(**options), seed=args.seed)
     losses = train(model, optimizer, text, steps=args.steps)
     draw(losses, f"{args.optimizer}{', bfloat16' if args.bf16 else ''}", args.plot)
     print(write(model, letters))

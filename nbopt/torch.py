@@ -14,6 +14,7 @@ from nbopt.backends import new_backend
 from nbopt.base import NervanaObject
 from nbopt.errors import ArgumentError, LayoutError, NboptError, StateError
 from nbopt.optimizers.base import storage_name, wrapped
+from nbopt.seeds import seed_for
 
 __all__ = ["Optimizer"]
 
@@ -42,8 +43,12 @@ class Optimizer(torch.optim.Optimizer):
     optimizer : nbopt.Optimizer
         One that states a rule. Each group works with a copy; the one that is given stays as it is.
     backend : str or Backend, optional
-        What runs the steps; ``"cpu"`` or ``"cuda"``, by the first parameter's device, without it. A backend made from a name has
-        PyTorch's seed (``torch.manual_seed``) for stochastic rounding. nbopt's current backend is neither used nor changed.
+        What runs the steps; ``"cpu"`` or ``"cuda"``, by the first parameter's device, without it. nbopt's current backend is neither used nor
+        changed.
+    seed : int, optional
+        Seed of stochastic rounding, from 0 to 2**64 - 1. Without it each optimizer of a process has another one, which depends only on
+        how many were made before it: two optimizers never round alike, and the processes of a parallel run do. PyTorch's own seed plays no part.
+        A `Backend` that exists already has a seed of its own.
 
     Attributes
     ----------
@@ -85,9 +90,12 @@ class Optimizer(torch.optim.Optimizer):
     ============================  ==================================================================================================
     """
 
-    def __init__(self, params, optimizer, backend=None):
+    def __init__(self, params, optimizer, backend=None, seed=None):
         self._optimizer = _usable(optimizer)
         self._backend = backend
+        self._seed = seed_for(seed)
+        if seed is not None and isinstance(backend, Backend):
+            raise ArgumentError("seed= goes with a backend's name; a backend that exists already has a seed: set_backend(..., rng_seed=...)")
         self._groups: list[_Group] = []
         super().__init__(params, _settings(optimizer))
 
@@ -143,7 +151,7 @@ class Optimizer(torch.optim.Optimizer):
             name = self._backend or {"cpu": "cpu", "cuda": "cuda"}.get(device.type)
             if name is None:
                 raise LayoutError(f"the parameters are on {device}, and no backend works there: use the CPU or an NVIDIA GPU")
-            self._backend = new_backend(name, rng_seed=torch.initial_seed() % 2**64, device_id=device.index or 0)
+            self._backend = new_backend(name, rng_seed=self._seed, device_id=device.index or 0)
         for param in params:
             if param.device != every[0].device:
                 raise LayoutError(

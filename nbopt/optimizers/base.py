@@ -84,10 +84,12 @@ class _Kept:
         The last trace: program and scalars.
     told_of_lost_states : bool
         Whether there was a warning, see `warn_of_lost_states`.
+    listed : tuple or None
+        A `MultiOptimizer`'s last parameters: their serial numbers and sizes.
     """
 
     def __init__(self, optimizer):
-        self.plans, self.inputs, self.traced = [], None, None
+        self.plans, self.inputs, self.traced, self.listed = [], None, None, None
         # Those with a check, which makes plain numbers of them: other attributes may be arrays, which can't be compared.
         self.hyperparameters = attrgetter(*sorted(optimizer.checks.keys() - _NOT_TRACED))
         self.told_of_lost_states = False

@@ -1,11 +1,31 @@
 """MultiOptimizer."""
 
+import math
 import warnings
+from itertools import accumulate
+from operator import attrgetter
 
 from nbopt.backends import get_backend
 from nbopt.errors import ArgumentError
-from nbopt.layers import as_layers, check_distinct, get_param_list
+from nbopt.layers import as_layers, check_distinct, entries_of, get_param_list
 from nbopt.optimizers.base import Optimizer
+
+_serial = attrgetter("serial")
+
+
+class _Asked:
+    """A layer that has been asked for its parameters, so that a step asks once."""
+
+    def __init__(self, layer):
+        self.layer, self.name, self.entries = layer, getattr(layer, "name", None), get_param_list([layer])
+
+    def get_params(self):
+        """Hand over what the layer gave; from the second call on, ask it again."""
+        entries, self.entries = self.entries, None
+        return self.layer.get_params() if entries is None else entries
+
+    def __repr__(self):
+        return repr(self.layer)
 
 
 def _class_name(layer):
@@ -88,8 +108,8 @@ class MultiOptimizer(Optimizer):
 
     def updates(self, be, layer_list, epoch):
         """Return the updates of all optimizers that have layers."""
-        found = [update for optimizer, layers in self._groups(as_layers(layer_list)) for update in optimizer.updates(be, layers, epoch)]
-        return self._counted(found)
+        layers = as_layers(layer_list)
+        return self._joined(be, layers, self._groups(layers), epoch)
 
     def _counted(self, updates):
         """Return the updates, the first of which counts the call in `t`."""
@@ -103,6 +123,40 @@ class MultiOptimizer(Optimizer):
             updates[0].commit = counted
         return updates
 
+    def _joined(self, be, layers, groups, epoch):
+        """Return the updates of the optimizers in `groups`, whose random bits go by the places among the parameters of all `layers`."""
+        asked = [_Asked(layer) for layer in layers]
+        ends = [*accumulate(len(one.entries) for one in asked)]
+        places = {id(layer): (one, range(end - len(one.entries), end)) for layer, one, end in zip(layers, asked, ends)}
+        sizes = self._sizes([entry for one in asked for entry in one.entries])
+        updates = []
+        for optimizer, own in groups:
+            if type(optimizer).updates is not Optimizer.updates:  # it may list what it likes
+                updates += optimizer.updates(be, own, epoch)
+                continue
+            rows = [row for layer in own for row in places[id(layer)][1]]
+            found = optimizer.updates(be, [places[id(layer)][0] for layer in own], epoch)
+            for update in found:
+                update.listing = sizes, rows if update.listing is None else [rows[row] for row in update.listing[1]]
+            updates += found
+        return self._counted(updates)
+
+    def _sizes(self, entries):
+        """Return the numbers of elements of all parameters: the same list where they are the tensors of the last step."""
+        try:
+            params = [param for (param, _), _ in entries]
+        except (TypeError, ValueError):
+            list(entries_of(entries))  # explains what is wrong
+            raise
+        kept = self._cache()
+        try:
+            serials = [*map(_serial, params)]
+        except AttributeError:  # arrays that are wrapped later
+            return [math.prod(getattr(param, "shape", ())) for param in params]
+        if kept.listed is None or kept.listed[0] != serials:
+            kept.listed = serials, [param.size for param in params]
+        return kept.listed[1]
+
     def optimize(self, layer_list, epoch):
         """Update the parameters of all layers, in place, by one step of their optimizers; see `Optimizer.optimize`."""
         layer_list = as_layers(layer_list)
@@ -114,9 +168,7 @@ class MultiOptimizer(Optimizer):
         if not own:
             return super().optimize(layer_list, epoch)
         # An optimizer that overrides optimize, neon's way, can't be joined to the others' step: it runs on its own, after them.
-        joined = self._counted(
-            [update for optimizer, layers in groups if optimizer not in own for update in optimizer.updates(get_backend(), layers, epoch)]
-        )
+        joined = self._joined(get_backend(), layer_list, [(optimizer, layers) for optimizer, layers in groups if optimizer not in own], epoch)
         if joined:
             get_backend().update(*joined)
         for optimizer, layers in groups:

@@ -6,11 +6,19 @@ import numbers
 import numpy as np
 
 from nbopt.errors import ArgumentError
-from nbopt.tensor import normalise_rounding
+from nbopt.tensor import Tensor, normalise_rounding
+
+
+def unwrapped(value):
+    """Return the number in an array or tensor without dimensions (NumPy's, PyTorch's, JAX's, ...), or `value` itself where it is none."""
+    if isinstance(value, numbers.Real) or getattr(value, "shape", None) != ():
+        return value
+    return value.get().item() if isinstance(value, Tensor) else value.item()
 
 
 def _check(condition, allowed, kind=float):
     def check(name, value):
+        value = unwrapped(value)
         if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
             try:
                 # One type from here on: NumPy's scalars, say, would pull the host's arithmetic down to their own precision.

@@ -60,7 +60,8 @@ class Optimizer(torch.optim.Optimizer):
         How many steps of each group were skipped so. They are the same, but for groups without gradients in some step, and those added later.
     param_groups : list of dict
         Each has its hyper-parameters under the names of the optimizer's arguments, the learning rate as ``"lr"``: PyTorch's schedulers change
-        it. All are read at every step, and changing one compiles nothing. ``"t"`` counts the steps; ``"epoch"``, 0 unless you set
+        it. All are read at every step, and changing one compiles nothing. A number may be a tensor without dimensions, which may be written in
+        place; on a GPU the host waits for its value. ``"t"`` counts the steps; ``"epoch"``, 0 unless you set
         it, is what nbopt's own schedules and ShiftAdaMax depend on.
     state : dict
         ``state[param]`` has the states by their names. Write into these tensors, if you must; to exchange them use `load_state_dict`.
@@ -364,10 +365,10 @@ class _Group:
                 value = group[key]
             except KeyError:
                 raise ArgumentError(f"a group has no {key!r} any more: {self.optimizer.classnm} needs it at every step") from None
-            if value is not self._read.get(key):
+            if value is not self._read.get(key, self):
                 named = key == "state_dtype" and value is not None
                 setattr(self.optimizer, attribute, storage_name(self.optimizer.be, value) if named else value)
-                self._read[key] = value
+                self._read[key] = self if hasattr(value, "shape") else value  # a tensor may be written in place
         t = group.get("t")
         if t is not self.optimizer.t:
             self.optimizer.t = t

@@ -172,8 +172,8 @@ def check_disjoint(values):
     ------
     LayoutError
     """
-    for array, _, label in values:
-        if overlaps_itself(array):
+    for array, written, label in values:
+        if written and overlaps_itself(array):
             raise LayoutError(f"elements of {label()} share memory with each other: make a copy of it (numpy.array(x))")
     spans = sorted((*byte_range(array), written, index) for index, (array, written, _) in enumerate(values))
     active = []  # spans that reach beyond the current one's start

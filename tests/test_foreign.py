@@ -3,10 +3,11 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import nbopt
-from nbopt.errors import LayoutError
+from nbopt.errors import ArgumentError, LayoutError
 
 torch = pytest.importorskip("torch", reason="these tests need PyTorch: pip install nbopt[torch]")
 
@@ -218,3 +219,160 @@ dist.destroy_process_group()
     pytest.importorskip("torch.distributed.tensor", reason="needs DTensor")
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["refused"] * 2
+
+
+# --- gradients whose elements share memory ---
+
+
+SHARED = {
+    "broadcast": lambda: np.broadcast_to(np.float32([1, 2, 3]), (4, 3)),
+    "one number": lambda: np.broadcast_to(np.float32(2), (4, 3)),
+    "a window": lambda: np.lib.stride_tricks.sliding_window_view(np.arange(6, dtype=np.float32), 3),
+}
+
+
+@pytest.mark.parametrize("shared", SHARED)
+@pytest.mark.parametrize("name", ["plain", "norm clip", "stochastic"])
+def test_shared_elements(backend, shared, name):
+    """A gradient whose elements share memory gives the bits of a copy of it; it is only read."""
+    options = {"plain": {}, "norm clip": {"gradient_clip_norm": 0.5}, "stochastic": {"stochastic_round": 3}}[name]
+    results = []
+    for grad in (SHARED[shared](), SHARED[shared]().copy()):
+        w = np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3)
+        backend.rng_reset()
+        layer, optimizer = nbopt.Parameters((w, grad)), nbopt.RMSProp(**options)
+        for _ in range(2):
+            layer.grads = [grad]
+            optimizer.optimize([layer], 0)
+        results.append(w)
+    assert results[0].tobytes() == results[1].tobytes()
+    assert (results[0] != np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3)).any()
+
+
+def test_shared_elements_that_are_written(backend):
+    """A parameter or a state whose elements share memory is refused as before."""
+    w = np.ones((4, 3), np.float32)
+    shared = np.lib.stride_tricks.as_strided(np.ones(3, np.float32), (4, 3), (0, 4))
+    with pytest.raises(LayoutError, match="share memory with each other"):
+        sgd().optimize([nbopt.Parameters((shared, w))], 0)
+    layer = nbopt.Parameters((w, w.copy()))
+    state = backend.wrap(shared)
+    state.name = "RMSProp.mean_square"
+    layer.states[0].append(state)
+    with pytest.raises(LayoutError, match="share memory with each other"):
+        nbopt.RMSProp().optimize([layer], 0)
+    assert (w == 1).all()
+    assert (shared == 1).all()
+
+
+def test_shared_elements_of_the_parameter():
+    """A gradient that is a window over what is written is still refused."""
+    w = np.ones(6, np.float32)
+    with pytest.raises(LayoutError, match="share memory that a step writes"):
+        sgd().optimize([nbopt.Parameters((w, np.broadcast_to(w[:1], (6,))))], 0)
+    assert (w == 1).all()
+
+
+def test_expanded_gradients():
+    """So it is for PyTorch's expand, also where it comes and goes."""
+    p = parameter([0.0, 0.0, 0.0], None)
+    optimizer, found = nbopt.torch.Optimizer([p], sgd(1.0)), []
+    for grad in (torch.ones(1).expand(3), torch.ones(3), torch.tensor([2.0]).expand(3)):
+        p.grad = grad
+        optimizer.step()
+        found.append(p.tolist())
+    assert found == [[-1.0] * 3, [-2.0] * 3, [-4.0] * 3]
+
+
+# --- numbers in arrays without dimensions ---
+
+
+def jax_scalar(value):
+    return pytest.importorskip("jax", reason="needs JAX: pip install jax").numpy.float32(value)
+
+
+SCALARS = {
+    "torch": torch.tensor,
+    "torch parameter": lambda value: torch.nn.Parameter(torch.tensor(value)),
+    "negative bit": negative,
+    "numpy": np.array,
+    "jax": jax_scalar,
+    "nbopt": lambda value: nbopt.get_backend().array(value),
+}
+
+
+@pytest.mark.parametrize("kind", SCALARS)
+def test_scalars(kind):
+    """Hyper-parameters may be arrays without dimensions, of any library; they become plain numbers."""
+    with nbopt.use_backend("reference"):
+        half = SCALARS[kind](0.5)
+        optimizer = nbopt.RMSProp(learning_rate=half, gradient_clip_norm=half, decay_rate=half)
+        assert [type(x) for x in (optimizer.learning_rate, optimizer.gradient_clip_norm, optimizer.decay_rate)] == [float] * 3
+        assert optimizer.learning_rate == optimizer.gradient_clip_norm == optimizer.decay_rate == 0.5
+        assert nbopt.PolySchedule(SCALARS[kind](4.0), 1.0).total_epochs == 4
+        w, g = np.zeros(2, np.float32), np.ones(2, np.float32)
+
+        class Half:
+            def get_learning_rate(self, learning_rate, epoch):
+                assert type(epoch) is float
+                return half
+
+        optimizer = sgd(4.0, schedule=Half(), wdecay=SCALARS[kind](0.0))
+        optimizer.optimize([nbopt.Parameters((w, g))], SCALARS[kind](3.0))
+        assert w.tolist() == [-0.5, -0.5]
+        assert optimizer.clip_gradient_norm([((w, g), [])], half) == pytest.approx(0.5 / 2**0.5)
+
+
+@pytest.mark.parametrize("bad", [-0.5, np.nan, True, 1j, [0.5]], ids=str)
+@pytest.mark.parametrize("library", [np.array, torch.tensor])
+def test_scalars_that_make_no_sense(bad, library):
+    """They are checked as numbers are, and one element in a list is none."""
+    with pytest.raises(ArgumentError, match="learning_rate must be a finite number from 0 on"):
+        nbopt.RMSProp(learning_rate=library(bad))
+
+
+def test_optax_schedules():
+    """A schedule of optax, which gives JAX scalars, gives the rate."""
+    optax = pytest.importorskip("optax", reason="needs optax: pip install optax")
+    rates = optax.linear_schedule(1.0, 0.0, 4)
+
+    class Rates:
+        def get_learning_rate(self, learning_rate, epoch):
+            return rates(epoch)
+
+    w = np.zeros(2, np.float32)
+    layer, optimizer = nbopt.Parameters((w, np.ones(2, np.float32))), sgd(1.0, schedule=Rates())
+    with nbopt.use_backend("reference"):
+        for epoch in range(4):
+            optimizer.optimize([layer], epoch)
+    assert w.tolist() == [-2.5, -2.5]
+
+
+def test_a_learning_rate_in_a_tensor():
+    """In PyTorch's groups a tensor is read at every step, however a scheduler writes it."""
+    p = parameter([0.0], None)
+    rate = torch.tensor(0.5)
+    optimizer, found = nbopt.torch.Optimizer([{"params": [p], "lr": rate}], sgd(8.0)), []
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    for _ in range(2):
+        p.grad = torch.ones(1)
+        optimizer.step()
+        found.append(p.item())
+        scheduler.step()
+    rate = optimizer.param_groups[0]["lr"]
+    assert isinstance(rate, torch.Tensor)
+    rate.fill_(2.0)
+    optimizer.step()
+    optimizer.param_groups[0]["lr"] = 1.0
+    optimizer.step()
+    assert [*found, p.item()] == [-0.5, -0.75, -3.75]
+    again = nbopt.torch.Optimizer([parameter([0.0], None)], sgd())
+    again.load_state_dict({**optimizer.state_dict(), "param_groups": [{**optimizer.state_dict()["param_groups"][0], "lr": torch.tensor(0.25)}]})
+    assert float(again.param_groups[0]["lr"]) == 0.25
+
+
+def test_a_clip_that_a_group_turns_off():
+    """None in a group turns a clip off that its optimizer has."""
+    p = parameter([0.0], torch.tensor([3.0]))
+    nbopt.torch.Optimizer([{"params": [p], "gradient_clip_norm": None}], sgd(1.0, gradient_clip_norm=1.0)).step()
+    assert p.tolist() == [-3.0]

@@ -122,7 +122,8 @@ class Optimizer(Described):
     t : int
         How many times `optimize` was called, with parameters to update.
     schedule, learning_rate, gradient_clip_norm, gradient_clip_value, param_clip_value, stochastic_round
-        Read at every step; None or 0 turns a clip off. Values that make no sense raise ArgumentError when they are assigned.
+        Read at every step; None or 0 turns a clip off. Values that make no sense raise ArgumentError when they are assigned. A number may be an array
+        or tensor without dimensions, of any library: what it is when it is assigned counts.
     loss_scale : float, or array or Tensor of one element
         What the loss was multiplied by: gradients are divided by it before anything else. One on a device is never read by the host. Not
         part of the description.
@@ -363,6 +364,7 @@ class Optimizer(Described):
     def _trace(self, divisor, names, epoch):
         """Return the program of the rule and its scalars' values."""
         if type(epoch) is not int or epoch < 0:
+            epoch = checks.unwrapped(epoch)
             checks.epoch("epoch", epoch)
         rate = self.learning_rate
         if rate is not None and self.schedule is not None:
@@ -524,7 +526,7 @@ class Optimizer(Described):
         float
             ``clip_norm / max(||gradients|| / be.bsz, clip_norm)``, at most 1; 1.0 where clipping is off.
         """
-        checks.optional(checks.non_negative)("clip_norm", clip_norm)
+        clip_norm = checks.optional(checks.non_negative)("clip_norm", clip_norm)
         if not clip_norm or not param_list:
             return 1.0
         be = get_backend()

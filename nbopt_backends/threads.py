@@ -2,6 +2,7 @@
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -31,7 +32,9 @@ def threading_layer():
             added = [] if any(name in os.environ for name in _USERS_OWN) else list(_WAITING)
             os.environ.update({name: _WAITING[name] for name in added})
             try:
-                parallel._launch_threads()
+                # On a thread of its own: OpenMP's number of threads belongs to the thread that sets it, and other libraries (PyTorch) go by it.
+                with ThreadPoolExecutor(1) as helper:
+                    helper.submit(parallel._launch_threads).result()
             finally:
                 for name in added:
                     del os.environ[name]

@@ -323,6 +323,20 @@ def test_dtype_exchanged_under_the_same_object(cuda):
     assert param.get().tolist() == [-2] * 4
 
 
+def test_shared_elements_on_the_device(cuda):
+    """A gradient whose elements share memory is only read, and gives the bits of a copy."""
+    row = cuda.array([1.0, 2.0, 3.0], "float32")
+    shared = cuda.wrap(foreign(row, shape=(4, 3), strides=(0, 4)))
+    results = []
+    for grad in (shared, cuda.array(np.tile([1.0, 2.0, 3.0], (4, 1)), "float32")):
+        param = cuda.ones((4, 3))
+        nbopt.RMSProp(gradient_clip_norm=0.1).optimize([nbopt.Parameters((param, grad))], 0)
+        results.append(param.get())
+    assert_same(results[:1], results[1:])
+    with pytest.raises(errors.LayoutError, match="share memory with each other"):
+        nbopt.RMSProp().optimize([nbopt.Parameters((shared, cuda.ones((4, 3))))], 0)
+
+
 def test_tensors_without_memory(cuda):
     """A wrapper tensor, which has no address, is refused."""
     tensor = Torchlike(cuda.ones(3))

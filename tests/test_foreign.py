@@ -1,5 +1,6 @@
 """Arrays of other libraries whose memory is not simply their values: negative bits, shared elements, no memory of their own."""
 
+import os
 import subprocess
 import sys
 
@@ -376,3 +377,36 @@ def test_a_clip_that_a_group_turns_off():
     p = parameter([0.0], torch.tensor([3.0]))
     nbopt.torch.Optimizer([{"params": [p], "gradient_clip_norm": None}], sgd(1.0, gradient_clip_norm=1.0)).step()
     assert p.tolist() == [-3.0]
+
+
+# --- threads ---
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts the system's threads in Linux's /proc")
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_pytorchs_number_of_threads_stays(layer):
+    """The first step on all cores leaves PyTorch's number of threads, and uses its own; waiting threads are quick to sleep."""
+    code = """
+import os, threading, numba, torch, nbopt, nbopt.torch
+from nbopt_backends import threads
+torch.set_num_threads(1)
+threads._FEW = threads._FEW_FOR_WORKQUEUE = 0
+seen, launch = [], numba.np.ufunc.parallel._launch_threads
+def noted():
+    seen.append(os.environ.get("GOMP_SPINCOUNT"))
+    launch()
+threads.parallel._launch_threads = noted
+def tasks():
+    return len(os.listdir("/proc/self/task"))
+p = torch.nn.Parameter(torch.ones(20000))
+p.grad = torch.ones(20000)
+before = tasks()
+nbopt.torch.Optimizer([p], nbopt.GradientDescentMomentum(0.5, 0.0)).step()
+threads.parallel._launch_threads = launch
+more_tasks = tasks() > before
+print(torch.get_num_threads(), threading.active_count(), numba.threading_layer(), seen[0], "GOMP_SPINCOUNT" in os.environ, more_tasks, p.tolist()[0])
+"""
+    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")}
+    environment |= {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split("\n")[0] == f"1 1 {layer} 3000 False True 0.5", done.stderr

@@ -5,7 +5,7 @@ from typing import Any
 
 from nbopt.backends import get_backend
 from nbopt.base import NervanaObject
-from nbopt.errors import LayerError
+from nbopt.errors import LayerError, NboptError
 from nbopt.layers import as_gradient
 
 
@@ -137,19 +137,40 @@ class Parameters(NervanaObject):
         -------
         list of ((Tensor, Tensor), list of Tensor)
             ``((param, grad), states)`` for each parameter; tensors of the current backend, which share the arrays' memory.
+
+        Raises
+        ------
+        LayerError
+            If there is not one list of states for each parameter.
+        nbopt.errors.NboptError
+            One of its subclasses, if an array can't be used.
         """
         be = get_backend()
         if be is not self._backend:
-            self._backend, self._tensors, self._entries = be, [be.wrap(param) for param in self.params], None
+            tensors = self._wrapped(be, self.params, "parameter")
+            self._backend, self._tensors, self._entries = be, tensors, None
         if self._entries is None or self._changes != self._states.changes:
             grads = [None if grad is None else as_gradient(be, grad, param) for param, grad in zip(self._tensors, self._grads)]
-            wrapped = [None if grad is None else be.wrap(grad) for grad in grads]
+            wrapped = self._wrapped(be, grads, "the gradient of parameter")
+            if not self._states and self.params:
+                raise LayerError(
+                    f"layer {self.name!r} has no lists of states any more. To start afresh, write layer.states = [[] for _ in layer.params]"
+                )
             states = self._one_each(self._states, "lists of states")
             entries = [((param, grad), own) for param, grad, own in zip(self._tensors, wrapped, states)]
             if not all(map(is_, grads, self._grads)):
                 return entries  # a copy holds the values of this step only
             self._entries, self._changes = entries, self._states.changes
         return self._entries
+
+    def _wrapped(self, be, arrays, called):
+        found = []
+        for number, array in enumerate(arrays):
+            try:
+                found.append(None if array is None else be.wrap(array))
+            except NboptError as error:
+                raise type(error)(f"{called} {number} of layer {self.name!r}: {error}") from None
+        return found
 
     def __getstate__(self):
         return {**self.__dict__, "_backend": None, "_tensors": [], "_entries": None}

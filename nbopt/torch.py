@@ -422,7 +422,9 @@ class _Group:
 
         def columns(update):
             tensors = [wrapped(be, grad, _called(row)) for row, grad in zip(rows, grads)]
-            return optimizer.checked_columns(be, list(zip(zip(self._tensors, tensors), self._states)), [])
+            found = list(zip(zip(self._tensors, tensors), self._states))
+            optimizer.check_effect(update.program, bool(self._made))
+            return optimizer.checked_columns(be, found, [], lambda number, _: f"parameter {rows[number]} of the group")
 
         def commit():
             group["t"] = optimizer.t

@@ -284,7 +284,7 @@ def test_rate_that_is_not_there(be):
 
 
 def test_afresh(be):
-    """The line that the message of foreign states offers does start afresh; clearing the list of lists is an error or does, too."""
+    """The line that the message of foreign states offers does start afresh, and so does that of an emptied list of lists."""
     layer = layer_of(3, 2)
     nbopt.RMSProp().optimize([layer], 0)
     with pytest.raises(errors.StateError) as caught:
@@ -294,6 +294,14 @@ def test_afresh(be):
     exec(loop, {"layer": layer})
     nbopt.Adam().optimize([layer], 0)
     assert [len(states) for states in layer.states] == [2, 2]
+    layer.states.clear()
+    with pytest.raises(errors.LayerError) as caught:
+        nbopt.RMSProp().optimize([layer], 0)
+    line = "layer.states = [[] for _ in layer.params]"
+    assert line in str(caught.value)
+    exec(line, {"layer": layer})
+    nbopt.RMSProp().optimize([layer], 0)
+    assert [len(states) for states in layer.states] == [1, 1]
 
 
 def broken_grad(layer):
@@ -345,6 +353,19 @@ def test_place_of_a_gradient(be):
     layer.get_params = lambda: entry
     with pytest.raises(errors.DtypeError, match="the gradient of parameter 0 of layer 'mine'"):
         nbopt.RMSProp().optimize([layer], 0)
+
+
+def test_place_in_parameters(be):
+    """The arrays of nbopt.Parameters are named likewise."""
+    layer = nbopt.Parameters((np.ones(3, np.float32), np.ones(3, np.float32)), (np.ones(2, np.int32), np.ones(2, np.float32)), name="mine")
+    with pytest.raises(errors.DtypeError, match=r"^parameter 1 of layer 'mine': "):
+        nbopt.RMSProp().optimize([layer], 0)
+    layer.params = [np.ones(3, np.float32), np.ones(2, np.float32)]
+    layer.set_grad(1, np.ones(2, np.int32))
+    with pytest.raises(errors.DtypeError, match=r"^the gradient of parameter 1 of layer 'mine': "):
+        nbopt.RMSProp().optimize([layer], 0)
+    layer.set_grad(1, np.ones(2, np.float32))
+    nbopt.RMSProp().optimize([layer], 0)
 
 
 def test_explain_own_optimize(be):

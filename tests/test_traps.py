@@ -135,6 +135,32 @@ def test_parameter_under_a_new_name(be):
     assert "write param[:] = ..., not param = ..." in refusal(optimizer_with(rule, ("m",)), [layer_of(3)])
 
 
+def test_traps_in_torch():
+    """The same in nbopt.torch: the state, the parameter, and the value that is returned."""
+    torch = pytest.importorskip("torch")
+
+    def state(self, step, param, grad, m):
+        m = 0.9 * m + grad
+        param[:] = param - step.lr * m
+
+    def parameter(self, step, param, grad, m):
+        m[:] = 0.9 * m + grad
+        param = param - step.lr * m
+
+    def returned(self, step, param, grad, m):
+        m[:] = 0.9 * m + grad
+        return param - step.lr * m
+
+    for rule, typed in ((state, r"m\[:\] = "), (parameter, r"param\[:\] = "), (returned, r"param\[:\] = ")):
+        param = torch.nn.Parameter(torch.ones(3))
+        param.grad = torch.ones(3)
+        optimizer = nbopt.torch.Optimizer([param], optimizer_with(rule, ("m",)), backend="reference")
+        with pytest.raises(errors.TraceError, match=typed):
+            optimizer.step()
+        assert not optimizer.state
+        assert param.tolist() == [1.0] * 3
+
+
 def test_parameter_that_is_only_read(be):
     """A rule may keep an average of a parameter that something else trains, or assign it in some steps only."""
 

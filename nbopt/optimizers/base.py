@@ -653,7 +653,7 @@ def place_in(layers, states):
 
 def _rebinds(code, name):
     """Return whether compiled code has a plain assignment to the local variable `name`."""
-    stored = []
+    stored: list[str] = []
     for line in dis.get_instructions(code):
         if line.opname.startswith(("STORE_FAST", "STORE_DEREF")):
             # Python 3.13 joins two instructions into one, whose argument is a pair of names.

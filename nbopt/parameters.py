@@ -75,7 +75,7 @@ class Parameters(NervanaObject):
                 raise LayerError("Parameters takes pairs as arguments of their own: Parameters(*pairs) for a list of them")
         self._params = tuple(param for param, _ in pairs)
         self._grads = [grad for _, grad in pairs]
-        self._states: list[list] = _States([] for _ in pairs)
+        self._states: Any = _States([] for _ in pairs)
         self._backend: Any = None
         self._tensors: list = []
         self._entries: Any = None

@@ -166,7 +166,7 @@ REFUSED = {
     "a masked parameter": (lambda be: [pair(np.ma.array(ones(4), mask=[0, 1, 0, 0]), ones(4))], errors.LayoutError, ["masked", "filled"]),
     "a masked gradient": (lambda be: [pair(ones(4), np.ma.array(ones(4), mask=[0, 1, 0, 0]))], errors.LayoutError, ["masked", "filled"]),
     "a list for a parameter": (lambda be: [pair([1.0], [1.0])], errors.OperandError, ["list", "nbopt.get_backend().array(x)"]),
-    "a missing gradient": (lambda be: [pair(ones(4), None)], errors.OperandError, ["NoneType"]),
+    "a word for a gradient": (lambda be: [pair(ones(4), "none")], errors.OperandError, ["the gradient of parameter 0", "str"]),
     "Adam's states": (
         lambda be: [pair(ones(4), ones(4), named(be, ones(4), "Adam.mean"), named(be, ones(4), "Adam.mean_square"))],
         errors.StateError,

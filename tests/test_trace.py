@@ -46,7 +46,7 @@ class SymbolicLayer:
     """A layer for tracing only: it has one parameter, and no arrays."""
 
     def get_params(self):
-        return [((None, None), [])]
+        return [(("param", "grad"), [])]
 
 
 def traced_step(optimizer, epoch=0):

@@ -579,7 +579,7 @@ class Optimizer(Described):
                 grad = be.wrap(as_gradient(be, grad, param))
                 part = ""
                 if param.shape != grad.shape:
-                    raise ShapeError(f"its shape is {param.shape}, and that of its gradient {grad.shape}")
+                    raise ShapeError(f"it has shape {param.shape} and its gradient {grad.shape}")
                 rows.append([param, grad, *self._states_of(be, param, grad, states, names, made)])
             except NboptError as error:
                 raise type(error)(f"{part}{place(number, states)}: {error}") from None

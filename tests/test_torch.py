@@ -713,7 +713,7 @@ def test_shapes_that_differ_are_refused():
     optimizer = nbopt.torch.Optimizer(params, nbopt.RMSProp())
     optimizer.step()
     p.data = torch.zeros(6, 2)  # the gradient stays as it was
-    with pytest.raises(ShapeError, match=r"a parameter has shape \(6, 2\) and its gradient \(4, 6\)"):
+    with pytest.raises(ShapeError, match=r"parameter 0 of the group: it has shape \(6, 2\) and its gradient \(4, 6\)"):
         optimizer.step()
 
 

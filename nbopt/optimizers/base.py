@@ -626,7 +626,7 @@ def decayed(param, change, decay):
 
 
 #: What to type where states have to go.
-_AFRESH = "Empty each list of states to start afresh: for states in layer.states: states.clear()"
+_AFRESH = "Empty the lists of states to start afresh: for states in layer.states: states.clear()"
 
 
 def place_in(layers, states):

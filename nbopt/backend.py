@@ -77,6 +77,15 @@ class Backend:
             raise ArgumentError(f"the batch size must be an int from 1 on, not {value!r}: gradients are divided by it")
         self._bsz = value.__index__()
 
+    @property
+    def default_dtype(self):
+        """numpy.dtype : neon's name of `datatype`."""
+        return self.datatype
+
+    @default_dtype.setter
+    def default_dtype(self, dtype):
+        self.datatype = self.storage_dtype(dtype)
+
     # --- arrays ---
 
     def array(self, ary, dtype=None, name=None):
@@ -274,7 +283,8 @@ class Backend:
         target : Tensor
             Modified in place.
         value : Node, number or array
-            Shapes broadcast to the target's, as in NumPy. Reductions in it are evaluated first, each to a small tensor.
+            Shapes broadcast to the target's, as in NumPy. Two that differ by axes of length 1 alone fit as well, as in neon: (n,) and (n, 1).
+            Reductions in it are evaluated first, each to a small tensor.
 
         Raises
         ------
@@ -289,6 +299,7 @@ class Backend:
             raise TraceError("a rule assigns its own slots and nothing else: what else it needs must be a number or one of its states")
         if hasattr(value, "__array__") and not isinstance(value, (Node, np.generic)):
             value = np.asanyarray(value)
+            target = _fitted(target, value.shape)
             if target.rounding is not False:
                 storable = value.dtype if value.dtype.name in ("float32", "float16", "bfloat16") else np.float64
                 self.update(self._assignment(target, self.array(value, storable)))
@@ -302,6 +313,7 @@ class Backend:
     def _assignment(self, target, value):
         value = without_reductions(value, self._reduce)
         shape = shape_of(value)
+        target = _fitted(target, shape)
         if broadcast(shape, target.shape) != target.shape:
             raise ShapeError(f"an expression of shape {shape} can't be assigned to a tensor of shape {target.shape}")
         tracer = TensorTracer(target)
@@ -451,6 +463,23 @@ class Backend:
         """
         return storage[key if any(part is Ellipsis for part in key) else (*key, ...)]
 
+    def reshape(self, storage, shape):
+        """Return a tensor's storage in another shape, sharing its memory.
+
+        Parameters
+        ----------
+        storage : object
+            As `adopt` returns.
+        shape : tuple of int
+            With as many elements.
+
+        Returns
+        -------
+        object or None
+            As `adopt` returns; None where it would need a copy.
+        """
+        raise NotImplementedError(f"{type(self).__name__} can't reshape arrays")
+
     def picklable(self, storage):
         """Return a tensor's storage in a form that pickle can write and `wrap` can take.
 
@@ -580,6 +609,13 @@ class Backend:
 
     def synchronize(self):
         """Wait until everything that was launched is done. CPU backends are always done."""
+
+
+def _fitted(target, shape):
+    """Return the target of an assignment, as a view of the value's shape where the two differ by axes of length 1 alone."""
+    if shape != target.shape and [n for n in shape if n != 1] == [n for n in target.shape if n != 1]:
+        return target.reshape(shape)
+    return target
 
 
 def _as_shape(shape):

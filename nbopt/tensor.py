@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from operator import index
 
 import numpy as np
 
@@ -141,6 +142,43 @@ class Tensor(Node):
             return Tensor(self.be, self.be.view(self.storage, parts), self.name, self._rounding)
         except IndexError as error:
             raise ShapeError(f"{self!r} has no such part: {error}") from None
+
+    @property
+    def is_contiguous(self):
+        """Bool : whether the elements lie one after the other in memory, in C order."""
+        return bool(self.storage.flags.c_contiguous)
+
+    def reshape(self, *shape):
+        """Return a view of another shape: ``t.reshape(3, 4)`` or ``t.reshape((3, 4))``.
+
+        Parameters
+        ----------
+        *shape : int, or one tuple of int
+            With as many elements. One length may be -1: what is left for it.
+
+        Returns
+        -------
+        Tensor
+            It shares this one's memory.
+
+        Raises
+        ------
+        ShapeError
+            If the number of elements differs, or the memory's strides don't allow a view.
+        """
+        given = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+        try:
+            lengths = tuple(index(n) for n in given)
+        except TypeError:
+            raise ShapeError(f"a shape is made of ints, not {given!r}") from None
+        if lengths.count(-1) == 1 and (known := -math.prod(lengths)):
+            lengths = tuple(self.size // known if n == -1 else n for n in lengths)
+        if min(lengths, default=0) < 0 or math.prod(lengths) != self.size:
+            raise ShapeError(f"{self!r} has {self.size} elements, which don't fit the shape {tuple(given)}")
+        storage = self.be.reshape(self.storage, lengths)
+        if storage is None:
+            raise ShapeError(f"{self!r} lies in memory with gaps, and a view of shape {lengths} would need a copy: be.array(x.get().reshape({lengths}))")
+        return Tensor(self.be, storage, self.name, self._rounding)
 
     def __setitem__(self, key, value):
         """Evaluate `value` (an expression, tensor, number or array) and store it here."""

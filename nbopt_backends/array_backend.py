@@ -5,7 +5,7 @@ import numpy as np
 from nbopt.backend import Backend
 from nbopt.errors import DtypeError, LayoutError, ShapeError
 from nbopt.tensor import Tensor
-from nbopt_backends.memory import byte_range, check_disjoint, resolved
+from nbopt_backends.memory import byte_range, check_disjoint, reshaped_strides, resolved
 from nbopt_backends.rounding import FORMATS, kept_bits
 
 STORED_DTYPES = {storage.dtype for storage in FORMATS.values()}
@@ -40,6 +40,15 @@ class ArrayBackend(Backend):
             If the tensor is in memory that this backend can't use.
         """
         raise NotImplementedError(f"{type(self).__name__} can't look at arrays")
+
+    def reshape(self, storage, shape):
+        """Return an array in another shape, sharing its memory; None where that needs a copy."""
+        strides = reshaped_strides(storage.shape, storage.strides, shape, storage.dtype.itemsize)
+        return None if strides is None else self.restrided(storage, shape, strides)
+
+    def restrided(self, storage, shape, strides):
+        """Return an array of the same memory with another shape and other strides."""
+        raise NotImplementedError(f"{type(self).__name__} can't reshape arrays")
 
     def check_writable(self, tensor):
         """Raise LayoutError if the tensor's memory is read-only."""

@@ -176,6 +176,10 @@ class DeviceBackend(CompiledBackend):
         storage.refresh()
         return storage
 
+    def restrided(self, storage, shape, strides):
+        """Return a view of a `DeviceArray`."""
+        return storage.view(0, shape, strides)
+
     def copied(self, tensor):
         """Return what `array_of` does for a copy of the tensor."""
         copy = self.allocate(tensor.shape, tensor.dtype)

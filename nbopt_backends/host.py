@@ -38,6 +38,10 @@ class HostBackend(ArrayBackend):
             raise LayoutError(f"{tensor!r} is in a device's memory, and this backend works on the host's")
         return tensor.storage
 
+    def restrided(self, storage, shape, strides):
+        """Return a view of a numpy.ndarray."""
+        return np.lib.stride_tricks.as_strided(storage, shape, strides)
+
     def copied(self, tensor):
         """Return a copy of the tensor's array."""
         return tensor.storage.copy()

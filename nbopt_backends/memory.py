@@ -140,6 +140,43 @@ def reach(shape, dtype, strides):
     return low, high + dtype.itemsize
 
 
+def reshaped_strides(shape, strides, new, item_size):
+    """Return the strides of a view of another shape.
+
+    Parameters
+    ----------
+    shape, strides : tuple of int
+        The array's; strides in bytes.
+    new : tuple of int
+        With as many elements.
+    item_size : int
+
+    Returns
+    -------
+    tuple of int or None
+        None where there is no such view.
+    """
+    if 0 in shape:
+        return (item_size,) * len(new)
+    # Runs of elements at one distance, from the outermost: [length, distance].
+    runs: list[list[int]] = [[1, item_size]]
+    for n, step in zip(shape, strides):
+        if runs[-1][1] == n * step:
+            runs[-1] = [runs[-1][0] * n, step]
+        elif n != 1:
+            runs.append([n, step])
+    length, step = runs.pop()
+    found = []
+    for n in reversed(new):
+        if length == 1 and n != 1:
+            length, step = runs.pop()
+        if length % n:
+            return None
+        found.append(step)
+        length, step = length // n, step * n
+    return tuple(reversed(found))
+
+
 def overlaps_itself(array):
     """Return whether two elements of `array` share memory (as in views made by ``as_strided`` or ``broadcast_to``)."""
     if array.size <= 1:

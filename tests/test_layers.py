@@ -361,3 +361,50 @@ def test_shift_adamax_float16(backend):
         moved[dtype] = param
     np.testing.assert_allclose(moved["float16"], moved["float32"], rtol=1e-5)
     assert moved["float16"][3] == 0.5
+
+
+# --- checkpoints from before a hyper-parameter existed ---
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_older_checkpoint(host_backend, tmp_path, on_disk, inside):
+    """A hyper-parameter that a checkpoint doesn't have gets the constructor's default; the others get theirs."""
+
+    def older_class():
+        class Descent(nbopt.Optimizer):
+            def __init__(self, learning_rate=0.5, name=None):
+                super().__init__(name=name)
+                self.learning_rate = learning_rate
+
+            def rule(self, step, param, grad):
+                param[:] = param - step.lr * grad
+
+        return Descent
+
+    def newer_class():
+        class Descent(older):
+            __qualname__ = older.__qualname__  # which takes its place, as in a program of a later version
+
+            def __init__(self, learning_rate=0.5, warmup=7, name=None):
+                super().__init__(learning_rate, name)
+                self.warmup = warmup
+
+        return Descent
+
+    def made(cls, *arguments):
+        optimizer = cls(*arguments)
+        return optimizer, nbopt.MultiOptimizer({"default": optimizer}) if inside else optimizer
+
+    layers = [nbopt.Parameters((ones(3), ones(3)))]
+    older = older_class()
+    _, run = made(older, 0.25)
+    run.optimize(layers, 0)
+    state = run.state_dict(layers)
+    nbopt.save(tmp_path / "run", run, layers)
+    optimizer, run = made(newer_class(), 1.0, 99)
+    if on_disk:
+        nbopt.load(tmp_path / "run", run, layers)
+    else:
+        run.load_state_dict(state, layers)
+    assert (optimizer.learning_rate, optimizer.warmup, optimizer.t) == (0.25, 7, 1)

@@ -177,7 +177,10 @@ class Tensor(Node):
             raise ShapeError(f"{self!r} has {self.size} elements, which don't fit the shape {tuple(given)}")
         storage = self.be.reshape(self.storage, lengths)
         if storage is None:
-            raise ShapeError(f"{self!r} lies in memory with gaps, and a view of shape {lengths} would need a copy: be.array(x.get().reshape({lengths}))")
+            raise ShapeError(
+                f"a view of {self!r}, whose memory has gaps, in the shape {lengths} would need a copy: "
+                f"write be.array(x.get().reshape({lengths}), x.dtype)"
+            )
         return Tensor(self.be, storage, self.name, self._rounding)
 
     def __setitem__(self, key, value):

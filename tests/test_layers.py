@@ -213,7 +213,7 @@ def test_number_as_gradient(backend, kind, grad):
 
 def test_number_for_a_vector(backend):
     """It is refused for any other parameter, by its shape."""
-    with pytest.raises(ShapeError, match=r"\(3,\) and its gradient \(\)"):
+    with pytest.raises(ShapeError, match=r"\(3,\).* gradient \(\)"):
         momentum().optimize([nbopt.Parameters((ones(3), 6.0))], 0)
 
 

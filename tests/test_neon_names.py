@@ -70,7 +70,9 @@ def test_is_contiguous(backend):
     assert tensor[:, 1].is_contiguous is False
 
 
-@pytest.mark.parametrize("there, here", [((6,), (6, 1)), ((6, 1), (6,)), ((6,), (1, 6, 1)), ((2, 3), (2, 1, 3)), ((1, 6), (6, 1)), ((1,), (1, 1)), ((), (1, 1))])
+@pytest.mark.parametrize(
+    "there, here", [((6,), (6, 1)), ((6, 1), (6,)), ((6,), (1, 6, 1)), ((2, 3), (2, 1, 3)), ((1, 6), (6, 1)), ((1,), (1, 1)), ((), (1, 1))]
+)
 @pytest.mark.parametrize("rounding", [False, 6])
 def test_axes_of_length_1(backend, there, here, rounding):
     """A tensor, an array and an expression are assigned to a tensor whose shape differs by axes of length 1."""

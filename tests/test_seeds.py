@@ -73,6 +73,17 @@ def test_multi_optimizer_positions_move(backend):
             assert (ups(layers)[k] == expected(int(first), SIZES[k], update=update)).all()
 
 
+def test_multi_optimizer_positions_without_gradients(backend):
+    """Parameters without a gradient keep their places in the list, whoever would update them."""
+    layers = layers_of(backend, SIZES)
+    layers[0].grads = layers[2].grads = [None]
+    mapping(backend, [0, 3]).optimize(layers, 0)
+    assert not ups(layers)[0].any()
+    assert not ups(layers)[2].any()
+    for k in (1, 3):
+        assert (ups(layers)[k] == expected(FIRST_BLOCKS[k], SIZES[k])).all()
+
+
 def test_multi_optimizer_in_a_multi_optimizer(backend):
     """So it is for optimizers within a MultiOptimizer within another one, and beside one that has its own optimize."""
 

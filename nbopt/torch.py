@@ -2,7 +2,7 @@
 
 import copy
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, is_, itemgetter
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ import torch
 from nbopt import checks, optimizers
 from nbopt.backend import Backend
 from nbopt.backends import new_backend
-from nbopt.base import NervanaObject
+from nbopt.counted import CountedState, CountedStates
 from nbopt.errors import ArgumentError, LayoutError, NboptError, StateError
+from nbopt.group_keys import COUNTERS, NOT_SET, OTHERS, GroupKeys, NotSet, one_letter_apart, warn_once
 from nbopt.optimizers.base import storage_name, wrapped
 from nbopt.seeds import seed_for
 
@@ -21,10 +22,10 @@ __all__ = ["Optimizer"]
 _grad, _nbytes, _dtype, _shape, _serial = map(attrgetter, ("grad", "nbytes", "dtype", "shape", "serial"))
 _pointer, _stride, _is_contiguous = torch.Tensor.data_ptr, torch.Tensor.stride, torch.Tensor.is_contiguous
 _is_negative, _resolved = torch.Tensor.is_neg, torch.Tensor.resolve_neg
+_dictionary = attrgetter("group")
 
-# Keys of groups beside the hyper-parameters: ours, PyTorch's, and what a scheduler wants to find when it goes on from an earlier run.
-_COUNTERS = {"t": 0, "epoch": 0}
-_OTHER_KEYS = {"params", "param_names", "initial_lr", *_COUNTERS}
+# Values that can't change under the same object.
+_CONSTANT = (float, int, bool, str, tuple, type(None), np.generic, torch.dtype)
 _STORAGE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -39,7 +40,8 @@ class Optimizer(torch.optim.Optimizer):
     ----------
     params : iterable of torch.Tensor, of (name, tensor), or of dict
         What PyTorch's optimizers take: the parameters, or groups of them. A group may set any hyper-parameter of its optimizer, and with the
-        key ``"optimizer"`` have another optimizer. Parameters are float64, float32, float16 or bfloat16, on one device.
+        key ``"optimizer"`` have another optimizer. The dictionaries that are given become the entries of `param_groups`. Parameters are
+        float64, float32, float16 or bfloat16, on one device.
     optimizer : nbopt.Optimizer
         One that states a rule. Each group works with a copy; the one that is given stays as it is.
     backend : str or Backend, optional
@@ -60,11 +62,14 @@ class Optimizer(torch.optim.Optimizer):
         How many steps of each group were skipped so. They are the same, but for groups without gradients in some step, and those added later.
     param_groups : list of dict
         Each has its hyper-parameters under the names of the optimizer's arguments, the learning rate as ``"lr"``: PyTorch's schedulers change
-        it. All are read at every step, and changing one compiles nothing. A number may be a tensor without dimensions, which may be written in
-        place; on a GPU the host waits for its value. ``"t"`` counts the steps; ``"epoch"``, 0 unless you set
-        it, is what nbopt's own schedules and ShiftAdaMax depend on.
+        it. PyTorch's words for them (``weight_decay``, ``betas``, ``eps``, ``momentum``) are there as well; the one that is written last
+        holds, and after a step both show it. All are read at every step, and changing one compiles nothing. A number may be a tensor without
+        dimensions, which may be written in place; on a GPU the host waits for its value. ``"t"`` counts the steps; ``"epoch"``, 0 unless you
+        set it, is what nbopt's own schedules and ShiftAdaMax depend on. Other keys are kept. Groups may be added, removed, merged and moved.
     state : dict
-        ``state[param]`` has the states by their names. Write into these tensors, if you must; to exchange them use `load_state_dict`.
+        ``state[param]`` has the states by their names. They may be written into, exchanged, and removed, which starts them afresh at the next
+        step. Entries of others are kept. A state's memory is looked at when the dictionaries change: assign ``state[param][name] = tensor``, not
+        ``state[param][name].data``.
 
     Raises
     ------
@@ -97,8 +102,32 @@ class Optimizer(torch.optim.Optimizer):
         self._seed = seed_for(seed)
         if seed is not None and isinstance(backend, Backend):
             raise ArgumentError("seed= goes with a backend's name; a backend that exists already has a seed: set_backend(..., rng_seed=...)")
+        self._chosen = backend
+        self._device = None
+        self._loss_scale, self._skip_nonfinite = optimizer.loss_scale, optimizer.skip_nonfinite
         self._groups: list[_Group] = []
-        super().__init__(params, _settings(optimizer))
+        self._sizes: list[int] = []
+        self._warned: set[str] = set()
+        super().__init__(params, GroupKeys(optimizer).completed({}))
+        self.state = CountedState(self.state)
+
+    def __setattr__(self, name, value):
+        if not hasattr(self, name) and not name.startswith("_"):
+            self._check_attribute(name, value)
+        super().__setattr__(name, value)
+
+    def _check_attribute(self, name, value):
+        """Raise where a new attribute would do nothing, though it was meant to do something."""
+        if name == "schedule":
+            text = "give it to the rule, nbopt.torch.Optimizer(params, nbopt.RMSProp(schedule=...))"
+            raise ArgumentError(f"optimizer.schedule = ... does nothing: {text}")
+        if name in {"learning_rate", *COUNTERS, *getattr(self, "defaults", ())}:
+            key = "lr" if name == "learning_rate" else name
+            text = f'write for group in optimizer.param_groups: group["{key}"] = {_brief(value)}'
+            raise ArgumentError(f"optimizer.{name} = ... does nothing, since each group has its own: {text}")
+        for known in ("loss_scale", "skip_nonfinite"):
+            if one_letter_apart(name, known):
+                raise ArgumentError(f"optimizer.{name} = ... does nothing; did you mean optimizer.{known} = {_brief(value)}?")
 
     def add_param_group(self, param_group):
         """Add a group of parameters.
@@ -106,58 +135,84 @@ class Optimizer(torch.optim.Optimizer):
         Parameters
         ----------
         param_group : dict
-            As the constructor takes it. It is left as it is.
+            As the constructor takes it. As in PyTorch it becomes an entry of `param_groups` itself, and gets what it does not say.
 
         Raises
         ------
         ArgumentError, LayoutError, DtypeError
             If it is no such dict, a hyper-parameter makes no sense, or a parameter can't be updated. The groups are what they were then.
         """
-        if not isinstance(param_group, dict) or "params" not in param_group:
-            raise ArgumentError(f'a group is a dict, such as {{"params": model.parameters(), "lr": 0.01}}, not {_brief(param_group)}')
-        group = dict(param_group)
-        optimizer = copy.deepcopy(_usable(group.pop("optimizer", self._optimizer)))
-        settings = _settings(optimizer)
-        unknown = group.keys() - settings.keys() - _OTHER_KEYS
-        if unknown:
-            known = ", ".join(settings)
-            raise ArgumentError(f"a group of {optimizer.classnm} has no {', '.join(sorted(unknown))}; its hyper-parameters are {known}")
-        group = {**settings, **_COUNTERS, "t": optimizer.t, **group}
-        source = self._groups[0].optimizer if self._groups else self._optimizer
-        optimizer.loss_scale, optimizer.skip_nonfinite = source.loss_scale, source.skip_nonfinite
-        super().add_param_group(group)
-        for key in self.defaults.keys() - settings.keys():
-            group.pop(key, None)  # of another optimizer
+        _check_group(param_group)
+        before, count, defaults = dict(param_group), len(self.param_groups), self.defaults
         try:
-            self._check_device(group["params"])
-            optimizer.be = self._backend
-            added = _Group(optimizer)
-            added.read(group)
-            for number, param in enumerate(group["params"]):
-                if torch.nn.parameter.is_lazy(param):
-                    raise LayoutError(f"parameter {number} of the group has no shape yet: call the model with some input first (torch.nn.Lazy...)")
-                wrapped(self._backend, param, f"parameter {number} of the group")
+            self.defaults = {}  # PyTorch would fill them in without a thought of the two words for one value
+            try:
+                super().add_param_group(param_group)
+            finally:
+                self.defaults = defaults
+            self._groups.append(self._adopted(param_group))
         except BaseException:
-            self.param_groups.pop()
+            del self.param_groups[count:]
+            param_group.clear()
+            param_group.update(before)
             raise
-        self._groups.append(added)
+
+    def _owned(self):
+        """Return the `_Group` of each of `param_groups`, found by its dictionary, and made where the dictionary is new."""
+        groups = self.param_groups
+        if len(groups) != len(self._groups) or not all(map(is_, map(_dictionary, self._groups), groups)):
+            known = {id(own.group): own for own in self._groups}
+            self._groups = [known.get(id(group)) or self._adopted(group) for group in groups]
+            self._forget()
+        return self._groups
+
+    def _adopted(self, group):
+        """Return a new `_Group` of a dictionary, which gets what it does not say. It stays as it was if an error is raised."""
+        _check_group(group)
+        optimizer = copy.deepcopy(_usable(group.get("optimizer", self._optimizer)))
+        keys = GroupKeys(optimizer)
+        defaults = {} if "optimizer" in group else {key: value for key, value in self.defaults.items() if key in keys.values}
+        full = {"t": optimizer.t, "epoch": NOT_SET, **keys.completed(group, defaults)}
+        full["params"] = _listed(group["params"])
+        self._check_device(full["params"])
+        optimizer.be = self._backend
+        optimizer.loss_scale, optimizer.skip_nonfinite = self._loss_scale, self._skip_nonfinite
+        own = _Group(full, optimizer, keys, self._warned)
+        own.read()
+        for number, param in enumerate(full["params"]):
+            if torch.nn.parameter.is_lazy(param):
+                raise LayoutError(f"parameter {number} of the group has no shape yet: call the model with some input first (torch.nn.Lazy...)")
+            wrapped(self._backend, param, f"parameter {number} of the group")
+        group.update(full)
+        own.group = group
+        return own
 
     def _check_device(self, params):
-        """Make the backend, where there is none yet, and check that all parameters are where the first one is."""
-        every = [param for group in self.param_groups for param in group["params"]]
-        if not isinstance(self._backend, Backend):
-            if not every:
-                raise ArgumentError("the first group has no parameters, so it is not known where they are: add it when it has some")
-            device = every[0].device
-            name = self._backend or {"cpu": "cpu", "cuda": "cuda"}.get(device.type)
-            if name is None:
-                raise LayoutError(f"the parameters are on {device}, and no backend works there: use the CPU or an NVIDIA GPU")
-            self._backend = new_backend(name, rng_seed=self._seed, device_id=device.index or 0)
+        """Make the backend for the first parameters, and check that all others are where they are."""
+        if params and self._device is None:
+            device = params[0].device
+            self._use_backend(device)
+            self._device = device
+        elif not isinstance(self._backend, Backend):
+            self._use_backend(torch.device("cpu"))  # a guess, as long as there are no parameters
         for param in params:
-            if param.device != every[0].device:
+            if param.device != self._device:
                 raise LayoutError(
-                    f"parameters are on {every[0].device} and on {param.device}: make an optimizer for each device, after the model was moved"
+                    f"parameters are on {self._device} and on {param.device}: make an optimizer for each device, after the model was moved"
                 )
+
+    def _use_backend(self, device):
+        if isinstance(self._chosen, Backend):
+            return
+        name = self._chosen or {"cpu": "cpu", "cuda": "cuda"}.get(device.type)
+        if name is None:
+            raise LayoutError(f"the parameters are on {device}, and no backend works there: use the CPU or an NVIDIA GPU")
+        made = new_backend(name, rng_seed=self._seed, device_id=device.index or 0)
+        if isinstance(self._backend, Backend):
+            made.rng_set_state(self._backend.rng_get_state())
+        self._backend = made
+        for own in self._groups:
+            own.optimizer.be = made
 
     @property
     def loss_scale(self):
@@ -166,12 +221,11 @@ class Optimizer(torch.optim.Optimizer):
         A tensor of one element is read at every step, by the device, and may be written in place. At first it is that of the optimizer that was
         given. A state dict does not have it.
         """
-        return self._groups[0].optimizer.loss_scale
+        return self._loss_scale
 
     @loss_scale.setter
     def loss_scale(self, scale):
-        for group in self._groups:
-            group.optimizer.loss_scale = scale
+        self._set_of_all("loss_scale", scale)
 
     @property
     def skip_nonfinite(self):
@@ -179,17 +233,22 @@ class Optimizer(torch.optim.Optimizer):
 
         At first it is that of the optimizer that was given. A state dict does not have it.
         """
-        return self._groups[0].optimizer.skip_nonfinite
+        return self._skip_nonfinite
 
     @skip_nonfinite.setter
     def skip_nonfinite(self, skip):
-        for group in self._groups:
-            group.optimizer.skip_nonfinite = skip
+        self._set_of_all("skip_nonfinite", skip)
+
+    def _set_of_all(self, name, value):
+        value = optimizers.Optimizer.checks[name](name, value)
+        setattr(self, f"_{name}", value)
+        for own in self._groups:
+            setattr(own.optimizer, name, value)
 
     @property
     def skipped(self):
         """List of int : how many steps of each group were skipped so. On a device, reading it waits for the steps so far."""
-        return [group.optimizer.skipped for group in self._groups]
+        return [own.optimizer.skipped for own in self._owned()]
 
     def step(self, closure=None):
         """Update all parameters that have gradients, in place: all of them, or none where something is wrong.
@@ -208,7 +267,16 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         try:
-            updates = [update for number, own in enumerate(self._groups) for update in own.updates(self, number)]
+            if type(self.state) is not CountedState:
+                self.state = CountedState(self.state)
+            owned = self._owned()
+            for own in owned:
+                own.read()
+            sizes = [len(group["params"]) for group in self.param_groups]
+            if sizes != self._sizes:
+                self._forget()  # the positions of all parameters in the list of the whole step
+                self._sizes = sizes
+            updates = [update for number, own in enumerate(owned) for update in own.updates(self, number)]
             if updates:
                 self._backend.update(*updates)
         except BaseException:
@@ -216,9 +284,9 @@ class Optimizer(torch.optim.Optimizer):
             raise
         return loss
 
-    def _forget(self):
-        for group in self._groups:
-            group.seen = None
+    def _forget(self, start=0):
+        for own in self._groups[start:]:
+            own.seen = None
 
     # --- saving and copying ---
 
@@ -228,11 +296,21 @@ class Optimizer(torch.optim.Optimizer):
         Returns
         -------
         dict
-            ``"state"``: index of a parameter -> state's name -> tensor, shared with the optimizer; ``"param_groups"``: the groups;
-            ``"rng_state"``: see `nbopt.Backend.rng_get_state`; ``"skipped"``: see the class. ``torch.save`` and
-            ``torch.load(weights_only=True)`` keep all of it exactly.
+            ``"state"``: index of a parameter -> state's name -> tensor, shared with the optimizer; ``"param_groups"``: the groups, each with
+            the name of its optimizer's class under ``"optimizer"``; ``"rng_state"``: see `nbopt.Backend.rng_get_state`; ``"skipped"``: see
+            the class. ``torch.save`` and ``torch.load(weights_only=True)`` keep all of it exactly.
         """
-        return {**super().state_dict(), "rng_state": self._backend.rng_get_state(), "skipped": self.skipped}
+        owned = self._owned()
+        for own in owned:
+            own.read()  # so that both words for a value agree
+        found = super().state_dict()
+        groups = [{**group, "optimizer": own.optimizer.classnm} for group, own in zip(found["param_groups"], owned)]
+        for group in groups:
+            if type(group["epoch"]) is NotSet:
+                group["epoch"] = 0
+        states = {key: dict(value) if isinstance(value, CountedStates) else value for key, value in found["state"].items()}
+        random = {} if self._backend is None else {"rng_state": self._backend.rng_get_state()}
+        return {**found, "state": states, "param_groups": groups, **random, "skipped": self.skipped}
 
     def load_state_dict(self, state_dict):
         """Go on from what `state_dict` gave.
@@ -240,7 +318,8 @@ class Optimizer(torch.optim.Optimizer):
         Parameters
         ----------
         state_dict : dict
-            It is not changed, and nothing is shared with it. States keep their dtypes.
+            It is not changed, and nothing is shared with it. States keep their dtypes. A hyper-parameter that it does not have, since it is
+            older, gets the constructor's value. Entries of others in the states are kept.
 
         Raises
         ------
@@ -252,56 +331,41 @@ class Optimizer(torch.optim.Optimizer):
             raise StateError(_no_state_dict(state_dict))
 
         def look(_, found):  # runs after the user's hooks, which may exchange the dictionary
-            self._check_loaded(found)
+            groups = self._check_loaded(found)
             given.append(found)
+            # By parameter already, so PyTorch doesn't cast the states to the parameters' dtypes.
+            params = dict(_numbered(groups, self.param_groups))
+            states = {params.get(key, key): _copied(value, params[key].device if key in params else None) for key, value in found["state"].items()}
+            return {**found, "state": states, "param_groups": groups}
 
         hook = self.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(state_dict)
         finally:
             hook.remove()
-        # PyTorch has cast the states to the parameters' dtypes.
-        for index, param in _numbered(given[0]["param_groups"], self.param_groups):
-            if index in given[0]["state"]:
-                states = given[0]["state"][index]
-                self.state[param] = {name: value.to(param.device, copy=True) for name, value in states.items()}
         if "rng_state" in given[0]:
             self._backend.rng_set_state(given[0]["rng_state"])
-        for group, skipped in zip(self._groups, given[0].get("skipped", [])):
-            group.optimizer.skipped = skipped
+        for own, skipped in zip(self._groups, given[0].get("skipped", [])):
+            own.optimizer.skipped = skipped
 
     def _check_loaded(self, found):
+        """Return the groups of a state dict, completed; raise where it can't be loaded."""
         if not isinstance(found, dict) or not isinstance(found.get("state"), dict) or not _are_groups(found.get("param_groups")):
             raise StateError(_no_state_dict(found))
-        if len(found["param_groups"]) != len(self.param_groups):
-            raise StateError(f"the state dict has {len(found['param_groups'])} groups, and the optimizer {len(self.param_groups)}")
-        for saved, group, own in zip(found["param_groups"], self.param_groups, self._groups):
-            optimizer = own.optimizer
-            if len(saved["params"]) != len(group["params"]):
-                raise StateError(f"a group of the state dict has {len(saved['params'])} parameters, and that of the optimizer {len(group['params'])}")
-            missing = (_settings(optimizer).keys() | _COUNTERS.keys()) - saved.keys()
-            if missing:
+        owned, groups = self._owned(), []
+        if len(found["param_groups"]) != len(owned):
+            raise StateError(f"the state dict has {len(found['param_groups'])} groups, and the optimizer {len(owned)}")
+        for saved, own in zip(found["param_groups"], owned):
+            if len(saved["params"]) != len(own.group["params"]):
                 raise StateError(
-                    f"the state dict is not of nbopt's {optimizer.classnm}: a group of it has no {', '.join(sorted(missing))}. "
-                    "Load it into the optimizer that it was made by"
+                    f"a group of the state dict has {len(saved['params'])} parameters, and that of the optimizer {len(own.group['params'])}"
                 )
-            for index, param in _numbered([saved], [group]):
-                states = found["state"].get(index, {})
-                if not isinstance(states, dict):
-                    raise StateError(f"the states of parameter {index} are a dict, not {_brief(states)}")
-                if states.keys() - set(optimizer.state_names):
-                    raise StateError(f"{optimizer.classnm} keeps the states {optimizer.state_names}; the state dict has {tuple(states)}")
-                for name, value in states.items():
-                    if not isinstance(value, torch.Tensor) or value.dtype not in _STORAGE:
-                        raise StateError(f"the state {name} of parameter {index} must be a tensor of one of {_STORAGE}, not {_brief(value)}")
-                    if value.shape != param.shape:
-                        raise StateError(f"the state {name} of parameter {index} has shape {tuple(value.shape)}, the parameter {tuple(param.shape)}")
-            trial = copy.deepcopy(optimizer)
-            trial.be = self._backend
+            own.check_saved(saved, found["state"])
             try:
-                _Group(trial).read(saved)
+                groups.append(own.completed(saved))
             except NboptError as error:
                 raise StateError(f"a group of the state dict can't be used: {error}") from error
+        self._check_names(found["param_groups"])
         skipped = found.get("skipped", [])
         if not isinstance(skipped, list) or len(skipped) not in (0, len(self._groups)):
             raise StateError(f"the skipped steps of a state dict are a list of one number for each group, not {_brief(skipped)}")
@@ -311,27 +375,47 @@ class Optimizer(torch.optim.Optimizer):
             before = self._backend.rng_get_state()
             self._backend.rng_set_state(found["rng_state"])  # raises where it is none
             self._backend.rng_set_state(before)
+        return groups
+
+    def _check_names(self, saved_groups):
+        """Raise where parameters with names stand in another order than in a state dict."""
+        theirs, ours = ([*chain.from_iterable(group.get("param_names", ()) for group in groups)] for groups in (saved_groups, self.param_groups))
+        places = {name: place for place, name in enumerate(ours)}
+        for place, name in enumerate(theirs if len(theirs) == len(ours) else ()):
+            if places.get(name, place) != place:
+                raise StateError(
+                    f"parameter {place} is {name!r} in the state dict and {ours[place]!r} in the optimizer, which has {name!r} elsewhere: states are "
+                    "loaded by their place, so give the optimizer its parameters in the order of the run that was saved"
+                )
 
     def __getstate__(self):
-        be = self._backend
+        be, owned = self._backend, self._owned()
+        for own in owned:
+            own.read()
         options = {"device_id": be.device_id, "num_threads": be.num_threads, "fast_math": be.fast_math, "stochastic_round": be.stochastic_round}
         return {
             **super().__getstate__(),
             "_optimizer": self._optimizer,
-            "_groups": [group.optimizer for group in self._groups],
+            "_groups": [own.optimizer for own in owned],
             "_backend": (type(be), options, be.rng_get_state()),
+            **{name: getattr(self, name) for name in ("_device", "_loss_scale", "_skip_nonfinite")},
         }
 
     def __setstate__(self, state):
         """Take over what `__getstate__` gave; PyTorch's `load_state_dict` passes the state and the groups alone."""
         super().__setstate__(state)
+        self.state = CountedState(self.state)
         if "_backend" in state:
             backend, options, random = state["_backend"]
-            self._backend = backend(**options)
+            self._backend = self._chosen = backend(**options)
             self._backend.rng_set_state(random)
-            self._groups = [_Group(optimizer) for optimizer in state["_groups"]]
-            for group in self._groups:
-                group.optimizer.be = self._backend
+            self._warned, self._sizes, self._groups = set(), [], []
+            for optimizer, group in zip(state["_groups"], self.param_groups):
+                optimizer.be = self._backend
+                self._groups.append(_Group(group, optimizer, GroupKeys(optimizer), self._warned))
+        else:
+            for own, group in zip(self._groups, self.param_groups):
+                own.go_on_with(group)
         self._forget()
 
 
@@ -340,38 +424,122 @@ class _Group:
 
     Attributes
     ----------
+    group : dict
+        The entry of ``param_groups``.
     optimizer : nbopt.Optimizer
         The group's own. Its ``be`` is the adapter's, so that a rule needs no current backend.
+    keys : GroupKeys
+    warned : set of str
+        The warnings that were given, shared by all groups.
     seen : list or None
         Everything about the tensors, and their addresses, that the last step depended on; but the gradients' addresses, which
         PyTorch exchanges at every step.
     """
 
-    def __init__(self, optimizer):
-        self.optimizer = optimizer
+    def __init__(self, group, optimizer, keys, warned):
+        self.group, self.optimizer, self.keys, self.warned = group, optimizer, keys, warned
+        self.given = group.get("optimizer")
         self.seen = None
-        self._keys = [(key, "learning_rate" if key == "lr" else key) for key in _settings(optimizer)]
-        self._read: dict[str, Any] = {}
+        self._length = -1
+        self._values: Any = None
+        self._read: list = []
         self._tensors: list = []
         self._states: list = []
+        self._held: list = []
+        self._stamp = 0
         self._key: list[int] = []
         self._listing: Any = None
+        self._sizes: list[int] = []
         self._made: list = []
 
-    def read(self, group):
+    def read(self):
         """Set the optimizer's hyper-parameters from the group's dictionary."""
-        for key, attribute in self._keys:
-            try:
-                value = group[key]
-            except KeyError:
-                raise ArgumentError(f"a group has no {key!r} any more: {self.optimizer.classnm} needs it at every step") from None
-            if value is not self._read.get(key, self):
-                named = key == "state_dtype" and value is not None
-                setattr(self.optimizer, attribute, storage_name(self.optimizer.be, value) if named else value)
-                self._read[key] = self if hasattr(value, "shape") else value  # a tensor may be written in place
+        group = self.group
+        if len(group) != self._length:
+            self._watched = self.keys.watched(group)
+            self._values, self._read, self._length = itemgetter(*self._watched), [], len(group)
+        try:
+            values = self._values(group)
+        except KeyError as error:
+            raise ArgumentError(f"a group has no {error} any more: {self.optimizer.classnm} needs it at every step") from None
+        if len(values) != len(self._read) or not all(map(is_, values, self._read)):
+            self._set(dict(zip(self._watched, values)))
         t = group.get("t")
         if t is not self.optimizer.t:
             self.optimizer.t = t
+
+    def _set(self, found):
+        group = self.group
+        if group.get("optimizer") is not self.given:
+            raise ArgumentError("a group keeps its optimizer: take the group out of param_groups, and add one with the other optimizer")
+        found["params"] = _listed(found["params"])
+        self.keys.set(self.optimizer, found, self._converted)
+        group.update(found)
+        if self.keys.rate_is_unused(group):
+            name = self.optimizer.classnm
+            warn_once(self.warned, f'{name} has no learning rate: its group\'s "lr", which is there for PyTorch\'s schedulers, does nothing')
+        same = group["params"], self.given
+        self._read = [value if isinstance(value, _CONSTANT) or any(value is one for one in same) else object() for value in self._values(group)]
+
+    def _converted(self, key, value):
+        return storage_name(self.optimizer.be, value) if key == "state_dtype" and value is not None else value
+
+    def epoch(self):
+        """Return the epoch for nbopt's own schedules, and warn where there is one that does nothing."""
+        epoch = self.group["epoch"]
+        if type(epoch) is not NotSet:
+            return epoch
+        schedule = self.optimizer.schedule
+        if schedule is not None and getattr(schedule, "step_config", self) is not None:
+            name = type(schedule).__name__
+            text = f'a {name} depends on the epoch, and PyTorch has none: set group["epoch"] = ... in each epoch, or use a scheduler of PyTorch\'s'
+            warn_once(self.warned, text)
+        return 0
+
+    def check_saved(self, saved, states):
+        """Raise where a group of a state dict is not of this group's optimizer, or its states don't fit the parameters."""
+        optimizer = self.optimizer
+        missing, unknown = self.keys.values.keys() - saved.keys(), saved.keys() - self.keys.values.keys() - OTHERS
+        # Only a state dict of before has no name of a class, and no keys of others either.
+        unnamed = "optimizer" not in saved
+        if "t" not in saved:
+            wrong = "a group of it has no t"
+        elif not unnamed and saved["optimizer"] != optimizer.classnm:
+            wrong = f"a group of it is of {saved['optimizer']}"
+        elif unnamed and missing and unknown:
+            wrong = f"a group of it has no {', '.join(sorted(missing))}"
+        else:
+            wrong = ""
+        if wrong:
+            raise StateError(f"the state dict is not of nbopt's {optimizer.classnm}: {wrong}. Load it into the optimizer that it was made by")
+        for index, param in _numbered([saved], [self.group]):
+            found = states.get(index, {})
+            if not isinstance(found, dict):
+                raise StateError(f"the states of parameter {index} are a dict, not {_brief(found)}")
+            if unnamed and found and not found.keys() & set(optimizer.state_names):
+                raise StateError(f"{optimizer.classnm} keeps the states {optimizer.state_names}; the state dict has {tuple(found)}")
+            for name in found.keys() & set(optimizer.state_names):
+                value = found[name]
+                if not isinstance(value, torch.Tensor) or value.dtype not in _STORAGE:
+                    raise StateError(f"the state {name} of parameter {index} must be a tensor of one of {_STORAGE}, not {_brief(value)}")
+                if value.shape != param.shape:
+                    raise StateError(f"the state {name} of parameter {index} has shape {tuple(value.shape)}, the parameter {tuple(param.shape)}")
+
+    def completed(self, saved):
+        """Return a group of a state dict, with the constructor's values for what it does not say; raise where it makes no sense."""
+        full = {"epoch": 0, **self.keys.completed({key: value for key, value in saved.items() if key != "optimizer"})}
+        full["epoch"] = full["epoch"] or NOT_SET
+        trial = copy.deepcopy(self.optimizer)
+        trial.be = self.optimizer.be
+        _Group({**full, "params": self.group["params"]}, trial, self.keys, self.warned).read()
+        return full
+
+    def go_on_with(self, group):
+        """Take another dictionary in place of the one so far: `completed` has made it."""
+        if self.given is not None:
+            group["optimizer"] = self.given
+        self.group, self._length = group, -1
+        self.read()
 
     def updates(self, whole, number):
         """Return the group's share of a step, a list of one `nbopt.backend.Update`, or of none where there is no gradient.
@@ -383,8 +551,7 @@ class _Group:
         number : int
             Which of its groups this is.
         """
-        be, group = whole._backend, whole.param_groups[number]
-        self.read(group)
+        be, group, state = whole._backend, self.group, whole.state
         params = group["params"]
         rows: Any = range(len(params))
         grads = [*map(_grad, params)]
@@ -412,13 +579,19 @@ class _Group:
         names = optimizer.states_in_use()
         # As little as can be, since each look at a tensor takes 50 ns. PyTorch sees to it that a gradient has its parameter's shape, so
         # what happens to a parameter shows there too; and as `_tensors` keep their memory alive, an equal address means the same memory.
-        seen = [names, [*map(_pointer, params)], [*map(_nbytes, grads)], [*map(_dtype, grads)], _strides(params), _strides(grads), params[0].dtype]
-        if seen != self.seen:
-            self._wrap(be, params, rows, whole.state, names)
+        seen = [names, [*map(_pointer, params)], [*map(_nbytes, grads)], [*map(_dtype, grads)], _strides(params), _strides(grads)]
+        seen += params[0].dtype, rows
+        stamp = state.stamp[0]
+        if seen != self.seen or (stamp != self._stamp and not self._holds(params, state, names)):
+            self._wrap(be, params, rows, state, names)
             sizes = [[param.numel() for param in other["params"]] for other in whole.param_groups[: number + 1]]
+            if sizes[-1] != self._sizes:
+                self._sizes = sizes[-1]
+                whole._forget(number + 1)  # the groups behind have other positions
             before = sum(map(len, sizes[:-1]))
             self._listing = [*chain.from_iterable(sizes)], [before + row for row in rows]
             self.seen = seen
+        self._stamp = stamp
 
         def columns(update):
             tensors = [wrapped(be, grad, _called(row)) for row, grad in zip(rows, grads)]
@@ -429,20 +602,25 @@ class _Group:
         def commit():
             group["t"] = optimizer.t
             for param, new in self._made:
-                whole.state[param].update(new)
+                state[param].update(new)
             self._made = []
             torch.autograd.graph.increment_version(params)  # so that a backward pass through old values is an error, as after PyTorch's own steps
 
-        update = optimizer.update_of(None, columns, commit, group["epoch"], 1)
+        update = optimizer.update_of(None, columns, commit, self.epoch(), 1)
         update.key, update.addresses, update.listing = self._key, np.array(pointers, np.int64), self._listing
         return [update]
+
+    def _holds(self, params, state, names):
+        """Return whether the states of the last step are still those in `state`."""
+        found = [states.get(name) for states in (state.get(param, {}) for param in params) for name in names]
+        return len(found) == len(self._held) and all(map(is_, found, self._held))
 
     def _wrap(self, be, params, rows, state, names):
         """Make tensors of the parameters and their states, and states where there are none."""
         optimizer = self.optimizer
         self._made = []
         self._tensors = [wrapped(be, param, f"parameter {row} of the group") for row, param in zip(rows, params)]
-        self._states = []
+        self._states, self._held = [], []
         for param in params:
             own = state.get(param, {})
             missing = [name for name in names if name not in own]
@@ -451,6 +629,7 @@ class _Group:
                 new = {name: torch.zeros_like(param, dtype=dtype, requires_grad=False) for name in missing}
                 self._made.append((param, new))
                 own = {**own, **new}
+            self._held += [own[name] for name in names]
             tensors = [be.wrap(own[name]) for name in names]
             for tensor, name in zip(tensors, names):
                 tensor.name = f"{optimizer.classnm}.{name}"
@@ -487,17 +666,28 @@ def _numbered(saved_groups, groups):
     return list(zip(chain.from_iterable(g["params"] for g in saved_groups), chain.from_iterable(g["params"] for g in groups)))
 
 
-def _settings(optimizer):
-    """Return the hyper-parameters as a group has them: the constructor's arguments that are no objects."""
-    try:
-        found = optimizer.get_description(skip=["name", "schedule"])["config"]
-    except AttributeError as error:
-        raise ArgumentError(f"{error}: keep each argument of the optimizer's constructor as an attribute of the same name") from None
-    taken = sorted(found.keys() & _OTHER_KEYS)
-    if taken:
-        raise ArgumentError(f"{optimizer.classnm}'s constructor has arguments that mean something else in groups: rename {', '.join(taken)}")
-    found = {key: value for key, value in found.items() if not isinstance(getattr(optimizer, key), NervanaObject)}
-    return {"lr" if key == "learning_rate" else key: value for key, value in found.items()}
+def _check_group(group):
+    if not isinstance(group, dict) or "params" not in group:
+        raise ArgumentError(f'a group is a dict, such as {{"params": model.parameters(), "lr": 0.01}}, not {_brief(group)}')
+
+
+def _listed(params):
+    """Return a group's parameters as a list, the same one where it is one."""
+    if isinstance(params, list):
+        return params
+    return [params] if isinstance(params, torch.Tensor) else list(params)
+
+
+def _copied(value, device):
+    """Return a copy of an entry of a state dict. Tensors keep their dtypes, and go to the device, where there is one."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, copy=True)
+    if isinstance(value, dict):
+        # PyTorch counts steps in tensors on the CPU.
+        return {key: _copied(item, None if key == "step" else device) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_copied(item, device) for item in value)
+    return copy.deepcopy(value)
 
 
 def _usable(optimizer):

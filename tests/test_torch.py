@@ -212,7 +212,7 @@ def test_groups_have_their_own_hyper_parameters_and_optimizers_and_are_updated_i
     assert torch.equal(second, before[1] - 0.25 * second.grad)
     assert torch.allclose(third, before[2] - 0.01 * torch.sign(third.grad))
     assert prototype.learning_rate == 0.5 and "momentum_coef" not in optimizer.param_groups[2]
-    assert groups == [{"params": first}, {"params": [second], "lr": 0.25}, {"params": [third], "optimizer": groups[2]["optimizer"]}]
+    assert all(given is group for given, group in zip(groups, optimizer.param_groups)) and groups[0]["params"] == [first]
     assert optimizer.state_dict()["rng_state"]["updates"] == 1
 
 
@@ -637,6 +637,7 @@ def test_a_state_dict_of_another_optimizer_or_of_other_shapes_is_refused_and_not
             optimizer.load_state_dict(other.state_dict())
     renamed = optimizer.state_dict()
     renamed["state"] = {0: {"square_avg": torch.zeros(3, 2)}}
+    del renamed["param_groups"][0]["optimizer"]  # as before state dicts had the name of the class
     with pytest.raises(StateError, match=r"keeps the states .*mean_square.*square_avg"):
         optimizer.load_state_dict(renamed)
     after = optimizer.state_dict()

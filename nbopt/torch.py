@@ -112,7 +112,7 @@ class Optimizer(torch.optim.Optimizer):
         self.state = CountedState(self.state)
 
     def __setattr__(self, name, value):
-        if not hasattr(self, name) and not name.startswith("_"):
+        if not name.startswith("_") and "defaults" in self.__dict__ and not hasattr(self, name):
             self._check_attribute(name, value)
         super().__setattr__(name, value)
 
@@ -121,7 +121,7 @@ class Optimizer(torch.optim.Optimizer):
         if name == "schedule":
             text = "give it to the rule, nbopt.torch.Optimizer(params, nbopt.RMSProp(schedule=...))"
             raise ArgumentError(f"optimizer.schedule = ... does nothing: {text}")
-        if name in {"learning_rate", *COUNTERS, *getattr(self, "defaults", ())}:
+        if name in {"learning_rate", *COUNTERS, *self.defaults}:
             key = "lr" if name == "learning_rate" else name
             text = f'write for group in optimizer.param_groups: group["{key}"] = {_brief(value)}'
             raise ArgumentError(f"optimizer.{name} = ... does nothing, since each group has its own: {text}")
@@ -309,8 +309,7 @@ class Optimizer(torch.optim.Optimizer):
             if type(group["epoch"]) is NotSet:
                 group["epoch"] = 0
         states = {key: dict(value) if isinstance(value, CountedStates) else value for key, value in found["state"].items()}
-        random = {} if self._backend is None else {"rng_state": self._backend.rng_get_state()}
-        return {**found, "state": states, "param_groups": groups, **random, "skipped": self.skipped}
+        return {**found, "state": states, "param_groups": groups, "rng_state": self._backend.rng_get_state(), "skipped": self.skipped}
 
     def load_state_dict(self, state_dict):
         """Go on from what `state_dict` gave.

@@ -6,13 +6,14 @@ import warnings
 from nbopt import optimizers
 from nbopt.base import NervanaObject, constructor_arguments
 from nbopt.errors import ArgumentError
+from nbopt.words import ARGUMENTS
 
 # Keys beside the hyper-parameters: ours, PyTorch's, and what a scheduler wants to find when it goes on from an earlier run.
 COUNTERS = ("t", "epoch")
 OTHERS = {"params", "param_names", "initial_lr", "optimizer", *COUNTERS}
 
 # PyTorch's word -> nbopt's words for the same.
-WORDS = {"weight_decay": ("wdecay",), "betas": ("beta_1", "beta_2"), "eps": ("epsilon",), "momentum": ("momentum_coef",)}
+WORDS = {word: ARGUMENTS[word] for word in ("weight_decay", "betas", "eps", "momentum", "alpha", "rho", "etas", "step_sizes")}
 # PyTorch's words for what few rules or none have. PyTorch's own groups have them too, turned off.
 _FURTHER = {"dampening", "nesterov", "maximize", "amsgrad", "centered", "lr_decay"}
 

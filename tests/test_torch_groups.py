@@ -237,6 +237,8 @@ def test_scale_and_skip_of_new_groups():
         (nbopt.AdamW(), "betas", ["beta_1", "beta_2"], (0.5, 0.75)),
         (nbopt.Lion(), "betas", ["beta_1", "beta_2"], [0.5, 0.75]),
         (nbopt.RMSProp(), "eps", ["epsilon"], 0.5),
+        (nbopt.RMSProp(), "alpha", ["decay_rate"], 0.5),
+        (nbopt.Rprop(), "etas", ["eta_minus", "eta_plus"], (0.25, 1.5)),
         (nbopt.GradientDescentMomentum(1.0, 0.9), "momentum", ["momentum_coef"], 0.5),
         (nbopt.RMSProp(momentum_coef=0.9), "momentum", ["momentum_coef"], 0.5),
     ],

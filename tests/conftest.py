@@ -1,5 +1,15 @@
-"""Fixtures: every test of behaviour runs on each backend that is available, or on those that --nbopt-backend names."""
+"""Fixtures: every test of behaviour runs on each backend that is available, or on those that --nbopt-backend names.
 
+Compiling kernels takes nearly all of the time, so the plain run leaves out what ``--thorough`` adds:
+
+- ``@pytest.mark.thorough``: tests that are slow and rarely fail. With the argument ``"gpu"`` they are so where they run on a GPU only (what is proven of
+  the reference holds there too, since the bits are the same), with ``"compiled"`` on every backend that compiles.
+- ``@pytest.mark.covering``: of a matrix of parameters the plain run takes one diagonal, in which each value of each parameter occurs, on each
+  backend that compiles. Where nothing is compiled (the reference, the CUDA simulator) it takes all.
+"""
+
+import gc
+import operator
 import os
 import signal
 import tempfile
@@ -17,19 +27,75 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+from hypothesis import HealthCheck, settings
+
 import nbopt
+
+SIMULATING = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
 pytest_plugins = ["nbopt_backends.pytest_plugin", "pytester"]
 
 
+# The fixtures that these tests take are the same for every example, or made anew in it.
+for _name, _examples in {"plain": 25, "thorough": 250}.items():
+    settings.register_profile(_name, max_examples=_examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def pytest_addoption(parser):
+    parser.addoption("--thorough", action="store_true", help="also run what is slow and rarely fails, whole matrices, and 250 examples of each property")
+
+
 def pytest_configure(config):
     config.option.nbopt_backend = config.option.nbopt_backend or ["all"]
+    settings.load_profile("thorough" if config.option.thorough else "plain")
 
 
 def pytest_itemcollected(item):
     # On a machine with a GPU, `pytest -m gpu` picks the tests on it, and `pytest -m "not gpu"` the others.
     if hasattr(item, "callspec") and item.callspec.params.get("nbopt_backend") == "cuda":
         item.add_marker("gpu")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.option.thorough:
+        left_out = [item for item in items if is_thorough(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not is_thorough(item)]
+
+
+def pytest_collection_finish(session):
+    gc.freeze()  # what is there by now stays: the many collections of a compilation need not look at it
+
+
+def is_thorough(item):
+    """Whether ``--thorough`` alone runs a test."""
+    places = {"everywhere"}
+    if item.get_closest_marker("gpu"):
+        places |= {"gpu", "compiled"}
+    elif not (SIMULATING or (hasattr(item, "callspec") and item.callspec.params.get("nbopt_backend") == "reference")):
+        places.add("compiled")
+    if any(places & set(mark.args or ["everywhere"]) for mark in item.iter_markers("thorough")):
+        return True
+    return "compiled" in places and item.get_closest_marker("covering") is not None and not is_on_the_diagonal(item)
+
+
+def is_on_the_diagonal(item):
+    """Whether a case is in the row of its matrix that takes the next value of each parameter at each step, and begins again where one ends."""
+    axes = [mark.args[:2] for mark in item.iter_markers("parametrize")]
+    places = [place(item, *axis) for axis in axes]
+    lengths = [len(values) for _, values in axes]
+    return any(all(place == row % length for place, length in zip(places, lengths)) for row in range(max(lengths)))
+
+
+def place(item, names, values):
+    """Which of the values that a parametrize mark lists a case has."""
+    names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+    given = [item.callspec.params[name] for name in names]
+    for number, value in enumerate(values):
+        listed = getattr(value, "values", value) if len(names) > 1 or hasattr(value, "marks") else [value]
+        if all(map(operator.is_, listed, given)):
+            return number
+    raise AssertionError(f"{item.nodeid} has none of the values of {names}")
 
 
 @pytest.fixture

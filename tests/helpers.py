@@ -1,6 +1,7 @@
 """What several test files need."""
 
 import numpy as np
+import pytest
 
 import nbopt
 
@@ -31,6 +32,12 @@ OPTIMIZERS = {
     "rprop": lambda **k: nbopt.Rprop(**k),
     "asgd": lambda **k: nbopt.ASGD(**{"t0": 1.0, **k}),
 }
+
+
+def thorough_but(values, *usual, where=()):
+    """Parameters of which the plain run takes the usual ones only (see conftest.py): those that differ most in what a kernel has to do."""
+    assert all(value in values for value in usual)
+    return [value if value in usual else pytest.param(value, marks=pytest.mark.thorough(*where)) for value in values]
 
 
 def same_bits(a, b):

@@ -1,6 +1,7 @@
 """Checkpoints: a run that is saved and loaded goes on with the same bits; a checkpoint that is damaged, or another's, changes nothing."""
 
 import copy
+import itertools
 import json
 import os
 import random
@@ -33,7 +34,7 @@ class Run:
 
     def __init__(self, make, dtype=np.float32, shapes=((5, 3), (7,)), layer_names=("first", None)):
         rng = np.random.default_rng(5)
-        pairs = [(rng.random(shape).astype(dtype), np.zeros(shape, np.float32 if dtype == BFLOAT16 else dtype)) for shape in shapes]
+        pairs = [(rng.random(shape).astype(dtype), np.zeros(shape, dtype)) for shape in shapes]
         self.layers = [nbopt.Parameters(pair, name=name) for pair, name in zip(pairs, layer_names)]
         self.optimizer = make()
         self.steps = 0
@@ -90,6 +91,8 @@ each_way = pytest.mark.parametrize("way", [by_file, in_memory])
 @each_way
 @each_storage
 @each_optimizer
+@pytest.mark.covering
+@pytest.mark.thorough("gpu")
 def test_a_run_that_is_loaded_goes_on_as_if_nothing_had_happened(backend, tmp_path, name, storage, way):
     dtype, options = STORAGES[storage]
 
@@ -111,6 +114,7 @@ def test_a_run_that_is_loaded_goes_on_as_if_nothing_had_happened(backend, tmp_pa
 @each_storage
 @each_optimizer
 @pytest.mark.parametrize("there, here", [("cpu", "reference"), ("reference", "cpu")])
+@pytest.mark.covering
 def test_a_run_goes_on_with_the_same_bits_on_another_backend(tmp_path, name, storage, there, here):
     dtype, options = STORAGES[storage]
     save, load = by_file(tmp_path)
@@ -125,6 +129,7 @@ def test_a_run_goes_on_with_the_same_bits_on_another_backend(tmp_path, name, sto
 
 
 RESUME = """
+import itertools
 import sys
 import numpy as np
 import nbopt
@@ -133,23 +138,21 @@ from test_checkpoint import STORAGES, Run
 
 folder, backend = sys.argv[1:]
 nbopt.set_backend(backend)
-for name in OPTIMIZERS:
-    for storage, (dtype, options) in STORAGES.items():
-        run = Run(lambda: OPTIMIZERS[name](**options), dtype)
-        nbopt.load(f"{folder}/{name}-{storage}", run.optimizer, run.layers)
-        run.go(3, begin=3)
-        values = [v.view(np.uint16) if v.dtype.itemsize == 2 else v for v in run.values()]
-        np.savez(f"{folder}/{name}-{storage}.npz", *values)
+for name, (dtype, options) in zip(OPTIMIZERS, itertools.cycle(STORAGES.values())):
+    run = Run(lambda: OPTIMIZERS[name](**options), dtype)
+    nbopt.load(f"{folder}/{name}", run.optimizer, run.layers)
+    run.go(3, begin=3)
+    values = [v.view(np.uint16) if v.dtype.itemsize == 2 else v for v in run.values()]
+    np.savez(f"{folder}/{name}.npz", *values)
 """
 
 
 def test_runs_go_on_with_the_same_bits_in_a_new_process(host_backend, tmp_path):
     expected = {}
-    for name, make in OPTIMIZERS.items():
-        for storage, (dtype, options) in STORAGES.items():
-            run = Run(lambda make=make, options=options: make(**options), dtype).go(3)
-            nbopt.save(tmp_path / f"{name}-{storage}", run.optimizer, run.layers)
-            expected[f"{name}-{storage}"] = run.go(3).values()
+    for (name, make), (dtype, options) in zip(OPTIMIZERS.items(), itertools.cycle(STORAGES.values())):
+        run = Run(lambda make=make, options=options: make(**options), dtype).go(3)
+        nbopt.save(tmp_path / name, run.optimizer, run.layers)
+        expected[name] = run.go(3).values()
     path = os.pathsep.join([os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])])
     subprocess.run([sys.executable, "-c", RESUME, tmp_path, host_backend.name], env={**os.environ, "PYTHONPATH": path}, check=True)
     for name, values in expected.items():
@@ -268,6 +271,7 @@ LAYOUTS = {"C": np.zeros, "Fortran": lambda shape, dtype: np.zeros(shape, dtype,
 @pytest.mark.parametrize("here", LAYOUTS)
 @pytest.mark.parametrize("there", LAYOUTS)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, BFLOAT16], ids=str)
+@pytest.mark.covering
 def test_values_come_back_into_the_users_own_memory_whatever_its_strides(backend, tmp_path, rng, dtype, there, here, way):
     save, load = way(tmp_path)
     with np.errstate(over="ignore"):
@@ -290,6 +294,7 @@ def test_values_come_back_into_the_users_own_memory_whatever_its_strides(backend
 @each_way
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, BFLOAT16], ids=str)
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3), (3, 0, 2), (1, 1, 1)], ids=str)
+@pytest.mark.covering
 def test_arrays_without_dimensions_or_elements_come_back(backend, tmp_path, shape, dtype, way):
     save, load = way(tmp_path)
     runs = [Run(nbopt.Adam, dtype, shapes=[shape]) for _ in range(2)]
@@ -978,7 +983,6 @@ print(advanced, len(glob.glob(os.path.join(os.path.dirname(path), ".nbopt-save-*
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 def test_a_save_that_is_killed_leaves_the_old_file_or_the_new_one(tmp_path):
     done = subprocess.run([sys.executable, "-c", KILLED_SAVES, tmp_path / "run"], capture_output=True, text=True)

@@ -1,5 +1,6 @@
 """The CUDA kernels as PTX, which is compiled without a GPU: what ptxas is given decides whether results can be the CPU's bits, and how fast it is."""
 
+import functools
 import importlib.util
 import os
 import re
@@ -40,14 +41,16 @@ PROGRAMS = {**OPTIMIZERS, "rmsprop clipped": lambda: nbopt.RMSProp(**CLIPPED), "
 every_program = pytest.mark.parametrize("name", PROGRAMS)
 every_capability = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
 
-_compiled = {}
+@pytest.fixture(scope="module", autouse=True)
+def _each_kernel_is_compiled_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numba_cuda, "ltoir", functools.cache(numba_cuda.ltoir))
+        yield
 
 
+@functools.cache
 def ptx_of(text, name, count, capability, stem="cuda_kernel", **options):
-    key = (text, name, capability, *options)
-    if key not in _compiled:
-        _compiled[key] = numba_cuda.linked(numba_cuda.ltoir(text, stem, name, count, capability, **options), capability)
-    return _compiled[key]
+    return numba_cuda.linked(numba_cuda.ltoir(text, stem, name, count, capability, **options), capability)
 
 
 def program_of(name):
@@ -89,31 +92,18 @@ def assert_no_local_memory(ptx):
 
 @every_capability
 @every_program
-def test_every_operation_rounds_by_itself(name, capability):
-    assert_exact(kernel(name, "float32", capability))
-
-
-@every_capability
-@every_program
-def test_float32_kernels_have_no_float64(name, capability):
-    assert ".f64" not in kernel(name, "float32", capability)
-
-
-@every_capability
-@every_program
-def test_loads_and_stores_are_of_16_bytes_with_a_scalar_tail(name, capability):
-    ptx = instructions(kernel(name, "float32", capability))
-    program = program_of(name)
+@pytest.mark.covering
+def test_float32_kernels_are_exact_and_load_and_store_16_bytes_with_a_scalar_tail(name, capability):
+    """Every operation rounds by itself, none is of float64, and no value lives in local memory."""
+    ptx = kernel(name, "float32", capability)
+    assert_exact(ptx)
+    assert_no_local_memory(ptx)
+    assert ".f64" not in ptx
+    found, program = instructions(ptx), program_of(name)
     loads = {line[1] for line in program.code if line[0] == "load"}
-    assert ptx.count("ld.global.v4.f32") >= len(loads) and "ld.global.f32" in ptx
-    assert ptx.count("st.global.v4.f32") >= len(program.written()) and "st.global.f32" in ptx
-    assert not [i for i in ptx if i.startswith(("ld.", "st.")) and not i.startswith(("ld.global.", "st.global.", "ld.param."))]
-
-
-@every_capability
-@every_program
-def test_no_value_lives_in_local_memory(name, capability):
-    assert_no_local_memory(kernel(name, "float32", capability))
+    assert found.count("ld.global.v4.f32") >= len(loads) and "ld.global.f32" in found
+    assert found.count("st.global.v4.f32") >= len(program.written()) and "st.global.f32" in found
+    assert not [i for i in found if i.startswith(("ld.", "st.")) and not i.startswith(("ld.global.", "st.global.", "ld.param."))]
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "shift_adamax"])
@@ -148,6 +138,7 @@ def sixteen_bits(name, dtypes, kept, capability, strided=False):
 @every_capability
 @pytest.mark.parametrize("kept", [(0, 0, 0), (7, 0, 0), (7, 0, 7)], ids=["nearest", "stochastic parameters", "stochastic parameters and states"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.covering
 def test_16_bit_kernels_are_exact_and_load_16_bytes(dtype, kept, capability):
     ptx = sixteen_bits("rmsprop", (dtype,) * 3, kept, capability)
     assert_exact(ptx)
@@ -165,16 +156,6 @@ def test_kernels_that_round_float32_states_of_16_bit_parameters(capability):
     assert instructions(ptx).count("ld.global.v4.f32") >= 4 and "ld.global.v4.u32" in ptx
 
 
-@pytest.mark.parametrize("dtype, kept", [("bfloat16", 0), ("float16", 10)], ids=["nearest", "stochastic"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_compiles_for_16_bits(name, dtype, kept):
-    program = program_of(name)
-    written = program.written()
-    ptx = sixteen_bits(name, (dtype,) * len(program.names), tuple(kept * (slot in written) for slot in range(len(program.names))), (9, 0))
-    assert_exact(ptx)
-    assert_no_local_memory(ptx)
-
-
 def test_strided_kernels_round_without_local_memory():
     ptx = sixteen_bits("rmsprop", ("bfloat16", "bfloat16", "float32"), (7, 0, 0), (9, 0), strided=True)
     assert_exact(ptx)
@@ -190,6 +171,7 @@ def test_16_bit_gradients_are_summed_in_float32():
 
 @every_capability
 @pytest.mark.parametrize("name", ["shift_adamax", "rmsprop clipped"])
+@pytest.mark.covering
 def test_maximum_and_minimum_keep_nan(name, capability):
     """PTX's max and min drop NaN: behind each stands a choice of the sum, which is NaN, where the operands are unordered."""
     ptx = kernel(name, "float32", capability)
@@ -204,6 +186,7 @@ def test_maximum_and_minimum_keep_nan(name, capability):
 
 @every_capability
 @pytest.mark.parametrize("dtype, total", [("float32", "float32"), ("float32", "float64"), ("float64", "float64")])
+@pytest.mark.covering
 def test_sums_are_exact(dtype, total, capability):
     square_sums = ptx_of(sums_text(DIALECT, dtype, dtype, total), "square_sums", 7, capability, "cuda_sums")
     factor = ptx_of(sums_text(DIALECT, total, total, total), "norm_factor", 5, capability, "cuda_sums")
@@ -217,6 +200,7 @@ def test_sums_are_exact(dtype, total, capability):
 
 @pytest.mark.parametrize("kept", [(0, 0, 0), (8, 0, 8)], ids=["nearest", "stochastic"])
 @pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.covering
 def test_kernels_that_may_be_skipped_leave_before_they_load_anything(strided, kept):
     text = update_text(program_of("rmsprop"), DIALECT, ("float32",) * 3, "float32", strided, kept, skips=True)
     ptx = ptx_of(text, "update", 5 + strided + any(kept), (9, 0))
@@ -239,6 +223,7 @@ def test_reductions_compile(name):
 
 @pytest.mark.parametrize("op", ["exp", "exp2", "log", "log2", "tanh", "power", "ldexp", "finite", "sgn", "rint", "where"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.covering
 def test_every_other_op_compiles(op, dtype):
     from nbopt.ops import PRIMITIVES
     from nbopt.trace import Program
@@ -250,14 +235,21 @@ def test_every_other_op_compiles(op, dtype):
     assert f"st.global.v{16 // np.dtype(dtype).itemsize}.f{8 * np.dtype(dtype).itemsize}" in ptx
 
 
-@pytest.mark.parametrize("dtype, kept", [("float32", 0), ("float64", 0), ("bfloat16", 7), ("float16", 10)], ids=str)
+STORED = [("float32", 0), ("float64", 0), ("bfloat16", 0), ("bfloat16", 7), ("float16", 0), ("float16", 10)]
+
+
+@pytest.mark.parametrize("dtype, kept", STORED, ids=lambda value: str(value))
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_machine_code_spills_no_register_and_needs_few_in_float32(name, dtype, kept):
+@pytest.mark.covering
+def test_no_storage_makes_a_kernel_inexact_or_spill_registers_and_float32_needs_few(name, dtype, kept):
     """What ptxas says of the code for compute capability 9.0. 64 registers leave room for half of the threads that a multiprocessor can have."""
     program = program_of(name)
     written = program.written()
     bits = tuple(kept * (slot in written) for slot in range(len(program.names)))
     text = update_text(program, DIALECT, (dtype,) * len(program.names), "float64" if dtype == "float64" else "float32", kept=bits)
+    ptx = ptx_of(text, "update", 4 + any(bits), (9, 0))
+    assert_exact(ptx)
+    assert_no_local_memory(ptx)
     kernel = machine_code.Kernel(text, 4 + any(bits))
     assert not kernel.spilled
     assert dtype != "float32" or kernel.registers <= 64

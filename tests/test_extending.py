@@ -67,6 +67,7 @@ def test_the_toy_backend_is_installed_by_its_entry_point_alone(toy):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.covering
 def test_every_optimizer_has_the_references_bits_on_the_toy_backend(toy, name, dtype):
     assert_same(trained(toy, OPTIMIZERS[name](), dtype), trained(reference(), OPTIMIZERS[name](), dtype))
 

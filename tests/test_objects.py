@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 import pytest
-from helpers import OPTIMIZERS, layers_of, same_bits, values_of
+from helpers import OPTIMIZERS, layers_of, same_bits, thorough_but, values_of
 
 import nbopt
 from nbopt.errors import ArgumentError, BackendError, DescriptionError, LayerError, NboptError, UnknownBackendError
@@ -159,6 +159,7 @@ def test_gen_class_does_not_change_its_argument_and_keeps_nothing_of_it(make):
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.thorough("gpu")
 def test_a_rebuilt_optimizer_trains_to_the_same_bits(backend, rng, name):
     options = {} if name == "adadelta" else {"schedule": nbopt.ExpSchedule(0.5)}
     layers, optimizer = layers_of([(4, 3)], rng), OPTIMIZERS[name](**options)
@@ -277,6 +278,8 @@ def test_a_copy_is_equal_and_another_object(make, copied):
 
 @each_copy
 @pytest.mark.parametrize("name", MANY)
+@pytest.mark.covering
+@pytest.mark.thorough("gpu")
 def test_a_copied_run_goes_on_as_the_original_does(backend, rng, name, copied):
     layers, optimizer = layers_of([(4, 3), (7,)], rng), MANY[name]()
     train(optimizer, layers)
@@ -810,7 +813,7 @@ NEON = {
     "adam": (nbopt.Adam, NeonAdam, VALUE_CLIPS),
     "shift_adamax": (nbopt.ShiftAdaMax, NeonShiftAdaMax, SCHEDULE),
 }
-each_neon = pytest.mark.parametrize(("ours", "neons", "options"), NEON.values(), ids=NEON)
+each_neon = pytest.mark.parametrize("name", thorough_but(NEON, "nesterov", "rmsprop", "shift_adamax", where=["compiled"]))
 
 
 def neon_layers(rng, dtype=np.float32):
@@ -822,7 +825,9 @@ def neon_layers(rng, dtype=np.float32):
 
 
 @each_neon
-def test_neons_loops_give_the_same_bits_as_our_classes(backend, rng, ours, neons, options):
+@pytest.mark.thorough("gpu")
+def test_neons_loops_give_the_same_bits_as_our_classes(backend, rng, name):
+    ours, neons, options = NEON[name]
     backend.bsz = 16
     layers = neon_layers(rng)
     expected = copy.deepcopy(layers)
@@ -831,7 +836,8 @@ def test_neons_loops_give_the_same_bits_as_our_classes(backend, rng, ours, neons
     assert not any(map(same_bits, values_of(layers), start))
 
 
-@pytest.mark.parametrize("name", ["rmsprop", "shift_adamax"])
+@pytest.mark.parametrize("name", thorough_but(["rmsprop", "shift_adamax"], "rmsprop", where=["compiled"]))
+@pytest.mark.thorough("gpu")
 def test_neons_loops_give_the_same_bits_in_float64(backend, rng, name):
     ours, neons, options = NEON[name]
     layers = neon_layers(rng, np.float64)
@@ -841,6 +847,7 @@ def test_neons_loops_give_the_same_bits_in_float64(backend, rng, name):
 
 
 @pytest.mark.parametrize("name", ["plain", "adam"])
+@pytest.mark.thorough("gpu")
 def test_neons_loops_with_the_factor_multiplied_on_the_host_differ_by_roundings_only(backend, rng, name):
     ours, neons, options = NEON[name]
     layers = neon_layers(rng)
@@ -851,7 +858,9 @@ def test_neons_loops_with_the_factor_multiplied_on_the_host_differ_by_roundings_
 
 
 @each_neon
-def test_our_classes_go_on_from_the_unnamed_states_of_neons_loops(backend, rng, ours, neons, options):
+@pytest.mark.thorough("gpu")
+def test_our_classes_go_on_from_the_unnamed_states_of_neons_loops(backend, rng, name):
+    ours, neons, options = NEON[name]
     layers = neon_layers(rng)
     expected = copy.deepcopy(layers)
     train(neons(**options), layers)

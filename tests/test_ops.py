@@ -7,8 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from helpers import same_bits, special_values, ulp_distance
-from hypothesis import HealthCheck, given, settings
+from helpers import same_bits, special_values, thorough_but, ulp_distance
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
@@ -93,6 +93,7 @@ def test_exact_ops_are_marked_exact():
 
 @each_dtype
 @each_op
+@pytest.mark.covering
 def test_cpu_equals_reference(name, dtype):
     arrays = operands(dtype, ARITY[name])
     got, wanted = (run_op_on(backend, name, arrays) for backend in ("cpu", "reference"))
@@ -247,6 +248,7 @@ def meant(name, arrays):
 
 @each_dtype
 @pytest.mark.parametrize("name", MEANING)
+@pytest.mark.thorough("compiled")  # test_cpu_equals_reference has these operands too
 def test_meaning(backend, name, dtype):
     arrays = grid(dtype, ARITY[name])
     got, wanted = run_op(backend, name, arrays), meant(name, arrays)
@@ -268,6 +270,7 @@ def halfway_to_a_subnormal(dtype, k):
 
 
 @each_dtype
+@pytest.mark.thorough("gpu")
 def test_shift_by_an_integer_is_exact(backend, dtype):
     info = np.finfo(dtype)
     reach = 2 * (info.maxexp + info.nmant)  # brings the smallest subnormal to infinity, and the largest number to 0
@@ -283,6 +286,7 @@ def test_shift_by_an_integer_is_exact(backend, dtype):
 
 
 @each_dtype
+@pytest.mark.thorough("gpu")
 def test_int_powers_multiply_in_a_fixed_order(backend, dtype):
     (x,) = operands(dtype, 1)
     t = backend.array(x, dtype=dtype)
@@ -297,6 +301,7 @@ def test_int_powers_multiply_in_a_fixed_order(backend, dtype):
 
 
 @pytest.mark.parametrize("dtype, fraction, least", [("float32", 23, -126), ("float64", 52, -1022)])
+@pytest.mark.thorough("gpu")
 def test_division_by_powers_of_two_and_their_neighbours_is_exact(backend, rng, dtype, fraction, least):
     """Kernels multiply where the reciprocal is exact: beyond the ends of that range, and beside powers of two, they must not."""
     x = np.concatenate([rng.standard_normal(997), [0, -0.0, np.inf, -np.inf, np.nan]]).astype(dtype)
@@ -311,6 +316,7 @@ def test_division_by_powers_of_two_and_their_neighbours_is_exact(backend, rng, d
 
 
 @pytest.mark.parametrize("exponent", [2.0, -1.0, 0.5, 5, -7, 0.0, math.inf, math.nan])
+@pytest.mark.thorough("gpu")
 def test_other_powers_are_within_4_ulp(backend, exponent):
     x = np.concatenate([interesting(np.float64), np.random.default_rng(0).standard_normal(50)])
     out = backend.empty(x.shape, np.float64)
@@ -347,7 +353,8 @@ EXPRESSIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", EXPRESSIONS)
+# What an operator is, all backends are told alike; what the ops are on each of them, others of these tests say.
+@pytest.mark.parametrize("text", thorough_but(EXPRESSIONS, "t - u", "2 / t", "t ** 2", "(t + u) / (1 + t)", "(t < u) + (t == u)", where=["compiled"]))
 def test_operators_mean_what_they_mean_on_arrays(backend, rng, text):
     t, u = (rng.random((3, 50), np.float32) * 3 for _ in range(2))
     t[:, :9] = u[:, :9] = 1  # so that some are equal
@@ -365,6 +372,7 @@ def test_a_comparison_of_tensors_is_no_identity_test(backend):
     assert len({t, t}) == 1  # the hash goes by identity
 
 
+@pytest.mark.thorough("gpu")
 def test_out_takes_the_result_and_is_returned(backend, rng):
     x, y = rng.random((4, 6), np.float32), rng.random((4, 6), np.float32)
     be, t, u = backend, backend.array(x), backend.array(y)
@@ -419,6 +427,8 @@ def reduced(be, name, array, axis, keepdims=True):
 
 @each_dtype
 @pytest.mark.parametrize(("shape", "axes"), CASES, ids=str)
+@pytest.mark.covering
+@pytest.mark.thorough("gpu")
 def test_reductions_equal_numpys_in_float64(backend, shape, axes, dtype):
     x = sample(shape, dtype)
     wide = x.astype(np.float64)
@@ -477,6 +487,7 @@ def test_largest_and_smallest_of_special_values(backend, dtype):
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.thorough("gpu")
 def test_reductions_go_by_c_order_whatever_the_strides(backend, name):
     x = sample((200, 128), np.float32)
     spread = np.zeros((400, 128), np.float32)[::-2]
@@ -499,6 +510,7 @@ REDUCING = {
 
 
 @pytest.mark.parametrize("text", REDUCING)
+@pytest.mark.thorough("gpu")
 def test_reductions_inside_expressions(backend, text):
     x, y = sample((6, 11), np.float64), sample((7, 11), np.float64)[1:]
     out = backend.empty(x.shape, np.float64)
@@ -508,7 +520,6 @@ def test_reductions_inside_expressions(backend, text):
 
 # --- shapes, views, overlap: a few programs, many layouts ---
 
-_property = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 _dtypes = st.tuples(*[st.sampled_from([np.float32, np.float64])] * 3)
 
 
@@ -522,8 +533,8 @@ def difference(a, b, out_dtype):
     return (a.astype(wide) - b.astype(wide)).astype(out_dtype)
 
 
-@_property
 @given(shapes=mutually_broadcastable_shapes(num_shapes=3, min_side=0, max_side=5, max_dims=4), dtypes=_dtypes)
+@pytest.mark.thorough("gpu")
 def test_broadcasting_is_numpys(backend, shapes, dtypes):
     a, b = (drawn(seed, shape, dtype) for seed, shape, dtype in zip((1, 2), shapes.input_shapes, dtypes))
     out = backend.empty(shapes.result_shape, dtypes[2])  # of the third shape too, so that it can be larger than a - b
@@ -531,7 +542,6 @@ def test_broadcasting_is_numpys(backend, shapes, dtypes):
     assert same_bits(out.get(), np.broadcast_to(difference(a, b, dtypes[2]), out.shape))
 
 
-@_property
 @given(shapes=mutually_broadcastable_shapes(num_shapes=2, min_side=0, max_side=5, max_dims=3), dtypes=_dtypes)
 def test_plain_values_broadcast_too(backend, shapes, dtypes):
     a = drawn(3, shapes.input_shapes[0], dtypes[0])
@@ -572,8 +582,8 @@ def laid_out(values, layout):
     return memory, view
 
 
-@_property
 @given(data=st.data(), shape=st.lists(st.integers(0, 5), max_size=3).map(tuple), dtypes=_dtypes)
+@pytest.mark.thorough("gpu")
 def test_views_of_any_layout(backend, data, shape, dtypes):
     values = [drawn(seed, shape, dtype) for seed, dtype in enumerate(dtypes)]
     (_, a), (_, b), (memory, out) = (laid_out(x, data.draw(layouts(len(shape)))) for x in values)
@@ -601,7 +611,6 @@ def _backwards(part):
     return slice(part[-1], part[0] - 1 if part[0] else None, -part.step)
 
 
-@_property
 @given(slices=overlapping())
 def test_overlapping_views_of_one_array_behave_as_numpys(backend, slices):
     target, first, second = slices

@@ -189,6 +189,7 @@ DELIVERED = [("bfloat16", True, 7, 16, 16), ("float16", True, 10, 32, 32), ("flo
 
 
 @pytest.mark.parametrize(("dtype", "rounding", "mantissa", "word", "seen"), DELIVERED, ids=lambda x: str(x))
+@pytest.mark.thorough("gpu")
 def test_assignments_get_these_bits(backend, dtype, rounding, mantissa, word, seen):
     n = 2 * BLOCK + 300
     target = backend.zeros(n, dtype)
@@ -207,6 +208,7 @@ def test_assignments_get_these_bits(backend, dtype, rounding, mantissa, word, se
 
 
 @pytest.mark.parametrize("assignment", [0, 1, 2])
+@pytest.mark.thorough("gpu")
 def test_optimizers_get_these_bits(backend, assignment):
     # The tensors begin in blocks 0, 2, 3 and 4; the one without elements takes none.
     shapes, first_blocks = [(BLOCK + 900,), (7, 3), (0, 5), (BLOCK,), (20, 30)], [0, 2, 3, 3, 4]
@@ -291,6 +293,7 @@ def test_streams_that_begin_alike_are_different_from_the_first_block_on():
     assert len({tuple(first) for first in firsts}) == len(firsts)
 
 
+@pytest.mark.thorough("gpu")
 def test_roundings_of_tensors_states_steps_and_seeds_are_uncorrelated(backend):
     # Values half-way between two numbers of the grid, so that what is seen is one bit of each rounding, as a kernel delivers it.
     n = 50_000
@@ -414,6 +417,7 @@ def test_without_a_seed_one_is_drawn_and_can_be_read_back(backend):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**63, 2**64 - 1])
+@pytest.mark.thorough("gpu")
 def test_any_seed_of_64_bits_gives_bits_of_its_own(backend, seed):
     other = type(backend)(rng_seed=seed ^ 1)
     assert rounded(type(backend)(rng_seed=seed)) != rounded(other)

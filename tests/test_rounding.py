@@ -55,6 +55,7 @@ def assert_canonical(stored):
 
 @each_16
 @pytest.mark.parametrize("wide", [F32, F64], ids=["float32", "float64"])
+@pytest.mark.thorough("gpu")
 def test_every_number_of_16_bits_widens_exactly(backend, dtype, wide):
     wanted = as_numpy_converts(patterns(dtype), wide)
     assert len(np.unique(wanted[np.isfinite(wanted)])) == (63487 if dtype == F16 else 65279)  # all but NaN, infinities, and one of the zeros
@@ -63,6 +64,7 @@ def test_every_number_of_16_bits_widens_exactly(backend, dtype, wide):
 
 @each_16
 @pytest.mark.parametrize("to", [F16, BF16], ids=["to float16", "to bfloat16"])
+@pytest.mark.thorough("gpu")
 def test_every_number_of_16_bits_is_stored_as_numpy_stores_it_and_nan_is_canonical(backend, dtype, to):
     stored = assigned(backend, patterns(dtype), to)
     assert same_bits(stored, as_numpy_converts(patterns(dtype).astype(F32), to))
@@ -83,6 +85,7 @@ def boundaries(dtype, wide):
 
 
 @each_16
+@pytest.mark.thorough("gpu")
 def test_boundaries_round_to_nearest_as_numpy_rounds_them(backend, dtype):
     values = boundaries(dtype, F32)
     wanted = as_numpy_converts(values, dtype)
@@ -93,6 +96,7 @@ def test_boundaries_round_to_nearest_as_numpy_rounds_them(backend, dtype):
 
 
 @each_16
+@pytest.mark.thorough("gpu")
 def test_ten_million_random_patterns_round_to_nearest_as_numpy_rounds_them(backend, rng, dtype):
     target = backend.zeros(1_000_000, dtype)
     for _ in range(1 if backend.name == "reference" else 10):  # the reference is NumPy
@@ -116,6 +120,7 @@ def exactly_nearest(x, dtype):
 
 
 @each_16
+@pytest.mark.thorough("gpu")
 def test_float64_is_rounded_once_to_16_bits_and_not_by_way_of_float32(backend, rng, dtype):
     # Midpoints of 16-bit neighbours, and values so close to them that float32 can't tell them apart: over subnormals, normals and the largest.
     last = 0x7C00 if dtype == F16 else 0x7F80
@@ -132,12 +137,14 @@ def test_float64_is_rounded_once_to_16_bits_and_not_by_way_of_float32(backend, r
 
 
 @each_16
+@pytest.mark.thorough("gpu")
 def test_float64_boundaries_round_to_nearest(backend, dtype):
     # All of float32's values are among float64's: one more rounding, of nothing.
     values = boundaries(dtype, F32)
     assert same_bits(assigned(backend, values.astype(F64), dtype), as_numpy_converts(values, dtype))
 
 
+@pytest.mark.thorough("gpu")
 def test_float64_results_round_to_float32_as_numpy_rounds_them(backend, rng):
     near_ties = as_numpy_converts(rng.integers(0, 2**32, 100_000, np.uint32).view(F32), F64) * (1 + 2.0**-25)
     values = np.concatenate([special_values(F64, rng, 100_000), near_ties])
@@ -227,6 +234,7 @@ def how_many(backend):
 
 
 @each_kind
+@pytest.mark.thorough("gpu")
 def test_it_is_unbiased_and_only_the_two_neighbours_occur(backend, kind):
     n = how_many(backend)
     rounded = many_roundings(backend, n, kind)
@@ -241,6 +249,7 @@ def test_it_is_unbiased_and_only_the_two_neighbours_occur(backend, kind):
 
 
 @each_kind
+@pytest.mark.thorough("gpu")
 def test_exact_values_stay(backend, kind):
     _, on_grid = spread_values(kind)
     values = np.repeat(np.array(on_grid, kind.arithmetic), 10_000)
@@ -253,6 +262,7 @@ def bits_of(array):
 
 
 @each_kind
+@pytest.mark.thorough("gpu")
 def test_frequencies_fit_the_distances(backend, kind):
     # 64 distances, each in every place of the words; and then the numbers of ups in blocks of one distance.
     n = 64 * 4096
@@ -276,6 +286,7 @@ def sum_of_squares(ups, chance, variance, group, groups):
 
 
 @pytest.mark.parametrize("dtype", [F32, F64, F16, BF16], ids=lambda d: d.name)
+@pytest.mark.thorough("gpu")
 def test_with_one_bit_1_1_becomes_1_or_1_5(backend, dtype):
     n = how_many(backend)
     stored = many_roundings(backend, n, Kind(dtype, 1, F64 if dtype == F64 else F32))(1.1)
@@ -293,6 +304,7 @@ def wide_values(kind, rng, n=3000):
 
 
 @each_kind
+@pytest.mark.thorough("gpu")
 def test_every_value_becomes_one_of_its_neighbours_on_the_grid(backend, rng, kind):
     values = wide_values(kind, rng)
     stored = assigned(backend, values, kind.dtype, kind.rounding)
@@ -305,6 +317,7 @@ def test_every_value_becomes_one_of_its_neighbours_on_the_grid(backend, rng, kin
 
 
 @each_kind
+@pytest.mark.thorough("gpu")
 def test_what_is_on_the_grid_stays(backend, rng, kind):
     values = wide_values(kind, rng)
     once = assigned(backend, values, kind.dtype, kind.rounding)
@@ -313,6 +326,7 @@ def test_what_is_on_the_grid_stays(backend, rng, kind):
 
 
 @each_kind
+@pytest.mark.thorough("gpu")
 def test_nan_and_infinities_pass_through_and_overflow_is_that_of_rounding_to_nearest(backend, kind):
     step = math.ldexp(1.0, kind.exponents[1] - kind.kept)
     half = kind.top + step / 2  # a tie, whose even side is infinite. (In Python, where a sum beyond the largest float64 is infinite.)
@@ -329,6 +343,7 @@ def test_nan_and_infinities_pass_through_and_overflow_is_that_of_rounding_to_nea
 
 
 @each_16
+@pytest.mark.thorough("gpu")
 def test_float16_and_bfloat16_overflow_as_numpy_converts(backend, dtype):
     largest = float(patterns(dtype)[0x7BFF if dtype == F16 else 0x7F7F])
     with np.errstate(over="ignore"):
@@ -336,6 +351,7 @@ def test_float16_and_bfloat16_overflow_as_numpy_converts(backend, dtype):
     assert same_bits(assigned(backend, values, dtype, True), as_numpy_converts(values, dtype))
 
 
+@pytest.mark.thorough("gpu")
 def test_a_random_pattern_never_becomes_nan(backend, rng):
     values = rng.integers(0, 2**32, 500_000, np.uint32).view(F32)
     for dtype, rounding in ((F16, True), (BF16, True), (F32, 6)):
@@ -347,6 +363,7 @@ def test_a_random_pattern_never_becomes_nan(backend, rng):
 
 @pytest.mark.parametrize("dtype", [F32, F64], ids=["float32", "float64"])
 @pytest.mark.parametrize("rounding", [True, "all bits", 60], ids=str)
+@pytest.mark.thorough("gpu")
 def test_all_of_a_mantissa_is_rounding_to_nearest_in_float32_and_float64(backend, rng, dtype, rounding):
     rounding = {F32: 23, F64: 52}[dtype] if rounding == "all bits" else rounding
     values = special_values(dtype, rng, 5000)
@@ -357,6 +374,7 @@ def test_all_of_a_mantissa_is_rounding_to_nearest_in_float32_and_float64(backend
 
 
 @each_16
+@pytest.mark.thorough("gpu")
 def test_more_bits_than_16_bit_storage_has_means_all_of_them(backend, rng, dtype):
     values = rng.random(5000).astype(F32)
     state = backend.rng_get_state()
@@ -439,6 +457,7 @@ def grid_of(values):
         (2, False, 2, 2),
     ],
 )
+@pytest.mark.thorough("gpu")
 def test_optimizers_and_tensors_settings(backend, optimizer_setting, tensor_setting, param_bits, state_bits):
     found = moved(backend, "bfloat16", "bfloat16", optimizer_setting, tensor_setting)
     assert tuple(map(grid_of, found)) == (param_bits, state_bits)
@@ -469,6 +488,7 @@ def test_optimizers_settings_in_mixes_of_storage(param, state, setting, param_bi
 
 
 @pytest.mark.parametrize(("setting", "param_bits", "state_bits"), [(True, 7, 7), (2, 2, 2), (False, None, None)])
+@pytest.mark.thorough("gpu")
 def test_the_backends_default_is_where_tensors_start(backend, setting, param_bits, state_bits):
     with nbopt.use_backend(type(backend)(rng_seed=0, stochastic_round=setting)) as be:
         found = moved(be, state="bfloat16")
@@ -481,6 +501,7 @@ def test_the_backends_default_is_where_tensors_start(backend, setting, param_bit
             assert tuple(map(grid_of, found)) == (2, 2)
 
 
+@pytest.mark.thorough("gpu")
 def test_settings_are_read_at_every_step(backend):
     # What the parameter's values are apart by tells which setting was in force; the layout and the tensors are the same ones.
     param = backend.ones(N, "bfloat16")
@@ -508,6 +529,7 @@ def test_parameters_of_one_list_keep_their_own_settings(backend):
 # --- assignments outside optimizers ---
 
 
+@pytest.mark.thorough("gpu")
 def test_assignments_outside_optimizers_honour_rounding(backend):
     a, b = backend.array(np.full((40, 50), 0.6, F32)), backend.array(np.full((40, 1), 0.5, F32))
     c = backend.zeros((40, 50))
@@ -661,9 +683,11 @@ def assert_replayed(mix, make, special=False):
     return wanted
 
 
+@pytest.mark.parametrize("mix", ["float16 and bfloat16", "bfloat16, states of float32"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_cpu_and_the_reference_give_the_same_bits(name):
-    make, mix = OPTIMIZERS[name], MIXES["float16 and bfloat16"]
+@pytest.mark.covering
+def test_the_cpu_and_the_reference_give_the_same_bits(name, mix):
+    make, mix = OPTIMIZERS[name], MIXES[mix]
     stochastic = assert_replayed(mix, lambda **k: make(stochastic_round=True, **k))
     assert not all(map(same_bits, stochastic, replayed("reference", mix, make)))  # rounding had something to do
     assert_replayed(mix, lambda **k: make(stochastic_round=True, **k), special=True)
@@ -724,6 +748,7 @@ def test_one_and_two_threads_give_the_same_bits_for_large_arrays():
     assert all(map(same_bits, *found))
 
 
+@pytest.mark.thorough("gpu")
 def test_c_and_fortran_order_give_the_same_bits(backend, rng):
     W, dW = rng.random((130, 90)).astype(BF16), (rng.random((130, 90)) * 0.01).astype(BF16)
     found = []
@@ -738,6 +763,7 @@ def test_c_and_fortran_order_give_the_same_bits(backend, rng):
     assert all(all(map(same_bits, found[0], other)) for other in found[1:])
 
 
+@pytest.mark.thorough("gpu")
 def test_new_gradient_arrays_give_the_same_bits_as_gradients_written_in_place(backend, rng):
     steps = (rng.random((4, 5000)) * 0.01).astype(BF16)
     found = []
@@ -755,6 +781,7 @@ def test_new_gradient_arrays_give_the_same_bits_as_gradients_written_in_place(ba
     assert all(map(same_bits, *found))
 
 
+@pytest.mark.thorough("gpu")
 def test_a_run_goes_on_from_a_stored_state(backend, rng):
     steps = (rng.random((4, 5000)) * 0.01).astype(BF16)
 

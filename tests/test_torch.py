@@ -58,6 +58,7 @@ def run(optimizer, params, steps, start=0):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+@pytest.mark.covering
 def test_a_step_has_the_bits_of_the_same_optimizer_over_numpy_arrays(name, dtype):
     params = parameters(dtype=getattr(torch, dtype))
     storage = nbopt.get_backend().storage_dtype(dtype)
@@ -571,6 +572,7 @@ def saved_and_loaded(state_dict):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.covering
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name, dtype):
     options = {"stochastic_round": dtype == "bfloat16"}
     if dtype == "bfloat16" and name == "rmsprop":

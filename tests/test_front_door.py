@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import thorough_but
 
 import nbopt
 from nbopt import __main__ as report
@@ -74,7 +75,9 @@ def test_the_regression_example_fits_down_to_the_noise(tmp_path, optimizer):
     assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("options", [[], ["--bf16"], ["--optimizer", "Adam", "--learning-rate", "0.01"], ["--optimizer", "Adadelta"]])
+@pytest.mark.parametrize(
+    "options", thorough_but([[], ["--bf16"], ["--optimizer", "Adam", "--learning-rate", "0.01"], ["--optimizer", "Adadelta"]], [], ["--bf16"])
+)
 def test_the_language_model_learns(tmp_path, capsys, options):
     torch = pytest.importorskip("torch", reason="the example needs PyTorch, matplotlib and tqdm")
     pytest.importorskip("matplotlib", reason="the example needs PyTorch, matplotlib and tqdm")

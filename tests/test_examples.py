@@ -1,0 +1,31 @@
+"""Every example runs as a user runs it: in a process of its own, in its quick form."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+# What each is called with here. The others are run by test_front_door.py, which looks at what they have learned.
+QUICK = {"own_optimizer": [], "sixteen_bits": ["--quick", "--out", "picture.png"], "toy_backend": []}
+ELSEWHERE = {"charlm", "digits", "regression"}
+
+
+def test_no_example_is_forgotten():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*QUICK, *ELSEWHERE}
+    text = Path(__file__).with_name("test_front_door.py").read_text()
+    assert all(f'example("{name}")' in text for name in ELSEWHERE)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_an_example_runs_in_its_quick_form(tmp_path, name):
+    if name == "sixteen_bits":
+        for library in ("sklearn", "matplotlib", "threadpoolctl", "tqdm"):
+            pytest.importorskip(library, reason=f"the example needs {library}")
+    path = os.pathsep.join([str(EXAMPLES.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *QUICK[name]]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert name != "sixteen_bits" or (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -2,10 +2,11 @@
 
 Compiling kernels takes nearly all of the time, so the plain run leaves out what ``--thorough`` adds:
 
-- ``@pytest.mark.thorough``: tests that are slow and rarely fail. With the argument ``"gpu"`` they are so where they run on a GPU only (what is proven of
-  the reference holds there too, since the bits are the same), with ``"compiled"`` on every backend that compiles.
-- ``@pytest.mark.covering``: of a matrix of parameters the plain run takes one diagonal, in which each value of each parameter occurs, on each
-  backend that compiles. Where nothing is compiled (the reference, the CUDA simulator) it takes all.
+- ``@pytest.mark.thorough``: tests that are slow and rarely fail. With the argument ``"gpu"`` they are left out on a
+  GPU only (its bits are the reference's, on which they run), with ``"compiled"`` on every backend that compiles.
+- ``@pytest.mark.covering``: of a matrix of parameters the plain run takes one diagonal, in which each value of each
+  parameter occurs, on each backend that compiles. Where nothing is compiled (the reference, the CUDA simulator) it
+  takes all.
 """
 
 import gc
@@ -42,7 +43,7 @@ for _name, _examples in {"plain": 25, "thorough": 250}.items():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--thorough", action="store_true", help="also run what is slow and rarely fails, whole matrices, and 250 examples of each property")
+    parser.addoption("--thorough", action="store_true", help="also run what is slow and rarely fails, and whole matrices")
 
 
 def pytest_configure(config):

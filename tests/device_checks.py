@@ -1,7 +1,8 @@
 """Tests of the CUDA backend that the simulator and a real GPU run alike: test_cuda_sim.py and test_gpu.py take them from here.
 
-They take the fixture `cuda`, a NumbaCUDA with batch size 8. Arrays are small: a simulated operation takes microseconds. The simulator compiles nothing,
-so there the plain run has all cases; on a GPU, where each kernel takes seconds to compile, it has those that are `covering` and usual (conftest.py).
+They take the fixture `cuda`, a NumbaCUDA with batch size 8. Arrays are small: a simulated operation takes microseconds.
+The simulator compiles nothing, so there the plain run has all cases; on a GPU, where each kernel takes seconds to
+compile, it has those that cover the matrices (see conftest.py).
 """
 
 import gc

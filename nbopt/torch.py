@@ -96,6 +96,9 @@ class Optimizer(torch.optim.Optimizer):
     ============================  ==================================================================================================
     """
 
+    state: Any
+    defaults: Any
+
     def __init__(self, params, optimizer, backend=None, seed=None):
         self._optimizer = _usable(optimizer)
         self._backend = backend

@@ -60,6 +60,26 @@ class Program(NamedTuple):
         """
         return sorted({line[1] for line in self.code if line[0] in ("load", "store")})
 
+    def loses(self, slot):
+        """Return whether a value that is computed from a slot is neither stored nor part of another value.
+
+        Parameters
+        ----------
+        slot : int
+
+        Returns
+        -------
+        bool
+        """
+        computed: set[int] = set()
+        read: set[int] = set()
+        for index, (op, *operands) in enumerate(self.code):
+            values = [] if op == "load" else operands[1:] if op == "store" else operands
+            read.update(values)
+            if (op == "load" and operands[0] == slot) or (op != "store" and computed.intersection(values)):
+                computed.add(index)
+        return bool(computed - read)
+
 
 _NO_REDUCTION = (
     "A rule works element by element, and a reduction (be.sum, be.mean, a norm) would have to wait for all elements. "

@@ -116,9 +116,12 @@ class Update:
         self.verdict = None if skipped is None else Verdict()
 
     def list_tensors(self, tensors):
-        """Take a function that returns an iterator over the tensors, as the constructor does, and set the key by it.
+        """Set the tensors, and the key by them. `columns` does so if it has made states, so that the plan knows the next step.
 
-        `columns` does so where it has made states, so that the plan knows the step that comes next.
+        Parameters
+        ----------
+        tensors : callable or None
+            As the constructor takes it.
         """
         self._tensors = tensors
         self.key: Any = None if tensors is None else _key(tensors)

@@ -1,6 +1,5 @@
 """Optimizer: everything that the optimizers have in common, and what users subclass."""
 
-import dis
 import inspect
 import math
 import sys
@@ -418,19 +417,18 @@ class Optimizer(Described):
         if self.t:
             return
         lost = {line[1] for line in program.code if line[0] == "load"}.difference(program.written())
-        code = getattr(inspect.unwrap(type(self).rule), "__code__", None)
-        arguments = [] if code is None else code.co_varnames[2 : code.co_argcount]
-        for slot in sorted(lost):
-            name = arguments[slot] if slot < len(arguments) else program.names[slot]
-            if slot == 0 and code is not None and _rebinds(code, name):
-                raise TraceError(
-                    f"the rule of {self.classnm} gives the name {name} to a new value, which is then lost: write {name}[:] = ..., not {name} = ..."
-                )
-            if slot > 1 and new_states:
-                raise TraceError(
-                    f"the rule of {self.classnm} reads the state {name}, which starts at 0, and never assigns it: write {name}[:] = ... "
-                    f"(a plain {name} = ... only gives a value another name). Where it is meant to stay as it is, write {name}[:] = {name}"
-                )
+        if 0 in lost and program.loses(0):
+            raise TraceError(
+                f"the rule of {self.classnm} computes a value of the parameter that nothing uses, and never assigns the parameter: write param[:] = ..., "
+                "not param = ..., which only gives the value a name"
+            )
+        arguments = [*inspect.signature(self.rule).parameters][1:]  # as the user calls them
+        names = arguments if len(arguments) == len(program.names) else program.names
+        for name in [names[slot] for slot in sorted(lost) if slot > 1 and new_states]:
+            raise TraceError(
+                f"the rule of {self.classnm} reads the state {name}, which starts at 0, and never assigns it: write {name}[:] = ... "
+                f"(a plain {name} = ... only gives a value another name). If it is meant to stay as it is, write {name}[:] = {name}"
+            )
 
     def state_dict(self, layers):
         """Return everything that the next step depends on, but for the gradients, as plain values and copies.
@@ -649,17 +647,6 @@ def place_in(layers, states):
                 name = getattr(layer, "name", None)
                 return f"parameter {number} of layer {index if name is None else repr(name)}"
     return None
-
-
-def _rebinds(code, name):
-    """Return whether compiled code has a plain assignment to the local variable `name`."""
-    stored: list[str] = []
-    for line in dis.get_instructions(code):
-        if line.opname.startswith(("STORE_FAST", "STORE_DEREF")):
-            # Python 3.13 joins two instructions into one, whose argument is a pair of names.
-            names = line.argval if isinstance(line.argval, tuple) else (line.argval,)
-            stored += names[:1] if line.opname.endswith("LOAD_FAST") else names
-    return name in stored
 
 
 def storage_name(be, dtype):

@@ -419,8 +419,8 @@ class Optimizer(Described):
         lost = {line[1] for line in program.code if line[0] == "load"}.difference(program.written())
         if 0 in lost and program.loses(0):
             raise TraceError(
-                f"the rule of {self.classnm} computes a value of the parameter that nothing uses, and never assigns the parameter: write param[:] = ..., "
-                "not param = ..., which only gives the value a name"
+                f"the rule of {self.classnm} computes a value of the parameter that nothing uses, and never assigns the parameter: "
+                "write param[:] = ..., not param = ..., which only gives the value a name"
             )
         arguments = [*inspect.signature(self.rule).parameters][1:]  # as the user calls them
         names = arguments if len(arguments) == len(program.names) else program.names

@@ -290,6 +290,7 @@ class Optimizer(torch.optim.Optimizer):
     def _forget(self, start=0):
         for own in self._groups[start:]:
             own.seen = None
+            own.others.clear()
 
     # --- saving and copying ---
 
@@ -421,6 +422,10 @@ class Optimizer(torch.optim.Optimizer):
         self._forget()
 
 
+_OF_ROWS = "seen", "_tensors", "_states", "_held", "_stamp", "_key", "_listing"  # attributes of a group that depend on what has gradients
+_MOST_TURNS = 8
+
+
 class _Group:
     """What a group of parameters has beside its dictionary.
 
@@ -436,12 +441,16 @@ class _Group:
     seen : list or None
         Everything about the tensors, and their addresses, that the last step depended on; but the gradients' addresses, which
         PyTorch exchanges at every step.
+    others : dict of tuple of int to list
+        The same, and what was made of it, for other parameters of the group that had gradients: tasks that take turns.
     """
 
     def __init__(self, group, optimizer, keys, warned):
         self.group, self.optimizer, self.keys, self.warned = group, optimizer, keys, warned
         self.given = group.get("optimizer")
         self.seen = None
+        self.others: dict[tuple, list] = {}
+        self._rows: Any = ()
         self._length = -1
         self._values: Any = None
         self._read: list = []
@@ -584,12 +593,19 @@ class _Group:
         seen = [names, [*map(_pointer, params)], [*map(_nbytes, grads)], [*map(_dtype, grads)], _strides(params), _strides(grads)]
         seen += params[0].dtype, rows
         stamp = state.stamp[0]
+        if rows != self._rows:
+            self._turn_to(rows)
         if seen != self.seen or (stamp != self._stamp and not self._holds(params, state, names)):
             self._wrap(be, params, rows, state, names)
             sizes = [[param.numel() for param in other["params"]] for other in whole.param_groups[: number + 1]]
             if sizes[-1] != self._sizes:
-                self._sizes = sizes[-1]
+                self._sizes, self.seen = sizes[-1], None
+                self.others.clear()
                 whole._forget(number + 1)  # the groups behind have other positions
+            every = group["params"]
+            for other, (found, *_) in list(self.others.items()):
+                if self.seen is not None or found[1] != [every[row].data_ptr() for row in other]:
+                    del self.others[other]  # something was exchanged, and what it was before must not live on
             before = sum(map(len, sizes[:-1]))
             self._listing = [*chain.from_iterable(sizes)], [before + row for row in rows]
             self.seen = seen
@@ -611,6 +627,18 @@ class _Group:
         update = optimizer.update_of(None, columns, commit, self.epoch(), 1)
         update.key, update.addresses, update.listing = self._key, np.array(pointers, np.int64), self._listing
         return [update]
+
+    def _turn_to(self, rows):
+        """Go back to what was found when these parameters had gradients last."""
+        if self.seen is not None:
+            self.others[tuple(self._rows)] = [getattr(self, name) for name in _OF_ROWS]
+        found = self.others.pop(tuple(rows), None)
+        if len(self.others) >= _MOST_TURNS:
+            del self.others[next(iter(self.others))]
+        self._rows, self.seen = rows, None
+        if found is not None:
+            for name, value in zip(_OF_ROWS, found):
+                setattr(self, name, value)
 
     def _holds(self, params, state, names):
         """Return whether the states of the last step are still those in `state`."""

@@ -1,5 +1,7 @@
 """A step looks at its arrays once: steps that come back to arrays that were looked at look at nothing, and compile nothing."""
 
+import weakref
+
 import numpy as np
 import pytest
 from helpers import layers_of, same_bits, values_of
@@ -125,3 +127,28 @@ def test_turns_that_change(keeping, looks, rng):
     sets[1][0].grads = [sets[1][0].params[0]]
     with pytest.raises(nbopt.errors.LayoutError):
         optimizer.optimize(sets[1], 0)
+
+
+def test_pytorch_turns(looks):
+    """Two heads of a PyTorch model that have gradients in turn are found again; memory that was exchanged dies at the next step."""
+    torch = pytest.importorskip("torch")
+    import nbopt.torch
+
+    arrays = [np.ones((3, 4), np.float32) for _ in range(3)]
+    held, params = [*map(weakref.ref, arrays)], [torch.nn.Parameter(torch.from_numpy(array)) for array in arrays]
+    arrays.clear()
+    optimizer, turns = nbopt.torch.Optimizer(params, momentum()), ((0, 1), (0, 2))
+    for step in range(8):
+        for row, param in enumerate(params):
+            param.grad = torch.ones(3, 4) if row in turns[step % 2] else None
+        looks()
+        optimizer.step()
+        assert looks() == (step < 2)
+    assert [len(optimizer.state[param]) for param in params] == [1, 1, 1]
+    assert torch.equal(params[1], params[2]) and not torch.equal(params[0], params[1])
+    for param in params:
+        param.data = param.data.clone()
+        param.grad = torch.ones(3, 4)
+    assert all(ref() is not None for ref in held)
+    optimizer.step()
+    assert looks() == 1 and [ref() for ref in held] == [None] * 3

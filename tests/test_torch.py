@@ -444,6 +444,7 @@ def test_the_memory_is_the_parameters_own_and_its_version_counts_up():
 
 
 def test_a_closure_computes_gradients_and_its_loss_comes_back():
+    torch.manual_seed(0)
     model = torch.nn.Linear(3, 1)
     optimizer = nbopt.torch.Optimizer(model.parameters(), nbopt.Adam(learning_rate=0.1))
     x, losses = torch.ones(5, 3), []

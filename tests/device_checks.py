@@ -457,7 +457,7 @@ BLOCKS = [(37,), (3, 5), (), (0, 4), (4096,), (2 * 4096 + 259,)]  # of the strea
 
 
 @each_16
-@pytest.mark.parametrize("name", thorough_but(OPTIMIZERS, "momentum", "shift_adamax", "amsgrad", "rprop", where=["gpu"]))
+@pytest.mark.parametrize("name", thorough_but(OPTIMIZERS, "momentum", "shift_adamax", where=["gpu"]))
 @pytest.mark.covering
 def test_every_optimizer_replays_the_references_16_bits(cuda, name, dtype):
     def run(be):

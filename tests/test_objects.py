@@ -629,6 +629,7 @@ def test_a_backend_of_another_package_comes_through_its_entry_point(tmp_path, mo
 # --- the state of the random numbers ---
 
 
+@pytest.mark.thorough("gpu")
 def test_the_state_counts_steps_and_assignments_and_nothing_else(backend, rng):
     layers, optimizer = layers_of([(3,), (4,)], rng), nbopt.RMSProp()
     assert backend.rng_get_state() == {"seed": 0, "updates": 0}
@@ -870,6 +871,7 @@ def test_our_classes_go_on_from_the_unnamed_states_of_neons_loops(backend, rng, 
     assert all_same_bits(train(optimizer, layers, range(3, 5)), train(ahead, expected, range(3, 5)))
 
 
+@pytest.mark.thorough("gpu")
 def test_a_loop_of_assignments_can_be_described_and_copied_too(backend, rng):
     optimizer, layers = NeonAdam(learning_rate=0.5), neon_layers(rng)
     assert nbopt.NervanaObject.gen_class(optimizer.get_description()) == optimizer

@@ -477,6 +477,7 @@ def test_reductions_have_the_references_bits(dtype):
 
 
 @each_dtype
+@pytest.mark.thorough("gpu")
 def test_largest_and_smallest_of_special_values(backend, dtype):
     nan, inf = np.nan, np.inf
     rows = np.array([[0.0, -0.0, -0.0], [-0.0, 0.0, 0.0], [-0.0, -0.0, -0.0], [1, nan, inf], [-inf, 3, inf], [2, 2, 1], [-1, -0.0, -2]], dtype)
@@ -639,6 +640,7 @@ def test_overlap_across_chunks_and_threads(backend, target, source):
     assert same_bits(memory, wanted)
 
 
+@pytest.mark.thorough("gpu")
 def test_overlap_in_two_dimensions(backend):
     wanted, memory = drawn(3, (60, 60), np.float32), drawn(3, (60, 60), np.float32)
     wanted[:] = wanted.T - wanted[::-1]

@@ -320,6 +320,7 @@ def updates_of(be):
     return be.rng_get_state()["updates"]
 
 
+@pytest.mark.thorough("gpu")
 def test_an_assignment_outside_optimizers_counts_once_whether_it_rounds_or_not(backend):
     a, b = backend.ones(5), backend.zeros(5, "bfloat16")
     assert updates_of(backend) == 0
@@ -337,6 +338,7 @@ def test_a_reduction_within_an_assignment_does_not_count(backend):
     assert updates_of(backend) == 1
 
 
+@pytest.mark.thorough("gpu")
 def test_expressions_and_copies_do_not_count(backend):
     a = backend.ones(5, "bfloat16")
     a.rounding = True
@@ -350,6 +352,7 @@ def test_expressions_and_copies_do_not_count(backend):
     assert updates_of(backend) == 1
 
 
+@pytest.mark.thorough("gpu")
 def test_a_step_counts_once_for_all_its_tensors_dtypes_and_optimizers(backend, rng):
     layers = [nbopt.Parameters((rng.random(9).astype(d), np.ones(9, np.float32)), name=d) for d in ("float32", "float64", "float16")]
     step = nbopt.MultiOptimizer({"default": nbopt.RMSProp(gradient_clip_norm=1.0), "float16": nbopt.GradientDescentMomentum(0.1, 0, True)})

@@ -516,6 +516,7 @@ def test_settings_are_read_at_every_step(backend):
     assert found == [None, 7, 1, 1, 7, 2, 7, None]
 
 
+@pytest.mark.thorough("gpu")
 def test_parameters_of_one_list_keep_their_own_settings(backend):
     params = [backend.ones(N, "bfloat16") for _ in range(4)]
     for param, setting in zip(params, (False, True, 1, True)):

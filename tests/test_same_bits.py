@@ -233,12 +233,12 @@ def layers_of_layouts(values, n_states, state_dtype=None):
     return make
 
 
-@pytest.mark.parametrize("name", thorough_but(ALL, "adadelta", "adam", "shift_adamax"))
+@pytest.mark.parametrize("name", thorough_but(ALL, "adadelta", "shift_adamax"))
 def test_strided_and_mixed_lists_of_special_values(name):
     assert_same(layers_of_layouts(Values(np.float32), number_of_states(name)), OPTIMIZERS[name])
 
 
-@pytest.mark.parametrize("name", thorough_but(WITH_NORM_CLIP, "nesterov", "adam"))
+@pytest.mark.parametrize("name", thorough_but(WITH_NORM_CLIP, "nesterov"))
 def test_norm_clip_of_strided_and_mixed_lists(name):
     result = assert_same(layers_of_layouts(Values(np.float32, special=False), 0), lambda: OPTIMIZERS[name](**VALUE_CLIPS, **NORM_CLIP))
     assert all(np.isfinite(array).all() for array in result)

@@ -382,6 +382,7 @@ def assert_equal_states(one, other):
         assert one == other
 
 
+@pytest.mark.filterwarnings("ignore:no layer has the name or class")
 def test_a_state_is_made_of_plain_values_and_arrays(backend):
     run = Run(three_optimizers).go(1)
 
@@ -511,6 +512,7 @@ MISMATCHES = {
 @each_way
 @pytest.mark.parametrize("hyperparameters", [True, False])
 @pytest.mark.parametrize("case", MISMATCHES)
+@pytest.mark.filterwarnings("ignore:no layer has the name or class")
 def test_a_checkpoint_of_something_else_is_refused_and_changes_nothing(backend, tmp_path, case, hyperparameters, way):
     (make, options), (make_here, options_here), message = MISMATCHES[case]
     saved = Run(make, **options).go(2)
@@ -714,6 +716,7 @@ def test_no_layers_at_all_are_a_checkpoint_too(backend, tmp_path):
     assert optimizer.learning_rate == 0.5
 
 
+@pytest.mark.filterwarnings("ignore:no layer has the name or class")
 def test_two_saves_of_one_run_hold_the_same_metadata_and_tensors(backend, tmp_path):
     run = Run(three_optimizers).go(1)
     files = []

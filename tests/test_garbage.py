@@ -130,7 +130,7 @@ def test_pytorch(uncollected, options, name):
     if not isinstance(rule.loss_scale, float):
         rule.loss_scale = torch.tensor([2.0])
     params = [torch.nn.Parameter(torch.ones(3, 4)) for _ in range(2)]
-    optimizer = nbopt.torch.Optimizer([{"params": [param]} for param in params], rule, backend=name)
+    optimizer = nbopt.torch.Optimizer([{"params": [param], "epoch": 0} for param in params], rule, backend=name)
     seen = []
 
     def step(value=1.0, epoch=0):

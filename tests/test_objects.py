@@ -424,6 +424,7 @@ def test_the_layers_name_wins_over_its_class_and_that_over_the_default(backend, 
         np.testing.assert_allclose(old - param, multi.optimizer_of(layer).learning_rate * grad, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:no layer has the name or class")
 def test_layers_of_one_optimizer_are_updated_in_one_call_and_one_without_layers_in_none(backend, rng):
     shared, idle, rest = nbopt.Adam(), nbopt.Adam(), nbopt.Adam()
     multi = nbopt.MultiOptimizer({"a": shared, "Conv": shared, "default": rest, "nobody": idle})

@@ -285,6 +285,7 @@ def test_multi_optimizer_chooses_by_layer_name_then_class_then_default(backend, 
         assert_close(results(layer), expected(name, tensors), 1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:no layer has the name or class")
 def test_multi_optimizer_updates_the_layers_of_one_optimizer_in_one_call(backend, rng):
     backend.bsz = BSZ
     shared, other, unused = OPTIMIZERS["adam"](**NORM), OPTIMIZERS["plain"](**NORM), nbopt.Adam()

@@ -225,6 +225,7 @@ def test_the_norm_clip_takes_one_launch_more(cpu, rng):
     assert launches(cpu, nbopt.RMSProp(gradient_clip_norm=0.1), layers_of(SHAPES, rng)) == 2
 
 
+@pytest.mark.filterwarnings("ignore:no layer has the name or class")
 def test_each_optimizer_of_a_multi_optimizer_is_one_launch(cpu, rng):
     a, b, *rest = layers_of(SHAPES, rng)
     multi = nbopt.MultiOptimizer({"default": nbopt.RMSProp(), a.name: nbopt.Adam(), "NoSuchLayer": nbopt.Adagrad()})

@@ -58,8 +58,6 @@ class Optimizer(torch.optim.Optimizer):
         What the loss was multiplied by: gradients of all groups are divided by it.
     skip_nonfinite : bool
         Whether to leave everything as it is in a step where the norm of the gradients of a group is infinite or NaN.
-    skipped : list of int
-        How many steps of each group were skipped so. They are the same, but for groups without gradients in some step, and those added later.
     param_groups : list of dict
         Each has its hyper-parameters under the names of the optimizer's arguments, the learning rate as ``"lr"``: PyTorch's schedulers change
         it. PyTorch's words for them (``weight_decay``, ``betas``, ``eps``, ``momentum``) are there as well; the one that is written last
@@ -250,7 +248,10 @@ class Optimizer(torch.optim.Optimizer):
 
     @property
     def skipped(self):
-        """List of int : how many steps of each group were skipped so. On a device, reading it waits for the steps so far."""
+        """List of int : how many steps of each group `skip_nonfinite` has skipped. On a device, reading it waits for the steps so far.
+
+        The numbers are equal, but for groups without gradients in some step and groups that were added later.
+        """
         return [own.optimizer.skipped for own in self._owned()]
 
     def step(self, closure=None):

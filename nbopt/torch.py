@@ -58,6 +58,8 @@ class Optimizer(torch.optim.Optimizer):
         What the loss was multiplied by: gradients of all groups are divided by it.
     skip_nonfinite : bool
         Whether to leave everything as it is in a step where the norm of the gradients of a group is infinite or NaN.
+    skipped : list of int
+        How many steps of each group were skipped so.
     param_groups : list of dict
         Each has its hyper-parameters under the names of the optimizer's arguments, the learning rate as ``"lr"``: PyTorch's schedulers change
         it. PyTorch's words for them (``weight_decay``, ``betas``, ``eps``, ``momentum``) are there as well; the one that is written last

@@ -44,7 +44,7 @@ def machine():
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent)
-    from nbopt_backends.threads import threading_layer
+    from nbopt_backends.cpu.threads import threading_layer
 
     return {
         "cpu": cpu,

@@ -31,7 +31,7 @@ from benchmarks import OPTIMIZERS  # noqa: E402
 from benchmarks.models import resnet50  # noqa: E402
 
 import nbopt  # noqa: E402
-from nbopt_backends import device_plan  # noqa: E402
+from nbopt_backends.cuda import plan as device_plan  # noqa: E402
 
 BYTES = {"rmsprop": 20, "adam": 28}  # moved per element in float32
 OURS = {"rmsprop": nbopt.RMSProp, "adam": nbopt.Adam}

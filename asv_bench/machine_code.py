@@ -25,7 +25,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from benchmarks import OPTIMIZERS  # noqa: E402
 
 import nbopt  # noqa: E402
-from nbopt_backends.lowering import ITEM_SIZES  # noqa: E402
+from nbopt_backends.lowering.text import ITEM_SIZES  # noqa: E402
 
 CAPABILITY = (9, 0)
 MIXED = ("bfloat16", "bfloat16", "float32", "float32")
@@ -58,7 +58,7 @@ class Kernel:
     def __init__(self, text, n_arguments):
         from cuda.bindings import nvjitlink
 
-        from nbopt_backends import numba_cuda
+        from nbopt_backends.cuda import numba_cuda
 
         code = numba_cuda.ltoir(text, "cuda_kernel", "update", n_arguments, CAPABILITY)
         linker = nvjitlink.create(3, ["-arch=sm_{}{}".format(*CAPABILITY), "-lto", "-Xptxas=-v"])
@@ -88,7 +88,7 @@ def kernel_of(optimizer, dtypes, kept=0):
     """
     import numpy as np
 
-    from nbopt_backends.cuda_kernels import DIALECT, update_text, vector_width
+    from nbopt_backends.cuda.kernels import DIALECT, update_text, vector_width
 
     with nbopt.use_backend("reference") as be:
         layer = nbopt.Parameters((np.zeros(3, np.float32), np.zeros(3, np.float32)))

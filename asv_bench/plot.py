@@ -1,7 +1,7 @@
 """Draw what compare.py has measured.
 
-    python asv_bench/compare.py --json results.json
-    python asv_bench/plot.py results.json               # writes docs/images/*.png
+python asv_bench/compare.py --json results.json
+python asv_bench/plot.py results.json               # writes docs/images/*.png
 """
 
 import argparse

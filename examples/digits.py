@@ -191,15 +191,21 @@ def main(argv=None):
     add("--learning-rate", type=float, help="in place of the one that suits this job")
     add("--batch-size", type=int, default=64)
     add("--epochs", type=int, default=30)
-    add("--stochastic-round", nargs="?", type=int, const=True, default=False, metavar="BITS",
-        help="round the weights stochastically, to BITS mantissa bits if given")
+    add(
+        "--stochastic-round",
+        nargs="?",
+        type=int,
+        const=True,
+        default=False,
+        metavar="BITS",
+        help="round the weights stochastically, to BITS mantissa bits if given",
+    )
     add("--seed", type=int, default=0)
     add("--out", type=Path, default=Path("digits-out"), help="folder for the results")
     add("--compare", action="store_true", help="train with each of neon's optimizers, one picture")
     args = parser.parse_args(argv)
     if args.learning_rate is not None and (args.compare or args.optimizer == "Adadelta"):
-        parser.error("--learning-rate goes with one optimizer that has one: not with --compare"
-                     " (each has its own), not with Adadelta (it has none)")
+        parser.error("--learning-rate goes with one optimizer that has one: not with --compare (each has its own), not with Adadelta (it has none)")
 
     x_train, x_test, labels_train, labels_test = load_data()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -211,15 +217,18 @@ def main(argv=None):
         # Matrices this small are multiplied faster by one thread than by several.
         with threadpool_limits(1, user_api="blas"):
             network, curves[name] = train(
-                getattr(nbopt, name)(**options), x_train, labels_train, backend=args.backend,
-                batch_size=args.batch_size, epochs=args.epochs, seed=args.seed,
+                getattr(nbopt, name)(**options),
+                x_train,
+                labels_train,
+                backend=args.backend,
+                batch_size=args.batch_size,
+                epochs=args.epochs,
+                seed=args.seed,
             )
         _, to_device = array_library(args.backend)
         accuracies[name] = accuracy(network, to_device(x_test), to_device(labels_test))
         print(f"{name}: test accuracy {accuracies[name]:.2%}")
-        arrays = {
-            f"{layer.name}.{key}": tensor.get() for layer in network for key, ((tensor, _), _) in zip("Wb", layer.parameters.get_params())
-        }
+        arrays = {f"{layer.name}.{key}": tensor.get() for layer in network for key, ((tensor, _), _) in zip("Wb", layer.parameters.get_params())}
         np.savez(args.out / f"weights-{name}.npz", **arrays)
     picture = args.out / f"loss-{'compare' if args.compare else args.optimizer}.png"
     draw(curves, picture)

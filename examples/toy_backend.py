@@ -12,9 +12,9 @@ import numpy as np
 
 import nbopt
 from nbopt.errors import ArgumentError, DtypeError, LayoutError, OperandError
-from nbopt.ops import PRIMITIVES
-from nbopt_backends.memory import check_disjoint
-from nbopt_backends.reduction import norm_factor, tile_sums, tree_sum
+from nbopt.language.ops import PRIMITIVES
+from nbopt_backends.arrays.memory import check_disjoint
+from nbopt_backends.meaning.reduction import norm_factor, tile_sums, tree_sum
 
 
 class ToyBackend(nbopt.Backend):

@@ -3,11 +3,12 @@
 import importlib
 
 from nbopt import backends, errors, optimizers
-from nbopt.backend import Backend
+from nbopt.arrays.tensor import Tensor
 from nbopt.backends import available_backends, gen_backend, get_backend, set_backend, use_backend
-from nbopt.base import NervanaObject
-from nbopt.checkpoint_file import load, save
+from nbopt.checkpoints.file import load, save
 from nbopt.inspection import compile, explain
+from nbopt.interface.backend import Backend
+from nbopt.naming import NervanaObject
 from nbopt.optimizers import (
     ASGD,
     AdaBelief,
@@ -31,7 +32,6 @@ from nbopt.optimizers import (
 )
 from nbopt.parameters import Parameters
 from nbopt.schedules import ExpSchedule, PolySchedule, PowerSchedule, Schedule, ShiftSchedule, StepSchedule
-from nbopt.tensor import Tensor
 from nbopt.version import __version__
 
 __all__ = [

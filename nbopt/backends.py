@@ -12,14 +12,14 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from nbopt.backend import Backend
-from nbopt.base import NervanaObject
 from nbopt.errors import ArgumentError, BackendError, UnknownBackendError
+from nbopt.interface.backend import Backend
+from nbopt.naming import NervanaObject
 
 _BUILT_IN = {
-    "cpu": "nbopt_backends.numba_cpu:NumbaCPU",
-    "cuda": "nbopt_backends.numba_cuda:NumbaCUDA",
-    "reference": "nbopt_backends.reference:Reference",
+    "cpu": "nbopt_backends.cpu.backend:NumbaCPU",
+    "cuda": "nbopt_backends.cuda.numba_cuda:NumbaCUDA",
+    "reference": "nbopt_backends.meaning.reference:Reference",
 }
 _NEON_NAMES = {"mkl": "cpu", "gpu": "cuda"}
 _GROUP = "nbopt.backends"

@@ -5,8 +5,8 @@ import numbers
 
 import numpy as np
 
+from nbopt.arrays.tensor import Tensor, normalise_rounding
 from nbopt.errors import ArgumentError
-from nbopt.tensor import Tensor, normalise_rounding
 
 
 def unwrapped(value):

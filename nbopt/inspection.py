@@ -2,8 +2,8 @@
 
 from nbopt.backends import get_backend
 from nbopt.errors import ArgumentError
+from nbopt.interface.update import end_of
 from nbopt.optimizers.base import Optimizer
-from nbopt.update import end_of
 
 
 def explain(optimizer, layers, epoch=0):

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from nbopt.errors import LayerError
-from nbopt.ops import compute_dtype
+from nbopt.language.ops import compute_dtype
 
 
 def get_param_list(layer_list):
@@ -84,7 +84,7 @@ def rows_with_gradients(params):
     Returns
     -------
     (list of int, list of int)
-        The number of elements of each parameter, and the places of those that have a gradient: see `nbopt.update.Update.listing`.
+        The number of elements of each parameter, and the places of those that have a gradient: see `nbopt.interface.update.Update.listing`.
 
     Raises
     ------

@@ -4,9 +4,9 @@ from operator import is_
 from typing import Any
 
 from nbopt.backends import get_backend
-from nbopt.base import NervanaObject
 from nbopt.errors import LayerError, NboptError
 from nbopt.layers import as_gradient
+from nbopt.naming import NervanaObject
 
 
 class _States(list):

@@ -4,8 +4,8 @@ import bisect
 import math
 
 from nbopt import checks
-from nbopt.base import Described
 from nbopt.errors import ArgumentError
+from nbopt.naming import Described
 
 
 class Schedule(Described):

@@ -2,7 +2,7 @@
 
 import importlib
 
-_HOMES = {"NumbaCPU": "numba_cpu", "NumbaCUDA": "numba_cuda", "Reference": "reference"}
+_HOMES = {"NumbaCPU": "cpu.backend", "NumbaCUDA": "cuda.numba_cuda", "Reference": "meaning.reference"}
 
 __all__ = ["NumbaCPU", "NumbaCUDA", "Reference"]
 

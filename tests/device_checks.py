@@ -17,8 +17,8 @@ from helpers import OPTIMIZERS, same_bits, special_values, thorough_but, ulp_dis
 
 import nbopt
 from nbopt import errors
-from nbopt.ops import PRIMITIVES
-from nbopt_backends.reduction import TILE
+from nbopt.language.ops import PRIMITIVES
+from nbopt_backends.meaning.reduction import TILE
 
 SHAPES = [(37,), (3, 5), (), (0, 4), (64,), (2, 3, 7)]
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -73,8 +73,17 @@ def shift(a, b, value=True):
 
 
 def gradient_descent_momentum(
-    p, g, states, *, learning_rate, momentum_coef, wdecay=0.0, nesterov=False,
-    gradient_clip_value=None, param_clip_value=None, s=1.0,
+    p,
+    g,
+    states,
+    *,
+    learning_rate,
+    momentum_coef,
+    wdecay=0.0,
+    nesterov=False,
+    gradient_clip_value=None,
+    param_clip_value=None,
+    s=1.0,
 ):
     """Gradient descent; states ``(v,)``, or none at all where ``momentum_coef`` is 0."""
     p, g, *states = _float64(p, g, *states)
@@ -96,8 +105,16 @@ def gradient_descent_momentum(
 
 
 def rmsprop(
-    p, g, states, *, learning_rate=2e-3, decay_rate=0.95, epsilon=1e-6,
-    gradient_clip_value=None, param_clip_value=None, s=1.0,
+    p,
+    g,
+    states,
+    *,
+    learning_rate=2e-3,
+    decay_rate=0.95,
+    epsilon=1e-6,
+    gradient_clip_value=None,
+    param_clip_value=None,
+    s=1.0,
 ):
     """RMSProp; states ``(r,)``, the running mean square of the gradient."""
     p, g, r = _float64(p, g, *states)
@@ -108,8 +125,15 @@ def rmsprop(
 
 
 def adagrad(
-    p, g, states, *, learning_rate=0.01, epsilon=1e-6,
-    gradient_clip_value=None, param_clip_value=None, s=1.0,
+    p,
+    g,
+    states,
+    *,
+    learning_rate=0.01,
+    epsilon=1e-6,
+    gradient_clip_value=None,
+    param_clip_value=None,
+    s=1.0,
 ):
     """Adagrad; states ``(G,)``, the sum of all squared gradients."""
     p, g, total = _float64(p, g, *states)
@@ -120,8 +144,14 @@ def adagrad(
 
 
 def adadelta(
-    p, g, states, *, decay=0.95, epsilon=1e-6,
-    gradient_clip_value=None, param_clip_value=None,
+    p,
+    g,
+    states,
+    *,
+    decay=0.95,
+    epsilon=1e-6,
+    gradient_clip_value=None,
+    param_clip_value=None,
 ):
     """Adadelta; states ``(a, b, u)``: mean squares of gradient and update, last update."""
     p, g, a, b, _ = _float64(p, g, *states)
@@ -133,8 +163,18 @@ def adadelta(
 
 
 def adam(
-    p, g, states, *, t, learning_rate=1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-8,
-    gradient_clip_value=None, param_clip_value=None, s=1.0,
+    p,
+    g,
+    states,
+    *,
+    t,
+    learning_rate=1e-3,
+    beta_1=0.9,
+    beta_2=0.999,
+    epsilon=1e-8,
+    gradient_clip_value=None,
+    param_clip_value=None,
+    s=1.0,
 ):
     """Adam; states ``(m, v)``; ``t`` counts the calls from 1."""
     p, g, m, v = _float64(p, g, *states)
@@ -147,7 +187,15 @@ def adam(
 
 
 def shift_ada_max(
-    p, g, states, *, epoch, learning_rate=2e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-8,
+    p,
+    g,
+    states,
+    *,
+    epoch,
+    learning_rate=2e-3,
+    beta_1=0.9,
+    beta_2=0.999,
+    epsilon=1e-8,
 ):
     """AdaMax with shifts for products; states ``(m, v, 1/v)``; ``epoch`` counts from 0.
 

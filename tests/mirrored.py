@@ -8,10 +8,10 @@ import weakref
 
 import numpy as np
 
-from nbopt_backends.device_array import DeviceArray
-from nbopt_backends.host import HostBackend
-from nbopt_backends.memory import byte_range
-from nbopt_backends.numba_cuda import NumbaCUDA
+from nbopt_backends.arrays.device import DeviceArray
+from nbopt_backends.arrays.host import HostBackend
+from nbopt_backends.arrays.memory import byte_range
+from nbopt_backends.cuda.numba_cuda import NumbaCUDA
 
 
 class MirroredCUDA(NumbaCUDA):

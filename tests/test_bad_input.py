@@ -672,7 +672,7 @@ def test_assigning_the_gradient_is_refused(backend):
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
     """A cache folder for this test, and a function after whose call everything is compiled or loaded as in a new process."""
-    numba_cpu = pytest.importorskip("nbopt_backends.numba_cpu")
+    numba_cpu = pytest.importorskip("nbopt_backends.cpu.backend")
     folder = tmp_path / "cache"
     monkeypatch.setenv("NBOPT_CACHE_DIR", str(folder))
 

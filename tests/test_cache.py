@@ -14,7 +14,7 @@ import numba
 import pytest
 
 import nbopt
-from nbopt_backends import source
+from nbopt_backends.lowering import source
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_no_home(place, monkeypatch, variable, value):
 MANY = """
 import json, os, sys, time, traceback, warnings
 import filelock, numba
-from nbopt_backends import source
+from nbopt_backends.lowering import source
 
 def work(round, action, at):
     module = source.load(f"def double(x):\\n    return 2 * x + {round}\\n", "small")

@@ -17,7 +17,7 @@ import pytest
 from helpers import OPTIMIZERS, same_bits, special_values
 
 import nbopt
-from nbopt import checkpoint_file
+from nbopt.checkpoints import file as checkpoint_file
 from nbopt.errors import ArgumentError, CheckpointError, DescriptionError, LayerError, LayoutError, NboptError
 
 safetensors = pytest.importorskip("safetensors", reason="checkpoints on disk are safetensors files")

@@ -21,9 +21,9 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
 sys.path.insert(0, str(Path(__file__).parents[1] / "asv_bench"))
 import machine_code
 
-from nbopt_backends import numba_cuda
-from nbopt_backends.cuda_kernels import DIALECT, FAST, update_text
-from nbopt_backends.cuda_reductions import sums_text
+from nbopt_backends.cuda import numba_cuda
+from nbopt_backends.cuda.kernels import DIALECT, FAST, update_text
+from nbopt_backends.cuda.reductions import sums_text
 
 CAPABILITIES = [(8, 0), (9, 0)]
 CLIPPED = {"gradient_clip_value": 0.1, "param_clip_value": 1.0, "gradient_clip_norm": 1.0}
@@ -40,6 +40,7 @@ PROGRAMS = {**OPTIMIZERS, "rmsprop clipped": lambda: nbopt.RMSProp(**CLIPPED), "
 
 every_program = pytest.mark.parametrize("name", PROGRAMS)
 every_capability = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _each_kernel_is_compiled_once():
@@ -225,8 +226,8 @@ def test_reductions_compile(name):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.covering
 def test_every_other_op_compiles(op, dtype):
-    from nbopt.ops import PRIMITIVES
-    from nbopt.trace import Program
+    from nbopt.language.ops import PRIMITIVES
+    from nbopt.language.trace import Program
 
     arity = PRIMITIVES[op].arity
     loads = tuple(("load", k + 1) for k in range(arity))

@@ -16,8 +16,8 @@ if importlib.util.find_spec("numba_cuda") is None:
 from device_checks import *  # noqa: F403
 from device_checks import foreign, pairs_of, trained
 
-from nbopt_backends import numba_cuda
-from nbopt_backends.device_streams import UploadRing
+from nbopt_backends.cuda import numba_cuda
+from nbopt_backends.cuda.streams import UploadRing
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from numpy.lib.stride_tricks import as_strided
 
 import nbopt
 from nbopt.errors import LayoutError
-from nbopt_backends.device_array import DeviceArray
-from nbopt_backends.memory import array_at, check_disjoint, dlpack_structure, dlpack_tensor, overlaps_itself
+from nbopt_backends.arrays.device import DeviceArray
+from nbopt_backends.arrays.memory import array_at, check_disjoint, dlpack_structure, dlpack_tensor, overlaps_itself
 
 NOWHERE = 0x7ABC_0000_0000_0000  # no process has memory there
 FLOAT32 = np.dtype("float32")

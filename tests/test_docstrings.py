@@ -10,8 +10,12 @@ import textwrap
 import pytest
 
 import nbopt
-from nbopt import backend, errors, ops, optimizers, trace
-from nbopt_backends import host, numba_cpu, reference
+from nbopt import errors, optimizers
+from nbopt.interface import backend
+from nbopt.language import ops, trace
+from nbopt_backends.arrays import host
+from nbopt_backends.cpu import backend as numba_cpu
+from nbopt_backends.meaning import reference
 
 API = pathlib.Path(__file__).resolve().parent.parent / "docs" / "api"
 SECTIONS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Notes", "References", "Examples")

@@ -11,8 +11,8 @@ import pytest
 from helpers import OPTIMIZERS, layers_of, same_bits, values_of
 
 import nbopt
-from nbopt import ops
-from nbopt_backends import lowering
+from nbopt.language import ops
+from nbopt_backends.lowering import text as lowering
 
 TESTS = pathlib.Path(__file__).resolve().parent
 EXAMPLES = TESTS.parent / "examples"
@@ -208,14 +208,14 @@ def test_an_optimizer_of_ones_own_refuses_values_that_make_no_sense(make):
 
 @pytest.fixture
 def added(monkeypatch):
-    """Add a row to the op table for the duration of a test, as an edit of nbopt/ops.py would."""
+    """Add a row to the op table for the duration of a test, as an edit of nbopt/language/ops.py would."""
 
     def add(table, row, spelling=None):
         monkeypatch.setitem(table, row.name, row)
         monkeypatch.setattr(nbopt.Backend, row.name, None, raising=False)
         if spelling is not None:
             monkeypatch.setitem(lowering.COMMON_OPS, row.name, spelling)
-        nbopt.methods.add_methods(nbopt.Backend)
+        nbopt.arrays.methods.add_methods(nbopt.Backend)
 
     return add
 

@@ -8,7 +8,7 @@ import pytest
 from helpers import same_bits, values_of
 
 import nbopt
-from nbopt.ops import PRIMITIVES
+from nbopt.language.ops import PRIMITIVES
 
 # On a GPU the bits are those of the reference (device_checks.py), which equals the formulas.
 pytestmark = pytest.mark.thorough("gpu")

@@ -109,7 +109,7 @@ NAMES = """
 import os, sys, warnings
 import numpy as np
 import nbopt
-from nbopt_backends import source
+from nbopt_backends.lowering import source
 
 class Heavy(nbopt.Optimizer):
     state_names = ("β",)

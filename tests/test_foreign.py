@@ -388,7 +388,7 @@ def test_pytorchs_number_of_threads_stays(layer):
     """The first step on all cores leaves PyTorch's number of threads, and uses its own; waiting threads are quick to sleep."""
     code = """
 import os, threading, numba, torch, nbopt, nbopt.torch
-from nbopt_backends import threads
+from nbopt_backends.cpu import threads
 torch.set_num_threads(1)
 threads._FEW = threads._FEW_FOR_WORKQUEUE = 0
 seen, launch = [], numba.np.ufunc.parallel._launch_threads

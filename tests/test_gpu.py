@@ -228,7 +228,7 @@ def test_dlpack_goes_both_ways(cuda):
 
 
 def test_a_compiler_that_cannot_be_loaded_is_a_reason_not_to_use_the_backend(monkeypatch):
-    from nbopt_backends import numba_cuda
+    from nbopt_backends.cuda import numba_cuda
 
     def missing():
         raise RuntimeError("libnvvm.so was not found")

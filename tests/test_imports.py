@@ -1,4 +1,4 @@
-"""Imports point one way, as DESIGN says: the sources are read, so that even an import inside a function is seen."""
+"""Imports point one way. The sources are read, so that an import inside a function counts as well."""
 
 import ast
 import pathlib
@@ -22,6 +22,7 @@ def module_name(root, path):
 
 
 MODULES = {module_name(root, path): path for root in ROOTS.values() for path in sorted(root.rglob("*.py"))}
+PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
 
 def imported(module):
@@ -33,7 +34,7 @@ def imported(module):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}, line {node.lineno}: imports are absolute, so that they can be followed"
-            # "from nbopt import ops" imports a module, "from nbopt.ops import PRIMITIVES" a name in one. Of others we can't tell.
+            # "from nbopt import ops" imports a module, "from nbopt.language.ops import PRIMITIVES" a name in one. Of others we can't tell.
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             names = [name if name in MODULES or package_of(name) not in ROOTS else node.module for name in names]
         else:
@@ -61,100 +62,129 @@ def modules_of(package):
     return [module for module in MODULES if package_of(module) == package]
 
 
-def test_the_sources_are_found_and_read():
-    assert {"nbopt", "nbopt.ops", "nbopt.optimizers.adam", "nbopt_backends.numba_cpu"} <= set(MODULES)
-    assert {"nbopt.errors", "nbopt.ops"} <= DIRECT["nbopt.expr"]
-    assert "numba" in DIRECT["nbopt_backends.numba_cpu"]
-    assert "numba.cuda" in DIRECT["nbopt_backends.numba_cuda"]
-    assert {"nbopt.ops", "nbopt.expr", "nbopt.trace", "nbopt.backend"} <= reachable("nbopt.optimizers.base")
-    # Inside a function, and so not at import time.
-    assert "nbopt.backends" in DIRECT["nbopt.tensor"] - AT_IMPORT["nbopt.tensor"]
+#: The floors of the house, from the ground up. A module imports from its own floor and those below it.
+FLOORS = [
+    ["nbopt.errors", "nbopt.version"],
+    ["nbopt.language"],
+    ["nbopt.arrays"],
+    ["nbopt.interface"],
+    ["nbopt.naming", "nbopt.checks", "nbopt.backends", "nbopt.schedules", "nbopt.layers", "nbopt.parameters"],
+    ["nbopt.optimizers"],
+    ["nbopt.checkpoints", "nbopt.inspection"],
+    ["nbopt.torch", "nbopt.__main__"],
+]
+BACKEND_FLOORS = [
+    ["nbopt_backends.meaning.xoroshiro", "nbopt_backends.meaning.rounding", "nbopt_backends.meaning.reduction"],
+    ["nbopt_backends.arrays"],
+    ["nbopt_backends.plans.chunks", "nbopt_backends.plans.plan", "nbopt_backends.lowering"],
+    ["nbopt_backends.plans.compiled"],
+    ["nbopt_backends.cpu", "nbopt_backends.cuda", "nbopt_backends.meaning.reference"],
+]
+#: Imports inside functions that point up.
+UPWARD = {("nbopt.arrays.tensor", "nbopt.backends"), ("nbopt.optimizers.base", "nbopt.checkpoints.state")}
+
+
+def under(module, names):
+    return any(module == name or module.startswith(f"{name}.") for name in names)
+
+
+def floor_of(module, floors):
+    return next((number for number, names in enumerate(floors) if under(module, names)), None)
+
+
+def test_the_sources_are_found():
+    """The reader of sources sees imports at import time and inside functions."""
+    assert {"nbopt", "nbopt.language.ops", "nbopt.optimizers.adam", "nbopt_backends.cpu.backend"} <= set(MODULES)
+    assert {"nbopt.errors", "nbopt.language.ops"} <= DIRECT["nbopt.language.expressions"]
+    assert "numba" in DIRECT["nbopt_backends.cpu.backend"]
+    assert "numba.cuda" in DIRECT["nbopt_backends.cuda.numba_cuda"]
+    assert {"nbopt.language.ops", "nbopt.language.trace", "nbopt.interface.backend"} <= reachable("nbopt.optimizers.base")
+    assert "nbopt.backends" in DIRECT["nbopt.arrays.tensor"] - AT_IMPORT["nbopt.arrays.tensor"]
 
 
 @pytest.mark.parametrize("module", modules_of("nbopt"))
-def test_the_interface_imports_numpy_and_the_standard_library_and_no_numba_no_backend_no_device(module):
+def test_the_interface_needs_numpy_alone(module):
+    """The interface imports NumPy and the standard library: no Numba, no backend, no library of devices."""
     allowed = {"nbopt", "numpy", "ml_dtypes", "safetensors", *sys.stdlib_module_names}
-    if module == "nbopt.torch":  # which users import by its name
+    if under(module, ["nbopt.torch"]):  # which users import by its name
         allowed |= {"torch"}
     assert {package_of(name) for name in DIRECT[module]} <= allowed
 
 
 def test_nothing_imports_the_adapter_to_pytorch():
-    assert not [module for module in MODULES if "nbopt.torch" in DIRECT[module]]
+    """Only the adapter's own modules import it."""
+    assert not [m for m in MODULES if not under(m, ["nbopt.torch"]) and any(under(name, ["nbopt.torch"]) for name in DIRECT[m])]
 
 
-LAYERS = [
-    ["nbopt.ops", "nbopt.errors"],
-    ["nbopt.expr", "nbopt.update", "nbopt.layers"],
-    ["nbopt.trace"],
-    ["nbopt.methods"],
-    ["nbopt.backend"],
-    ["nbopt.optimizers"],
-]
+@pytest.mark.parametrize("module", [module for module in MODULES if "." in module])
+def test_imports_never_point_up(module):
+    """A module imports from its own floor and from lower ones. Packages' __init__ files are for users."""
+    floors = FLOORS if package_of(module) == "nbopt" else BACKEND_FLOORS
+    own = floor_of(module, floors)
+    if own is None:
+        assert module in PACKAGES or module == "nbopt_backends.pytest_plugin", "it stands on no floor"
+        return
+    for name in DIRECT[module]:
+        floor = floor_of(name, floors)
+        assert floor is None or floor <= own or (module, name) in UPWARD, f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("rank", range(len(LAYERS) - 1), ids=lambda rank: LAYERS[rank][0])
-def test_the_interface_points_from_optimizers_to_backend_to_trace_to_expr_to_ops(rank):
-    above = tuple(name for layer in LAYERS[rank + 1 :] for name in layer)
-    for module in LAYERS[rank]:
-        assert not {name for name in DIRECT[module] | reachable(module) if name.startswith(above)}
-
-
-def test_ops_and_errors_import_nothing_of_nbopt():
-    for module in LAYERS[0]:
+def test_the_language_imports_nothing_above():
+    """Ops and errors import nothing of nbopt."""
+    for module in ["nbopt.language.ops", "nbopt.errors"]:
         assert not {name for name in DIRECT[module] if package_of(name) == "nbopt"}
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_no_module_imports_itself_in_a_circle(module):
+def test_no_circles(module):
     """A package's __init__ is for users: modules import each other directly, or it would close a circle."""
     assert module not in reachable(module)
 
 
-LEAVES = ["lowering", "chunks", "reduction", "memory", "scalar", "rounding", "xoroshiro"]
-
-
-@pytest.mark.parametrize("leaf", LEAVES)
-def test_leaves_of_the_backends_import_nothing_but_leaves(leaf):
-    allowed = {f"nbopt_backends.{name}" for name in LEAVES}
-    assert {name for name in DIRECT[f"nbopt_backends.{leaf}"] if package_of(name) == "nbopt_backends"} <= allowed
-
-
-@pytest.mark.parametrize("leaf", LEAVES)
-def test_leaves_of_the_backends_need_no_numba(leaf):
-    assert not {name for name in DIRECT[f"nbopt_backends.{leaf}"] if package_of(name) in ("numba", "llvmlite")}
-
-
 SIDES = {
-    "host": ("host", "reference", "numba_cpu", "threads", "cpu_"),
-    "device": ("device_", "cuda_", "numba_cuda"),
+    "host": ["nbopt_backends.arrays.host", "nbopt_backends.meaning.reference", "nbopt_backends.cpu"],
+    "device": ["nbopt_backends.arrays.device", "nbopt_backends.cuda"],
 }
+NO_NUMBA = [
+    "nbopt_backends.meaning",
+    "nbopt_backends.arrays",
+    "nbopt_backends.plans.plan",
+    "nbopt_backends.plans.chunks",
+    "nbopt_backends.lowering.text",
+    "nbopt_backends.lowering.formulas",
+    "nbopt_backends.cuda.plan",
+    "nbopt_backends.cuda.streams",
+]
 
 
 def of_side(side):
-    return {module for module in modules_of("nbopt_backends") if module.partition(".")[2].startswith(SIDES[side])}
+    return {module for module in modules_of("nbopt_backends") if under(module, SIDES[side])}
 
 
 @pytest.mark.parametrize("side, other", [("host", "device"), ("device", "host")])
-def test_what_is_for_the_host_and_what_is_for_devices_never_import_each_other(side, other):
+def test_host_and_device_never_import_each_other(side, other):
+    """What is for the host knows nothing of devices, and the other way round."""
     for module in of_side(side):
         assert not (DIRECT[module] | reachable(module)) & of_side(other)
 
 
-@pytest.mark.parametrize("module", [*LEAVES, "plan", "array_backend", "compiled_backend", "source"])
-def test_what_is_for_both_knows_neither(module):
-    module = f"nbopt_backends.{module}"
-    assert not (DIRECT[module] | reachable(module)) & (of_side("host") | of_side("device"))
+@pytest.mark.parametrize("floor", ["nbopt_backends.plans", "nbopt_backends.lowering", "nbopt_backends.arrays.checks"])
+def test_what_is_for_both_knows_neither(floor):
+    """Plans, lowering and checks serve the host and devices."""
+    for module in [module for module in MODULES if under(module, [floor])]:
+        assert not (DIRECT[module] | reachable(module)) & (of_side("host") | of_side("device"))
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_numba_cuda_is_imported_by_its_backend_alone(module):
+def test_one_module_drives_the_device(module):
+    """numba.cuda is imported by one module, PyTorch by its adapter, CuPy by none."""
     devices = {name for name in DIRECT[module] if name.startswith(("numba.cuda", "numba_cuda", "cupy", "torch", "cuda"))}
-    assert not devices or module in ("nbopt_backends.numba_cuda", "nbopt.torch")
+    assert not devices or module == "nbopt_backends.cuda.numba_cuda" or under(module, ["nbopt.torch"])
 
 
-@pytest.mark.parametrize("name", ["", ".reference", ".plan", ".array_backend", ".host", ".device_array", ".device_plan", ".device_streams"])
-def test_the_reference_and_what_knows_of_arrays_alone_need_no_numba(name):
-    module = f"nbopt_backends{name}"
-    for name in {module} | reachable(module):
-        assert not {other for other in DIRECT[name] if package_of(other) in ("numba", "llvmlite")}
+@pytest.mark.parametrize("floor", NO_NUMBA)
+def test_the_meaning_needs_no_numba(floor):
+    """The definition of results, and what knows of arrays alone, run without Numba."""
+    for module in [module for module in MODULES if under(module, [floor])]:
+        for name in {module} | reachable(module):
+            assert not {other for other in DIRECT[name] if package_of(other) in ("numba", "llvmlite")}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import nbopt
-from nbopt_backends.numba_cpu import NumbaCPU
+from nbopt_backends.cpu.backend import NumbaCPU
 
 ROOT = pathlib.Path(nbopt.__file__).parents[1]
 

@@ -609,9 +609,7 @@ def test_neons_other_arguments_are_accepted_with_a_warning(argument):
 
 
 def test_a_backend_of_another_package_comes_through_its_entry_point(tmp_path, monkeypatch):
-    (tmp_path / "toybox.py").write_text(
-        "from nbopt_backends import Reference\nclass Toy(Reference):\n    name = 'toy'\nclass NoBackend:\n    pass\n"
-    )
+    (tmp_path / "toybox.py").write_text("from nbopt_backends import Reference\nclass Toy(Reference):\n    name = 'toy'\nclass NoBackend:\n    pass\n")
     info = tmp_path / "toybox-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toybox\nVersion: 1.0\n")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import mutually_broadcastable_shapes
 
 import nbopt
-from nbopt.ops import COMPOSED, PRIMITIVES
+from nbopt.language.ops import COMPOSED, PRIMITIVES
 
 # The design's exact ops, and the others. `ldexp` is shift(value=False).
 EXACT = {

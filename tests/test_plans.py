@@ -11,9 +11,9 @@ from helpers import OPTIMIZERS, layers_of, same_bits, values_of
 
 import nbopt
 from nbopt.errors import NboptError
-from nbopt_backends.compiled_backend import MOST_LAYOUTS
-from nbopt_backends.numba_cpu import NumbaCPU
-from nbopt_backends.plan import Layout
+from nbopt_backends.cpu.backend import NumbaCPU
+from nbopt_backends.plans.compiled import MOST_LAYOUTS
+from nbopt_backends.plans.plan import Layout
 
 
 @pytest.fixture

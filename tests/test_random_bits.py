@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import nbopt
-from nbopt_backends import xoroshiro
-from nbopt_backends.xoroshiro import BLOCK, LANES, random_slices
+from nbopt_backends.meaning import xoroshiro
+from nbopt_backends.meaning.xoroshiro import BLOCK, LANES, random_slices
 
 MASK = 2**64 - 1
 GAMMA = 0x9E3779B97F4A7C15

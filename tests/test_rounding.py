@@ -816,7 +816,7 @@ def test_a_run_goes_on_from_a_stored_state(backend, rng):
 PORTABLE = """
 import hashlib
 import ml_dtypes, numpy as np, nbopt
-from nbopt_backends import cpu_primitives
+from nbopt_backends.cpu import primitives as cpu_primitives
 
 bf16 = np.dtype(ml_dtypes.bfloat16)
 be = nbopt.set_backend("cpu", rng_seed=3, num_threads=1)

@@ -10,8 +10,8 @@ import pytest
 
 import nbopt
 from nbopt.errors import ArgumentError
-from nbopt_backends import xoroshiro
-from nbopt_backends.xoroshiro import BLOCK, random_slices
+from nbopt_backends.meaning import xoroshiro
+from nbopt_backends.meaning.xoroshiro import BLOCK, random_slices
 
 
 class Assigns(nbopt.Optimizer):
@@ -29,9 +29,7 @@ def rounding():
 
 def layers_of(be, sizes, value=1 + 2.0**-8):
     """Layers whose gradients lie half-way between two numbers of bfloat16's grid."""
-    return [
-        nbopt.Parameters((be.zeros(n, "bfloat16"), be.array(np.full(n, value), "float32")), name=f"layer{k}") for k, n in enumerate(sizes)
-    ]
+    return [nbopt.Parameters((be.zeros(n, "bfloat16"), be.array(np.full(n, value), "float32")), name=f"layer{k}") for k, n in enumerate(sizes)]
 
 
 def ups(layers):

@@ -20,10 +20,10 @@ import pytest
 from helpers import NEON, OPTIMIZERS, layers_of
 
 import nbopt
-from nbopt_backends import source
-from nbopt_backends.cpu_reductions import reduction_text
-from nbopt_backends.cuda_kernels import DIALECT, update_text
-from nbopt_backends.numba_cpu import NumbaCPU
+from nbopt_backends.cpu.backend import NumbaCPU
+from nbopt_backends.cpu.reductions import reduction_text
+from nbopt_backends.cuda.kernels import DIALECT, update_text
+from nbopt_backends.lowering import source
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -191,8 +191,8 @@ TRAIN = """
 import json, sys, warnings
 import numpy as np
 from numba.core import event
-import nbopt, nbopt_backends.numba_cpu
-from nbopt_backends import source
+import nbopt, nbopt_backends.cpu.backend
+from nbopt_backends.lowering import source
 
 def train(backend, big):
     rng = np.random.default_rng(1)
@@ -401,11 +401,11 @@ def test_training_goes_on_without_the_folder_and_leaves_nothing_behind(warm):
 # Root may write anywhere, so it becomes nobody, who has no home. Python may lie in root's own folders: what compiling imports is imported first.
 BECOME_NOBODY = """
 import os
-import nbopt_backends.numba_cpu, filelock, numba
+import nbopt_backends.cpu.backend, filelock, numba
 if os.getuid() == 0:
     numba.cfunc("f8(f8)")(lambda x: x)
     numba.njit("f8(f8)")(lambda x: x)
-    nbopt_backends.source._toolchain()
+    nbopt_backends.lowering.source._toolchain()
     os.setgid(65534)
     os.setuid(65534)
     os.environ["HOME"] = "/nonexistent"
@@ -439,7 +439,7 @@ def test_training_goes_on_with_a_read_only_folder(nobodys_folder):
 @needs_users
 def test_training_goes_on_where_the_folder_becomes_read_only_later(nobodys_folder):
     """As when a disk is full: the folder was found good, and then nothing can be written."""
-    later = "from nbopt_backends import source\nsource.cache_folder().chmod(0o500)\n"
+    later = "from nbopt_backends.lowering import source\nsource.cache_folder().chmod(0o500)\n"
     report = python(BECOME_NOBODY + later + TRAIN, "small", NBOPT_CACHE_DIR=str(nobodys_folder))
     assert report["same"]
     assert len(report["warnings"]) == 1

@@ -7,7 +7,7 @@ import pytest
 from helpers import layers_of, same_bits, values_of
 
 import nbopt
-from nbopt_backends.array_backend import ArrayBackend
+from nbopt_backends.arrays.checks import ArrayBackend
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import json, os, sys, threading
 import numpy as np
 import numba
 import nbopt
-from nbopt_backends import threads
+from nbopt_backends.cpu import threads
 sys.setswitchinterval(1e-6)
 
 # Threads are woken for arrays of a size that a test has time for. Whether they were is counted.

@@ -10,8 +10,8 @@ from helpers import OPTIMIZERS, same_bits
 
 import nbopt
 from nbopt.errors import OperandError, TraceError
-from nbopt.ops import PRIMITIVES
-from nbopt.trace import Tracer
+from nbopt.language.ops import PRIMITIVES
+from nbopt.language.trace import Tracer
 
 
 class Words(nbopt.Backend):

@@ -99,7 +99,7 @@ def test_an_allocation_that_fails_for_a_layer_that_came_later(backend, monkeypat
 @pytest.fixture
 def cpu(monkeypatch):
     """NumbaCPU, without the kernels that this process has compiled so far."""
-    numba_cpu = pytest.importorskip("nbopt_backends.numba_cpu")
+    numba_cpu = pytest.importorskip("nbopt_backends.cpu.backend")
     monkeypatch.setattr(numba_cpu.NumbaCPU, "_kernels", {})
     with nbopt.use_backend("cpu", rng_seed=0) as be:
         yield be

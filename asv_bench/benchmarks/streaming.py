@@ -31,17 +31,17 @@ def moved_bytes(updated, read, written):
 def streaming_text(updated, written):
     """Return the source of the loops over `updated` + 1 + `written` arrays. For RMSProp, 2 + 1 + 0::
 
-        def body(u0, u1, g):
-            for i in range(g.size):
-                x = g[i]
-                u0[i] += x
-                u1[i] += x
+    def body(u0, u1, g):
+        for i in range(g.size):
+            x = g[i]
+            u0[i] += x
+            u1[i] += x
 
-        def stream(u0, u1, g, chunk):
-            for c in prange((g.size + chunk - 1) // chunk):
-                low = c * chunk
-                high = min(low + chunk, g.size)
-                body(u0[low:high], u1[low:high], g[low:high])
+    def stream(u0, u1, g, chunk):
+        for c in prange((g.size + chunk - 1) // chunk):
+            low = c * chunk
+            high = min(low + chunk, g.size)
+            body(u0[low:high], u1[low:high], g[low:high])
     """
     names = [*(f"u{k}" for k in range(updated)), "g", *(f"w{k}" for k in range(written))]
     adds = [*(f"u{k}[i] += x" for k in range(updated)), *(f"w{k}[i] = x + x" for k in range(written))]

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from nbopt import checks
+from nbopt.arrays.tensor import Tensor
 from nbopt.backends import get_backend
-from nbopt.base import Described, constructor_arguments
 from nbopt.errors import ArgumentError, DtypeError, MissingError, NboptError, ShapeError, StateError, TraceError
+from nbopt.interface.update import Update
+from nbopt.language.trace import Tracer, tracing
+from nbopt.language.words import ELSEWHERE
 from nbopt.layers import as_gradient, as_layers, check_distinct, entries_of, get_param_list, rows_with_gradients, warn_of_lost_states
+from nbopt.naming import Described, constructor_arguments
 from nbopt.optimizers.constructor import checked, like
-from nbopt.tensor import Tensor
-from nbopt.trace import Tracer, tracing
-from nbopt.update import Update
-from nbopt.words import ELSEWHERE
 
 
 class Step:
@@ -73,7 +73,7 @@ class _Kept:
     Attributes
     ----------
     plans : list
-        The backend's, see `nbopt.backend.Update`.
+        The backend's, see `nbopt.interface.backend.Update`.
     hyperparameters : callable
         Returns the hyper-parameters that a trace may depend on, as a tuple.
     inputs : tuple or None
@@ -457,7 +457,7 @@ class Optimizer(Described):
         CheckpointError
             If a hyper-parameter is no plain value, so that it can't be described.
         """
-        from nbopt import checkpoint
+        from nbopt.checkpoints import state as checkpoint
 
         return checkpoint.state_dict(self, layers)
 
@@ -488,7 +488,7 @@ class Optimizer(Described):
         -----
         While it is at work it holds a copy of what it overwrites in the host's memory, to be able to put it back.
         """
-        from nbopt import checkpoint
+        from nbopt.checkpoints import state as checkpoint
 
         checkpoint.load_state_dict(self, state, layers, hyperparameters)
 

@@ -8,7 +8,7 @@ import numbers
 import numpy as np
 
 from nbopt.errors import ArgumentError, UnknownArgumentError
-from nbopt.words import ARGUMENTS, ELSEWHERE
+from nbopt.language.words import ARGUMENTS, ELSEWHERE
 
 _FIRST = ("stochastic_round", "learning_rate")
 

@@ -1,0 +1,1 @@
+"""The handles of arrays, and assignments to them outside rules."""

@@ -1,0 +1,1 @@
+"""What an optimizer and a backend know of each other."""

@@ -1,0 +1,79 @@
+"""What other libraries call things, so that an error can say what to type here."""
+
+from nbopt.language.ops import COMPOSED, PRIMITIVES, REDUCTIONS
+
+# Functions and methods of NumPy, PyTorch and Python -> the op of the same meaning, if its name differs.
+_OPS = {
+    "abs": "absolute", "sign": "sgn", "neg": "negative", "mul": "multiply", "sub": "subtract", "div": "divide", "pow": "power",
+    "float_power": "power", "clamp": "clip", "sigmoid": "sig", "round": "rint", "around": "rint", "isfinite": "finite", "eq": "equal",
+    "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "fmax": "maximum", "fmin": "minimum",
+    "clamp_min": "maximum", "clamp_max": "minimum", "masked_fill": "where",
+}  # fmt: skip
+# Those that several ops make up.
+_FORMULAS = {
+    "rsqrt": "1.0 / be.sqrt(x)", "lerp": "x + weight * (y - x)", "addcmul": "x + value * a * b", "addcdiv": "x + value * a / b",
+    "logical_and": "a * b", "logical_or": "be.maximum(a, b)", "logical_not": "1.0 - a", "bitwise_and": "a * b",
+    "bitwise_or": "be.maximum(a, b)", "isnan": "x != x", "zeros_like": "0.0", "ones_like": "1.0",
+}  # fmt: skip
+_REDUCTIONS = {"amax": "max", "amin": "min", **{name: name for name in (*REDUCTIONS, "mean", "var", "std")}}
+_OTHER_REDUCTIONS = {"norm", "linalg_norm", "vector_norm", "vdot", "prod", "median", "any", "all", "count_nonzero", "average", "reduce"}
+#: Products of matrices.
+MATRIX = {"@", "matmul", "mm", "dot", "outer", "einsum", "tensordot"}
+
+#: PyTorch's arguments of optimizers -> those of the same meaning here.
+ARGUMENTS = {
+    "lr": ("learning_rate",), "betas": ("beta_1", "beta_2"), "beta1": ("beta_1",), "beta2": ("beta_2",), "eps": ("epsilon",),
+    "weight_decay": ("wdecay",), "momentum": ("momentum_coef",), "alpha": ("decay_rate",), "rho": ("decay",), "etas": ("eta_minus", "eta_plus"),
+    "step_sizes": ("step_min", "step_max"), "max_norm": ("gradient_clip_norm",), "clip_norm": ("gradient_clip_norm",),
+    "clip_value": ("gradient_clip_value",), "scheduler": ("schedule",), "lr_schedule": ("schedule",),
+}  # fmt: skip
+#: Those for which there is something else.
+ELSEWHERE = {
+    "weight_decay": "nbopt.AdamW, nbopt.Lion and nbopt.GradientDescentMomentum have a weight decay: wdecay=",
+    "wdecay": "nbopt.AdamW, nbopt.Lion and nbopt.GradientDescentMomentum have a weight decay: wdecay=",
+    "amsgrad": "nbopt.AMSGrad is Adam with amsgrad=True",
+    "maximize": "To maximize, negate the gradients",
+    **dict.fromkeys(("foreach", "fused", "capturable", "differentiable"), "Every step is one fused kernel: leave out PyTorch's switches for that"),
+}  # fmt: skip
+
+
+def op_for(name):
+    """Return the op, or the formula, for an element-wise function or method of another library.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``"clamp"``. An underscore at its end, PyTorch's sign of a change in place, does not count.
+
+    Returns
+    -------
+    str or None
+        What to type, such as ``"be.clip(a, a_min, a_max)"``. None if there is no such op.
+    """
+    name = name.rstrip("_")
+    own = _OPS.get(name, name)
+    if name in _FORMULAS:
+        return _FORMULAS[name]
+    if own in COMPOSED:
+        return f"be.{own}({', '.join(operand for operand in COMPOSED[own].operands if '=' not in operand)})"
+    if own in PRIMITIVES:
+        return f"be.{own}({('x', 'a, b', 'condition, a, b')[PRIMITIVES[own].arity - 1]})"
+    return None
+
+
+def reduction_for(name):
+    """Return what to type for a reduction of another library.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``"amax"``.
+
+    Returns
+    -------
+    str or None
+        Such as ``"be.max(x)"``. None if `name` is no reduction.
+    """
+    if name in _REDUCTIONS:
+        return f"be.{_REDUCTIONS[name]}(x)"
+    return "be.sqrt(be.sum(x * x)) for a norm, or another formula of be.sum, be.max and be.min" if name in _OTHER_REDUCTIONS else None

@@ -1,0 +1,1 @@
+"""NumbaCPU: fused kernels over NumPy arrays, on all cores."""

@@ -1,0 +1,1 @@
+"""NumbaCUDA: fused kernels over arrays in a GPU's memory."""

@@ -1,0 +1,262 @@
+"""Lowering: from a program to the text of a kernel. Pure functions; the same program always gives the same text."""
+
+from typing import NamedTuple
+
+from nbopt_backends.meaning.rounding import FORMATS, largest
+from nbopt_backends.meaning.xoroshiro import LANES
+
+
+class Dialect(NamedTuple):
+    """How a target spells programs.
+
+    Attributes
+    ----------
+    name : str
+    ops : dict
+        Primitive -> format string over operands {0}, {1}, ... and {F}, the arithmetic's type. Ops that are missing are calls of their name.
+    header : str
+        What the module starts with: imports.
+    kernel : str
+        The kernel, with placeholders for its parts; see `kernel_text`.
+    loop : str
+        The loop over the elements, likewise: blocks of {block} elements, {before} each of them, and the {body}.
+    load, store : str
+        How the body takes and leaves an element of {slot}, whose storage is {dtype}; {value} is what is left.
+    random : str
+        How the body takes the {word} random bits of the store that is instruction {index}.
+    narrowed : str
+        The conversion of a float64 {value} to float32 that keeps the canonical NaN of 16 bits.
+    """
+
+    name: str
+    ops: dict
+    header: str
+    kernel: str
+    loop: str
+    load: str = "load_{dtype}(p{slot}, i, {slot})"
+    store: str = "store_{dtype}(p{slot}, i, {slot}, {value})"
+    random: str = "load_word{word}(w{index}, k, 15)"
+    narrowed: str = "float32({value})"
+
+
+def scalar_divisors(program):
+    """Return the indices of the scalars by which elements are divided.
+
+    Where such a scalar is a power of two, multiplying by its reciprocal gives the same bits and takes a fraction of the time. The batch size,
+    by which every gradient is divided, usually is one.
+    """
+    return sorted({~line[2] for line in program.code if line[0] == "divide" and line[2] < 0 and ~line[2] != program.factor})
+
+
+def by_reciprocals(program, divisors):
+    """Return the program with divisions by scalars turned into multiplications."""
+    code = tuple(("multiply", *line[1:]) if line[0] == "divide" and ~line[2] in divisors else line for line in program.code)
+    return program._replace(code=code)
+
+
+# Spellings that hold for every target whose kernels are Python source.
+COMMON_OPS = {
+    "add": "{0} + {1}",
+    "subtract": "{0} - {1}",
+    "multiply": "{0} * {1}",
+    "divide": "{0} / {1}",
+    "negative": "-{0}",
+    "sgn": "{F}(1) if {0} > {F}(0) else ({F}(-1) if {0} < {F}(0) else ({F}(0) if {0} == {F}(0) else {0}))",
+    "finite": "{F}(1) if {0} - {0} == {F}(0) else {F}(0)",
+    "equal": "{F}(1) if {0} == {1} else {F}(0)",
+    "not_equal": "{F}(1) if {0} != {1} else {F}(0)",
+    "less": "{F}(1) if {0} < {1} else {F}(0)",
+    "less_equal": "{F}(1) if {0} <= {1} else {F}(0)",
+    "greater": "{F}(1) if {0} > {1} else {F}(0)",
+    "greater_equal": "{F}(1) if {0} >= {1} else {F}(0)",
+    "where": "{1} if {0} != {F}(0) else {2}",
+    "shift": "shift_{F}({0}, {1})",
+    "ldexp": "ldexp_{F}({0}, {1})",
+}
+
+_INFIX = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
+
+
+def rule_comment(program):
+    """Return the program's assignments as lines of readable mathematics, scalars being s0, s1, ...
+
+    A value that is used more than once and is no plain load gets a line of its own.
+    """
+    uses = [0] * len(program.code)
+    for op, *operands in program.code:
+        for operand in operands if op not in ("load", "store") else operands[1:]:
+            if operand >= 0:
+                uses[operand] += 1
+    lines, text = [], []
+
+    def spelled(operand):
+        return f"s{~operand}" if operand < 0 else text[operand]
+
+    for index, (op, *operands) in enumerate(program.code):
+        if op == "load":
+            text.append(program.names[operands[0]])
+            continue
+        if op == "store":
+            slot, value = operands
+            lines.append(f"{program.names[slot]} = {_bare(spelled(value))}")
+            text.append(program.names[slot])
+            continue
+        arguments = [spelled(operand) for operand in operands]
+        if op in _INFIX:
+            here = f"({arguments[0]} {_INFIX[op]} {arguments[1]})"
+        elif op == "negative":
+            here = f"(-{arguments[0]})"
+        else:
+            here = f"{op}({', '.join(map(_bare, arguments))})"
+        if uses[index] > 1:
+            lines.append(f"v{index} = {_bare(here)}")
+            here = f"v{index}"
+        text.append(here)
+    return lines
+
+
+def _bare(text):
+    """Drop parentheses around a whole expression."""
+    depth = 0
+    for position, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if depth == 0 and position < len(text) - 1:
+            return text
+    return text[1:-1] if text.startswith("(") else text
+
+
+def body_lines(program, dialect, dtypes, arithmetic, kept):
+    """Return the lines of the loop's body, for one element: each slot loaded once, each value computed once, stores in order.
+
+    Parameters
+    ----------
+    program : nbopt.language.trace.Program
+    dialect : Dialect
+    dtypes : tuple of str
+        The slots' storage.
+    arithmetic : str
+        ``"float32"`` or ``"float64"``.
+    kept : tuple of int
+        For each slot, how many mantissa bits a stochastic rounding keeps, or 0.
+    """
+    ops = {**COMMON_OPS, **dialect.ops}
+    names = []
+    lines = []
+    for index, (op, *operands) in enumerate(program.code):
+        name = f"v{index}"
+        if op == "load":
+            slot = operands[0]
+            loaded = dialect.load.format(dtype=dtypes[slot], slot=slot)
+            lines.append(f"{name} = {widened(dtypes[slot], arithmetic, loaded)}")
+        elif op == "store":
+            slot, value = operands
+            name = f"s{~value}" if value < 0 else names[value]
+            dtype = dtypes[slot]
+            if kept[slot]:
+                random = dialect.random.format(word=FORMATS[dtype].word, index=index)
+                arguments = f"{name}, {kept[slot]}, {arithmetic}({largest(dtype, kept[slot])!r}), {random}"
+                lines.append(f"r{index} = stochastic_{dtype}_{arithmetic}({arguments})")
+                name = f"r{index}"
+            elif dtype != arithmetic:
+                rounded = f"float64(float32({name}))" if dtype == "float32" else f"nearest_{dtype}_{arithmetic}({name})"
+                lines.append(f"r{index} = {rounded}")
+                name = f"r{index}"
+            stored = name if dtype == arithmetic or arithmetic == "float32" else dialect.narrowed.format(value=name)
+            lines.append(dialect.store.format(dtype=dtype, slot=slot, value=stored))
+        else:
+            spelled = [f"s{~operand}" if operand < 0 else names[operand] for operand in operands]
+            call = ops.get(op, f"{op}({', '.join(f'{{{k}}}' for k in range(len(spelled)))})")
+            lines.append(f"{name} = {call.format(*spelled, F=arithmetic)}")
+        names.append(name)
+    return lines
+
+
+def widened(dtype, arithmetic, text):
+    """Return `text`, a load of `dtype` (which gives a float32 for 16 bits), converted to the arithmetic's type."""
+    return text if dtype == arithmetic or arithmetic == "float32" else f"{arithmetic}({text})"
+
+
+def rounded_stores(program, dtypes, kept):
+    """Return, for each store that rounds stochastically, its number among the program's stores, its instruction's index, its random bits."""
+    stores = [(index, line[1]) for index, line in enumerate(program.code) if line[0] == "store"]
+    return [(number, index, FORMATS[dtypes[slot]].word) for number, (index, slot) in enumerate(stores) if kept[slot]]
+
+
+def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
+    """Return the text of the module that holds the kernel of `program`.
+
+    For RMSProp on float32 the CPU's begins
+
+        # mean_square = s1 * mean_square + s2 * v4
+        # ...
+        @kernel
+        def update(row, offset, n, place, scalars, random):
+            p0 = address(row, 0, offset, 4)  # param: float32, read and written
+            s0 = load_float32(scalars, 0, -1)
+            ...
+            for start in range(0, n, 64):
+                prefetch(p0 + start * 4 + 512, 256)
+                for k in range(min(64, n - start)):
+                    i = start + k
+                    v0 = load_float32(p2, i, 2)
+                    v1 = s1 * v0
+
+    Parameters
+    ----------
+    program, dialect, dtypes, arithmetic, kept
+        As for `body_lines`; no stochastic rounding without `kept`.
+
+    Returns
+    -------
+    str
+    """
+    kept = kept or (0,) * len(dtypes)
+    written = program.written()
+    read = {line[1] for line in program.code if line[0] == "load"}
+    pointers = []
+    for slot in program.used():
+        what = " and ".join(["read"] * (slot in read) + ["written"] * (slot in written))
+        pointers.append(f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[dtypes[slot]]})  # {program.names[slot]}: {dtypes[slot]}, {what}")
+    # The hardware's own prefetching falls behind loops with as much arithmetic as these: see docs/benchmarks.md.
+    sizes = {slot: ITEM_SIZES[dtypes[slot]] for slot in program.used()}
+    rounded = rounded_stores(program, dtypes, kept)
+    block = 256 if rounded else 64  # random words come for 256 elements at a time
+    before = [f"prefetch(p{slot} + start * {size} + {_AHEAD}, {block * size})" for slot, size in sizes.items()]
+    lanes = []
+    for number, index, word in rounded:
+        draws = word // 16
+        lanes.append(f"lanes{index} = np.empty(({2 + draws}, {LANES}), np.uint64)")
+        lanes.append(f"w{index} = lanes{index}.ctypes.data + {2 * LANES * 8}  # the words behind the generators' states")
+        before.append(f"draw(lanes{index}, random, {number}, place + start, start == 0, {draws})")
+    scalars = [f"s{j} = load_{arithmetic}(scalars, {j}, -1)" for j in range(program.n_scalars)]
+
+    def loop(program):
+        body = body_lines(program, dialect, dtypes, arithmetic, kept)
+        return dialect.loop.format(block=block, before=indented(before, 1), body=indented(body, 2)).split("\n")
+
+    loops = loop(program)
+    divisors = scalar_divisors(program)
+    if divisors:
+        reciprocals = [f"r{j} = reciprocal_{arithmetic}(s{j})" for j in divisors]
+        exact = " and ".join(f"r{j} != {arithmetic}(0)" for j in divisors)
+        faster = [f"s{j} = r{j}" for j in divisors] + loop(by_reciprocals(program, divisors))
+        loops = [*reciprocals, f"if {exact}:  # multiplying by it gives the same bits", *_indented_lines(faster), "else:", *_indented_lines(loops)]
+    parts = {
+        "comment": "\n".join(f"# {line}" for line in rule_comment(program)),
+        "setup": indented(pointers + scalars + lanes, 1),
+        "loops": indented(loops, 1),
+    }
+    return dialect.header + dialect.kernel.format(**parts)
+
+
+_AHEAD = 512  # bytes
+ITEM_SIZES = {name: storage.dtype.itemsize for name, storage in FORMATS.items()}
+
+
+def indented(lines, depth):
+    """Return lines as one text, each indented by `depth` levels."""
+    return "\n".join(_indented_lines(lines, depth))
+
+
+def _indented_lines(lines, depth=1):
+    return ["    " * depth + line for line in lines]

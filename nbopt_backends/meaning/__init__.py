@@ -1,0 +1,1 @@
+"""The definition of every result, in NumPy, and the backend that runs it."""

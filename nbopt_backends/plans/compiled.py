@@ -1,0 +1,75 @@
+"""CompiledBackend: what backends that compile a program for a layout have in common: they find its plan again, and show its text."""
+
+import threading
+
+from nbopt_backends.arrays.checks import ArrayBackend
+from nbopt_backends.lowering import source
+from nbopt_backends.plans.plan import Layout, layout_key
+
+# Layouts that are remembered for one optimizer, and programs of assignments outside optimizers: far more than a run has, so
+# forgetting all of the latter at once does no harm.
+MOST_LAYOUTS = 8
+_MOST_ASSIGNMENTS = 256
+
+
+class CompiledBackend(ArrayBackend):
+    """A backend that keeps plans. Subclasses implement `new_plan` and `text`.
+
+    Attributes
+    ----------
+    stem : str
+        What the modules of its kernels are called by, see `source.load`.
+    """
+
+    stem = "kernel"
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        # Plans hold addresses between prepare and launch, so each Python thread has its own.
+        self._assignments = threading.local()
+
+    def plan_of(self, update):
+        """Return the update's plan: one that is kept, with the addresses of now, or a new one."""
+        plans = update.plans
+        if plans is None:
+            known = self._assignments.__dict__
+            if len(known) > _MOST_ASSIGNMENTS:
+                known.clear()
+            plans = known.setdefault(update.program, [])
+        elif update.key is not None:
+            for plan in plans:
+                if plan.fits(self, update) and plan.follow(update):
+                    return plan
+            for plan in plans:
+                if plan.fits(self, update) and plan.recall(update):
+                    return plan
+        arrays, kept = self.checked_columns(update)
+        key = layout_key(arrays, kept, update.listing)
+        for plan in plans:
+            if plan.layout.key == key and plan.fits(self, update):
+                break
+        else:
+            plan = self.new_plan(update, Layout(arrays, update.program.written(), key, self.memory))
+            plans.insert(0, plan)
+            del plans[MOST_LAYOUTS:]
+        plan.refresh(update, arrays)
+        return plan
+
+    def new_plan(self, update, layout):
+        """Return a plan with everything compiled and allocated."""
+        raise NotImplementedError(f"{type(self).__name__} has no plans")
+
+    def text(self, update, group):
+        """Return the text of the kernel of an update's program for a group of its tensors."""
+        raise NotImplementedError(f"{type(self).__name__} has no texts of kernels")
+
+    def marked(self, text):
+        """Return a module's text with the mark of `fast_math`, where that is on, which makes another module of it."""
+        return text + ("\n# fast_math\n" if self.fast_math else "")
+
+    def explain(self, update):
+        """Return the texts of the update's kernels, each with the name of its file."""
+        arrays, kept = self.checked_columns(update)
+        layout = Layout(arrays, update.program.written(), layout_key(arrays, kept), self.memory)
+        texts = [self.text(update, group) for group in layout.groups]
+        return [f"# {source.load(text, self.stem).__file__}\n{text}" for text in texts]

@@ -1,0 +1,367 @@
+"""Plans: what one step needs besides its scalars, found again at the next step.
+
+A layout is the structure of a step's tensors: their shapes, dtypes and strides. It groups them by dtypes, one launch for each group, and keeps
+each group's chunk table, and the table of addresses, which is refreshed where tensors were replaced. It holds no reference to any tensor.
+"""
+
+from operator import attrgetter
+from typing import NamedTuple
+
+import numpy as np
+
+from nbopt.language.ops import compute_dtype
+from nbopt_backends.arrays.memory import address_of, byte_range, reach
+from nbopt_backends.meaning.reduction import TILE, tile_count
+from nbopt_backends.meaning.xoroshiro import BLOCK, first_blocks
+from nbopt_backends.plans.chunks import chunk_table
+
+MOST_SETS = 8  # sets of tensors whose addresses are remembered for one layout
+_TYPE_CODES = {"float32": "f", "float64": "d"}
+
+
+class Launch(NamedTuple):
+    """A compiled function with all its arguments but the scalars' address.
+
+    Attributes
+    ----------
+    serial : callable
+        Returns the variant for one thread.
+    parallel : callable or None
+        The variant for all threads; None where one thread is faster.
+    arguments : tuple of int
+    """
+
+    serial: object
+    parallel: object
+    arguments: tuple
+
+
+class Plan:
+    """A program over a layout, compiled.
+
+    Attributes
+    ----------
+    backend : Backend
+        Whose it is.
+    program : Program
+    layout : Layout
+    launches : list of Launch
+        One for each group.
+    passes : object
+        What computes the norm-clip factor, if anything does.
+    type_codes : list of str
+        Of each group's scalars, for array.array.
+    stochastic_round : bool or int
+        The optimizer's, when the layout was built.
+    skips : bool
+        Whether updates with gradients that are not finite are skipped.
+    serials : list of int or None
+        The tensors that the address tables are of now: param, grad of each row, then the states of each row.
+    earlier : list of (list of int, object)
+        The serials of other sets of tensors of the same structure, the latest first, each with what `Plan.noted` returned when the tables were
+        theirs. Tasks that take turns find their addresses here.
+    """
+
+    def __init__(self, backend, update, layout, launches, passes):
+        self.backend, self.program, self.stochastic_round = backend, update.program, update.stochastic_round
+        self.skips = update.skipped is not None
+        self.layout, self.launches, self.passes = layout, launches, passes
+        self.type_codes = [_TYPE_CODES[group.arithmetic] for group in layout.groups]
+        self.serials = None
+        self.earlier = []
+
+    def fits(self, backend, update):
+        """Return whether this is a plan of `backend` for the structure of `update`, whatever its tensors."""
+        return (
+            self.program == update.program
+            and self.backend is backend
+            and self.stochastic_round is update.stochastic_round  # 1 and True differ, and small ints are unique
+            and self.skips is (update.skipped is not None)
+            and self.layout.key[2] == update.listing
+        )
+
+    def follow(self, update):
+        """Return whether the address tables are those of the update's tensors, after following gradients that are elsewhere now.
+
+        False: the step must be looked at afresh.
+        """
+        if update.addresses is not None:
+            return self.serials == update.key and self.layout.point_gradients(update.addresses)
+        return self.serials == update.key or self.replace(update)
+
+    def recall(self, update):
+        """Do what `follow` does for a set of tensors that the tables were of earlier."""
+        for index, (serials, noted) in enumerate(self.earlier):
+            if serials == update.key if update.addresses is not None else self._same_targets(serials, update.key):
+                del self.earlier[index]
+                self.put_aside()
+                self.restore(noted)
+                self.serials = serials
+                return self.follow(update)
+        return False
+
+    def put_aside(self):
+        """Keep what the tables say among `earlier`; from here on they say nothing."""
+        serials, self.serials = self.serials, None  # an interrupt from here on must not leave old serials with new addresses
+        if serials is not None:
+            self.earlier.insert(0, (serials, self.noted()))
+            del self.earlier[MOST_SETS:]
+
+    def noted(self):
+        """Return what `restore` takes to make the tables what they are now."""
+        return self.layout.noted()
+
+    def restore(self, noted):
+        """Make the tables what they were when `noted` was called."""
+        self.layout.restore(noted)
+
+    def refresh(self, update, arrays):
+        """Point the address tables at the update's tensors, given as arrays that have been looked at."""
+        self.put_aside()
+        self.layout.refresh(arrays)
+        self.serials = update.key
+
+    def _same_targets(self, old, new):
+        """Return whether two keys differ in gradients only."""
+        # A key begins with param, grad, param, grad, ...; only gradients are only read, whatever the rule.
+        ends = 2 * self.layout.n_rows
+        return old[:ends:2] == new[:ends:2] and old[ends:] == new[ends:]
+
+    def replace(self, update):
+        """Point the address tables at new gradients, where nothing else about the step has changed.
+
+        Parameters
+        ----------
+        update : Update
+
+        Returns
+        -------
+        bool
+            Whether that was all there is to do. False: the step must be looked at afresh.
+        """
+        old, new = self.serials, update.key
+        if old is None or not self._same_targets(old, new):
+            return False
+        ends = 2 * self.layout.n_rows
+        rows = [row for row, (a, b) in enumerate(zip(old[1:ends:2], new[1:ends:2])) if a != b]
+        tensors = update.tensors
+        if self.layout.memory == "host" and not all(tensors[2 * row].storage.flags.writeable for row in rows):
+            return False
+        self.serials = None  # an interrupt must not leave old serials with new addresses
+        if not self.take(rows, [tensors[2 * row + 1] for row in rows]):
+            self.serials = old
+            return False
+        self.serials = new
+        return True
+
+    def take(self, rows, gradients):
+        """Point the address tables at new gradients of some rows; return False, with nothing changed, where they are not like the old ones."""
+        return self.layout.replace_gradients(rows, gradients)
+
+
+class Group:
+    """The tensors of one combination of dtypes and roundings.
+
+    Attributes
+    ----------
+    rows : list of int
+        Which parameters, by their place in the list.
+    dtypes : tuple of str
+        The slots' storage.
+    kept : tuple of int
+        For each slot, how many mantissa bits a stochastic rounding keeps, or 0.
+    arithmetic : str
+        float64 if any slot is float64, else float32.
+    table : numpy.ndarray
+        int64[rows, slots]: addresses.
+    chunks : numpy.ndarray
+        See `chunk_table`; only tensors with elements are in it.
+    places : numpy.ndarray
+        int64[chunks]: see `cpu_primitives.draw`.
+    first_blocks : numpy.ndarray
+        int64[rows]: the number of each tensor's first block in the stream of random bits.
+    elements : int
+    geometries : list of numpy.ndarray, or None
+        For each row and slot, see `cpu_drivers.run_staged_chunks`; None where every slot is contiguous.
+    views : numpy.ndarray
+        int64[rows, slots]: the geometries' addresses.
+    """
+
+    def __init__(self, rows, dtypes, kept, arrays, written, block_starts):
+        self.rows = rows
+        self.dtypes = dtypes
+        self.kept = kept
+        self.arithmetic = compute_dtype(dtypes).name
+        self.table = np.zeros((len(rows), len(dtypes)), np.int64)
+        self.sizes = [row[0].size for row in arrays]
+        self.chunks = chunk_table(self.sizes)
+        self.first_blocks = block_starts[self.rows]
+        self.places = self.first_blocks[self.chunks[:, 0]] * BLOCK + self.chunks[:, 1]
+        self.elements = sum(self.sizes)
+        self.geometries = None
+        if not all(array.flags.c_contiguous for row in arrays for array in row):
+            self.geometries = [_geometry(array, slot in written) for row in arrays for slot, array in enumerate(row)]
+            self.views = np.array([g.ctypes.data for g in self.geometries], np.int64)
+
+    def arguments(self):
+        """Return the addresses that drivers take: of the table, the views (where some slots are strided), the width, the chunks."""
+        views = () if self.geometries is None else (self.views.ctypes.data,)
+        return self.table.ctypes.data, *views, self.table.shape[1], self.chunks.ctypes.data, len(self.chunks)
+
+    def first_tiles(self, starts):
+        """Return, for each chunk, the number of its first tile, given that of each row's first."""
+        own = np.asarray(starts, np.int64)[self.rows]
+        return own[self.chunks[:, 0]] + self.chunks[:, 1] // TILE
+
+
+class Layout:
+    """The structure of a step's arrays, and their addresses.
+
+    Parameters
+    ----------
+    arrays : list of list of array
+        As `ArrayBackend.array_of` gives them, one list for each slot.
+    written : list of int
+        The slots that the program stores to.
+    key : tuple
+        Of these arrays, as `layout_key` gives it.
+    memory : str
+        Whose arrays they are: `Backend.memory`.
+
+    Attributes
+    ----------
+    key, written, memory
+        As given.
+    groups : list of Group
+    n_rows : int
+    tile_starts : numpy.ndarray
+        Where each row's first tile of squares stands in the norm: tensors in list order, whatever their groups.
+    pointed_at : bytes or None
+        What `point_gradients` was given last, if the tables still say so.
+    """
+
+    def __init__(self, arrays, written, key, memory="host"):
+        self.key, self.written, self.memory = key, written, memory
+        _, kept, listing = key
+        self._address_of = _host_address if memory == "host" else attrgetter("address")
+        rows = list(zip(*arrays))
+        kept = list(zip(*kept)) if kept else [(0,) * len(arrays)] * len(rows)
+        kinds = {}
+        for number, row in enumerate(rows):
+            if row[0].size:
+                kinds.setdefault((tuple(array.dtype.name for array in row), kept[number]), []).append(number)
+        block_starts = first_blocks([row[0].size for row in rows], listing)
+        self.groups = [Group(numbers, *kind, [rows[n] for n in numbers], written, block_starts) for kind, numbers in kinds.items()]
+        self.n_rows = len(rows)
+        self.pointed_at = self._gradients = None
+        counts = [tile_count(row[0].size) if row[0].size else 0 for row in rows]
+        self.tile_starts = np.cumsum([0, *counts])
+
+    def refresh(self, arrays):
+        """Write the addresses of `arrays`, checked before, into the groups' tables."""
+        self.pointed_at = None
+        for group in self.groups:
+            for slot, column in enumerate(arrays):
+                group.table[:, slot] = [address_of(column[row]) for row in group.rows]
+        spans = sorted(byte_range(array) for slot in self.written for array in arrays[slot] if array.size)
+        # Sorted by their starts, one beyond all memory at the end; the ends so far, so that both ascend.
+        self._starts = np.array([*(start for start, _ in spans), np.iinfo(np.int64).max], np.int64)
+        self._ends = np.maximum.accumulate(np.array([end for _, end in spans], np.int64))
+
+    def noted(self):
+        """Return what `restore` takes."""
+        return [group.table.copy() for group in self.groups], self._starts, self._ends, self.pointed_at
+
+    def restore(self, noted):
+        """Make the addresses what they were when `noted` was called."""
+        tables, starts, ends, pointed_at = noted
+        self.pointed_at = None  # an interrupt must not leave it with other addresses
+        for group, table in zip(self.groups, tables):
+            group.table[...] = table
+        self._starts, self._ends, self.pointed_at = starts, ends, pointed_at
+
+    def replace_gradients(self, rows, tensors):
+        """Point some rows at other gradients.
+
+        Returns
+        -------
+        bool
+            False, and nothing is changed, where a tensor is not of the structure of the one before, or may overlap what is written.
+        """
+        key, address_of, memory = self.key[0][1], self._address_of, self.memory
+        found = []
+        for row, tensor in zip(rows, tensors):
+            array = tensor.storage
+            if (array.shape, array.dtype, array.strides) != key[row] or tensor.be.memory != memory:
+                return False
+            found.append(address_of(array))
+        addresses = np.array(found, np.int64)
+        if len(rows) < self.n_rows:
+            addresses, some = np.zeros(self.n_rows, np.int64), addresses
+            for group in self.groups:
+                addresses[group.rows] = group.table[:, 1]
+            addresses[rows] = some
+        return self.point_gradients(addresses)
+
+    def point_gradients(self, addresses):
+        """Do what `replace_gradients` does for all of them, whose structure is known to be the same.
+
+        Parameters
+        ----------
+        addresses : numpy.ndarray
+            int64, by row.
+        """
+        pointed_at = addresses.tobytes()
+        if pointed_at == self.pointed_at:
+            return True
+        if self._gradients is None:
+            # For each group: its rows, which bytes a row's elements take around the first one's, and the bits that no address may have.
+            self._gradients = []
+            for group in self.groups:
+                column = [self.key[0][1][row] for row in group.rows]
+                low, high = np.array([reach(*structure) for structure in column], np.int64).T.copy()
+                self._gradients.append((np.array(group.rows), low, high, column[0][1].itemsize - 1))
+        found = [addresses[rows] for rows, *_ in self._gradients]
+        for own, (_, low, high, unaligned) in zip(found, self._gradients):
+            if int(np.bitwise_or.reduce(own)) & unaligned or self._written_between(own + low, own + high):
+                return False
+        self.pointed_at = None  # an interrupt must not leave it with new addresses
+        for own, group in zip(found, self.groups):
+            group.table[:, 1] = own
+        self.pointed_at = pointed_at
+        return True
+
+    def _written_between(self, starts, ends):
+        """Return whether the step writes memory in any of the spans, int64 arrays of first bytes and of bytes after the last."""
+        after = self._ends.searchsorted(starts, side="right")  # the first written span that reaches beyond the start
+        return bool((self._starts[after] < ends).any())
+
+
+def _host_address(array):
+    """Return what `address_of` does for a numpy.ndarray, at once: a step asks it of every new gradient."""
+    return array.__array_interface__["data"][0]
+
+
+def layout_key(arrays, kept=None, listing=None):
+    """Return what a layout is made for; equal where one serves both.
+
+    Parameters
+    ----------
+    arrays : list of list of array
+        One list for each slot.
+    kept : list of list of int, optional
+        For each slot, how many mantissa bits a stochastic rounding keeps in each row, or 0; all 0 without it.
+    listing : (list of int, list of int), optional
+        See `nbopt.interface.update.Update`.
+
+    Returns
+    -------
+    tuple
+        The (shape, dtype, strides) of each array, by slot; `kept`; `listing`.
+    """
+    return [[(a.shape, a.dtype, a.strides) for a in column] for column in arrays], kept, listing
+
+
+def _geometry(array, written):
+    kind = 0 if array.flags.c_contiguous else 2 if written else 1
+    return np.array([kind, array.dtype.itemsize, array.ndim, *array.shape, *array.strides], np.int64)

@@ -78,8 +78,8 @@ class ToyBackend(nbopt.Backend):
 
         def look(count):  # what is known of the gradients before anything changes
             divisor = update.scaled_divisor()
-            if update.loss_scale is not None:
-                scalars[update.divisor_index] = divisor
+            if update.loss_scale is not None and update.program.divisor is not None:
+                scalars[update.program.divisor] = divisor
             if not update.norm_is_needed:
                 return True
             total, factor = self._factor([row[1] for row in rows], update.clip_norm or 1.0, divisor)

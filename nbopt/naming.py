@@ -146,9 +146,10 @@ class NervanaObject:
 class Described(NervanaObject):
     """A NervanaObject that equals any other with the same description, and can be built from one by its path."""
 
-    def __init_subclass__(cls, **options):
+    def __init_subclass__(cls, symbolic=False, **options):
         super().__init_subclass__(**options)
-        _registry[_class_path(cls)] = cls
+        if not symbolic:  # else it stands for a class in a trace, see nbopt.optimizers.tracing
+            _registry[_class_path(cls)] = cls
 
     def __eq__(self, other):
         if not isinstance(other, Described):

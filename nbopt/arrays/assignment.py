@@ -82,13 +82,11 @@ class TensorTracer(Tracer):
         self.store(0, value)
 
     def leaf(self, node):
-        """Return the operand code of a tensor or an expression, emitting what it needs; shared parts once."""
+        """Return the line of a tensor or an expression, emitting what it needs; shared parts once."""
         if isinstance(node, Tensor):
             return self.load(self._slot_of(node))
         if node not in self._values:
-            line = (node.op, *[self.operand(arg) for arg in node.args])
-            self.code.append(line)
-            self._values[node] = len(self.code) - 1
+            self._values[node] = self.apply(node.op, node.args).index
         return self._values[node]
 
     def _slot_of(self, tensor):

@@ -318,7 +318,9 @@ class Backend:
             raise ShapeError(f"an expression of shape {shape} can't be assigned to a tensor of shape {target.shape}")
         tracer = TensorTracer(target)
         tracer.assign(value)
-        return Update(tracer.program(), tracer.scalars, None, lambda update: [[tensor] for tensor in tracer.tensors])
+        program, scalars = tracer.program()
+        values, _ = scalars.function()(tracer.numbers)
+        return Update(program, values, None, lambda update: [[tensor] for tensor in tracer.tensors])
 
     def _reduce(self, node):
         arg = node.arg

@@ -70,7 +70,7 @@ class Update:
     clip_norm : float or None
         Where given, the program's factor is ``clip_norm / max(||grads|| / divisor, clip_norm)``, the grads being slot 1.
     divisor : float
-        What the program divides the gradients by: its first scalar, not counting the factor.
+        What the program divides the gradients by: its scalar `Program.divisor`.
     loss_scale : Tensor or None
         One element: the divisor is to be multiplied by it, in float64, wherever it is.
     skipped : Tensor or None
@@ -152,11 +152,6 @@ class Update:
         float
         """
         return self.divisor if self.loss_scale is None else self.divisor * float(self.loss_scale.get().reshape(()))
-
-    @property
-    def divisor_index(self):
-        """Int : which scalar of the program the divisor is."""
-        return 0 if self.program.factor is None else 1
 
     @property
     def tensors(self):

@@ -1,85 +1,22 @@
-"""Tracing: from a rule's operations and assignments to a `Program`, the straight-line code that backends run.
+"""Tracing: from a rule's operations and assignments to a trace, the straight-line code that `nbopt.language.program` describes.
 
-A program is a tuple of instructions. The value of an instruction is known by its position; operands from 0 on are such values, operands
-below 0 are run-time scalars (``~j`` is scalar j):
+For RMSProp with slots param, grad, mean_square this begins
 
-    ("load", slot)           read a slot; emitted at its first use only
-    ("store", slot, value)   write a slot; its value is what was stored, after rounding
-    (op, operand, ...)       a primitive of `nbopt.language.ops`
+    0 ("source", "divisor")   1 ("load", 1)   2 ("divide", 1, 0)   3 ("source", "self.decay_rate")   4 ("load", 2)   5 ("multiply", 3, 4)   ...
 
-For RMSProp with slots param, grad, r and scalars [decay, 1 - decay, bsz, ...] this begins
-
-    0 ("load", 2)   1 ("multiply", ~0, 0)   2 ("load", 1)   3 ("divide", 2, ~2)   ...
-
-Inside a rule there are no expression trees: each operation goes straight onto the tape, since all this happens once in every step.
+Inside a rule there are no expression trees: each operation goes straight onto the tape.
 """
 
+import numbers
 import threading
-from typing import Any, NamedTuple
+from typing import Any
 
 from nbopt.errors import TraceError
-from nbopt.language.expressions import Lazy, Node, Reduction, as_number
+from nbopt.language.expressions import Lazy, Node, Reduction, apply_named, as_number
+from nbopt.language.ops import COMPOSED, PRIMITIVES
+from nbopt.language.program import SCALE, cut, operands_of
+from nbopt.language.scalars import evaluate
 from nbopt.language.words import reduction_for
-
-
-class Program(NamedTuple):
-    """Straight-line code over slots. Hashable: two rules with the same structure share one.
-
-    Attributes
-    ----------
-    names : tuple of str
-        The slots' names, which the kernel's text uses.
-    code : tuple of tuples
-    n_scalars : int
-    factor : int or None
-        The index of the scalar that a backend fills with the norm-clip factor.
-    """
-
-    names: tuple
-    code: tuple
-    n_scalars: int
-    factor: object = None
-
-    def written(self):
-        """Return which slots are stored to.
-
-        Returns
-        -------
-        list of int
-            Ascending.
-        """
-        return sorted({line[1] for line in self.code if line[0] == "store"})
-
-    def used(self):
-        """Return which slots are loaded or stored.
-
-        Returns
-        -------
-        list of int
-            Ascending.
-        """
-        return sorted({line[1] for line in self.code if line[0] in ("load", "store")})
-
-    def loses(self, slot):
-        """Return whether a value that is computed from a slot is neither stored nor part of another value.
-
-        Parameters
-        ----------
-        slot : int
-
-        Returns
-        -------
-        bool
-        """
-        computed: set[int] = set()
-        read: set[int] = set()
-        for index, (op, *operands) in enumerate(self.code):
-            values = [] if op == "load" else operands[1:] if op == "store" else operands
-            read.update(values)
-            if (op == "load" and operands[0] == slot) or (op != "store" and computed.intersection(values)):
-                computed.add(index)
-        return bool(computed - read)
-
 
 _NO_REDUCTION = (
     "A rule works element by element, and a reduction (be.sum, be.mean, a norm) would have to wait for all elements. "
@@ -98,50 +35,17 @@ def too_deep():
     return TraceError("the expression is nested too deeply: assign parts of it to tensors of their own")
 
 
-def _taped(name):
-    def method(self, other):
-        # A dozen of these run in every step: the commonest cases come first and call nothing.
-        tracer = self.tracer
-        left = self.index if self.seen == tracer.stores else tracer.operand(self)
-        if type(other) is float:
-            tracer.scalars.append(other)
-            right = -len(tracer.scalars)
-        elif type(other) is Value and other.seen == tracer.stores and other.tracer is tracer:
-            right = other.index
-        else:
-            right = tracer.operand(other)
-        tracer.code.append((name, left, right))
-        return Value(tracer, len(tracer.code) - 1)
-
-    return method
-
-
-def _taped_reflected(name):
-    def method(self, other):
-        tracer = self.tracer
-        if type(other) is float:
-            tracer.scalars.append(other)
-            left = -len(tracer.scalars)
-        else:
-            left = tracer.operand(other)
-        right = self.index if self.seen == tracer.stores else tracer.operand(self)
-        tracer.code.append((name, left, right))
-        return Value(tracer, len(tracer.code) - 1)
-
-    return method
-
-
 _SHAPES = {"shape", "size", "ndim", "dim", "numel", "dtype", "device", "itemsize", "nbytes", "len"}
 
 
 class Value(Lazy):
-    """A value inside a rule: what an instruction on the tape gives, or a scalar that only the device knows.
+    """A value inside a rule: what a line of the trace gives.
 
     Attributes
     ----------
     tracer : Tracer
     index : int
-        Its operand code.
+        The line.
     seen : int
         The number of stores when it was last known to be fresh.
     """
@@ -158,22 +62,9 @@ class Value(Lazy):
         self.index = index
         self.seen = tracer.stores
 
-    __add__, __radd__ = _taped("add"), _taped_reflected("add")
-    __sub__, __rsub__ = _taped("subtract"), _taped_reflected("subtract")
-    __mul__, __rmul__ = _taped("multiply"), _taped_reflected("multiply")
-    __truediv__, __rtruediv__ = _taped("divide"), _taped_reflected("divide")
-
     def build(self, op, args):
         """Put an operation onto the tape; what `nbopt.language.expressions.apply` calls."""
-        tracer = self.tracer
-        line = [op]
-        for arg in args:
-            if type(arg) is Value and arg.seen == tracer.stores and arg.tracer is tracer:
-                line.append(arg.index)
-            else:
-                line.append(tracer.operand(arg))
-        tracer.code.append(tuple(line))
-        return Value(tracer, len(tracer.code) - 1)
+        return self.tracer.apply(op, args)
 
     def __getitem__(self, key):
         raise TraceError("an expression can't be indexed: a rule works on all elements alike")
@@ -201,6 +92,79 @@ class Value(Lazy):
         return "<a value of the rule>"
 
 
+class Number(Value):
+    """A number of the step: a hyper-parameter, the learning rate, the count of steps, and what a rule computes from them.
+
+    It stands for whatever the number is at each step. Where a rule needs to know it now, to test it or to pass it to a function of Python's,
+    that becomes a test of the trace: the trace holds as long as the test has the same outcome.
+
+    Attributes
+    ----------
+    number : int or float
+        What it is now.
+    """
+
+    __slots__ = ("number",)
+
+    def __init__(self, tracer, index, number):
+        super().__init__(tracer, index)
+        self.number = number
+
+    def _known(self):
+        self.tracer.tests.append((self.index, False, self.number))
+        return self.number
+
+    def __bool__(self):
+        self.tracer.tests.append((self.index, True, bool(self.number)))
+        return bool(self.number)
+
+    def __float__(self):
+        return float(self._known())
+
+    def __int__(self):
+        return int(self._known())
+
+    def __index__(self):
+        return self._known().__index__()
+
+    def __trunc__(self):
+        return self._known().__trunc__()
+
+    def __round__(self, digits=None):
+        return round(self._known(), digits)
+
+    def __floor__(self):
+        return self._known().__floor__()
+
+    def __ceil__(self):
+        return self._known().__ceil__()
+
+    def __floordiv__(self, other):
+        return self._known() // other
+
+    def __rfloordiv__(self, other):
+        return other // self._known()
+
+    def __mod__(self, other):
+        return self._known() % other
+
+    def __rmod__(self, other):
+        return other % self._known()
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        if method == "__call__" and not options and all(isinstance(x, (Number, numbers.Real)) for x in inputs):
+            if ufunc.__name__ in PRIMITIVES or ufunc.__name__ in COMPOSED:
+                return apply_named(ufunc.__name__, *inputs)
+            return ufunc(*(x._known() if isinstance(x, Number) else x for x in inputs))
+        return super().__array_ufunc__(ufunc, method, *inputs, **options)
+
+    def __format__(self, spec):
+        return format(self.number, spec)
+
+    def __repr__(self):
+        return repr(self.number)
+
+
 class Slot(Value):
     """A symbolic tensor inside a rule. Assign to it with ``slot[:] = expression``."""
 
@@ -209,7 +173,7 @@ class Slot(Value):
     def __init__(self, tracer, number, name):
         self.tracer, self.number, self.name = tracer, number, name
         self.index = None
-        self.seen = -1
+        self.seen = -1  # before the first store there was no load
 
     def __setitem__(self, key, value):
         if not (isinstance(key, slice) and key == slice(None)):
@@ -234,7 +198,7 @@ tracing = _Tracing()
 
 
 class Tracer:
-    """Collects operations and assignments into a program.
+    """Collects operations and assignments into a trace.
 
     Parameters
     ----------
@@ -244,74 +208,110 @@ class Tracer:
     Attributes
     ----------
     code : list of tuple
-    scalars : list of float
-        The values of the run-time scalars, by index.
+        The trace, see `nbopt.language.program`.
+    numbers : list of float
+        The Python numbers in it, by index.
     stores : int
         How many assignments there were so far.
+    tests : list of (int, bool, object)
+        The numbers of the step that the rule has looked at: the line, whether it was for its truth only, and what it found.
     """
 
     def __init__(self, names):
         self.names = tuple(names)
         self.code: list[tuple] = []
-        self.scalars: list[float] = []
+        self.numbers: list[float] = []
         self.stores = 0
-        self._factor = None
-        self._current: list[Any] = [None] * len(self.names)  # the value that a read of each slot gives now
+        self.tests: list[tuple[int, bool, Any]] = []
+        self._known: dict[int, Any] = {}  # line -> its number now, where the host knows it
+        self._sources: dict[str, int] = {}
+        self._current: list[Any] = [None] * len(self.names)  # the line that a read of each slot gives now
 
     def slots(self):
         """Return new symbolic tensors, one for each name."""
-        # Kept here they would make a circle, which only the garbage collector could end, after every step.
+        # Kept here they would make a circle, which only the garbage collector could end.
         return [Slot(self, number, name) for number, name in enumerate(self.names)]
 
     def program(self):
-        """Return the program of all assignments so far."""
-        return Program(self.names, tuple(self.code), len(self.scalars), self._factor)
+        """Return the program of all assignments so far, and the scalar code of its numbers."""
+        return cut(self.names, self.code, [(line, truth) for line, truth, _ in self.tests])
 
-    def factor(self):
-        """Return the norm-clip factor: a scalar that the device computes, and that the host never reads during a step."""
-        self._factor = len(self.scalars)
-        self.scalars.append(1.0)
-        return Value(self, ~self._factor)
+    def source(self, name, number):
+        """Return a number of the step.
+
+        Parameters
+        ----------
+        name : str
+        number : int or float
+            What it is now.
+
+        Returns
+        -------
+        Number
+        """
+        line = self._sources.get(name)
+        if line is None:
+            line = self._sources[name] = self._line(("source", name))
+            self._known[line] = number
+        return Number(self, line, number)
+
+    def scale(self):
+        """Return the norm-clip factor: a number that the device computes, and that the host never reads during a step."""
+        line = self._sources.get("scale")
+        if line is None:
+            line = self._sources["scale"] = self._line(SCALE)
+        return Value(self, line)
+
+    def apply(self, op, args):
+        """Append a primitive; return its value."""
+        operands = [self.operand(arg) for arg in args]
+        line = self._line((op, *operands))
+        if all(operand in self._known for operand in operands):
+            self._known[line] = evaluate(op, *(self._known[operand] for operand in operands))
+            return Number(self, line, self._known[line])
+        return Value(self, line)
 
     def store(self, number, value):
         """Append the assignment of `value`, a node or a number, to slot `number`."""
         try:
-            self.code.append(("store", number, self.operand(value)))
+            self._line(("store", number, self.operand(value)))
         except RecursionError:
             raise too_deep() from None
         self._current[number] = len(self.code) - 1
         self.stores += 1
 
     def load(self, number):
-        """Return the current value of slot `number`, emitting its load where it is the first use."""
-        value = self._current[number]
-        if value is None:
-            self.code.append(("load", number))
-            value = self._current[number] = len(self.code) - 1
-        return value
+        """Return the line of the current value of slot `number`, emitting its load where it is the first use."""
+        line = self._current[number]
+        if line is None:
+            line = self._current[number] = self._line(("load", number))
+        return line
 
     def operand(self, arg):
-        """Return the operand code of `arg`, a node or a number, after a look at whether it is fresh."""
-        if type(arg) is float:
-            self.scalars.append(arg)
-            return -len(self.scalars)
+        """Return the line of `arg`, a node or a number, after a look at whether it is fresh."""
         if isinstance(arg, Value):
             if arg.tracer is not self:
                 raise TraceError(f"the expression holds {arg!r} of another step: build expressions inside the rule, at every step")
             if arg.seen != self.stores:
                 if type(arg) is Slot:
                     arg.index = self.load(arg.number)
-                elif arg.index >= 0:
+                elif type(arg) is Value:
                     self._check_fresh(arg.index)
                 arg.seen = self.stores
             return arg.index
         if isinstance(arg, Node):
             return self.leaf(arg)
-        self.scalars.append(as_number(arg, (Value,)))
-        return -len(self.scalars)
+        self.numbers.append(arg if type(arg) is float else as_number(arg, (Value,)))
+        line = self._line(("number", len(self.numbers) - 1))
+        self._known[line] = self.numbers[-1]
+        return line
+
+    def _line(self, line):
+        self.code.append(line)
+        return len(self.code) - 1
 
     def leaf(self, node):
-        """Return the operand code of a node that is no value of the rule. A rule has its slots and nothing else."""
+        """Return the line of a node that is no value of the rule. A rule has its slots and nothing else."""
         if isinstance(node, Reduction):
             raise reduction_error()
         raise TraceError(
@@ -324,7 +324,7 @@ class Tracer:
         seen, stack = set(), [index]
         while stack:
             here = stack.pop()
-            if here < 0 or here in seen:
+            if here in seen:
                 continue
             seen.add(here)
             op, *operands = self.code[here]
@@ -336,4 +336,4 @@ class Tracer:
                         f"Build the expression after {name}[:] = ..., or assign it before."
                     )
             else:
-                stack.extend(operands)
+                stack.extend(operands_of(self.code[here]))

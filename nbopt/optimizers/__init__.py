@@ -9,7 +9,7 @@ from nbopt.optimizers.adamax import AdaMax
 from nbopt.optimizers.adamw import AdamW
 from nbopt.optimizers.amsgrad import AMSGrad
 from nbopt.optimizers.asgd import ASGD
-from nbopt.optimizers.base import Optimizer, Step
+from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.lion import Lion
 from nbopt.optimizers.momentum import GradientDescentMomentum
 from nbopt.optimizers.multi import MultiOptimizer
@@ -18,6 +18,7 @@ from nbopt.optimizers.radam import RAdam
 from nbopt.optimizers.rmsprop import RMSProp
 from nbopt.optimizers.rprop import Rprop
 from nbopt.optimizers.shift_adamax import ShiftAdaMax
+from nbopt.optimizers.tracing import Step
 from nbopt.optimizers.yogi import Yogi
 
 __all__ = [

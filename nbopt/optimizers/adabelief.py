@@ -39,7 +39,6 @@ class AdaBelief(MomentOptimizer):
     """
 
     state_names = ("mean", "variance")
-    _pure_rule = True
     checks = {**MomentOptimizer.checks, "epsilon_root": checks.non_negative}
 
     def __init__(

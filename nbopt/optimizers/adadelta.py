@@ -36,7 +36,6 @@ class Adadelta(Optimizer):
     """
 
     state_names = ("mean_square_gradient", "mean_square_update", "last_update")
-    _pure_rule = True
     checks = {**Optimizer.checks, "decay": checks.fraction, "epsilon": checks.non_negative}
 
     def __init__(

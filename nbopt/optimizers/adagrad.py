@@ -35,7 +35,6 @@ class Adagrad(Optimizer):
     """
 
     state_names = ("sum_of_squares",)
-    _pure_rule = True
     checks = {**Optimizer.checks, "epsilon": checks.non_negative}
 
     def __init__(

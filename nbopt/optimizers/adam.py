@@ -1,7 +1,5 @@
 """Adam."""
 
-import math
-
 from nbopt import checks
 from nbopt.optimizers.base import Optimizer
 from nbopt.schedules import Schedule
@@ -40,7 +38,6 @@ class Adam(Optimizer):
     """
 
     state_names = ("mean", "mean_square")
-    _pure_rule = True
     checks = {**Optimizer.checks, "beta_1": checks.below_one, "beta_2": checks.below_one, "epsilon": checks.non_negative}
 
     def __init__(
@@ -67,7 +64,7 @@ class Adam(Optimizer):
     def rule(self, step, param, grad, mean, mean_square):
         """One step; see the class."""
         be, b1, b2 = self.be, self.beta_1, self.beta_2
-        rate = step.lr * math.sqrt(1.0 - b2**step.t) / (1.0 - b1**step.t)
+        rate = step.lr * be.sqrt(1.0 - b2**step.t) / (1.0 - b1**step.t)
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
         new = param - step.scale * rate * mean / (be.sqrt(mean_square) + self.epsilon)

@@ -36,7 +36,6 @@ class AdaMax(MomentOptimizer):
     """
 
     state_names = ("mean", "largest")
-    _pure_rule = True
 
     def __init__(
         self,

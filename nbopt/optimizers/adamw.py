@@ -40,7 +40,6 @@ class AdamW(MomentOptimizer):
     """
 
     state_names = ("mean", "mean_square")
-    _pure_rule = True
     checks = {**MomentOptimizer.checks, "wdecay": checks.non_negative}
 
     def __init__(

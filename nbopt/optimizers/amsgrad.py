@@ -36,7 +36,6 @@ class AMSGrad(MomentOptimizer):
     """
 
     state_names = ("mean", "mean_square", "largest")
-    _pure_rule = True
 
     def rule(self, step, param, grad, mean, mean_square, largest):
         """One step; see the class."""

@@ -42,7 +42,6 @@ class ASGD(Optimizer):
     """
 
     state_names = ("average",)
-    _pure_rule = True
     checks = {**Optimizer.checks, "lambd": checks.non_negative, "alpha": checks.fraction, "t0": checks.non_negative}
 
     def __init__(

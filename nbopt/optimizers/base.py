@@ -4,7 +4,6 @@ import inspect
 import math
 import sys
 from itertools import chain
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -12,59 +11,14 @@ import numpy as np
 from nbopt import checks
 from nbopt.arrays.tensor import Tensor
 from nbopt.backends import get_backend
-from nbopt.errors import ArgumentError, DtypeError, MissingError, NboptError, ShapeError, StateError, TraceError
+from nbopt.errors import ArgumentError, DtypeError, NboptError, ShapeError, StateError, TraceError
 from nbopt.interface.update import Update
-from nbopt.language.trace import Tracer, tracing
+from nbopt.language.program import loses
 from nbopt.language.words import ELSEWHERE
 from nbopt.layers import as_gradient, as_layers, check_distinct, entries_of, get_param_list, rows_with_gradients, warn_of_lost_states
 from nbopt.naming import Described, constructor_arguments
 from nbopt.optimizers.constructor import checked, like
-
-
-class Step:
-    """What a rule knows about the step it belongs to.
-
-    Attributes
-    ----------
-    lr : float
-        The scheduled learning rate. An optimizer without a `learning_rate` has none, and to ask for it is a TraceError.
-    scale : float or Node
-        The norm-clip factor: 1.0 where clipping is off, else a scalar that the device computes.
-    time_was_read : bool
-        Whether the rule asked for `t` or `epoch`.
-    """
-
-    __slots__ = ("_epoch", "_t", "lr", "scale", "time_was_read")
-
-    def __init__(self, lr, scale, t, epoch):
-        if lr is not None:
-            self.lr = lr
-        self.scale, self._t, self._epoch = scale, t, epoch
-        self.time_was_read = False
-
-    def __getattr__(self, name):
-        if name == "lr":
-            raise MissingError(
-                "step.lr is the learning rate of the optimizer, and this one has none. In its constructor, write "
-                "self.learning_rate = learning_rate (an attribute of another name is not step.lr)"
-            )
-        raise MissingError(f"a step has no attribute {name!r}: it has lr, t, epoch and scale. Other numbers can be attributes of the optimizer")
-
-    @property
-    def t(self):
-        """Return the number of this call, from 1."""
-        self.time_was_read = True
-        return self._t
-
-    @property
-    def epoch(self):
-        """Return the epoch as passed to ``optimize``."""
-        self.time_was_read = True
-        return self._epoch
-
-
-# What a trace does not depend on, or has otherwise: by the rate, the divisor, and whether the time was read.
-_NOT_TRACED = {"t", "schedule", "loss_scale", "skip_nonfinite", "stochastic_round"}
+from nbopt.optimizers.tracing import Traces
 
 
 class _Kept:
@@ -73,24 +27,19 @@ class _Kept:
     Attributes
     ----------
     plans : list
-        The backend's, see `nbopt.interface.backend.Update`.
-    hyperparameters : callable
-        Returns the hyper-parameters that a trace may depend on, as a tuple.
-    inputs : tuple or None
-        Everything that the last trace depended on, for a rule that is known to depend on nothing else: the library's own, whose classes
-        say ``_pure_rule``. Tracing takes half of the time of a step over one small tensor. None where a trace can't be used again.
-    traced : tuple
-        The last trace: program and scalars.
+        The backend's, see `nbopt.interface.update.Update`.
+    traces : Traces
+    code : list of tuple
+        The trace of the last step.
     told_of_lost_states : bool
         Whether there was a warning, see `warn_of_lost_states`.
     listed : tuple or None
         A `MultiOptimizer`'s last parameters: their serial numbers and sizes.
     """
 
-    def __init__(self, optimizer):
-        self.plans, self.inputs, self.traced, self.listed = [], None, None, None
-        # Those with a check, which makes plain numbers of them: other attributes may be arrays, which can't be compared.
-        self.hyperparameters = attrgetter(*sorted(optimizer.checks.keys() - _NOT_TRACED))
+    def __init__(self):
+        self.plans: list = []
+        self.traces, self.code, self.listed = Traces(), [], None
         self.told_of_lost_states = False
 
 
@@ -131,6 +80,9 @@ class Optimizer(Described):
         or NaN, without the host reading anything back. The norm is summed in float32, so a finite gradient beyond about 1e19 counts as
         well. `t` counts the call, the schedule goes on, and `skipped` tells how many there were. In a `MultiOptimizer` the optimizers that
         have it are skipped together. Not part of the description.
+    pure : bool
+        Whether the rule depends on nothing but its arguments and what it reads from ``self``. A class whose rule depends on something else
+        (a global, a clock) says ``pure = False``: then the rule is run at every step, with plain numbers.
     checks : dict
         Hyper-parameter -> one of the functions in `nbopt.checks`.
     """
@@ -146,6 +98,7 @@ class Optimizer(Described):
     loss_scale: Any = 1.0
     skip_nonfinite: Any = False
     t = 0
+    pure = True
 
     checks: dict[str, Any] = {
         "learning_rate": checks.non_negative,
@@ -163,8 +116,10 @@ class Optimizer(Described):
         super().__init__(name=name)
         self.state_dtype = None if state_dtype is None else storage_name(get_backend(), state_dtype)
 
-    def __init_subclass__(cls, **options):
-        super().__init_subclass__(**options)
+    def __init_subclass__(cls, symbolic=False, **options):
+        super().__init_subclass__(symbolic=symbolic, **options)
+        if symbolic:
+            return
         names = cls.state_names
         if isinstance(names, str) or not all(isinstance(name, str) and name.isidentifier() for name in names):
             raise ArgumentError(f'{cls.__name__}.state_names must be a tuple of identifiers, like ("momentum",); not {names!r}')
@@ -278,7 +233,7 @@ class Optimizer(Described):
         def columns(update):
             check_distinct(layers)
             found = self.checked_columns(be, params, made, lambda number, states: place_in(layers, states) or f"parameter {number}")
-            self.check_effect(update.program, bool(made))
+            self.check_effect(bool(made))
             if made:
                 new = {id(states): tensors for states, tensors in made}
                 update.list_tensors(_flat([(pair, new.get(id(states), states)) for pair, states in params]))
@@ -348,23 +303,23 @@ class Optimizer(Described):
         nbopt.errors.NboptError
             One of its subclasses, where the rule or a hyper-parameter makes no sense.
         """
+        if type(epoch) is not int or epoch < 0:
+            epoch = checks.unwrapped(epoch)
+            checks.epoch("epoch", epoch)
         divisor, loss_scale = self._divisor(bsz)
-        program, scalars = self._trace(divisor, self.states_in_use(), epoch)
+        kept = self._cache()
+        program, scalars, kept.code = kept.traces.program(self, self.states_in_use(), self._rate(epoch), divisor, epoch)
         skipped = self.skipped_tensor if self.skip_nonfinite else None
 
         def committed():
             object.__setattr__(self, "t", self.t + 1)  # without the checks of what users assign, which take longer
             commit()
 
-        clip_norm = self.gradient_clip_norm or None
-        plans = self._cache().plans
-        return Update(program, scalars, tensors, columns, committed, plans, clip_norm, self.stochastic_round, divisor, loss_scale, skipped)
+        clip_norm = None if program.factor is None else self.gradient_clip_norm
+        return Update(program, scalars, tensors, columns, committed, kept.plans, clip_norm, self.stochastic_round, divisor, loss_scale, skipped)
 
-    def _trace(self, divisor, names, epoch):
-        """Return the program of the rule and its scalars' values."""
-        if type(epoch) is not int or epoch < 0:
-            epoch = checks.unwrapped(epoch)
-            checks.epoch("epoch", epoch)
+    def _rate(self, epoch):
+        """Return the learning rate of an epoch; None if the optimizer has none."""
         rate = self.learning_rate
         if rate is not None and self.schedule is not None:
             try:
@@ -373,39 +328,13 @@ class Optimizer(Described):
                 rate = math.inf
             if type(rate) is not float or not 0.0 <= rate < math.inf:
                 rate = checks.non_negative(f"the rate of {self.schedule!r} at epoch {epoch}", rate)
-        cache = self._cache()
-        inputs = None
-        if "_pure_rule" in type(self).__dict__ and "rule" not in self.__dict__:
-            inputs = rate, divisor, names, cache.hyperparameters(self)
-            if cache.inputs == inputs:
-                return cache.traced
-        tracer = Tracer(("param", "grad", *names))
-        scale = tracer.factor() if self.gradient_clip_norm else 1.0
-        step = Step(rate, scale, self.t + 1, epoch)
-        param, grad, *states = tracer.slots()
-        grad = self.clip_value(grad / divisor, self.gradient_clip_value)
-        tracing.active = True
-        try:
-            returned = self.rule(step, param, grad, *states)
-        finally:
-            tracing.active = False
-        if returned is not None:
-            raise TraceError(
-                f"the rule of {self.classnm} returns a value, which nobody takes: its assignments are all that it does. "
-                "In place of return ..., write param[:] = ..."
-            )
-        if not tracer.stores:
-            raise TraceError(f"the rule of {self.classnm} assigns nothing. A plain = only gives a value another name; write param[:] = ...")
-        cache.traced = tracer.program(), tracer.scalars
-        cache.inputs = None if step.time_was_read else inputs
-        return cache.traced
+        return rate
 
-    def check_effect(self, program, new_states):
+    def check_effect(self, new_states):
         """Check in the first step that the rule does not lose what it computes: that it assigns the states that it reads, and the parameter.
 
         Parameters
         ----------
-        program : Program
         new_states : bool
             Whether states are made in this step. Those that were there before need not be 0, so a rule may just read them.
 
@@ -416,14 +345,15 @@ class Optimizer(Described):
         """
         if self.t:
             return
-        lost = {line[1] for line in program.code if line[0] == "load"}.difference(program.written())
-        if 0 in lost and program.loses(0):
+        code, own = self._cache().code, ("param", "grad", *self.states_in_use())
+        lost = {line[1] for line in code if line[0] == "load"} - {line[1] for line in code if line[0] == "store"}
+        if 0 in lost and loses(code, 0):
             raise TraceError(
                 f"the rule of {self.classnm} computes a value of the parameter that nothing uses, and never assigns the parameter: "
                 "write param[:] = ..., not param = ..., which only gives the value a name"
             )
         arguments = [*inspect.signature(self.rule).parameters][1:]  # as the user calls them
-        names = arguments if len(arguments) == len(program.names) else program.names
+        names = arguments if len(arguments) == len(own) else own
         for name in [names[slot] for slot in sorted(lost) if slot > 1 and new_states]:
             raise TraceError(
                 f"the rule of {self.classnm} reads the state {name}, which starts at 0, and never assigns it: write {name}[:] = ... "
@@ -537,7 +467,7 @@ class Optimizer(Described):
         # Made here and not in __init__, so that a subclass that forgets super().__init__() still works.
         found = self.__dict__.get("_kept")
         if found is None:
-            found = self.__dict__["_kept"] = _Kept(self)
+            found = self.__dict__["_kept"] = _Kept()
         return found
 
     def __getstate__(self):

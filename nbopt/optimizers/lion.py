@@ -39,7 +39,6 @@ class Lion(Optimizer):
     """
 
     state_names = ("momentum",)
-    _pure_rule = True
     checks = {**Optimizer.checks, "beta_1": checks.below_one, "beta_2": checks.below_one, "wdecay": checks.non_negative}
 
     def __init__(

@@ -1,7 +1,5 @@
 """What the descendants of Adam share."""
 
-import math
-
 from nbopt import checks
 from nbopt.optimizers.base import Optimizer
 from nbopt.schedules import Schedule
@@ -43,4 +41,4 @@ class MomentOptimizer(Optimizer):
         The rules put both into their numbers, where they cost the kernel nothing: with these as ``first`` and ``root``,
         ``(m / first) / (sqrt(v) / root + epsilon)`` is ``root / first * m / (sqrt(v) + epsilon * root)``.
         """
-        return 1.0 - self.beta_1**step.t, math.sqrt(1.0 - self.beta_2**step.t)
+        return 1.0 - self.beta_1**step.t, self.be.sqrt(1.0 - self.beta_2**step.t)

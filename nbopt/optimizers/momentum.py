@@ -42,7 +42,6 @@ class GradientDescentMomentum(Optimizer):
     """
 
     state_names = ("velocity",)
-    _pure_rule = True
     checks = {**Optimizer.checks, "momentum_coef": checks.non_negative, "wdecay": checks.non_negative, "nesterov": checks.boolean}
 
     def __init__(

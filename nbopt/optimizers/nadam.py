@@ -40,7 +40,7 @@ class NAdam(MomentOptimizer):
     """
 
     state_names = ("mean", "mean_square")
-    _pure_rule = True
+    pure = False  # the product of the momenta goes on from step to step
     checks = {**MomentOptimizer.checks, "momentum_decay": checks.non_negative}
 
     def __init__(

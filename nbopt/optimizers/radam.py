@@ -1,7 +1,5 @@
 """RAdam."""
 
-import math
-
 from nbopt.optimizers.moments import MomentOptimizer
 
 
@@ -42,7 +40,6 @@ class RAdam(MomentOptimizer):
     """
 
     state_names = ("mean", "mean_square")
-    _pure_rule = True
 
     def rule(self, step, param, grad, mean, mean_square):
         """One step; see the class."""
@@ -54,7 +51,7 @@ class RAdam(MomentOptimizer):
         most = 2.0 / (1.0 - b2) - 1.0
         length = most - 2.0 * t * b2**t / (1.0 - b2**t)  # of a plain average that would be as certain as the running one
         if length > 5.0:
-            rectified = math.sqrt((length - 4.0) * (length - 2.0) * most / ((most - 4.0) * (most - 2.0) * length))
+            rectified = be.sqrt((length - 4.0) * (length - 2.0) * most / ((most - 4.0) * (most - 2.0) * length))
             change = step.lr / first * rectified * root * mean / (be.sqrt(mean_square) + self.epsilon)
         else:
             change = step.lr / first * mean

@@ -48,7 +48,6 @@ class RMSProp(Optimizer):
     """
 
     state_names = ("mean_square", "mean", "velocity")
-    _pure_rule = True
     checks = {
         **Optimizer.checks, "decay_rate": checks.fraction, "epsilon": checks.non_negative,
         "centered": checks.boolean, "momentum_coef": checks.non_negative,

@@ -44,7 +44,6 @@ class Rprop(Optimizer):
     """
 
     state_names = ("direction", "size")
-    _pure_rule = True
     checks = {
         **Optimizer.checks, "eta_minus": checks.below_one, "eta_plus": checks.one_or_more, "step_min": checks.positive, "step_max": checks.positive,
     }  # fmt: skip

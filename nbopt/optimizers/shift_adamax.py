@@ -38,7 +38,6 @@ class ShiftAdaMax(Optimizer):
     """
 
     state_names = ("mean", "largest", "inverse")
-    _pure_rule = True
     checks = {**Optimizer.checks, "beta_1": checks.below_one, "beta_2": checks.fraction, "epsilon": checks.non_negative}
 
     def __init__(

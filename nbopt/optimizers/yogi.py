@@ -40,7 +40,6 @@ class Yogi(MomentOptimizer):
     """
 
     state_names = ("mean", "mean_square")
-    _pure_rule = True
     checks = {**MomentOptimizer.checks, "initial_accumulator_value": checks.non_negative}
 
     def __init__(

@@ -617,7 +617,7 @@ class _Group:
         def columns(update):
             tensors = [wrapped(be, grad, _called(row)) for row, grad in zip(rows, grads)]
             found = list(zip(zip(self._tensors, tensors), self._states))
-            optimizer.check_effect(update.program, bool(self._made))
+            optimizer.check_effect(bool(self._made))
             return optimizer.checked_columns(be, found, [], lambda number, _: f"parameter {rows[number]} of the group")
 
         def commit():

@@ -98,9 +98,9 @@ class NumbaCPU(CompiledBackend, HostBackend):
     def _look(self, plan, scalars, update, count):
         """Complete the scalars by what depends on other tensors than the update's own; return whether the gradients are finite, if that matters."""
         divisor = update.scaled_divisor()
-        if update.loss_scale is not None:
+        if update.loss_scale is not None and update.program.divisor is not None:
             for values in scalars:
-                values[update.divisor_index] = divisor
+                values[update.program.divisor] = divisor
         if plan.passes:
             factor = self._factor(plan.passes, update.clip_norm or 1.0, divisor, plan.skips)
             if factor == _SKIP:

@@ -239,7 +239,8 @@ class _Tables:
         if update.clip_norm is not None:
             self.factors = pack.add(np.array([_place(part, update.program.factor) for part in plan.scalars], np.int64))
         if update.loss_scale is not None:
-            places = [_place(part, update.divisor_index) for part in plan.scalars]
+            divisor = update.program.divisor
+            places = [] if divisor is None else [_place(part, divisor) for part in plan.scalars]
             self.divisors = pack.add(np.array([*places, _place(plan.settings, 1)], np.int64))
         pack.allocate(plan.backend)
         for view, own in zip(self.views, geometries):

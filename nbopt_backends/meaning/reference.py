@@ -62,8 +62,8 @@ class Reference(HostBackend):
 
         def look(count):
             divisor = update.scaled_divisor()
-            if update.loss_scale is not None:
-                scalars[update.divisor_index] = divisor
+            if update.loss_scale is not None and update.program.divisor is not None:
+                scalars[update.program.divisor] = divisor
             if not update.norm_is_needed:
                 return True
             grads, dtypes = [row[1] for row in rows], [compute_dtype(a.dtype for a in row) for row in rows]

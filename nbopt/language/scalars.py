@@ -1,0 +1,182 @@
+"""Scalar code: how the numbers of a step follow from its learning rate, its count, and the optimizer's hyper-parameters.
+
+All of it is float64. It becomes a Python function, which takes a microsecond where a trace of the rule takes a hundred.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+from nbopt.language.ops import PRIMITIVES, evaluate_numbers
+
+_SPELLED = {
+    "add": "{0} + {1}",
+    "subtract": "{0} - {1}",
+    "multiply": "{0} * {1}",
+    "divide": "{0} / {1}",
+    "negative": "-{0}",
+    "absolute": "abs({0})",
+    "equal": "float({0} == {1})",
+    "not_equal": "float({0} != {1})",
+    "less": "float({0} < {1})",
+    "less_equal": "float({0} <= {1})",
+    "greater": "float({0} > {1})",
+    "greater_equal": "float({0} >= {1})",
+    "where": "({1} if {0} != 0 else {2})",
+}
+#: The numbers that belong to the step, in the order of the function's arguments. Others are attributes of the optimizer.
+GIVEN = ("lr", "t", "epoch", "divisor")
+_MOST_SQUARINGS = 2**31
+
+
+def power(base, exponent):
+    """Return a power. By a whole number it is squarings and multiplications in a fixed order, so every machine gives the same bits.
+
+    Parameters
+    ----------
+    base, exponent : float
+
+    Returns
+    -------
+    float
+    """
+    if exponent != exponent or abs(exponent) >= _MOST_SQUARINGS or exponent != int(exponent):
+        return evaluate_numbers("power", base, exponent)
+    result, rest = 1.0, abs(int(exponent))
+    while rest:
+        if rest & 1:
+            result *= base
+        base *= base
+        rest >>= 1
+    return result if exponent >= 0 else evaluate_numbers("divide", 1.0, result)
+
+
+def _sqrt(x):
+    return math.sqrt(x) if x >= 0 else evaluate_numbers("sqrt", x)
+
+
+def evaluate(op, *operands):
+    """Apply a primitive to numbers, in float64.
+
+    Parameters
+    ----------
+    op : str
+    *operands : float
+
+    Returns
+    -------
+    float
+        Infinite or NaN where IEEE 754 says so; nothing is raised.
+    """
+    return power(*operands) if op == "power" else evaluate_numbers(op, *operands)
+
+
+class ScalarCode(NamedTuple):
+    """Lines over numbers, see `nbopt.language.program`. Hashable.
+
+    Attributes
+    ----------
+    code : tuple of tuples
+    outputs : tuple of int or None
+        The lines whose values are wanted. None: a number that the host does not know, given as 1.0.
+    tests : tuple of (int, bool)
+        Lines whose values a rule has looked at, and whether it was for their truth only.
+    """
+
+    code: tuple
+    outputs: tuple
+    tests: tuple
+
+    @classmethod
+    def of(cls, code, outputs, tests):
+        """Return the scalar code for some lines of a trace.
+
+        Parameters
+        ----------
+        code : sequence of tuples
+            The trace.
+        outputs : sequence of int
+        tests : sequence of (int, bool)
+
+        Returns
+        -------
+        ScalarCode
+        """
+        from_host = [index for index in outputs if code[index] != ("source", "scale")]
+        needed = {*from_host, *(index for index, _ in tests)}
+        for index in range(len(code) - 1, -1, -1):
+            if index in needed and code[index][0] not in ("number", "source"):
+                needed.update(code[index][1:])
+        places = {index: place for place, index in enumerate(sorted(needed))}
+        lines = []
+        for index in sorted(needed):
+            op, *operands = code[index]
+            lines.append((op, *operands) if op in ("number", "source") else (op, *(places[operand] for operand in operands)))
+        return cls(tuple(lines), tuple(places.get(index) for index in outputs), tuple((places[index], truth) for index, truth in tests))
+
+    @property
+    def own(self):
+        """Tuple of str : the attributes of the optimizer that are read."""
+        return tuple(sorted({line[1].removeprefix("self.") for line in self.code if line[0] == "source" and line[1] not in GIVEN}))
+
+    def function(self):
+        """Return the code as a function.
+
+        Returns
+        -------
+        callable
+            ``function(numbers, lr, t, epoch, divisor, *own)`` takes the trace's numbers, those of the step, and the attributes `own` in their
+            order. It returns a list of the outputs and a tuple of what the tests find. It raises TypeError or ValueError if something is no number.
+        """
+        fast = _compiled(self)
+
+        def function(numbers, *sources):
+            try:
+                return fast(numbers, *sources)
+            except ArithmeticError:  # what Python raises where IEEE 754 has an infinity
+                return self._exactly(numbers, dict(zip((*GIVEN, *self.own), sources)))
+
+        return function
+
+    def _exactly(self, numbers, sources):
+        found: list[Any] = []
+        for op, *operands in self.code:
+            if op == "number":
+                found.append(numbers[operands[0]])
+            elif op == "source":
+                found.append(float(sources[operands[0].removeprefix("self.")]))
+            else:
+                found.append(evaluate(op, *(found[operand] for operand in operands)))
+        outputs = [1.0 if line is None else found[line] for line in self.outputs]
+        return outputs, tuple(found[line] != 0 if truth else found[line] for line, truth in self.tests)
+
+    def text(self):
+        """Return the text of the function.
+
+        Returns
+        -------
+        str
+        """
+        own = {f"self.{name}": f"own[{place}]" for place, name in enumerate(self.own)}
+        lines = []
+        for index, (op, *operands) in enumerate(self.code):
+            if op == "number":
+                spelled = f"numbers[{operands[0]}]"
+            elif op == "source":
+                spelled = f"float({own.get(operands[0], operands[0])})"
+            else:
+                values = [f"v{operand}" for operand in operands]
+                spelled = _SPELLED[op].format(*values) if op in _SPELLED else f"{op}({', '.join(values)})"
+            lines.append(f"    v{index} = {spelled}\n")
+        outputs = ", ".join("1.0" if line is None else f"v{line}" for line in self.outputs)
+        tests = "".join(f"v{line} != 0, " if truth else f"v{line}, " for line, truth in self.tests)
+        arguments = ", ".join(f"{name}=None" for name in GIVEN)
+        return f"def scalars(numbers, {arguments}, *own):\n{''.join(lines)}    return [{outputs}], ({tests})\n"
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(code):
+    names = {op: functools.partial(evaluate_numbers, op) for op in PRIMITIVES}
+    names |= {"power": power, "sqrt": _sqrt, "abs": abs, "float": float, "__builtins__": {}}
+    exec(compile(code.text(), "<scalar code of nbopt>", "exec"), names)
+    return names["scalars"]

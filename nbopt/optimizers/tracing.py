@@ -1,0 +1,264 @@
+"""From an optimizer's rule to a program: the rule is run once, over symbols, and what it was built from is remembered.
+
+Each attribute that the rule reads from ``self`` is a source or a guard. A number is a source: it stands in the scalar code by its name, so that
+another value traces nothing. Anything else is a guard: the trace is used again as long as it is equal to what it was. So are the outcomes of
+the tests that the rule makes of numbers.
+"""
+
+import numbers
+import types
+import warnings
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from nbopt.errors import MissingError, TraceError
+from nbopt.language.trace import Tracer, Value, tracing
+
+#: Traces that are kept for one optimizer: tests that take turns find theirs again.
+_MOST_TRACES = 8
+#: Traces in a row that served one step each, after which there is a warning.
+_TOO_OFTEN = 8
+
+
+class Step:
+    """What a rule knows about the step that it belongs to.
+
+    Attributes
+    ----------
+    lr : Number
+        The scheduled learning rate. To ask for it in an optimizer without a `learning_rate` is an error.
+    t, number : Number
+        The number of this call, from 1.
+    epoch : Number
+        The epoch as passed to ``optimize``.
+    scale : float or Value
+        The norm-clip factor: 1.0 if clipping is off, else a number that the device computes. A rule that reads it applies it itself;
+        in any other rule `grad` is scaled already.
+    """
+
+    __slots__ = ("_given", "_scale", "scale_was_read")
+    lr: Any
+    t: Any
+    number: Any
+    epoch: Any
+
+    def __init__(self, given, scale):
+        self._given, self._scale = given, scale
+        self.scale_was_read = False
+
+    @property
+    def scale(self):
+        """Return the norm-clip factor."""
+        self.scale_was_read = True
+        return self._scale
+
+    def __getattr__(self, name):
+        if name in self._given:
+            return self._given[name]
+        if name == "lr":
+            raise MissingError(
+                "step.lr is the learning rate of the optimizer, and this one has none. In its constructor, write "
+                "self.learning_rate = learning_rate (an attribute of another name is not step.lr)"
+            )
+        raise MissingError(f"a step has no attribute {name!r}: it has lr, t, number, epoch and scale. Other numbers are attributes of the optimizer")
+
+
+class Reader:
+    """What a rule reads from ``self`` while it is traced.
+
+    Attributes
+    ----------
+    sources : set of str
+        The attributes that are numbers.
+    guards : dict
+        Other attributes that can be compared, with their values.
+    reusable : bool
+        Whether the trace depends on nothing else.
+    """
+
+    def __init__(self, tracer, optimizer):
+        self.tracer, self.optimizer = tracer, optimizer
+        self.sources: set[str] = set()
+        self.guards: dict = {}
+        self.reusable = True
+
+    def read(self, name, value):
+        """Return what the rule gets in place of an attribute's value."""
+        if name == "be" or isinstance(value, Value):
+            return value
+        if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
+            self.sources.add(name)
+            return self.tracer.source(f"self.{name}", value)
+        if name not in self.optimizer.__dict__ and callable(value):
+            return value  # a method
+        if _comparable(value):
+            self.guards[name] = value
+        else:
+            self.reusable = False
+        return value
+
+
+def _comparable(value):
+    """Return whether an equal value, at another time, means the same to a rule."""
+    if type(value) in (tuple, frozenset):
+        return all(map(_comparable, value))
+    return value is None or isinstance(value, (bool, np.bool_, int, float, str, bytes, type, np.dtype))
+
+
+def _symbolic_getattribute(self, name):
+    value = object.__getattribute__(self, name)
+    if name[:2] == "__":
+        return value
+    return object.__getattribute__(self, "_reader_").read(name, value)
+
+
+def _symbolic_setattr(self, name, value):
+    reader = object.__getattribute__(self, "_reader_")
+    reader.reusable = False
+    setattr(reader.optimizer, name, value)
+
+
+_symbolic_classes: dict[type, type] = {}
+
+
+def _symbolic(optimizer, reader):
+    """Return what a rule gets as ``self``: an instance of the same class, with the same attributes, whose reads go through `reader`."""
+    own = type(optimizer)
+    found = _symbolic_classes.get(own)
+    if found is None:
+        contents = {
+            "__slots__": ("_reader_",), "__getattribute__": _symbolic_getattribute, "__setattr__": _symbolic_setattr,
+            "__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__,
+        }  # fmt: skip
+        found = _symbolic_classes[own] = types.new_class(own.__name__, (own,), {"symbolic": True}, lambda space: space.update(contents))
+    new = object.__new__(found)
+    object.__setattr__(new, "__dict__", optimizer.__dict__)
+    object.__setattr__(new, "_reader_", reader)
+    return new
+
+
+class _Trace:
+    """A rule's program, and what it is good for.
+
+    Attributes
+    ----------
+    program : Program
+    code : list of tuple
+        The trace.
+    """
+
+    def __init__(self, optimizer, names, rate, divisor, epoch):
+        impure = not optimizer.pure or "rule" in optimizer.__dict__
+        clips = bool(optimizer.gradient_clip_norm)
+        tracer, reader, scaled = self._run(optimizer, names, rate, divisor, epoch, impure, clips, False)
+        if scaled:  # the rule did not ask for the scale, so its gradient is to have it
+            tracer, reader, _ = self._run(optimizer, names, rate, divisor, epoch, impure, clips, True)
+        self.names, self.clips = names, clips
+        self.code = tracer.code
+        self.numbers = tracer.numbers
+        self.program, scalars = tracer.program()
+        self.reusable = reader.reusable and not impure
+        self._found = tuple(found for _, _, found in tracer.tests)
+        self._own, self._function = _getter(scalars.own), scalars.function()
+        self._guarded, self._guards = tuple(reader.guards.values()), _getter(reader.guards)
+
+    @staticmethod
+    def _run(optimizer, names, rate, divisor, epoch, impure, clips, scaled):
+        tracer = Tracer(("param", "grad", *names))
+        reader = Reader(tracer, optimizer)
+        given = {"t": optimizer.t + 1, "number": optimizer.t + 1, "epoch": epoch}
+        if rate is not None:
+            given["lr"] = rate
+        if not impure:
+            given = {name: tracer.source("t" if name == "number" else name, number) for name, number in given.items()}
+        scale = tracer.scale() if clips else 1.0
+        step = Step(given, scale)
+        param, grad, *states = tracer.slots()
+        own = optimizer if impure else _symbolic(optimizer, reader)
+        tracing.active = True
+        try:
+            grad = own.clip_value(grad / tracer.source("divisor", divisor), own.gradient_clip_value)
+            returned = own.rule(step, param, scale * grad if scaled else grad, *states)
+        finally:
+            tracing.active = False
+        if returned is not None:
+            raise TraceError(
+                f"the rule of {optimizer.classnm} returns a value, which nobody takes: its assignments are all that it does. "
+                "In place of return ..., write param[:] = ..."
+            )
+        if not tracer.stores:
+            raise TraceError(f"the rule of {optimizer.classnm} assigns nothing. A plain = only gives a value another name; write param[:] = ...")
+        return tracer, reader, clips and not scaled and not step.scale_was_read
+
+    def scalars(self, optimizer, names, rate, divisor, epoch, fresh=False):
+        """Return the program's scalars in this step, or None if the step needs another trace, which a fresh one never does."""
+        if names != self.names or bool(optimizer.gradient_clip_norm) is not self.clips or self._guards(optimizer) != self._guarded:
+            return None
+        try:
+            values, found = self._function(self.numbers, rate, optimizer.t + 1, epoch, divisor, *self._own(optimizer))
+        except (TypeError, ValueError):  # an attribute is no number any more
+            return None
+        return values if fresh or found == self._found else None
+
+
+def _getter(names):
+    """Return a function from an object to the tuple of its attributes of these names."""
+    names = tuple(names)
+    if len(names) > 1:
+        return attrgetter(*names)
+    return (lambda owner: (getattr(owner, names[0]),)) if names else (lambda owner: ())
+
+
+class Traces:
+    """The traces of one optimizer's rule, the latest first."""
+
+    def __init__(self):
+        self._kept: list[_Trace] = []
+        self._in_a_row = 0
+
+    def program(self, optimizer, names, rate, divisor, epoch):
+        """Return the rule's program, its scalars in this step, and the trace's code.
+
+        Parameters
+        ----------
+        optimizer : Optimizer
+        names : tuple of str
+            The states that the rule takes.
+        rate : float or None
+            The learning rate.
+        divisor : float
+            What gradients are divided by.
+        epoch : int
+
+        Returns
+        -------
+        program : Program
+        scalars : list of float
+        code : list of tuple
+
+        Raises
+        ------
+        NboptError
+            One of its subclasses, if the rule makes no sense.
+        """
+        for trace in self._kept:
+            scalars = trace.scalars(optimizer, names, rate, divisor, epoch)
+            if scalars is not None:
+                self._in_a_row = 0
+                return trace.program, scalars, trace.code
+        trace = _Trace(optimizer, names, rate, divisor, epoch)
+        scalars = trace.scalars(optimizer, names, rate, divisor, epoch, fresh=True)
+        if trace.reusable:
+            self._kept.insert(0, trace)
+            del self._kept[_MOST_TRACES:]
+            self._in_a_row += 1
+            if self._in_a_row == _TOO_OFTEN:
+                warnings.warn(
+                    f"the rule of {optimizer.classnm} is traced anew at every step, which takes long: it makes a Python number of something that "
+                    "changes, by float(x), math.sqrt(x) or x % 2. Write be.sqrt(x), be.where(x > 5, a, b) and the like, with be = self.be",
+                    RuntimeWarning,
+                    stacklevel=6,
+                )
+        return trace.program, scalars, trace.code

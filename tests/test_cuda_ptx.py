@@ -227,7 +227,7 @@ def test_reductions_compile(name):
 @pytest.mark.covering
 def test_every_other_op_compiles(op, dtype):
     from nbopt.language.ops import PRIMITIVES
-    from nbopt.language.trace import Program
+    from nbopt.language.program import Program
 
     arity = PRIMITIVES[op].arity
     loads = tuple(("load", k + 1) for k in range(arity))

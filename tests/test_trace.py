@@ -30,11 +30,22 @@ def be():
         yield words
 
 
+class Traced:
+    """What a trace of a rule becomes: a program, and the values of its scalars."""
+
+    def __init__(self, tracer):
+        self._program, code = tracer.program()
+        self.scalars, _ = code.function()(tracer.numbers)
+
+    def program(self):
+        return self._program
+
+
 def trace(rule, names=("p", "g", "s")):
-    """Return the tracer of `rule`, run over one slot for each name."""
+    """Run `rule` over one slot for each name."""
     tracer = Tracer(names)
     rule(*tracer.slots())
-    return tracer
+    return Traced(tracer)
 
 
 def ops_of(program):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nbopt.errors import MissingError, TraceError
-from nbopt.language.trace import Tracer, Value, tracing
+from nbopt.language.trace import Number, Tracer, Value, tracing
 
 #: Traces that are kept for one optimizer: tests that take turns find theirs again.
 _MOST_TRACES = 8
@@ -117,7 +117,7 @@ def _symbolic_getattribute(self, name):
 def _symbolic_setattr(self, name, value):
     reader = object.__getattribute__(self, "_reader_")
     reader.reusable = False
-    setattr(reader.optimizer, name, value)
+    setattr(reader.optimizer, name, value.number if isinstance(value, Number) else value)
 
 
 _symbolic_classes: dict[type, type] = {}
@@ -139,6 +139,11 @@ def _symbolic(optimizer, reader):
     return new
 
 
+def _is_pure(optimizer):
+    """Return whether the rule may be run over symbols: its class does not forbid it, and it is not a function that knows another ``self``."""
+    return optimizer.pure and "rule" not in optimizer.__dict__
+
+
 class _Trace:
     """A rule's program, and what it is good for.
 
@@ -150,12 +155,12 @@ class _Trace:
     """
 
     def __init__(self, optimizer, names, rate, divisor, epoch):
-        impure = not optimizer.pure or "rule" in optimizer.__dict__
+        impure = not _is_pure(optimizer)
         clips = bool(optimizer.gradient_clip_norm)
         tracer, reader, scaled = self._run(optimizer, names, rate, divisor, epoch, impure, clips, False)
         if scaled:  # the rule did not ask for the scale, so its gradient is to have it
             tracer, reader, _ = self._run(optimizer, names, rate, divisor, epoch, impure, clips, True)
-        self.names, self.clips = names, clips
+        self.rule, self.names, self.clips = type(optimizer).rule, names, clips
         self.code = tracer.code
         self.numbers = tracer.numbers
         self.program, scalars = tracer.program()
@@ -243,11 +248,13 @@ class Traces:
         NboptError
             One of its subclasses, if the rule makes no sense.
         """
-        for trace in self._kept:
-            scalars = trace.scalars(optimizer, names, rate, divisor, epoch)
-            if scalars is not None:
-                self._in_a_row = 0
-                return trace.program, scalars, trace.code
+        if _is_pure(optimizer):
+            rule = type(optimizer).rule
+            for trace in self._kept:
+                scalars = trace.scalars(optimizer, names, rate, divisor, epoch) if trace.rule is rule else None
+                if scalars is not None:
+                    self._in_a_row = 0
+                    return trace.program, scalars, trace.code
         trace = _Trace(optimizer, names, rate, divisor, epoch)
         scalars = trace.scalars(optimizer, names, rate, divisor, epoch, fresh=True)
         if trace.reusable:

@@ -133,10 +133,10 @@ class Number(Value):
     def __round__(self, digits=None):
         return round(self._known(), digits)
 
-    def __floor__(self):
+    def __floor__(self):  # type: ignore[override]
         return self._known().__floor__()
 
-    def __ceil__(self):
+    def __ceil__(self):  # type: ignore[override]
         return self._known().__ceil__()
 
     def __floordiv__(self, other):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nbopt.errors import MissingError, TraceError
-from nbopt.language.trace import Number, Tracer, Value, tracing
+from nbopt.language.trace import Tracer, Value, tracing
 
 #: Traces that are kept for one optimizer: tests that take turns find theirs again.
 _MOST_TRACES = 8
@@ -107,6 +107,10 @@ def _comparable(value):
     return value is None or isinstance(value, (bool, np.bool_, int, float, str, bytes, type, np.dtype))
 
 
+class _KeepsSomethingError(Exception):
+    """A rule sets an attribute, so it has to be run at every step, with plain numbers."""
+
+
 def _symbolic_getattribute(self, name):
     value = object.__getattribute__(self, name)
     if name[:2] == "__":
@@ -115,9 +119,7 @@ def _symbolic_getattribute(self, name):
 
 
 def _symbolic_setattr(self, name, value):
-    reader = object.__getattribute__(self, "_reader_")
-    reader.reusable = False
-    setattr(reader.optimizer, name, value.number if isinstance(value, Number) else value)
+    raise _KeepsSomethingError
 
 
 _symbolic_classes: dict[type, type] = {}
@@ -133,15 +135,10 @@ def _symbolic(optimizer, reader):
             "__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__,
         }  # fmt: skip
         found = _symbolic_classes[own] = types.new_class(own.__name__, (own,), {"symbolic": True}, lambda space: space.update(contents))
-    new = object.__new__(found)
+    new: Any = object.__new__(found)
     object.__setattr__(new, "__dict__", optimizer.__dict__)
     object.__setattr__(new, "_reader_", reader)
     return new
-
-
-def _is_pure(optimizer):
-    """Return whether the rule may be run over symbols: its class does not forbid it, and it is not a function that knows another ``self``."""
-    return optimizer.pure and "rule" not in optimizer.__dict__
 
 
 class _Trace:
@@ -154,8 +151,7 @@ class _Trace:
         The trace.
     """
 
-    def __init__(self, optimizer, names, rate, divisor, epoch):
-        impure = not _is_pure(optimizer)
+    def __init__(self, optimizer, names, rate, divisor, epoch, impure):
         clips = bool(optimizer.gradient_clip_norm)
         tracer, reader, scaled = self._run(optimizer, names, rate, divisor, epoch, impure, clips, False)
         if scaled:  # the rule did not ask for the scale, so its gradient is to have it
@@ -222,6 +218,7 @@ class Traces:
     def __init__(self):
         self._kept: list[_Trace] = []
         self._in_a_row = 0
+        self._keeps_something = False
 
     def program(self, optimizer, names, rate, divisor, epoch):
         """Return the rule's program, its scalars in this step, and the trace's code.
@@ -248,14 +245,20 @@ class Traces:
         NboptError
             One of its subclasses, if the rule makes no sense.
         """
-        if _is_pure(optimizer):
-            rule = type(optimizer).rule
+        rule = type(optimizer).rule
+        # A function in the instance's dictionary knows another ``self``.
+        impure = not optimizer.pure or self._keeps_something or "rule" in optimizer.__dict__
+        if not impure:
             for trace in self._kept:
                 scalars = trace.scalars(optimizer, names, rate, divisor, epoch) if trace.rule is rule else None
                 if scalars is not None:
                     self._in_a_row = 0
                     return trace.program, scalars, trace.code
-        trace = _Trace(optimizer, names, rate, divisor, epoch)
+        try:
+            trace = _Trace(optimizer, names, rate, divisor, epoch, impure)
+        except _KeepsSomethingError:
+            self._keeps_something = True
+            trace = _Trace(optimizer, names, rate, divisor, epoch, True)
         scalars = trace.scalars(optimizer, names, rate, divisor, epoch, fresh=True)
         if trace.reusable:
             self._kept.insert(0, trace)

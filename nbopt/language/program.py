@@ -113,7 +113,7 @@ def cut(names, code, tests=()):
     scalars : ScalarCode
         Its outputs are the program's scalars.
     """
-    by_host = []
+    by_host: list[bool] = []
     for line in code:
         operands = operands_of(line)
         by_host.append(line[0] not in ("load", "store") and line != SCALE and all(by_host[operand] for operand in operands))

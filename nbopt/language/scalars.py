@@ -176,7 +176,7 @@ class ScalarCode(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def _compiled(code):
-    names = {op: functools.partial(evaluate_numbers, op) for op in PRIMITIVES}
+    names: dict[str, Any] = {op: functools.partial(evaluate_numbers, op) for op in PRIMITIVES}
     names |= {"power": power, "sqrt": _sqrt, "abs": abs, "float": float, "__builtins__": {}}
     exec(compile(code.text(), "<scalar code of nbopt>", "exec"), names)
     return names["scalars"]

@@ -2,7 +2,6 @@
 
 from nbopt.backends import get_backend
 from nbopt.errors import ArgumentError
-from nbopt.interface.update import end_of
 from nbopt.optimizers.base import Optimizer
 
 
@@ -48,11 +47,7 @@ def compile(optimizer, layers, epoch=0):
         One of its subclasses, where `optimize` would raise it.
     """
     be = get_backend()
-    updates = _updates(be, optimizer, layers, epoch)
-    try:
-        be.prepare_all(updates)
-    finally:
-        end_of(updates)
+    be.prepare_all(_updates(be, optimizer, layers, epoch))
 
 
 def _updates(be, optimizer, layers, epoch):

@@ -5,7 +5,8 @@ import numpy as np
 from nbopt.arrays.tensor import Tensor
 from nbopt.errors import OperandError, ShapeError
 from nbopt.language.expressions import Expr, Node, Reduction
-from nbopt.language.trace import Tracer, reduction_error, too_deep, tracing
+from nbopt.language.stages import ELEMENT
+from nbopt.language.trace import Tracer, too_deep
 
 
 def broadcast(*shapes):
@@ -35,8 +36,7 @@ def _shape_of(node, known):
         elif isinstance(node, Reduction):
             known[node] = reduced_shape(_shape_of(node.arg, known), node.axis, node.keepdims)
         else:
-            # A rule's slot or the norm factor. Inside the rule, only a reduction asks for their shapes.
-            raise reduction_error() if tracing.active else OperandError(f"{node!r} belongs to a rule and has no values outside it")
+            raise OperandError(f"{node!r} belongs to a rule and has no values outside it")
     return known[node]
 
 
@@ -95,6 +95,7 @@ class TensorTracer(Tracer):
             slot = self._slots[tensor] = len(self.tensors)
             self.tensors.append(tensor)
             self.names += (f"x{slot}" if slot else "out",)
+            self.slot_extents += (ELEMENT,)
             self._current.append(None)
         return slot
 

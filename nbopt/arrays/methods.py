@@ -2,17 +2,27 @@
 
 import numpy as np
 
-from nbopt.arrays.assignment import reduced_shape, shape_of
+from nbopt.arrays.assignment import shape_of
 from nbopt.arrays.tensor import Tensor
-from nbopt.errors import OperandError
+from nbopt.errors import OperandError, TraceError
 from nbopt.language.expressions import Node, Reduction, apply, apply_named
 from nbopt.language.ops import COMPOSED, PRIMITIVES, REDUCTIONS
+from nbopt.language.trace import Value
 
 
-def _node(value):
+def _reduced(name, value, axis, keepdims):
+    """Return a reduction of a node, in a rule or outside of it; a wrong axis is an error here, not where it is assigned."""
     if not isinstance(value, Node):
         raise OperandError(f"a reduction takes a tensor or an expression, not {type(value).__name__}")
-    return value
+    if isinstance(value, Value):
+        if name not in ("sum", "max", "min"):
+            raise TraceError(f"a rule has be.sum, be.mean, be.max, be.min, be.norm, be.var and be.std, not be.{name}")
+        if axis is not None:
+            raise TraceError(f"in a rule, be.{name} is over all elements of the parameter: leave out axis={axis!r}")
+        return value.reduce(name, "tensor")
+    reduction = Reduction(name, value, axis, keepdims)
+    shape_of(reduction)
+    return reduction
 
 
 def _evaluated(be, value, out):
@@ -52,8 +62,7 @@ def _shift(self, a, b, value=True, out=None):
 
 def _reduction(name, default_axis):
     def method(self, a, axis=default_axis, out=None, keepdims=True):
-        shape_of(Reduction(name, _node(a), axis, keepdims))  # complains about a wrong axis here, not when it is assigned
-        return _evaluated(self, Reduction(name, a, axis, keepdims), out)
+        return _evaluated(self, _reduced(name, a, axis, keepdims), out)
 
     return method
 
@@ -113,16 +122,17 @@ _REDUCED = """Reduce `a` over an axis to {doc}.
 
 def _composed_reduction(build):
     def method(self, a, axis=None, out=None, keepdims=True):
-        return _evaluated(self, build(_node(a), axis, keepdims), out)
+        return _evaluated(self, build(a, axis, keepdims), out)
 
     return method
 
 
 def _mean(arg, axis, keepdims):
+    total = _reduced("sum", arg, axis, keepdims)
+    if isinstance(arg, Value):
+        return apply("divide", total, arg.count())
     shape = shape_of(arg)
-    reduced_shape(shape, axis, keepdims)  # complains about a wrong axis
-    count = np.prod(shape, dtype=np.int64) if axis is None else shape[axis]
-    return apply("divide", Reduction("sum", arg, axis, keepdims), float(count))
+    return apply("divide", total, float(np.prod(shape, dtype=np.int64) if axis is None else shape[axis]))
 
 
 def _variance(arg, axis, keepdims):
@@ -134,10 +144,15 @@ def _deviation(arg, axis, keepdims):
     return apply("sqrt", _variance(arg, axis, keepdims))
 
 
+def _norm(arg, axis, keepdims):
+    return apply("sqrt", _reduced("sum", apply("multiply", arg, arg), axis, keepdims))
+
+
 _COMPOSED_REDUCTIONS = {
     "mean": (_mean, "the mean"),
     "var": (_variance, "the variance, the mean squared distance from the mean"),
     "std": (_deviation, "the standard deviation, the square root of the variance"),
+    "norm": (_norm, "the Euclidean norm, the square root of the sum of squares"),
 }
 
 

@@ -11,7 +11,7 @@ from nbopt.arrays.methods import add_methods
 from nbopt.arrays.tensor import Tensor, normalise_rounding
 from nbopt.errors import ArgumentError, ShapeError, TraceError
 from nbopt.interface.interrupts import uninterrupted
-from nbopt.interface.update import Update, end_of
+from nbopt.interface.update import Update, decide_together
 from nbopt.language.expressions import Node, as_number
 from nbopt.language.ops import compute_dtype
 from nbopt.language.trace import tracing
@@ -241,21 +241,17 @@ class Backend:
         NboptError
             One of its subclasses. Nothing has changed then.
         """
-        try:
-            launches = self.prepare_all(updates)
-            with uninterrupted:
-                with self._lock:
-                    count = self._updates
-                    self._updates += 1
-                for update in updates:
-                    update.commit()
-                for launch in launches:
-                    launch(count)
-        finally:
-            end_of(updates)
+        run = self.prepare_all(updates)
+        with uninterrupted:
+            with self._lock:
+                count = self._updates
+                self._updates += 1
+            for update in updates:
+                update.commit()
+            run(count)
 
     def prepare_all(self, updates):
-        """Prepare the updates of one step, without changing any value; return what launches them.
+        """Prepare the updates of one step, without changing any value; return what runs them.
 
         Parameters
         ----------
@@ -263,17 +259,12 @@ class Backend:
 
         Returns
         -------
-        list of callable
-            See `prepare`. Afterwards, whether they are called or not, `nbopt.interface.update.end_of` takes the updates.
+        callable
+            See `prepare`.
         """
         if len(updates) > 1:
-            skippable = [update for update in updates if update.skipped is not None]
-            for update in skippable:
-                update.verdict = skippable[0].verdict
-        launches = [self.prepare(update) for update in updates]
-        if len(updates) > 1:
-            self.check_together(updates)
-        return launches
+            decide_together(updates)
+        return self.prepare(updates)
 
     def assign(self, target, value):
         """Evaluate `value` and store it in the tensor `target`: what ``target[:] = value`` does.
@@ -319,15 +310,15 @@ class Backend:
         tracer = TensorTracer(target)
         tracer.assign(value)
         program, scalars = tracer.program()
-        values, _ = scalars.function()(tracer.numbers)
-        return Update(program, values, None, lambda update: [[tensor] for tensor in tracer.tensors])
+        given, _ = scalars.function()(tracer.numbers)
+        return Update(program, given, None, lambda update: [[tensor] for tensor in tracer.tensors])
 
     def _reduce(self, node):
         arg = node.arg
         if not isinstance(arg, Tensor):
             arg = self.empty(shape_of(arg), compute_dtype(dtypes_of(arg)))
             arg.rounding = False
-            self.prepare(self._assignment(arg, node.arg))(0)  # of no user's making, so the update count stays
+            self.prepare([self._assignment(arg, node.arg)])(0)  # of no user's making, so the update count stays
         if node.op != "sum" and (arg.size if node.axis is None else arg.shape[node.axis]) == 0:
             raise ShapeError(f"be.{node.op} of no elements has no value; the tensor has shape {arg.shape}")
         return self.reduce(node.op, arg, node.axis, reduced_shape(arg.shape, node.axis, node.keepdims))
@@ -535,18 +526,18 @@ class Backend:
             If its memory is known to be read-only.
         """
 
-    def prepare(self, update):
+    def prepare(self, updates):
         """Do everything for a step that can fail, without changing any value: check, make states, compile.
 
         Parameters
         ----------
-        update : Update
+        updates : sequence of Update
 
         Returns
         -------
         callable
-            ``launch(count)`` runs the step; `count` is the number of updates before it, which random bits depend on. An update with a verdict
-            runs only where that is finite; `prepare` adds how to look at this update's gradients, see `nbopt.interface.update.Verdict`.
+            ``run(count)`` runs the step; `count` is the number of updates before it, which random bits depend on. The stages of all updates
+            run level by level: the conditions of all of them are known before the first guarded stage.
         """
         raise NotImplementedError(f"{type(self).__name__} can't run programs")
 
@@ -563,15 +554,6 @@ class Backend:
             One text for each kernel.
         """
         raise NotImplementedError(f"{type(self).__name__} has no texts of kernels to show")
-
-    def check_together(self, updates):
-        """Check what only shows when the updates of one step are looked at together: memory that one writes and another one uses.
-
-        Parameters
-        ----------
-        updates : sequence of Update
-            Two or more, all prepared. Raises LayoutError.
-        """
 
     def reduce(self, op, tensor, axis, shape):
         """Reduce a tensor over an axis.
@@ -592,22 +574,6 @@ class Backend:
             A new one, float32 for 16-bit tensors, else of the tensor's dtype.
         """
         raise NotImplementedError(f"{type(self).__name__} has no reductions")
-
-    def norm_factor(self, grads, clip_norm):
-        """Return the factor that clips the norm of gradients: ``clip_norm / max(||grads|| / bsz, clip_norm)``.
-
-        Parameters
-        ----------
-        grads : list of Tensor
-        clip_norm : float
-            Above 0.
-
-        Returns
-        -------
-        float
-            At most 1; NaN where the norm is NaN.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no norm")
 
     def synchronize(self):
         """Wait until everything that was launched is done. CPU backends are always done."""

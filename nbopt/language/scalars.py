@@ -130,11 +130,11 @@ class ScalarCode(NamedTuple):
         """
         fast = _compiled(self)
 
-        def function(numbers, *sources):
+        def function(numbers, *sources, **given):
             try:
-                return fast(numbers, *sources)
+                return fast(numbers, *sources, **given)
             except ArithmeticError:  # what Python raises where IEEE 754 has an infinity
-                return self._exactly(numbers, dict(zip((*GIVEN, *self.own), sources)))
+                return self._exactly(numbers, {**dict(zip((*GIVEN, *self.own), sources)), **given})
 
         return function
 

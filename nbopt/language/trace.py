@@ -1,4 +1,4 @@
-"""Tracing: from a rule's operations and assignments to a trace, the straight-line code that `nbopt.language.program` describes.
+"""Tracing: from a rule's operations and assignments to a trace, the straight-line code that `nbopt.language.stages` describes.
 
 For RMSProp with slots param, grad, mean_square this begins
 
@@ -12,22 +12,11 @@ import threading
 from typing import Any
 
 from nbopt.errors import TraceError
-from nbopt.language.expressions import Lazy, Node, Reduction, apply_named, as_number
+from nbopt.language.cutter import cut
+from nbopt.language.expressions import Lazy, Node, apply_named, as_number
 from nbopt.language.ops import COMPOSED, PRIMITIVES
-from nbopt.language.program import SCALE, cut, operands_of
 from nbopt.language.scalars import evaluate
-from nbopt.language.words import reduction_for
-
-_NO_REDUCTION = (
-    "A rule works element by element, and a reduction (be.sum, be.mean, a norm) would have to wait for all elements. "
-    "Compute the number before the step, keep it as an attribute of the optimizer, and read that in the rule. "
-    "To bound the norm of all gradients, set gradient_clip_norm."
-)
-
-
-def reduction_error():
-    """Return the error of a rule that asks for a reduction."""
-    return TraceError(f"the rule holds a reduction. {_NO_REDUCTION}")
+from nbopt.language.stages import ELEMENT, STEP, TENSOR, operands_of
 
 
 def too_deep():
@@ -69,6 +58,34 @@ class Value(Lazy):
     def __getitem__(self, key):
         raise TraceError("an expression can't be indexed: a rule works on all elements alike")
 
+    def reduce(self, op, over):
+        """Put a reduction onto the tape.
+
+        Parameters
+        ----------
+        op : str
+            ``"sum"``, ``"max"`` or ``"min"``.
+        over : str
+            ``"tensor"`` or ``"step"``.
+
+        Returns
+        -------
+        Value
+        """
+        return self.tracer.reduce(op, over, self)
+
+    def count(self):
+        """Return how many elements a reduction of this value is over."""
+        return self.tracer.size() if self.tracer.extent(self) == ELEMENT else 1.0
+
+    def __bool__(self):
+        if self.tracer.extent(self) < ELEMENT:
+            raise TraceError(
+                "an if needs to know a number that is computed on the device while the step runs: it comes from a reduction, or from memory. "
+                f"Write be.where(condition, a, b), {self.be_advice}."
+            )
+        return super().__bool__()
+
     def __float__(self):
         raise TraceError(
             f"{self!r} is not a number: a rule says once what is done to all elements, whose values are not known yet. "
@@ -79,8 +96,6 @@ class Value(Lazy):
 
     def advice(self, name):
         """Return what to type in a rule for a function or method that another library calls `name`."""
-        if reduction_for(name):
-            return _NO_REDUCTION
         if name in _SHAPES:
             return (
                 "One rule serves parameters of all shapes and dtypes. Give those that need another rule an optimizer of their own: "
@@ -175,6 +190,11 @@ class Slot(Value):
         self.index = None
         self.seen = -1  # before the first store there was no load
 
+    @property
+    def size(self):
+        """Return the parameter's number of elements."""
+        return self.tracer.size()
+
     def __setitem__(self, key, value):
         if not (isinstance(key, slice) and key == slice(None)):
             raise TraceError(f"a rule assigns whole slots: write {self.name}[:] = ...")
@@ -204,11 +224,13 @@ class Tracer:
     ----------
     names : sequence of str
         The slots' names.
+    slots : sequence of int, optional
+        Their extents, see `nbopt.language.stages`; all vary with elements without it.
 
     Attributes
     ----------
     code : list of tuple
-        The trace, see `nbopt.language.program`.
+        The trace, see `nbopt.language.stages`.
     numbers : list of float
         The Python numbers in it, by index.
     stores : int
@@ -217,9 +239,11 @@ class Tracer:
         The numbers of the step that the rule has looked at: the line, whether it was for its truth only, and what it found.
     """
 
-    def __init__(self, names):
+    def __init__(self, names, slots=None):
         self.names = tuple(names)
+        self.slot_extents = tuple(slots or (ELEMENT,) * len(self.names))
         self.code: list[tuple] = []
+        self._extents: list[int] = []
         self.numbers: list[float] = []
         self.stores = 0
         self.tests: list[tuple[int, bool, Any]] = []
@@ -232,9 +256,21 @@ class Tracer:
         # Kept here they would make a circle, which only the garbage collector could end.
         return [Slot(self, number, name) for number, name in enumerate(self.names)]
 
-    def program(self):
-        """Return the program of all assignments so far, and the scalar code of its numbers."""
-        return cut(self.names, self.code, [(line, truth) for line, truth, _ in self.tests])
+    def program(self, guard=None):
+        """Return the program of all assignments so far, and the scalar code of its numbers.
+
+        Parameters
+        ----------
+        guard : int, optional
+            See `nbopt.language.cutter.cut`.
+        """
+        return cut(self.names, self.slot_extents, self.code, [(line, truth) for line, truth, _ in self.tests], guard)
+
+    def extent(self, value):
+        """Return the extent of a node or a number."""
+        if type(value) is Slot:
+            return self.slot_extents[value.number]
+        return self._extents[value.index] if isinstance(value, Value) else STEP
 
     def source(self, name, number):
         """Return a number of the step.
@@ -255,12 +291,46 @@ class Tracer:
             self._known[line] = number
         return Number(self, line, number)
 
-    def scale(self):
-        """Return the norm-clip factor: a number that the device computes, and that the host never reads during a step."""
-        line = self._sources.get("scale")
-        if line is None:
-            line = self._sources["scale"] = self._line(SCALE)
-        return Value(self, line)
+    def size(self):
+        """Return the number of elements of the parameter."""
+        return Value(self, self._once(("size",)))
+
+    def taken(self):
+        """Return 1.0 if the step stores what a condition guards, else 0.0, for counters alone."""
+        return Value(self, self._once(("taken",)))
+
+    def _once(self, line):
+        return self.code.index(line) if line in self.code else self._line(line)
+
+    def reduce(self, op, over, value):
+        """Append a reduction; return its value, or the value itself if there is nothing to reduce over.
+
+        Parameters
+        ----------
+        op : str
+            ``"sum"``, ``"max"`` or ``"min"``.
+        over : str
+            ``"tensor"``: over the elements of each parameter. ``"step"``: over all elements of all parameters.
+        value : Node or float
+
+        Returns
+        -------
+        Value
+        """
+        line = self.operand(value)
+        if self._extents[line] <= (TENSOR if over == "tensor" else STEP):
+            return value
+        return Value(self, self._line(("reduce", op, over, line)))
+
+    def only_if(self, value):
+        """Append a condition: where it is 0 or NaN, the step stores nothing."""
+        line = self.operand(value)
+        if self._extents[line] > STEP:
+            raise TraceError(
+                "step.only_if takes one number for the whole step, such as be.finite(step.norm(grad)); this value varies with the parameter. "
+                "Reduce it over all parameters: step.min(x), step.sum(x)"
+            )
+        self._line(("only_if", line))
 
     def apply(self, op, args):
         """Append a primitive; return its value."""
@@ -274,9 +344,16 @@ class Tracer:
     def store(self, number, value):
         """Append the assignment of `value`, a node or a number, to slot `number`."""
         try:
-            self._line(("store", number, self.operand(value)))
+            line = self.operand(value)
         except RecursionError:
             raise too_deep() from None
+        if self._extents[line] > self.slot_extents[number]:
+            extents = "one number for the whole step", "one number for each parameter", "one for each element"
+            raise TraceError(
+                f"{self.names[number]} holds {extents[self.slot_extents[number]]}, and the value assigned to it is {extents[self._extents[line]]}: "
+                "reduce it first (be.sum, be.mean, be.norm, or step.sum and so on)"
+            )
+        self._line(("store", number, line))
         self._current[number] = len(self.code) - 1
         self.stores += 1
 
@@ -307,13 +384,19 @@ class Tracer:
         return line
 
     def _line(self, line):
+        op = line[0]
+        if op in ("load", "store"):
+            extent = self.slot_extents[line[1]]
+        elif op in ("size", "reduce"):
+            extent = STEP if line[2:3] == ("step",) else TENSOR
+        else:
+            extent = max((self._extents[operand] for operand in operands_of(line)), default=STEP)
         self.code.append(line)
+        self._extents.append(extent)
         return len(self.code) - 1
 
     def leaf(self, node):
         """Return the line of a node that is no value of the rule. A rule has its slots and nothing else."""
-        if isinstance(node, Reduction):
-            raise reduction_error()
         raise TraceError(
             f"a rule reads its slots ({', '.join(self.names)}) and numbers; {node!r} is neither. "
             "A tensor that a rule needs can be one of its states: name it in state_names."

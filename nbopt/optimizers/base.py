@@ -13,12 +13,14 @@ from nbopt.arrays.tensor import Tensor
 from nbopt.backends import get_backend
 from nbopt.errors import ArgumentError, DtypeError, NboptError, ShapeError, StateError, TraceError
 from nbopt.interface.update import Update
-from nbopt.language.program import loses
+from nbopt.language.cutter import loses
+from nbopt.language.stages import ELEMENT, STEP
+from nbopt.language.trace import Tracer
 from nbopt.language.words import ELSEWHERE
 from nbopt.layers import as_gradient, as_layers, check_distinct, entries_of, get_param_list, rows_with_gradients, warn_of_lost_states
 from nbopt.naming import Described, constructor_arguments
 from nbopt.optimizers.constructor import checked, like
-from nbopt.optimizers.tracing import Traces
+from nbopt.optimizers.tracing import Options, Traces
 
 
 class _Kept:
@@ -29,8 +31,8 @@ class _Kept:
     plans : list
         The backend's, see `nbopt.interface.update.Update`.
     traces : Traces
-    code : list of tuple
-        The trace of the last step.
+    trace : Trace or None
+        That of the last step.
     told_of_lost_states : bool
         Whether there was a warning, see `warn_of_lost_states`.
     listed : tuple or None
@@ -39,7 +41,9 @@ class _Kept:
 
     def __init__(self):
         self.plans: list = []
-        self.traces, self.code, self.listed = Traces(), [], None
+        self.traces = Traces()
+        self.trace: Any = None
+        self.listed: Any = None
         self.told_of_lost_states = False
 
 
@@ -308,15 +312,18 @@ class Optimizer(Described):
             checks.epoch("epoch", epoch)
         divisor, loss_scale = self._divisor(bsz)
         kept = self._cache()
-        program, scalars, kept.code = kept.traces.program(self, self.states_in_use(), self._rate(epoch), divisor, epoch)
-        skipped = self.skipped_tensor if self.skip_nonfinite else None
+        options = Options(self.states_in_use(), bool(self.gradient_clip_norm), self.skip_nonfinite, loss_scale is not None)
+        kept.trace, numbers = kept.traces.of(self, options, self._rate(epoch), divisor, epoch)
+        shared = [] if loss_scale is None else [loss_scale]
+        if self.skip_nonfinite:
+            shared.append(self.skipped_tensor)
 
         def committed():
             object.__setattr__(self, "t", self.t + 1)  # without the checks of what users assign, which take longer
             commit()
 
-        clip_norm = None if program.factor is None else self.gradient_clip_norm
-        return Update(program, scalars, tensors, columns, committed, kept.plans, clip_norm, self.stochastic_round, divisor, loss_scale, skipped)
+        trace = kept.trace
+        return Update(trace.program, numbers, tensors, columns, committed, kept.plans, self.stochastic_round, shared, trace.recut)
 
     def _rate(self, epoch):
         """Return the learning rate of an epoch; None if the optimizer has none."""
@@ -345,7 +352,7 @@ class Optimizer(Described):
         """
         if self.t:
             return
-        code, own = self._cache().code, ("param", "grad", *self.states_in_use())
+        code, own = self._cache().trace.tracer.code, ("param", "grad", *self.states_in_use())
         lost = {line[1] for line in code if line[0] == "load"} - {line[1] for line in code if line[0] == "store"}
         if 0 in lost and loses(code, 0):
             raise TraceError(
@@ -354,7 +361,7 @@ class Optimizer(Described):
             )
         arguments = [*inspect.signature(self.rule).parameters][1:]  # as the user calls them
         names = arguments if len(arguments) == len(own) else own
-        for name in [names[slot] for slot in sorted(lost) if slot > 1 and new_states]:
+        for name in [names[slot] for slot in sorted(lost) if 1 < slot < len(own) and new_states]:
             raise TraceError(
                 f"the rule of {self.classnm} reads the state {name}, which starts at 0, and never assigns it: write {name}[:] = ... "
                 f"(a plain {name} = ... only gives a value another name). If it is meant to stay as it is, write {name}[:] = {name}"
@@ -458,10 +465,19 @@ class Optimizer(Described):
         if not clip_norm or not param_list:
             return 1.0
         be = get_backend()
-        # clip / max(norm / scale, clip) = clip * scale / max(norm, clip * scale)
         divisor, scale = self._divisor(be.bsz)
-        bound = clip_norm * divisor / be.bsz * (1.0 if scale is None else float(scale.get().reshape(())))
-        return be.norm_factor([be.wrap(as_gradient(be, grad, param)) for (param, grad), _ in param_list if grad is not None], float(bound))
+        factor = be.zeros(1, "float64")
+        tracer = Tracer(("grad", "factor", "scale"), (ELEMENT, STEP, STEP))
+        grad, result, loss_scale = tracer.slots()
+        by = tracer.source("divisor", divisor) * (1.0 if scale is None else loss_scale)
+        norm = be.sqrt(tracer.reduce("sum", "step", grad * grad)) / by
+        result[:] = clip_norm / be.maximum(norm, clip_norm)
+        program, numbers = tracer.program()
+        grads = [be.wrap(as_gradient(be, grad, param)) for (param, grad), _ in param_list if grad is not None]
+        given, _ = numbers.function()(tracer.numbers, divisor=divisor)
+        update = Update(program, given, None, lambda update: [grads], plans=[], shared=[factor, factor if scale is None else scale])
+        be.prepare([update])(0)
+        return float(factor.get()[0])
 
     def _cache(self):
         # Made here and not in __init__, so that a subclass that forgets super().__init__() still works.

@@ -9,11 +9,13 @@ import numbers
 import types
 import warnings
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nbopt.errors import MissingError, TraceError
+from nbopt.language.expressions import apply_named
+from nbopt.language.stages import ELEMENT, STEP, Program
 from nbopt.language.trace import Tracer, Value, tracing
 
 #: Traces that are kept for one optimizer: tests that take turns find theirs again.
@@ -33,26 +35,111 @@ class Step:
         The number of this call, from 1.
     epoch : Number
         The epoch as passed to ``optimize``.
-    scale : float or Value
-        The norm-clip factor: 1.0 if clipping is off, else a number that the device computes. A rule that reads it applies it itself;
-        in any other rule `grad` is scaled already.
     """
 
-    __slots__ = ("_given", "_scale", "scale_was_read")
+    __slots__ = ("_given", "_scale", "_tracer", "scale_was_read")
     lr: Any
     t: Any
     number: Any
     epoch: Any
 
-    def __init__(self, given, scale):
-        self._given, self._scale = given, scale
+    def __init__(self, tracer, given, scale):
+        self._tracer, self._given, self._scale = tracer, given, scale
         self.scale_was_read = False
 
     @property
     def scale(self):
-        """Return the norm-clip factor."""
+        """Float or Value : the norm-clip factor, 1.0 if clipping is off.
+
+        A rule that reads it applies it itself; in any other rule `grad` is scaled already.
+        """
         self.scale_was_read = True
         return self._scale
+
+    def sum(self, x):
+        """Return the sum over all elements of all parameters.
+
+        Parameters
+        ----------
+        x : Node
+            Of a value that varies with the parameter only, the sum over all parameters.
+
+        Returns
+        -------
+        Value
+        """
+        return self._tracer.reduce("sum", "step", x)
+
+    def max(self, x):
+        """Return the largest value of all parameters; NaN if any is NaN.
+
+        Parameters
+        ----------
+        x : Node
+
+        Returns
+        -------
+        Value
+        """
+        return self._tracer.reduce("max", "step", x)
+
+    def min(self, x):
+        """Return the smallest value of all parameters; NaN if any is NaN.
+
+        Parameters
+        ----------
+        x : Node
+
+        Returns
+        -------
+        Value
+        """
+        return self._tracer.reduce("min", "step", x)
+
+    def mean(self, x):
+        """Return the mean over all elements of all parameters.
+
+        Parameters
+        ----------
+        x : Node
+            Of a value that varies with the parameter only, the mean over all parameters.
+
+        Returns
+        -------
+        Value
+        """
+        size = self._tracer.size()
+        return self.sum(x) / self.sum(size if self._tracer.extent(x) == ELEMENT else size / size)
+
+    def norm(self, x):
+        """Return the Euclidean norm over all elements of all parameters.
+
+        Parameters
+        ----------
+        x : Node
+
+        Returns
+        -------
+        Value
+        """
+        return apply_named("sqrt", self.sum(apply_named("square", x)))
+
+    def only_if(self, condition):
+        """Store nothing in this step where the condition is 0 or NaN: no parameter, no state.
+
+        All optimizers of a call that have a condition store together or not at all.
+
+        Parameters
+        ----------
+        condition : Node or float
+            One number for the whole step, such as ``be.finite(step.norm(grad))``.
+
+        Raises
+        ------
+        TraceError
+            If it varies with the parameter.
+        """
+        self._tracer.only_if(condition)
 
     def __getattr__(self, name):
         if name in self._given:
@@ -63,6 +150,31 @@ class Step:
                 "self.learning_rate = learning_rate (an attribute of another name is not step.lr)"
             )
         raise MissingError(f"a step has no attribute {name!r}: it has lr, t, number, epoch and scale. Other numbers are attributes of the optimizer")
+
+
+class Options(NamedTuple):
+    """What the base class puts around a rule. Another choice is another trace.
+
+    Attributes
+    ----------
+    states : tuple of str
+        The states that the rule takes.
+    clips : bool
+        Whether the norm of the gradients is clipped.
+    skips : bool
+        Whether steps are skipped whose gradients are not finite: then there is a slot ``skipped``.
+    loss_scale : bool
+        Whether the loss scale is in memory: then there is a slot ``loss_scale``.
+    """
+
+    states: tuple
+    clips: bool
+    skips: bool
+    loss_scale: bool
+
+    def shared(self):
+        """Return the names of the slots that are one number for the whole step."""
+        return ("loss_scale",) * self.loss_scale + ("skipped",) * self.skips
 
 
 class Reader:
@@ -141,47 +253,64 @@ def _symbolic(optimizer, reader):
     return new
 
 
-class _Trace:
+class Trace:
     """A rule's program, and what it is good for.
 
     Attributes
     ----------
     program : Program
-    code : list of tuple
-        The trace.
+    tracer : Tracer
+        Whose code it is.
+    options : Options
+    reusable : bool
+        Whether another step may find it.
     """
 
-    def __init__(self, optimizer, names, rate, divisor, epoch, impure):
-        clips = bool(optimizer.gradient_clip_norm)
-        tracer, reader, scaled = self._run(optimizer, names, rate, divisor, epoch, impure, clips, False)
-        if scaled:  # the rule did not ask for the scale, so its gradient is to have it
-            tracer, reader, _ = self._run(optimizer, names, rate, divisor, epoch, impure, clips, True)
-        self.rule, self.names, self.clips = type(optimizer).rule, names, clips
-        self.code = tracer.code
-        self.numbers = tracer.numbers
+    def __init__(self, optimizer, options, rate, divisor, epoch, impure):
+        tracer, reader, unscaled = self._run(optimizer, options, rate, divisor, epoch, impure, False)
+        if unscaled:
+            tracer, reader, _ = self._run(optimizer, options, rate, divisor, epoch, impure, True)
+        self.rule, self.options, self.tracer = type(optimizer).rule, options, tracer
         self.program, scalars = tracer.program()
         self.reusable = reader.reusable and not impure
         self._found = tuple(found for _, _, found in tracer.tests)
         self._own, self._function = _getter(scalars.own), scalars.function()
         self._guarded, self._guards = tuple(reader.guards.values()), _getter(reader.guards)
+        self._recut: dict[int, Program] = {}
 
     @staticmethod
-    def _run(optimizer, names, rate, divisor, epoch, impure, clips, scaled):
-        tracer = Tracer(("param", "grad", *names))
+    def _run(optimizer, options, rate, divisor, epoch, impure, scaled):
+        """Run the rule; return the tracer, the reader, and whether the rule's gradient is still to be scaled."""
+        names, shared = ("param", "grad", *options.states), options.shared()
+        tracer = Tracer((*names, *shared), (ELEMENT,) * len(names) + (STEP,) * len(shared))
         reader = Reader(tracer, optimizer)
         given = {"t": optimizer.t + 1, "number": optimizer.t + 1, "epoch": epoch}
         if rate is not None:
             given["lr"] = rate
         if not impure:
             given = {name: tracer.source("t" if name == "number" else name, number) for name, number in given.items()}
-        scale = tracer.scale() if clips else 1.0
-        step = Step(given, scale)
-        param, grad, *states = tracer.slots()
-        own = optimizer if impure else _symbolic(optimizer, reader)
+        slots = dict(zip(tracer.names, tracer.slots()))
+        raw, own = slots["grad"], optimizer if impure else _symbolic(optimizer, reader)
+        by = tracer.source("divisor", divisor)
+        if options.loss_scale:
+            by = by * slots["loss_scale"]
+        scale: Any = 1.0
         tracing.active = True
         try:
-            grad = own.clip_value(grad / tracer.source("divisor", divisor), own.gradient_clip_value)
+            if options.clips or options.skips:
+                norm = apply_named("sqrt", tracer.reduce("sum", "step", raw * raw)) / by
+            if options.clips:
+                bound = tracer.source("self.gradient_clip_norm", optimizer.gradient_clip_norm)
+                scale = bound / apply_named("maximum", norm, bound)
+            grad = own.clip_value(raw / by, own.gradient_clip_value)
+            step = Step(tracer, given, scale)
+            if options.skips:
+                step.only_if(apply_named("finite", norm))
+            param, states = slots["param"], [slots[name] for name in options.states]
             returned = own.rule(step, param, scale * grad if scaled else grad, *states)
+            stores = tracer.stores
+            if options.skips:
+                slots["skipped"][:] = slots["skipped"] + (1.0 - tracer.taken())
         finally:
             tracing.active = False
         if returned is not None:
@@ -189,16 +318,22 @@ class _Trace:
                 f"the rule of {optimizer.classnm} returns a value, which nobody takes: its assignments are all that it does. "
                 "In place of return ..., write param[:] = ..."
             )
-        if not tracer.stores:
+        if not stores:
             raise TraceError(f"the rule of {optimizer.classnm} assigns nothing. A plain = only gives a value another name; write param[:] = ...")
-        return tracer, reader, clips and not scaled and not step.scale_was_read
+        return tracer, reader, options.clips and not scaled and not step.scale_was_read
 
-    def scalars(self, optimizer, names, rate, divisor, epoch, fresh=False):
-        """Return the program's scalars in this step, or None if the step needs another trace, which a fresh one never does."""
-        if names != self.names or bool(optimizer.gradient_clip_norm) is not self.clips or self._guards(optimizer) != self._guarded:
+    def recut(self, guard):
+        """Return the program whose guarded stores wait until a level."""
+        if guard not in self._recut:
+            self._recut[guard] = self.tracer.program(guard)[0]
+        return self._recut[guard]
+
+    def numbers(self, optimizer, options, rate, divisor, epoch, fresh=False):
+        """Return the numbers that the host gives in this step, or None if the step needs another trace, which a fresh one never does."""
+        if options != self.options or self._guards(optimizer) != self._guarded:
             return None
         try:
-            values, found = self._function(self.numbers, rate, optimizer.t + 1, epoch, divisor, *self._own(optimizer))
+            values, found = self._function(self.tracer.numbers, rate, optimizer.t + 1, epoch, divisor, *self._own(optimizer))
         except (TypeError, ValueError):  # an attribute is no number any more
             return None
         return values if fresh or found == self._found else None
@@ -216,29 +351,27 @@ class Traces:
     """The traces of one optimizer's rule, the latest first."""
 
     def __init__(self):
-        self._kept: list[_Trace] = []
+        self._kept: list[Trace] = []
         self._in_a_row = 0
         self._keeps_something = False
 
-    def program(self, optimizer, names, rate, divisor, epoch):
-        """Return the rule's program, its scalars in this step, and the trace's code.
+    def of(self, optimizer, options, rate, divisor, epoch):
+        """Return the trace of this step, and the numbers that the host gives.
 
         Parameters
         ----------
         optimizer : Optimizer
-        names : tuple of str
-            The states that the rule takes.
+        options : Options
         rate : float or None
             The learning rate.
         divisor : float
-            What gradients are divided by.
+            What gradients are divided by, besides a loss scale in memory.
         epoch : int
 
         Returns
         -------
-        program : Program
-        scalars : list of float
-        code : list of tuple
+        Trace
+        list of float
 
         Raises
         ------
@@ -250,16 +383,15 @@ class Traces:
         impure = not optimizer.pure or self._keeps_something or "rule" in optimizer.__dict__
         if not impure:
             for trace in self._kept:
-                scalars = trace.scalars(optimizer, names, rate, divisor, epoch) if trace.rule is rule else None
-                if scalars is not None:
+                numbers = trace.numbers(optimizer, options, rate, divisor, epoch) if trace.rule is rule else None
+                if numbers is not None:
                     self._in_a_row = 0
-                    return trace.program, scalars, trace.code
+                    return trace, numbers
         try:
-            trace = _Trace(optimizer, names, rate, divisor, epoch, impure)
+            trace = Trace(optimizer, options, rate, divisor, epoch, impure)
         except _KeepsSomethingError:
             self._keeps_something = True
-            trace = _Trace(optimizer, names, rate, divisor, epoch, True)
-        scalars = trace.scalars(optimizer, names, rate, divisor, epoch, fresh=True)
+            trace = Trace(optimizer, options, rate, divisor, epoch, True)
         if trace.reusable:
             self._kept.insert(0, trace)
             del self._kept[_MOST_TRACES:]
@@ -271,4 +403,4 @@ class Traces:
                     RuntimeWarning,
                     stacklevel=6,
                 )
-        return trace.program, scalars, trace.code
+        return trace, trace.numbers(optimizer, options, rate, divisor, epoch, fresh=True)

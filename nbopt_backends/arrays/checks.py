@@ -92,7 +92,7 @@ class ArrayBackend(Backend):
 
     def check_together(self, updates):
         """Refuse memory that one optimizer of a step writes and another one reads or writes."""
-        if all(update.arrays is None for update in updates):
+        if len(updates) < 2 or all(update.arrays is None for update in updates):
             return  # nothing is new
         values = []
         for number, update in enumerate(updates):

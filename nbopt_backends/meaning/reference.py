@@ -1,51 +1,126 @@
-"""Reference: a NumPy interpreter of programs, short and slow. It defines what every op and every program means."""
+"""Reference: a NumPy interpreter of programs, short and slow. It defines what every op and every stage means."""
 
 import numpy as np
 
 from nbopt.language.ops import PRIMITIVES, compute_dtype
+from nbopt.language.scalars import evaluate
+from nbopt.language.stages import ELEMENT, Combine, Pass, Scalars, Verdict
 from nbopt_backends.arrays.host import HostBackend
-from nbopt_backends.meaning.reduction import norm_factor, tile_sums, tree_sum
+from nbopt_backends.meaning.reduction import tree_sum
 from nbopt_backends.meaning.rounding import FORMATS, nearest, stochastic
+from nbopt_backends.meaning.tree import OPS, combined, partial_results
 from nbopt_backends.meaning.xoroshiro import first_blocks, random_slices
 
 
-def run(program, arrays, scalars, kept, stream):
-    """Run `program` over one tuple of arrays.
+class _Step:
+    """One update of a step, while it runs.
 
-    Parameters
+    Attributes
     ----------
-    program : nbopt.language.trace.Program
-    arrays : list of numpy.ndarray
-        By slot. Those that the program stores to are modified.
-    scalars : list of float
-    kept : list of int
-        By slot: how many mantissa bits a stochastic rounding keeps, or 0.
-    stream : tuple of int
-        Seed, update count, and the number of the tensor's first block.
+    rows : list of list of numpy.ndarray
+        The arrays of each parameter, by slot.
+    kept : list of list of int
+        For each parameter and slot, how many mantissa bits a stochastic rounding keeps, or 0.
+    numbers : numpy.ndarray
+        float64[parameters, numbers], at least one parameter.
+    partial : dict
+        (level, reduction, parameter) -> the results of its tiles.
     """
-    dtype = compute_dtype(array.dtype for array in arrays)
-    scalars = [dtype.type(x) for x in scalars]
-    values = []
-    stores = 0
-    for op, *operands in program.code:
-        if op == "load":
-            values.append(arrays[operands[0]].astype(dtype))
-        elif op == "store":
-            slot, value = operands
-            target = arrays[slot]
-            new = np.broadcast_to(scalars[~value] if value < 0 else values[value], target.shape)
-            storage = target.dtype.name
-            if kept[slot]:
-                seed, update, first_block = stream
-                random = random_slices(seed, update, stores, first_block, target.size, FORMATS[storage].word)
-                new = stochastic(new, storage, kept[slot], random.reshape(target.shape))
+
+    def __init__(self, update, arrays, kept, shared, seed, count):
+        self.program, self.seed, self.count = update.program, seed, count
+        self.rows = [[*row, *shared] for row in zip(*arrays)]
+        self.kept = [[*row, *(0 for _ in shared)] for row in zip(*kept)]
+        self.blocks = first_blocks([row[0].size for row in self.rows], update.listing).tolist()
+        self.shared = dict(zip(range(len(arrays), len(update.program.names)), shared))
+        self.numbers = np.zeros((max(1, len(self.rows)), update.program.n_numbers))
+        self.numbers[:, : update.program.n_given] = update.numbers
+        if update.program.size is not None:
+            self.numbers[: len(self.rows), update.program.size] = [row[0].size for row in self.rows]
+        self.partial: dict = {}
+
+    def is_true(self, condition):
+        """Return whether a condition holds; NaN does not."""
+        value = self.numbers[0, condition]
+        return bool(value == value and value != 0)
+
+    def run(self, level, stage, taken):
+        """Run one stage; `taken` is whether the conditions so far hold."""
+        if isinstance(stage, Combine):
+            self._combine(stage)
+        elif isinstance(stage, Scalars):
+            rows = range(len(self.numbers)) if stage.extent or stage.outputs else [0]
+            for number in rows:
+                self._scalars(stage, number, taken)
+        elif isinstance(stage, Pass):
+            for number, row in enumerate(self.rows):
+                if row[0].size:
+                    self._pass(level, stage, number, row)
+
+    def _pass(self, level, stage, number, row):
+        dtype = compute_dtype(array.dtype for array, extent in zip(row, self.program.extents) if extent == ELEMENT)
+        values: list = []
+
+        def value(operand):
+            return dtype.type(self.numbers[number, ~operand]) if operand < 0 else values[operand]
+
+        for op, *operands in stage.code:
+            if op == "load":
+                values.append(row[operands[0]].astype(dtype))
+            elif op in ("store", "round"):
+                slot, operand, place = operands
+                new = self._rounded(np.broadcast_to(value(operand), row[slot].shape), number, slot, place)
+                if op == "store":
+                    row[slot][...] = new
+                values.append(new)
             else:
-                new = nearest(new, storage)
-            target[...] = new
-            values.append(new)
-            stores += 1
+                values.append(PRIMITIVES[op].numpy(*map(value, operands)))
+        for index, (op, operand) in enumerate(stage.reductions):
+            every = np.broadcast_to(value(operand), row[0].shape)
+            self.partial[level, index, number] = partial_results(op, np.ravel(every))
+
+    def _rounded(self, values, number, slot, place):
+        storage, kept = self.rows[number][slot].dtype.name, self.kept[number][slot]
+        if not kept:
+            return nearest(values, storage)
+        random = random_slices(self.seed, self.count, place, self.blocks[number], values.size, FORMATS[storage].word)
+        return stochastic(values, storage, kept, random.reshape(values.shape))
+
+    def _combine(self, stage):
+        numbers, full = self.numbers, [number for number, row in enumerate(self.rows) if row[0].size]
+        if stage.source < 0:
+            found = {number: numbers[number, ~stage.source] for number in full}
         else:
-            values.append(PRIMITIVES[op].numpy(*(scalars[~x] if x < 0 else values[x] for x in operands)))
+            found = {number: combined(stage.op, self.partial[stage.level, stage.source, number]) for number in full}
+        if stage.over == "step":
+            numbers[:, stage.output] = combined(stage.op, [*found.values()])
+        else:
+            numbers[:, stage.output] = OPS[stage.op][1]
+            for number, result in found.items():
+                numbers[number, stage.output] = result
+
+    def _scalars(self, stage, number, taken):
+        row = self.rows[number] if self.rows else self.shared
+        values: list = []
+
+        def value(operand):
+            return self.numbers[number, ~operand] if operand < 0 else values[operand]
+
+        for op, *operands in stage.code:
+            if op == "taken":
+                values.append(float(taken))
+            elif op == "load":
+                values.append(float(row[operands[0]].reshape(())))
+            elif op in ("store", "round"):
+                slot, operand, _ = operands
+                new = nearest(np.float64(value(operand)), row[slot].dtype.name)
+                if op == "store":
+                    row[slot][...] = new
+                values.append(float(new))
+            else:
+                values.append(evaluate(op, *(float(value(operand)) for operand in operands)))
+        for line, output in stage.outputs:
+            self.numbers[number, output] = values[line]
 
 
 class Reference(HostBackend):
@@ -53,49 +128,23 @@ class Reference(HostBackend):
 
     name = "reference"
 
-    def prepare(self, update):
-        """Return a function that interprets the update's program for one parameter after the other."""
-        arrays, kept = self.checked_columns(update)
-        rows, kept = list(zip(*arrays)), list(zip(*kept))
-        blocks = first_blocks([row[0].size for row in rows], update.listing).tolist()
-        program, scalars = update.program, list(update.scalars)
+    def prepare(self, updates):
+        """Return a function that interprets the updates' programs, one stage after the other."""
+        looked_at = [(update, *self.checked_columns(update), [tensor.storage for tensor in update.shared]) for update in updates]
+        self.check_together(updates)
 
-        def look(count):
-            divisor = update.scaled_divisor()
-            if update.loss_scale is not None and update.program.divisor is not None:
-                scalars[update.program.divisor] = divisor
-            if not update.norm_is_needed:
-                return True
-            grads, dtypes = [row[1] for row in rows], [compute_dtype(a.dtype for a in row) for row in rows]
-            total, factor = self._factor(grads, dtypes, update.clip_norm or 1.0, divisor)
-            if update.clip_norm is not None:
-                scalars[program.factor] = float(factor)
-            return bool(np.isfinite(total))
-
-        def launch(count):
-            if update.verdict is None:
-                look(count)
-            elif not update.verdict.finite(count):
-                update.skipped.storage[...] += 1
-                return
+        def run(count):
+            steps = [_Step(*given, self.rng_seed, count) for given in looked_at]
+            taken = True
             with np.errstate(all="ignore"):
-                for row, bits, first_block in zip(rows, kept, blocks):
-                    run(program, row, scalars, bits, (self.rng_seed, count, first_block))
-            self.launches += len(rows)
+                for step, level, stage in in_order(steps):
+                    if isinstance(stage, Verdict):
+                        taken = taken and step.is_true(stage.condition)
+                    elif taken or not stage.guarded:
+                        step.run(level, stage, taken)
+                        self.launches += isinstance(stage, Pass) * len(step.rows)
 
-        if update.verdict is not None:
-            update.verdict.looks.append(look)
-        return launch
-
-    def norm_factor(self, grads, clip_norm):
-        """Return the factor that clips the norm of `grads`, a list of tensors, to `clip_norm`; a float."""
-        return float(self._factor([grad.storage for grad in grads], [compute_dtype([grad.dtype]) for grad in grads], clip_norm, self.bsz)[1])
-
-    def _factor(self, grads, dtypes, clip_norm, divisor):
-        with np.errstate(all="ignore"):
-            sums = [tile_sums(np.square(grad.astype(dtype).ravel())) for grad, dtype in zip(grads, dtypes) if grad.size]
-        total = np.concatenate(sums).astype(compute_dtype(dtypes)) if sums else np.zeros(1, np.float32)
-        return norm_factor(total, clip_norm, divisor)
+        return run
 
     def sum_last_axis(self, matrix):
         """Return the sums of the rows of a (m, n) array."""
@@ -103,5 +152,26 @@ class Reference(HostBackend):
 
     def explain(self, update):
         """Return the update's program as text."""
-        lines = [f"# {index}: {line}" for index, line in enumerate(update.program.code)]
-        return ["\n".join(["# The reference interprets this program with NumPy:", *lines, ""])]
+        lines = [f"# level {level}: {stage}" for level, stage in update.program.stages()]
+        return ["\n".join(["# The reference interprets these stages with NumPy:", *lines, ""])]
+
+
+def in_order(steps):
+    """Return (step, level, stage) for the stages of several updates, in the order in which they run.
+
+    Level by level; within a level what tells the verdict comes first.
+    """
+    found = []
+    for step in steps:
+        ends = len(step.program.levels)
+        for level, stage in step.program.stages():
+            late = level == ends and stage is step.program.end
+            found.append((late, level, after_verdict(stage), step, stage))
+    return [(step, level, stage) for _, level, _, step, stage in sorted(found, key=lambda entry: entry[:3])]
+
+
+def after_verdict(stage):
+    """Return the place of a stage's kind among those of its level: before the verdict, the verdict itself, or after it."""
+    if isinstance(stage, Verdict):
+        return 1
+    return 2 if isinstance(stage, Pass) or not (isinstance(stage, Combine) or stage.outputs) else 0

@@ -1,0 +1,325 @@
+"""The cutter: from a trace to a program of stages."""
+
+from nbopt.language.scalars import ScalarCode
+from nbopt.language.stages import ELEMENT, LEAVES, STEP, TENSOR, Combine, Pass, Program, Scalars, Verdict, operands_of
+
+
+def loses(code, slot):
+    """Return whether a trace computes a value from a slot that is neither stored nor part of another value.
+
+    Parameters
+    ----------
+    code : sequence of tuples
+        The trace.
+    slot : int
+
+    Returns
+    -------
+    bool
+    """
+    computed: set[int] = set()
+    read: set[int] = set()
+    for index, line in enumerate(code):
+        operands = operands_of(line)
+        read.update(operands)
+        if line == ("load", slot) or (line[0] != "store" and computed.intersection(operands)):
+            computed.add(index)
+    return bool(computed - read)
+
+
+def extents_of(code, slots):
+    """Return the extent of each line of a trace.
+
+    Parameters
+    ----------
+    code : sequence of tuples
+    slots : sequence of int
+        The slots' extents.
+
+    Returns
+    -------
+    list of int
+    """
+    extents: list[int] = []
+    for line in code:
+        if line[0] in ("load", "store"):
+            extents.append(slots[line[1]])
+        elif line[0] == "size":
+            extents.append(TENSOR)
+        elif line[0] == "reduce":
+            extents.append(TENSOR if line[2] == "tensor" else STEP)
+        else:
+            extents.append(max((extents[operand] for operand in operands_of(line)), default=STEP))
+    return extents
+
+
+def condition_level(code):
+    """Return the level at which the condition of a trace is known, or None if it has none."""
+    levels = _levels(code)
+    return max((levels[index] for index, line in enumerate(code) if line[0] == "only_if"), default=None)
+
+
+def _levels(code):
+    levels: list[int] = []
+    for line in code:
+        levels.append(max((levels[operand] for operand in operands_of(line)), default=0) + (line[0] == "reduce"))
+    return levels
+
+
+def cut(names, slots, code, tests=(), guard=None):
+    """Cut a trace into the stages that a backend runs, and the scalar code that gives the host's numbers.
+
+    Lines that nothing needs are left out.
+
+    Parameters
+    ----------
+    names : tuple of str
+        The slots'.
+    slots : tuple of int
+        The slots' extents.
+    code : sequence of tuples
+        The trace.
+    tests : sequence of (int, bool)
+        Values that the scalar code is to give as well, see `ScalarCode`.
+    guard : int, optional
+        The level at which all conditions of the step are known, which is that of this trace's unless another update of the step has a later one.
+
+    Returns
+    -------
+    program : Program
+    scalars : ScalarCode
+        Its outputs are the numbers that the host gives.
+    """
+    return _Cutter(tuple(names), tuple(slots), list(code), guard).cut(tests)
+
+
+class _Cutter:
+    def __init__(self, names, slots, code, guard):
+        self.names, self.slots, self.code = names, slots, code
+        self.extents, self.levels = extents_of(code, slots), _levels(code)
+        self.by_host = self._host()
+        own = condition_level(code)
+        self.guard = None if own is None else max(own, guard or 0)
+        self.knows = self._knowing()
+        # Counters are stored in any case, so the stores that know whether the step is taken come last.
+        self.counters = {index for index, line in enumerate(code) if line[0] == "store" and self.knows[index]}
+        self.numbered = {index: number for number, index in enumerate(i for i, line in enumerate(code) if line[0] == "store")}
+        self.place = self._places_of_sinks()
+        self.number: dict[int, int] = {}  # line -> which number of the parameters it is
+
+    # --- what happens where ---
+
+    def _host(self):
+        found: list[bool] = []
+        for line in self.code:
+            op = line[0]
+            found.append(op not in ("load", "store", "size", "taken", "reduce", "only_if") and all(found[operand] for operand in operands_of(line)))
+        return found
+
+    def _knowing(self):
+        """Return for each line whether it is computed from whether the step is taken."""
+        knows: list[bool] = []
+        for line in self.code:
+            knows.append(line[0] == "taken" or any(knows[operand] for operand in operands_of(line)))
+        return knows
+
+    def _cone(self, index):
+        """Return the lines that a line is computed from, itself included, as far as they vary with elements."""
+        found, stack = set(), [index]
+        while stack:
+            here = stack.pop()
+            if here in found or (self.extents[here] < ELEMENT and here != index):
+                continue
+            found.add(here)
+            if here == index or self.code[here][0] != "store":
+                stack.extend(operands_of(self.code[here]))
+        return found
+
+    def _places_of_sinks(self):
+        """Return in which level each store and each reduction is done."""
+        place: dict[int, int] = {}
+        readers: dict[int, int] = {}  # slot -> the last level in which its value of before is read
+        for index, line in enumerate(self.code):
+            if line[0] == "store":
+                place[index] = self.levels[index]
+                if self.guard is not None and index not in self.counters:
+                    place[index] = max(place[index], self.guard)
+                place[index] = max(place[index], readers.get(line[1], 0))
+                readers[line[1]] = place[index]
+            elif line[0] == "reduce":
+                place[index] = self.levels[index] - 1
+            else:
+                continue
+            for used in self._cone(index) - {index}:
+                if self.code[used][0] in ("load", "store"):
+                    slot = self.code[used][1]
+                    readers[slot] = max(readers.get(slot, 0), place[index])
+        return place
+
+    # --- numbers of the parameters ---
+
+    def _operand(self, index, places):
+        """Return the operand code of a line in a stage whose own lines are in `places`."""
+        return places[index] if index in places else ~self.number[index]
+
+    def _needed(self):
+        """Return the lines that stores, conditions and counters are computed from."""
+        needed = {index for index, line in enumerate(self.code) if line[0] in ("store", "only_if")}
+        for index in range(len(self.code) - 1, -1, -1):
+            if index in needed:
+                needed.update(operands_of(self.code[index]))
+        return needed
+
+    def cut(self, tests):
+        needed = self._needed()
+        outputs = self._give_numbers(needed)
+        sinks = [index for index in self.place if index in needed]
+        last = max([self.place[index] + (self.code[index][0] == "reduce") for index in sinks if index not in self.counters], default=0)
+        if self.guard is not None:
+            last = max(last, self.guard)
+        levels = tuple(self._level(level, needed) for level in range(last + 1))
+        end = self._stores([index for index in sinks if index in self.counters], STEP, False)
+        size = next((self.number[index] for index, line in enumerate(self.code) if line[0] == "size" and index in self.number), None)
+        program = Program(self.names, self.slots, len(outputs), self.n_numbers, size, levels, end, self.guard)
+        return program, ScalarCode.of(self.code, outputs, tests)
+
+    def _give_numbers(self, needed):
+        """Give a number to each value below the extent of elements that another stage uses. Return the host's, in the order of their numbers."""
+        used = []
+        for index in sorted(needed):
+            line = self.code[index]
+            if line[0] == "only_if" or not self.by_host[index]:
+                used += [operand for operand in operands_of(line) if self.extents[operand] < ELEMENT and not self._beside(operand, index)]
+        used = [index for index in used if not self.knows[index]]
+        outputs = list(dict.fromkeys(operand for operand in used if self.by_host[operand]))
+        for index in outputs:
+            self.number[index] = len(self.number)
+        for index in sorted(set(used) - self.number.keys()):
+            self.number[index] = len(self.number)
+        self.n_numbers = len(self.number)
+        return outputs
+
+    def _beside(self, operand, index):
+        """Return whether two lines stand in the same scalar stage, so that one knows the other without a number."""
+        if self.by_host[operand] or self.code[operand][0] in ("reduce", "size", "store") or self.code[index][0] in ("reduce", "only_if", "store"):
+            return False
+        return self.levels[operand] == self.levels[index] and self.extents[operand] == self.extents[index] < ELEMENT
+
+    # --- the stages of one level ---
+
+    def _level(self, level, needed):
+        code, stages = self.code, []
+        for index in sorted(needed):
+            if code[index][0] == "reduce" and self.levels[index] == level:
+                stages.append(self._combine(index, needed))
+        scalars = [
+            index for index in sorted(needed)
+            if self.levels[index] == level and self.extents[index] < ELEMENT and not self.by_host[index] and index not in self.counters
+            and code[index][0] not in ("reduce", "only_if", "size", "taken") and (code[index][0] != "store" or index in self.number)
+            and not self.knows[index]
+        ]  # fmt: skip
+        for extent in (STEP, TENSOR):
+            stages += self._scalars([index for index in scalars if self.extents[index] == extent], extent)
+        if self.guard == level:
+            stages += [Verdict(self.number[line[1]]) for line in code if line[0] == "only_if"]
+        for extent in (STEP, TENSOR):
+            here = [
+                index for index in self._sinks("store", level) if index in needed and self.extents[index] == extent and index not in self.counters
+            ]
+            found = self._stores(here, extent, self._is_guarded(level))
+            stages += [found] if found else []
+        found = self._pass(level, needed)
+        return tuple([*stages, found] if found else stages)
+
+    def _is_guarded(self, level):
+        return self.guard is not None and level >= self.guard
+
+    def _sinks(self, op, level):
+        return [index for index, place in self.place.items() if self.code[index][0] == op and place == level]
+
+    def _combine(self, index, needed):
+        _, op, over, value = self.code[index]
+        source = ~self.number[value] if self.extents[value] < ELEMENT else self._reductions(self.levels[index] - 1, needed).index(index)
+        guarded = self.guard is not None and self.levels[index] > self.guard
+        return Combine(op, over, self.levels[index] - 1, source, self.number[index], guarded)
+
+    def _reductions(self, level, needed):
+        """Return the reductions whose partial results the pass of a level gives."""
+        found = [index for index in self._sinks("reduce", level) if index in needed]
+        return [index for index in found if self.extents[self.code[index][3]] == ELEMENT]
+
+    def _scalars(self, lines, extent):
+        if not lines:
+            return []
+        places: dict[int, int] = {}
+        code: list[tuple] = []
+        for index in lines:
+            op, *operands = self.code[index]
+            if op == "load":
+                code.append(("load", *operands))
+            elif op == "store":  # where it is stored is another stage
+                code.append(("round", operands[0], self._operand(operands[1], places), self.numbered[index]))
+            else:
+                code.append((op, *(self._operand(operand, places) for operand in operands)))
+            places[index] = len(code) - 1
+        outputs = [(places[index], self.number[index]) for index in lines if index in self.number]
+        guarded = self.guard is not None and self.levels[lines[0]] > self.guard
+        return [Scalars(extent, tuple(code), tuple(outputs), guarded)] if outputs else []
+
+    def _stores(self, sinks, extent, guarded):
+        """Return the stage that stores to slots below the extent of elements."""
+        if not sinks:
+            return None
+        lines: list[int] = []
+        for index in sinks:
+            stack = [index]
+            while stack:
+                here = stack.pop()
+                if here not in lines and (here == index or here not in self.number):
+                    lines.append(here)
+                    stack.extend(operands_of(self.code[here]))
+        places: dict[int, int] = {}
+        code: list[tuple] = []
+        for index in sorted(lines):
+            op, *rest = self.code[index]
+            if op == "store":
+                code.append(("store", rest[0], self._operand(rest[1], places), self.numbered[index]))
+            elif op in LEAVES:
+                code.append((op, *rest))
+            else:
+                code.append((op, *(self._operand(operand, places) for operand in rest)))
+            places[index] = len(code) - 1
+        return Scalars(extent, tuple(code), (), guarded)
+
+    def _pass(self, level, needed):
+        """Return the loop of a level, or None if it has nothing to do."""
+        stores = [index for index in self._sinks("store", level) if index in needed and self.extents[index] == ELEMENT]
+        reductions = self._reductions(level, needed)
+        wanted: set[int] = set()
+        stack = [*stores, *(self.code[index][3] for index in reductions)]
+        while stack:
+            here = stack.pop()
+            if here in wanted or self.extents[here] < ELEMENT:
+                continue
+            wanted.add(here)
+            stored_before = self.code[here][0] == "store" and self.place[here] < level
+            stack.extend([] if stored_before else operands_of(self.code[here]))
+        if not wanted:
+            return None
+        places: dict[int, int] = {}
+        code: list[tuple] = []
+        for index in sorted(wanted):
+            op, *rest = self.code[index]
+            if op == "load":
+                line = ("load", rest[0])
+            elif op == "store" and self.place[index] < level:
+                line = ("load", rest[0])
+            elif op == "store":
+                kind = "store" if self.place[index] == level else "round"
+                line = (kind, rest[0], self._operand(rest[1], places), self.numbered[index])
+            else:
+                line = (op, *(self._operand(operand, places) for operand in rest))
+            places[index] = len(code)
+            code.append(line)
+        partial = tuple((self.code[index][1], self._operand(self.code[index][3], places)) for index in reductions)
+        return Pass(self.names, tuple(code), partial, self._is_guarded(level))

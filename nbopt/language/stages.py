@@ -188,6 +188,33 @@ class Program(NamedTuple):
         found = [(level, stage) for level, stages in enumerate(self.levels) for stage in stages]
         return [*found, (len(self.levels), self.end)] if self.end else found
 
+    def order(self):
+        """Return all stages with their places in the order of a step, in which those of several programs can be sorted.
+
+        Within a level, what the conditions are computed from comes before the conditions, and these before all else. Counters come last.
+
+        Returns
+        -------
+        list of (tuple, Pass, Combine, Scalars or Verdict)
+            A place is (whether it is the end, the level, the part of the level).
+        """
+        found = []
+        for level, stage in self.stages():
+            first = isinstance(stage, Combine) or (isinstance(stage, Scalars) and stage.outputs)
+            part = 1 if isinstance(stage, Verdict) else 0 if first else 2
+            found.append(((stage is self.end, level, part), stage))
+        return found
+
+    def differs(self):
+        """Return whether parameters have numbers of their own, which others don't have.
+
+        Returns
+        -------
+        bool
+        """
+        over_tensors = any(isinstance(stage, Combine) and stage.over == "tensor" for _, stage in self.stages())
+        return over_tensors or self.size is not None or any(isinstance(s, Scalars) and s.extent == TENSOR and s.outputs for _, s in self.stages())
+
     def passes(self):
         """Return the passes over elements.
 

@@ -3,30 +3,31 @@
 import threading
 from array import array
 from functools import partial
+from operator import is_
 from types import FunctionType
+from typing import NamedTuple
 
 import numba
 import numpy as np
-from numba import float64, int64, types
+from numba import int64, types
 
 from nbopt.errors import BackendError
-from nbopt.language.ops import compute_dtype
 from nbopt_backends.arrays.host import HostBackend
 from nbopt_backends.cpu import drivers as cpu_drivers
+from nbopt_backends.cpu.plan import CpuPlan, in_order
 from nbopt_backends.cpu.reductions import reduction_text
 from nbopt_backends.cpu.threads import Threads, threading_layer
 from nbopt_backends.lowering import source
-from nbopt_backends.lowering.text import Dialect, kernel_text
+from nbopt_backends.lowering.text import Dialect, kernel_text, scalars_text
 from nbopt_backends.meaning.reduction import tile_count
 from nbopt_backends.plans.compiled import CompiledBackend
-from nbopt_backends.plans.plan import Launch, Layout, Plan, layout_key
 
 DIALECT = Dialect(
     name="cpu",
     ops={},
     header="from nbopt_backends.cpu.primitives import *\n\n",
     kernel="""{comment}
-def update(row, offset, n, place, scalars, random):
+def update(row, offset, n, place, scalars, random, sums):
 {setup}
 {loops}
 """,
@@ -35,11 +36,34 @@ def update(row, offset, n, place, scalars, random):
     for k in range(min({block}, n - start)):
         i = start + k
 {body}""",
+    tile_loop="""for start in range(tile, tile + m, {block}):
+{before}
+    for k in range(min({block}, tile + m - start)):
+        i = start + k
+{body}""",
 )
+
+
+class Launch(NamedTuple):
+    """A compiled function with its arguments, for sums outside a step.
+
+    Attributes
+    ----------
+    serial : callable
+        Returns the variant for one thread.
+    parallel : callable or None
+        The variant for all threads; None where one thread is faster.
+    arguments : tuple of int
+    """
+
+    serial: object
+    parallel: object
+    arguments: tuple
+
 
 # All that may be relaxed without giving up NaN and infinities.
 _FAST = {"contract", "reassoc", "arcp", "afn", "nsz"}
-_SKIP = -1.0  # in place of the norm-clip factor, see cpu_reductions
+_RUN = int64(*[int64] * 3)  # run_stages
 _DRIVERS = source.text_of(cpu_drivers)
 
 
@@ -74,41 +98,40 @@ class NumbaCPU(CompiledBackend, HostBackend):
 
     # --- steps ---
 
-    def prepare(self, update):
-        """Return a function that launches the update: one kernel for each combination of dtypes."""
-        plan = self.plan_of(update)
-        if self.threads.lost():
-            for launch in plan.launches:
-                launch.serial()  # compiles it now and not in the middle of a step
-        scalars = [array(code, update.scalars) for code in plan.type_codes]
-        if update.verdict is not None:
-            update.verdict.looks.append(partial(self._look, plan, scalars, update))
-        return partial(self._step, plan, scalars, array("Q", (self.rng_seed, 0)), update)
+    def prepare(self, updates):
+        """Return a function that runs the updates: one call into compiled code."""
+        plans = [self.plan_of(update) for update in updates]
+        self.check_together(updates)
+        for plan, update in zip(plans, updates):
+            plan.share(update.shared)
+        stages, run = self._joined(plans)
 
-    def _step(self, plan, scalars, random, update, count):
-        random[1] = count
-        if update.verdict is None:
-            self._look(plan, scalars, update, count)
-        elif not update.verdict.finite(count):
-            update.skipped.storage[...] += 1
-            return
-        for launch, values in zip(plan.launches, scalars):
-            self._launch(launch, values.buffer_info()[0], random.buffer_info()[0])
+        def launch(count):
+            for plan, update in zip(plans, updates):
+                plan.given[:] = update.numbers
+            random = array("Q", (self.rng_seed, count))
+            self.launches += run(stages.ctypes.data, len(stages), random.buffer_info()[0])
 
-    def _look(self, plan, scalars, update, count):
-        """Complete the scalars by what depends on other tensors than the update's own; return whether the gradients are finite, if that matters."""
-        divisor = update.scaled_divisor()
-        if update.loss_scale is not None and update.program.divisor is not None:
-            for values in scalars:
-                values[update.program.divisor] = divisor
-        if plan.passes:
-            factor = self._factor(plan.passes, update.clip_norm or 1.0, divisor, plan.skips)
-            if factor == _SKIP:
-                return False
-            if update.clip_norm is not None:
-                for values in scalars:
-                    values[update.program.factor] = factor
-        return True
+        return launch
+
+    def _joined(self, plans):
+        """Return the records of several plans, and what runs them."""
+        known = plans[0].joined
+        if known is None or len(known[0]) != len(plans) or not all(map(is_, known[0], plans)):
+            known = plans[0].joined = list(plans), in_order(plans), self._runner(sum(plan.elements for plan in plans))
+        return known[1], known[2]
+
+    def _runner(self, elements):
+        """Return what runs stages over so many elements: on all threads or, where they are few, on one."""
+        serial = partial(self._function, _DRIVERS, "drivers", "run_stages", False, _RUN)
+        if not self.threads.worthwhile(elements):
+            return serial()
+        parallel = self._function(_DRIVERS, "drivers", "run_stages", True, _RUN)
+
+        def run(*arguments):
+            return serial()(*arguments) if self.threads.serial() else self.threads.run(parallel, *arguments)
+
+        return run
 
     def _launch(self, launch, *last):
         self.launches += 1
@@ -119,15 +142,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
 
     def new_plan(self, update, layout):
         """Return a plan with everything compiled."""
-        launches = [self._kernel_launch(update, group) for group in layout.groups]
-        passes = self._square_sums(layout, 1) if update.norm_is_needed and layout.groups else []
-        return Plan(self, update, layout, launches, passes)
-
-    def _kernel_launch(self, update, group):
-        kernel = self._kernel(update, group)
-        name = "run_chunks" if group.geometries is None else "run_staged_chunks"
-        arguments = (kernel.address, *group.arguments(), group.places.ctypes.data)
-        return self._launch_of(_DRIVERS, "drivers", name, group.elements, arguments)
+        return CpuPlan(self, update, layout)
 
     def _launch_of(self, text, stem, name, elements, arguments):
         """Return a launch over so many elements, on all threads or, where they are few, on one."""
@@ -141,24 +156,32 @@ class NumbaCPU(CompiledBackend, HostBackend):
 
     # --- compiled code ---
 
-    def _kernel(self, update, group):
-        """Return the kernel of an update's program for a group's dtypes and roundings, compiled at first use."""
-        key = (update.program, group.dtypes, group.kept, self.fast_math)
+    def kernel_of(self, stage, group):
+        """Return the kernel of a pass for a group's dtypes and roundings, compiled at first use."""
+        return self._compiled((stage, group.dtypes, group.kept), lambda: self.text(stage, group), "update")
+
+    def scalars_of(self, stage, dtypes):
+        """Return a stage of arithmetic on numbers, compiled at first use. `dtypes` has those of the slots that it loads or stores."""
+        return self._compiled((stage, *sorted(dtypes.items())), lambda: scalars_text(stage, DIALECT, dtypes), "scalars")
+
+    def text(self, stage, group):
+        """Return the text of the kernel of a pass for a group of tensors."""
+        return self.marked(kernel_text(stage, DIALECT, group.dtypes, group.arithmetic, group.kept))
+
+    def _compiled(self, key, text, name):
+        key = (*key, self.fast_math)
         found = NumbaCPU._kernels.get(key)
         if found is None:
             with NumbaCPU._compile_lock:
-                found = NumbaCPU._kernels[key] = self._compiled_kernel(self.text(update, group))
+                found = NumbaCPU._kernels[key] = self._compiled_module(text(), name)
         return found
 
-    def text(self, update, group):
-        """Return the text of the kernel of an update's program for a group of its tensors."""
-        return self.marked(kernel_text(update.program, DIALECT, group.dtypes, group.arithmetic, group.kept))
-
-    def _compiled_kernel(self, text):
+    def _compiled_module(self, text, name):
         module = source.load(text, self.stem)
-        signature = types.void(*[int64] * 6)
-        options = {"error_model": "numpy", "fastmath": _FAST if self.fast_math else False}
-        kernel = source.compiled(lambda cache: numba.cfunc(signature, cache=cache, **options)(module.update), module)
+        function = getattr(module, name)
+        signature = types.void(*[int64] * function.__code__.co_argcount)
+        options = {"error_model": "numpy", "fastmath": _FAST if self.fast_math and name == "update" else False}
+        kernel = source.compiled(lambda cache: numba.cfunc(signature, cache=cache, **options)(function), module)
         self.compilations += not kernel.cache_hits
         return kernel
 
@@ -182,35 +205,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
                 found = NumbaCPU._functions[key] = source.compiled(make, module)
         return found
 
-    # --- the norm clip, and sums ---
-
-    def _square_sums(self, layout, slot):
-        """Return what sums the squares of one slot of a layout: the array of the tiles' sums, the launches, and what finishes."""
-        total = compute_dtype(group.arithmetic for group in layout.groups).name
-        sums = np.empty(max(1, layout.tile_starts[-1]), total)
-        launches = []
-        for group in layout.groups:
-            text = reduction_text(group.dtypes[slot], group.arithmetic, total)
-            name = "square_sums" if group.geometries is None else "staged_square_sums"
-            tiles = group.first_tiles(layout.tile_starts)
-            arguments = (slot, *group.arguments(), tiles.ctypes.data, sums.ctypes.data)
-            launches.append((self._launch_of(text, "sums", name, group.elements, arguments), tiles))
-        signature = float64(int64, int64, float64, float64, int64)
-        finish = self._function(reduction_text(total, total, total), "sums", "norm_factor", False, signature)
-        return sums, launches, finish
-
-    def _factor(self, passes, clip_norm, divisor, skip):
-        sums, launches, finish = passes
-        for launch, _ in launches:  # beside it stands the array of its tiles, which must live as long
-            self._launch(launch)
-        return finish(sums.ctypes.data, len(sums), clip_norm, divisor, skip)
-
-    def norm_factor(self, grads, clip_norm):
-        """Return the factor that clips the norm of `grads`, a list of tensors, to `clip_norm`; a float."""
-        arrays = [[np.ascontiguousarray(grad.storage) for grad in grads]]
-        layout = Layout(arrays, [], layout_key(arrays))
-        layout.refresh(arrays)
-        return self._factor(self._square_sums(layout, 0), clip_norm, float(self.bsz), False) if layout.groups else 1.0
+    # --- sums ---
 
     def sum_last_axis(self, matrix):
         """Return the sums of the rows of a C-contiguous (m, n) array."""

@@ -1,7 +1,7 @@
-"""What runs a kernel over all chunks of all tensors: the one parallel loop of a step on the CPU.
+"""What runs the stages of a step on the CPU: one call from Python, with the parallel loops over all chunks of all tensors.
 
 The functions here are compiled twice, with and without threads, from a copy of this file in the cache folder. Everything comes in as an
-int64, addresses too, so that a launch costs under a microsecond of unboxing.
+int64, addresses too, so that a call costs under a microsecond of unboxing.
 """
 
 import numpy as np
@@ -9,87 +9,200 @@ from numba import njit, prange
 
 from nbopt_backends.cpu.primitives import (
     call_kernel,
+    call_scalars,
+    fold_max_float64,
+    fold_min_float64,
+    fold_sum_float64,
+    load_float64,
     load_int16,
     load_int32,
     load_int64,
+    store_float64,
     store_int16,
     store_int32,
     store_int64,
 )
 
-PIECE = 1024  # elements that are gathered at a time; a multiple of it is a chunk
+PIECE = 4096  # elements that are gathered at a time, a tile of a reduction; a chunk is a multiple of it
+
+# A stage is a record of int64[FIELDS]. The first says which kind it is, the second whether it is left out once the step's condition is false.
+FIELDS = 16
+PASS, STRIDED_PASS, COMBINE, SCALARS, VERDICT = range(5)
 
 
-def run_chunks(kernel, table, width, chunks, n_chunks, places, scalars, random):
-    """Run a kernel over the chunks of contiguous tensors.
+def run_stages(stages, n_stages, random):
+    """Run the stages of a step, one after the other.
 
     Parameters
     ----------
-    kernel : int64
-        Address of ``void kernel(row, offset, n, place, scalars, random)``.
-    table : int64
-        Address of int64[rows, width]: the address of each slot of each tensor.
-    width : int64
-        The number of slots.
-    chunks : int64
-        Address of int64[n_chunks, 3]: row, offset in elements, length in elements.
-    n_chunks : int64
-    places : int64
-        Address of int64[n_chunks]: the number of each chunk's first element, see `cpu_primitives.draw`.
-    scalars : int64
-        Address of the run-time scalars, in the arithmetic's type.
+    stages : int64
+        Address of int64[n_stages, FIELDS], see `nbopt_backends.cpu.plan`.
+    n_stages : int64
     random : int64
         Address of int64[2]: the seed and the update count.
+
+    Returns
+    -------
+    int64
+        How many passes ran.
     """
-    for c in prange(n_chunks):
-        row = table + load_int64(chunks, 3 * c, -1) * width * 8
-        place = load_int64(places, c, -1)
-        call_kernel(kernel, row, load_int64(chunks, 3 * c + 1, -1), load_int64(chunks, 3 * c + 2, -1), place, scalars, random)
+    taken, passes = 1, 0
+    for s in range(n_stages):
+        stage = stages + s * FIELDS * 8
+        kind = load_int64(stage, 0, -1)
+        if load_int64(stage, 1, -1) != 0 and taken == 0:
+            continue
+        if kind == PASS or kind == STRIDED_PASS:
+            passes += 1
+            n_chunks = load_int64(stage, 6, -1)
+            if kind == PASS:
+                for c in prange(n_chunks):
+                    run_chunk(stage, c, random)
+            else:
+                for c in prange(n_chunks):
+                    run_strided_chunk(stage, c, random)
+        elif kind == COMBINE:
+            combine(stage)
+        elif kind == SCALARS:
+            for row in range(load_int64(stage, 7, -1)):
+                slots = load_int64(stage, 3, -1) + row * load_int64(stage, 4, -1) * 8
+                call_scalars(load_int64(stage, 2, -1), slots, load_int64(stage, 5, -1) + row * load_int64(stage, 6, -1), taken)
+        else:
+            condition = load_float64(load_int64(stage, 2, -1), 0, -1)
+            if condition != condition or condition == 0.0:
+                taken = 0
+    return passes
 
 
-def run_staged_chunks(kernel, table, views, width, chunks, n_chunks, places, scalars, random):
-    """Run a kernel over the chunks of tensors of which some are strided.
+@njit(error_model="numpy")
+def run_chunk(stage, c, random):
+    """Run a pass's kernel over one chunk of a contiguous tensor.
+
+    Parameters
+    ----------
+    stage : int64
+        Address of the pass's record: 2 the kernel's address; 3, 4 the address of int64[rows, width], the addresses of each slot of each tensor, and
+        width; 5, 6 the address of int64[chunks, 3], row, offset and length in elements, and how many chunks; 7 that of int64[chunks], the number
+        of each chunk's first element, see `primitives.draw`; 8, 9 that of the first row's numbers, and the bytes from one row's to the next; 10
+        that of float64[tiles, reductions], the results of the tiles, and 11 how many reductions; 12 that of int64[chunks], the first tile of each
+        chunk.
+    c : int64
+        Which chunk.
+    random : int64
+        As for `run_stages`.
+    """
+    chunk = load_int64(stage, 5, -1) + c * 24
+    number = load_int64(chunk, 0, -1)
+    slots = load_int64(stage, 3, -1) + number * load_int64(stage, 4, -1) * 8
+    place = load_int64(load_int64(stage, 7, -1), c, -1)
+    numbers = load_int64(stage, 8, -1) + number * load_int64(stage, 9, -1)
+    sums = load_int64(stage, 10, -1)
+    if sums != 0:
+        sums += load_int64(load_int64(stage, 12, -1), c, -1) * load_int64(stage, 11, -1) * 8
+    call_kernel(load_int64(stage, 2, -1), slots, load_int64(chunk, 1, -1), load_int64(chunk, 2, -1), place, numbers, random, sums)
+
+
+@njit(error_model="numpy")
+def run_strided_chunk(stage, c, random):
+    """Run a pass's kernel over one chunk of a tensor that may be strided.
 
     The strided slots of a chunk are gathered to a contiguous buffer, piece by piece, and those that the kernel writes are scattered back.
 
     Parameters
     ----------
-    kernel, table, width, chunks, n_chunks, places, scalars, random
-        As for `run_chunks`.
-    views : int64
-        Address of int64[rows, width]: the address of each slot's geometry, int64[3 + 2 ndim]: 0 for contiguous memory, 1 for
-        strided memory that is only read, 2 for strided memory that is written; item size in bytes; ndim; shape; strides in bytes.
+    stage, c, random
+        As for `run_chunk`. Field 13 is the address of int64[rows, width]: the address of each slot's geometry, int64[3 + 2 ndim]: 0 for contiguous
+        memory, 1 for strided memory that is only read, 2 for strided memory that is written; item size in bytes; ndim; shape; strides in bytes.
     """
-    for c in prange(n_chunks):
-        number = load_int64(chunks, 3 * c, -1)
-        offset = load_int64(chunks, 3 * c + 1, -1)
-        n = load_int64(chunks, 3 * c + 2, -1)
-        place = load_int64(places, c, -1)
-        row = table + number * width * 8
-        geometry = views + number * width * 8
-        strided = False
+    kernel, width = load_int64(stage, 2, -1), load_int64(stage, 4, -1)
+    chunk = load_int64(stage, 5, -1) + c * 24
+    number, offset, n = load_int64(chunk, 0, -1), load_int64(chunk, 1, -1), load_int64(chunk, 2, -1)
+    row = load_int64(stage, 3, -1) + number * width * 8
+    place = load_int64(load_int64(stage, 7, -1), c, -1)
+    numbers = load_int64(stage, 8, -1) + number * load_int64(stage, 9, -1)
+    sums, step = load_int64(stage, 10, -1), 0
+    if sums != 0:
+        step = load_int64(stage, 11, -1) * 8
+        sums += load_int64(load_int64(stage, 12, -1), c, -1) * step
+    geometry = load_int64(stage, 13, -1) + number * width * 8
+    strided = False
+    for slot in range(width):
+        shape = load_int64(geometry, slot, -1)
+        strided = strided or (shape != 0 and load_int64(shape, 0, -1) > 0)
+    if not strided:
+        call_kernel(kernel, row, offset, n, place, numbers, random, sums)
+        return
+    buffer = np.empty(width * PIECE, np.float64)
+    addresses = np.empty(width, np.int64)
+    for start in range(0, n, PIECE):
+        m = min(PIECE, n - start)
         for slot in range(width):
-            strided = strided or load_int64(load_int64(geometry, slot, -1), 0, -1) > 0
-        if not strided:
-            call_kernel(kernel, row, offset, n, place, scalars, random)
+            shape = load_int64(geometry, slot, -1)
+            base = load_int64(row, slot, -1)
+            if shape == 0:
+                addresses[slot] = base
+            elif load_int64(shape, 0, -1) == 0:
+                addresses[slot] = base + (offset + start) * load_int64(shape, 1, -1)
+            else:
+                addresses[slot] = buffer.ctypes.data + slot * PIECE * 8
+                copy_strided(addresses[slot], base, shape, offset + start, m, True)
+        call_kernel(kernel, addresses.ctypes.data, 0, m, place + start, numbers, random, sums)
+        sums += step
+        for slot in range(width):
+            shape = load_int64(geometry, slot, -1)
+            if shape != 0 and load_int64(shape, 0, -1) == 2:
+                copy_strided(addresses[slot], load_int64(row, slot, -1), shape, offset + start, m, False)
+
+
+@njit(error_model="numpy")
+def combine(stage):
+    """End a reduction: fold the results of the tiles of each tensor, and over the step those of the tensors.
+
+    Parameters
+    ----------
+    stage : int64
+        Address of the record: 2 the op (0 sum, 1 max, 2 min); 3 whether it is over the step; 4 the address of the results of the tiles, or 0 if what
+        is reduced is number 5 of each row; 5 the number, or the bytes from one tile's result to the next's; 6 the address of int64[rows + 1],
+        where each row's tiles begin; 7 the rows; 8, 9 the address of the first row's numbers, and the bytes from one row's to the next; 10 which
+        number the result is; 11 that of float64[the larger of tiles and rows], scratch memory; 12 how many rows have numbers of their own.
+    """
+    op, over_step = load_int64(stage, 2, -1), load_int64(stage, 3, -1) != 0
+    sums, step, starts, rows = load_int64(stage, 4, -1), load_int64(stage, 5, -1), load_int64(stage, 6, -1), load_int64(stage, 7, -1)
+    numbers, stride, output, scratch = load_int64(stage, 8, -1), load_int64(stage, 9, -1), load_int64(stage, 10, -1), load_int64(stage, 11, -1)
+    full = 0
+    for row in range(rows):
+        first = load_int64(starts, row, -1)
+        n = load_int64(starts, row + 1, -1) - first
+        if n == 0:
+            if not over_step:
+                store_float64(numbers + row * stride, output, -1, fold_of(op, scratch, 0))
+            continue
+        here = scratch + full * 8
+        if sums == 0:
+            found = load_float64(numbers + row * stride, step, -1)
         else:
-            buffer = np.empty(width * PIECE, np.float64)
-            addresses = np.empty(width, np.int64)
-            for start in range(0, n, PIECE):
-                m = min(PIECE, n - start)
-                for slot in range(width):
-                    shape = load_int64(geometry, slot, -1)
-                    base = load_int64(row, slot, -1)
-                    if load_int64(shape, 0, -1) == 0:
-                        addresses[slot] = base + (offset + start) * load_int64(shape, 1, -1)
-                    else:
-                        addresses[slot] = buffer.ctypes.data + slot * PIECE * 8
-                        copy_strided(addresses[slot], base, shape, offset + start, m, True)
-                call_kernel(kernel, addresses.ctypes.data, 0, m, place + start, scalars, random)
-                for slot in range(width):
-                    shape = load_int64(geometry, slot, -1)
-                    if load_int64(shape, 0, -1) == 2:
-                        copy_strided(addresses[slot], load_int64(row, slot, -1), shape, offset + start, m, False)
+            for k in range(n):
+                store_float64(here, k, -1, load_float64(sums + (first + k) * step, 0, -1))
+            found = fold_of(op, here, n)
+        if over_step:
+            store_float64(here, 0, -1, found)
+            full += 1
+        else:
+            store_float64(numbers + row * stride, output, -1, found)
+    if over_step:
+        found = fold_of(op, scratch, full)
+        for row in range(load_int64(stage, 12, -1)):
+            store_float64(numbers + row * stride, output, -1, found)
+
+
+@njit(error_model="numpy")
+def fold_of(op, values, n):
+    """Fold n float64, which are used up."""
+    if op == 0:
+        return fold_sum_float64(values, n) if n > 0 else 0.0
+    if op == 1:
+        return fold_max_float64(values, n) if n > 0 else -np.inf
+    return fold_min_float64(values, n) if n > 0 else np.inf
 
 
 @njit(error_model="numpy")

@@ -14,7 +14,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from nbopt_backends.lowering import formulas as scalar
-from nbopt_backends.meaning import xoroshiro
+from nbopt_backends.meaning import tree, xoroshiro
 
 # ruff: noqa: F821  (the names of `scalar`'s formulas, which are compiled below)
 
@@ -272,17 +272,81 @@ def draw(lanes, random, assignment, place, fresh, draws):
             lanes[number, lane], lanes[0, lane], lanes[1, lane] = _advanced(lanes[0, lane], lanes[1, lane])
 
 
-@intrinsic
-def call_kernel(context, kernel, row, offset, n, place, scalars, random):
-    """Call a compiled kernel by its address."""
+# --- reductions: see nbopt_backends.meaning.tree ---
+
+
+def _folding(join, load, store, size):
+    """Return ``fold(values, n)``: it reduces n values from an address on, which it uses up, to one."""
+
+    def eight_rows(width):
+        @njit(error_model="numpy")
+        def fold_rows(values):
+            for k in range(width):
+                x0, x1 = load(values, k, -1), load(values + width * size, k, -1)
+                x2, x3 = load(values + 2 * width * size, k, -1), load(values + 3 * width * size, k, -1)
+                x4, x5 = load(values + 4 * width * size, k, -1), load(values + 5 * width * size, k, -1)
+                x6, x7 = load(values + 6 * width * size, k, -1), load(values + 7 * width * size, k, -1)
+                store(values, k, -1, join(join(join(x0, x4), join(x2, x6)), join(join(x1, x5), join(x3, x7))))
+
+        return fold_rows
+
+    by_512, by_64, by_8 = eight_rows(512), eight_rows(64), eight_rows(8)
+
+    @njit(error_model="numpy")
+    def fold(values, n):
+        if n == _TILE:  # three halvings at a time
+            by_512(values)
+            by_64(values)
+            by_8(values)
+            n = 8
+        while n > 1:
+            half = 1
+            while 2 * half < n:
+                half *= 2
+            upper = values + half * size
+            for k in range(n - half):
+                store(values, k, -1, join(load(values, k, -1), load(upper, k, -1)))
+            n = half
+        return load(values, 0, -1)
+
+    return fold
+
+
+@njit(inline="always")
+def _sum_of_two(a, b):
+    return a + b
+
+
+_TILE = tree.TILE
+fold_sum_float32 = _folding(_sum_of_two, load_float32, store_float32, 4)
+fold_max_float32 = _folding(maximum, load_float32, store_float32, 4)
+fold_min_float32 = _folding(minimum, load_float32, store_float32, 4)
+fold_sum_float64 = _folding(_sum_of_two, load_float64, store_float64, 8)
+fold_max_float64 = _folding(maximum, load_float64, store_float64, 8)
+fold_min_float64 = _folding(minimum, load_float64, store_float64, 8)
+
+
+def _call(arity):
+    """Return an intrinsic that calls a compiled function by its address, with so many int64."""
+    word = ir.IntType(64)
 
     def codegen(ctx, builder, signature, args):
-        word = ir.IntType(64)
-        kernel_type = ir.FunctionType(ir.VoidType(), [word] * 6)
-        builder.call(_pointer(builder, args[0], kernel_type), args[1:])
+        builder.call(_pointer(builder, args[0], ir.FunctionType(ir.VoidType(), [word] * arity)), args[1:])
         return ctx.get_dummy_value()
 
-    return types.void(*[types.int64] * 7), codegen
+    return types.void(*[types.int64] * (arity + 1)), codegen
+
+
+@intrinsic
+def call_kernel(context, kernel, row, offset, n, place, scalars, random, sums):
+    """Call a compiled kernel by its address."""
+    return _call(7)
+
+
+@intrinsic
+def call_scalars(context, function, row, numbers, taken):
+    """Call compiled arithmetic on numbers by its address."""
+    return _call(3)
 
 
 __all__ = [name for name in globals() if not name.startswith("_")]

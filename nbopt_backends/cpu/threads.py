@@ -103,18 +103,16 @@ class Threads:
         current, wanted = numba.get_num_threads(), self.wanted()
         if threading_layer() == "workqueue":
             with _workqueue_lock:
-                _run_on(wanted, current, function, args)
-        else:
-            _run_on(wanted, current, function, args)
+                return _run_on(wanted, current, function, args)
+        return _run_on(wanted, current, function, args)
 
 
 def _run_on(wanted, current, function, args):
     if wanted == current:
-        function(*args)
-        return
+        return function(*args)
     numba.set_num_threads(wanted)
     try:
-        function(*args)
+        return function(*args)
     finally:
         numba.set_num_threads(current)
 

@@ -239,3 +239,17 @@ def from_half_bits_by_integers(bits):
     special = from_bits_float32(0x7F800000 | ((bits & 0x3FF) << 13))
     found = special if (bits & 0x7C00) == 0x7C00 else magnitude
     return -found if (bits & 0x8000) != 0 else found
+
+
+def power_of_numbers(a, b):
+    """Return a power of numbers of a step: by a whole number it is squarings and multiplications in a fixed order, see `nbopt.language.scalars`."""
+    if not (abs(b) < float64(2147483648.0) and b == rint(b)):
+        return power(a, b)
+    rest = int64(abs(b))
+    result = float64(1)
+    while rest > 0:
+        if (rest & 1) != 0:
+            result = result * a
+        a = a * a
+        rest = rest >> 1
+    return float64(1) / result if b < float64(0) else result

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from nbopt_backends.meaning.rounding import FORMATS, largest
+from nbopt_backends.meaning.tree import TILE
 from nbopt_backends.meaning.xoroshiro import LANES
 
 
@@ -26,6 +27,10 @@ class Dialect(NamedTuple):
         How the body takes the {word} random bits of the store that is instruction {index}.
     narrowed : str
         The conversion of a float64 {value} to float32 that keeps the canonical NaN of 16 bits.
+    partial : str
+        How the body leaves the {value} that reduction {number} takes of an element.
+    tile_loop : str
+        As `loop`, over the elements of one tile: from `tile` on, `m` of them.
     """
 
     name: str
@@ -37,15 +42,17 @@ class Dialect(NamedTuple):
     store: str = "store_{dtype}(p{slot}, i, {slot}, {value})"
     random: str = "load_word{word}(w{index}, k, 15)"
     narrowed: str = "float32({value})"
+    partial: str = "store_{F}(b{number}, i - tile, 14, {value})"
+    tile_loop: str = ""
 
 
 def scalar_divisors(program):
-    """Return the indices of the scalars by which elements are divided.
+    """Return the index of the first scalar by which elements are divided, in a list that is empty if there is none.
 
-    Where such a scalar is a power of two, multiplying by its reciprocal gives the same bits and takes a fraction of the time. The batch size,
-    by which every gradient is divided, usually is one.
+    If it is a power of two, multiplying by its reciprocal gives the same bits and takes a fraction of the time. The batch size, by which every
+    gradient is divided before anything else, usually is one.
     """
-    return sorted({~line[2] for line in program.code if line[0] == "divide" and line[2] < 0 and ~line[2] != program.factor})
+    return [~line[2] for line in program.code if line[0] == "divide" and line[2] < 0][:1]
 
 
 def by_reciprocals(program, divisors):
@@ -84,7 +91,7 @@ def rule_comment(program):
     """
     uses = [0] * len(program.code)
     for op, *operands in program.code:
-        for operand in operands if op not in ("load", "store") else operands[1:]:
+        for operand in [] if op == "load" else operands[1:2] if op in ("store", "round") else operands:
             if operand >= 0:
                 uses[operand] += 1
     lines, text = [], []
@@ -96,10 +103,11 @@ def rule_comment(program):
         if op == "load":
             text.append(program.names[operands[0]])
             continue
-        if op == "store":
-            slot, value = operands
-            lines.append(f"{program.names[slot]} = {_bare(spelled(value))}")
-            text.append(program.names[slot])
+        if op in ("store", "round"):
+            slot, value, _ = operands
+            name = program.names[slot] if op == "store" else f"new_{program.names[slot]}"
+            lines.append(f"{name} = {_bare(spelled(value))}")
+            text.append(name)
             continue
         arguments = [spelled(operand) for operand in operands]
         if op in _INFIX:
@@ -112,7 +120,7 @@ def rule_comment(program):
             lines.append(f"v{index} = {_bare(here)}")
             here = f"v{index}"
         text.append(here)
-    return lines
+    return lines + [f"{op} of {_bare(spelled(value))}" for op, value in program.reductions]
 
 
 def _bare(text):
@@ -130,7 +138,7 @@ def body_lines(program, dialect, dtypes, arithmetic, kept):
 
     Parameters
     ----------
-    program : nbopt.language.trace.Program
+    program : nbopt.language.stages.Pass
     dialect : Dialect
     dtypes : tuple of str
         The slots' storage.
@@ -148,8 +156,8 @@ def body_lines(program, dialect, dtypes, arithmetic, kept):
             slot = operands[0]
             loaded = dialect.load.format(dtype=dtypes[slot], slot=slot)
             lines.append(f"{name} = {widened(dtypes[slot], arithmetic, loaded)}")
-        elif op == "store":
-            slot, value = operands
+        elif op in ("store", "round"):
+            slot, value, _ = operands
             name = f"s{~value}" if value < 0 else names[value]
             dtype = dtypes[slot]
             if kept[slot]:
@@ -161,13 +169,16 @@ def body_lines(program, dialect, dtypes, arithmetic, kept):
                 rounded = f"float64(float32({name}))" if dtype == "float32" else f"nearest_{dtype}_{arithmetic}({name})"
                 lines.append(f"r{index} = {rounded}")
                 name = f"r{index}"
-            stored = name if dtype == arithmetic or arithmetic == "float32" else dialect.narrowed.format(value=name)
-            lines.append(dialect.store.format(dtype=dtype, slot=slot, value=stored))
+            if op == "store":
+                stored = name if dtype == arithmetic or arithmetic == "float32" else dialect.narrowed.format(value=name)
+                lines.append(dialect.store.format(dtype=dtype, slot=slot, value=stored))
         else:
             spelled = [f"s{~operand}" if operand < 0 else names[operand] for operand in operands]
             call = ops.get(op, f"{op}({', '.join(f'{{{k}}}' for k in range(len(spelled)))})")
             lines.append(f"{name} = {call.format(*spelled, F=arithmetic)}")
         names.append(name)
+    for number, (_, value) in enumerate(program.reductions):
+        lines.append(dialect.partial.format(F=arithmetic, number=number, value=f"s{~value}" if value < 0 else names[value]))
     return lines
 
 
@@ -177,9 +188,9 @@ def widened(dtype, arithmetic, text):
 
 
 def rounded_stores(program, dtypes, kept):
-    """Return, for each store that rounds stochastically, its number among the program's stores, its instruction's index, its random bits."""
-    stores = [(index, line[1]) for index, line in enumerate(program.code) if line[0] == "store"]
-    return [(number, index, FORMATS[dtypes[slot]].word) for number, (index, slot) in enumerate(stores) if kept[slot]]
+    """Return, for each value that is rounded stochastically, its number among the trace's stores, its line, and how many random bits it takes."""
+    stores = [(index, line[1], line[3]) for index, line in enumerate(program.code) if line[0] in ("store", "round")]
+    return [(number, index, FORMATS[dtypes[slot]].word) for index, slot, number in stores if kept[slot]]
 
 
 def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
@@ -190,9 +201,9 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
         # mean_square = s1 * mean_square + s2 * v4
         # ...
         @kernel
-        def update(row, offset, n, place, scalars, random):
+        def update(row, offset, n, place, scalars, random, sums):
             p0 = address(row, 0, offset, 4)  # param: float32, read and written
-            s0 = load_float32(scalars, 0, -1)
+            s0 = float32(load_float64(scalars, 0, -1))
             ...
             for start in range(0, n, 64):
                 prefetch(p0 + start * 4 + 512, 256)
@@ -200,6 +211,15 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
                     i = start + k
                     v0 = load_float32(p2, i, 2)
                     v1 = s1 * v0
+
+    A pass with reductions goes tile by tile. What is reduced is kept for a tile, and folded:
+
+            for tile in range(0, n, 4096):
+                m = min(4096, n - tile)
+                ...
+                        store_float32(b0, i - tile, 14, v3)
+                store_float64(sums, 0, -1, float64(fold_sum_float32(buffer0.ctypes.data, m)))
+                sums += 8
 
     Parameters
     ----------
@@ -211,28 +231,37 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
     str
     """
     kept = kept or (0,) * len(dtypes)
-    written = program.written()
-    read = {line[1] for line in program.code if line[0] == "load"}
+    written, read = program.written(), program.read()
     pointers = []
-    for slot in program.used():
+    for slot in program.moved():
         what = " and ".join(["read"] * (slot in read) + ["written"] * (slot in written))
         pointers.append(f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[dtypes[slot]]})  # {program.names[slot]}: {dtypes[slot]}, {what}")
     # The hardware's own prefetching falls behind loops with as much arithmetic as these: see docs/benchmarks.md.
-    sizes = {slot: ITEM_SIZES[dtypes[slot]] for slot in program.used()}
+    sizes = {slot: ITEM_SIZES[dtypes[slot]] for slot in program.moved()}
     rounded = rounded_stores(program, dtypes, kept)
     block = 256 if rounded else 64  # random words come for 256 elements at a time
     before = [f"prefetch(p{slot} + start * {size} + {_AHEAD}, {block * size})" for slot, size in sizes.items()]
-    lanes = []
+    buffers = []
     for number, index, word in rounded:
         draws = word // 16
-        lanes.append(f"lanes{index} = np.empty(({2 + draws}, {LANES}), np.uint64)")
-        lanes.append(f"w{index} = lanes{index}.ctypes.data + {2 * LANES * 8}  # the words behind the generators' states")
+        buffers.append(f"lanes{index} = np.empty(({2 + draws}, {LANES}), np.uint64)")
+        buffers.append(f"w{index} = lanes{index}.ctypes.data + {2 * LANES * 8}  # the words behind the generators' states")
         before.append(f"draw(lanes{index}, random, {number}, place + start, start == 0, {draws})")
-    scalars = [f"s{j} = load_{arithmetic}(scalars, {j}, -1)" for j in range(program.n_scalars)]
+    folds = []
+    for number, (op, _) in enumerate(program.reductions):
+        buffers.append(f"buffer{number} = np.empty({TILE}, np.{arithmetic})")
+        buffers.append(f"b{number} = buffer{number}.ctypes.data")
+        # By its array, which Numba would free after its last use.
+        folds.append(f"store_float64(sums, {number}, -1, float64(fold_{op}_{arithmetic}(buffer{number}.ctypes.data, m)))")
+    scalars = [f"s{j} = {_in(arithmetic, f'load_float64(scalars, {j}, -1)')}" for j in program.scalars()]
 
     def loop(program):
         body = body_lines(program, dialect, dtypes, arithmetic, kept)
-        return dialect.loop.format(block=block, before=indented(before, 1), body=indented(body, 2)).split("\n")
+        if not program.reductions:
+            return dialect.loop.format(block=block, before=indented(before, 1), body=indented(body, 2)).split("\n")
+        inner = dialect.tile_loop.format(block=block, before=indented(before, 1), body=indented(body, 2)).split("\n")
+        tile = [f"m = min({TILE}, n - tile)", *inner, *folds, f"sums += {8 * len(folds)}"]
+        return [f"for tile in range(0, n, {TILE}):", *_indented_lines(tile)]
 
     loops = loop(program)
     divisors = scalar_divisors(program)
@@ -243,10 +272,58 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
         loops = [*reciprocals, f"if {exact}:  # multiplying by it gives the same bits", *_indented_lines(faster), "else:", *_indented_lines(loops)]
     parts = {
         "comment": "\n".join(f"# {line}" for line in rule_comment(program)),
-        "setup": indented(pointers + scalars + lanes, 1),
+        "setup": indented(pointers + scalars + buffers, 1),
         "loops": indented(loops, 1),
     }
     return dialect.header + dialect.kernel.format(**parts)
+
+
+def _in(arithmetic, text):
+    """Return `text`, a float64, rounded to the arithmetic."""
+    return text if arithmetic == "float64" else f"{arithmetic}({text})"
+
+
+def scalars_text(stage, dialect, dtypes):
+    """Return the text of the module that holds a stage of arithmetic on numbers.
+
+    Parameters
+    ----------
+    stage : nbopt.language.stages.Scalars
+    dialect : Dialect
+    dtypes : dict of int to str
+        The storage of the slots that it loads or stores.
+
+    Returns
+    -------
+    str
+        Of a function ``scalars(row, numbers, taken)``: the addresses of a parameter's slots and of its numbers, and 1 or 0.
+    """
+    ops = {**COMMON_OPS, **dialect.ops, "power": "power_of_numbers({0}, {1})"}
+    lines = []
+
+    def spelled(operand):
+        return f"load_float64(numbers, {~operand}, -1)" if operand < 0 else f"v{operand}"
+
+    for index, (op, *operands) in enumerate(stage.code):
+        if op == "taken":
+            lines.append(f"v{index} = float64(taken)")
+        elif op == "load":
+            dtype = dtypes[operands[0]]
+            lines.append(f"v{index} = float64(load_{dtype}(load_int64(row, {operands[0]}, -1), 0, -1))")
+        elif op in ("store", "round"):
+            slot, value, _ = operands
+            dtype = dtypes[slot]
+            rounded = {"float64": "{}", "float32": "float64(float32({}))"}.get(dtype, f"nearest_{dtype}_float64({{}})").format(spelled(value))
+            lines.append(f"v{index} = {rounded}")
+            if op == "store":
+                stored = f"v{index}" if dtype == "float64" else dialect.narrowed.format(value=f"v{index}")
+                lines.append(f"store_{dtype}(load_int64(row, {slot}, -1), 0, -1, {stored})")
+        else:
+            values = [spelled(operand) for operand in operands]
+            call = ops.get(op, f"{op}({', '.join(f'{{{k}}}' for k in range(len(values)))})")
+            lines.append(f"v{index} = {call.format(*values, F='float64')}")
+    lines += [f"store_float64(numbers, {output}, -1, v{line})" for line, output in stage.outputs]
+    return f"{dialect.header}def scalars(row, numbers, taken):\n{indented(lines, 1)}\n"
 
 
 _AHEAD = 512  # bytes

@@ -137,11 +137,12 @@ class Reference(HostBackend):
             steps = [_Step(*given, self.rng_seed, count) for given in looked_at]
             taken = True
             with np.errstate(all="ignore"):
-                for step, level, stage in in_order(steps):
+                entries = [(place, step, stage) for step in steps for place, stage in step.program.order()]
+                for place, step, stage in sorted(entries, key=lambda entry: entry[0]):
                     if isinstance(stage, Verdict):
                         taken = taken and step.is_true(stage.condition)
                     elif taken or not stage.guarded:
-                        step.run(level, stage, taken)
+                        step.run(place[1], stage, taken)
                         self.launches += isinstance(stage, Pass) * len(step.rows)
 
         return run
@@ -154,24 +155,3 @@ class Reference(HostBackend):
         """Return the update's program as text."""
         lines = [f"# level {level}: {stage}" for level, stage in update.program.stages()]
         return ["\n".join(["# The reference interprets these stages with NumPy:", *lines, ""])]
-
-
-def in_order(steps):
-    """Return (step, level, stage) for the stages of several updates, in the order in which they run.
-
-    Level by level; within a level what tells the verdict comes first.
-    """
-    found = []
-    for step in steps:
-        ends = len(step.program.levels)
-        for level, stage in step.program.stages():
-            late = level == ends and stage is step.program.end
-            found.append((late, level, after_verdict(stage), step, stage))
-    return [(step, level, stage) for _, level, _, step, stage in sorted(found, key=lambda entry: entry[:3])]
-
-
-def after_verdict(stage):
-    """Return the place of a stage's kind among those of its level: before the verdict, the verdict itself, or after it."""
-    if isinstance(stage, Verdict):
-        return 1
-    return 2 if isinstance(stage, Pass) or not (isinstance(stage, Combine) or stage.outputs) else 0

@@ -49,7 +49,7 @@ class CompiledBackend(ArrayBackend):
             if plan.layout.key == key and plan.fits(self, update):
                 break
         else:
-            plan = self.new_plan(update, Layout(arrays, update.program.written(), key, self.memory))
+            plan = self.new_plan(update, Layout(arrays, update.program.written(), key, self.memory, len(update.shared)))
             plans.insert(0, plan)
             del plans[MOST_LAYOUTS:]
         plan.refresh(update, arrays)
@@ -59,8 +59,8 @@ class CompiledBackend(ArrayBackend):
         """Return a plan with everything compiled and allocated."""
         raise NotImplementedError(f"{type(self).__name__} has no plans")
 
-    def text(self, update, group):
-        """Return the text of the kernel of an update's program for a group of its tensors."""
+    def text(self, stage, group):
+        """Return the text of the kernel of a pass for a group of tensors."""
         raise NotImplementedError(f"{type(self).__name__} has no texts of kernels")
 
     def marked(self, text):
@@ -68,8 +68,9 @@ class CompiledBackend(ArrayBackend):
         return text + ("\n# fast_math\n" if self.fast_math else "")
 
     def explain(self, update):
-        """Return the texts of the update's kernels, each with the name of its file."""
+        """Return the stages of the update, with the bytes that the passes move, and the texts of its kernels, each with the name of its file."""
         arrays, kept = self.checked_columns(update)
-        layout = Layout(arrays, update.program.written(), layout_key(arrays, kept), self.memory)
-        texts = [self.text(update, group) for group in layout.groups]
+        program = update.program
+        layout = Layout(arrays, program.written(), layout_key(arrays, kept), self.memory)
+        texts = [self.text(stage, group) for stage in program.passes() for group in layout.groups]
         return [f"# {source.load(text, self.stem).__file__}\n{text}" for text in texts]

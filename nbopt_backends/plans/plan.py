@@ -5,35 +5,16 @@ each group's chunk table, and the table of addresses, which is refreshed where t
 """
 
 from operator import attrgetter
-from typing import NamedTuple
 
 import numpy as np
 
 from nbopt.language.ops import compute_dtype
 from nbopt_backends.arrays.memory import address_of, byte_range, reach
-from nbopt_backends.meaning.reduction import TILE, tile_count
+from nbopt_backends.meaning.tree import TILE, tiles_of
 from nbopt_backends.meaning.xoroshiro import BLOCK, first_blocks
-from nbopt_backends.plans.chunks import chunk_table
+from nbopt_backends.plans.chunks import CHUNK, chunk_table
 
 MOST_SETS = 8  # sets of tensors whose addresses are remembered for one layout
-_TYPE_CODES = {"float32": "f", "float64": "d"}
-
-
-class Launch(NamedTuple):
-    """A compiled function with all its arguments but the scalars' address.
-
-    Attributes
-    ----------
-    serial : callable
-        Returns the variant for one thread.
-    parallel : callable or None
-        The variant for all threads; None where one thread is faster.
-    arguments : tuple of int
-    """
-
-    serial: object
-    parallel: object
-    arguments: tuple
 
 
 class Plan:
@@ -45,30 +26,25 @@ class Plan:
         Whose it is.
     program : Program
     layout : Layout
-    launches : list of Launch
-        One for each group.
-    passes : object
-        What computes the norm-clip factor, if anything does.
-    type_codes : list of str
-        Of each group's scalars, for array.array.
     stochastic_round : bool or int
         The optimizer's, when the layout was built.
-    skips : bool
-        Whether updates with gradients that are not finite are skipped.
+    shared : list of numpy.dtype
+        Of the slots that are one number for the whole step.
     serials : list of int or None
         The tensors that the address tables are of now: param, grad of each row, then the states of each row.
+    joined : object
+        What a backend makes of this and the other plans of a step together.
     earlier : list of (list of int, object)
         The serials of other sets of tensors of the same structure, the latest first, each with what `Plan.noted` returned when the tables were
         theirs. Tasks that take turns find their addresses here.
     """
 
-    def __init__(self, backend, update, layout, launches, passes):
+    def __init__(self, backend, update, layout):
         self.backend, self.program, self.stochastic_round = backend, update.program, update.stochastic_round
-        self.skips = update.skipped is not None
-        self.layout, self.launches, self.passes = layout, launches, passes
-        self.type_codes = [_TYPE_CODES[group.arithmetic] for group in layout.groups]
+        self.layout, self.shared = layout, [tensor.dtype for tensor in update.shared]
         self.serials = None
         self.earlier = []
+        self.joined = None
 
     def fits(self, backend, update):
         """Return whether this is a plan of `backend` for the structure of `update`, whatever its tensors."""
@@ -76,8 +52,8 @@ class Plan:
             self.program == update.program
             and self.backend is backend
             and self.stochastic_round is update.stochastic_round  # 1 and True differ, and small ints are unique
-            and self.skips is (update.skipped is not None)
             and self.layout.key[2] == update.listing
+            and (not self.shared or self.shared == [tensor.dtype for tensor in update.shared])
         )
 
     def follow(self, update):
@@ -172,46 +148,34 @@ class Group:
         For each slot, how many mantissa bits a stochastic rounding keeps, or 0.
     arithmetic : str
         float64 if any slot is float64, else float32.
-    table : numpy.ndarray
-        int64[rows, slots]: addresses.
     chunks : numpy.ndarray
         See `chunk_table`; only tensors with elements are in it.
     places : numpy.ndarray
-        int64[chunks]: see `cpu_primitives.draw`.
+        int64[chunks]: see `primitives.draw`.
     first_blocks : numpy.ndarray
         int64[rows]: the number of each tensor's first block in the stream of random bits.
     elements : int
-    geometries : list of numpy.ndarray, or None
-        For each row and slot, see `cpu_drivers.run_staged_chunks`; None where every slot is contiguous.
-    views : numpy.ndarray
-        int64[rows, slots]: the geometries' addresses.
+    strided : bool
+        Whether some slots are not contiguous.
     """
 
-    def __init__(self, rows, dtypes, kept, arrays, written, block_starts):
+    def __init__(self, rows, dtypes, kept, arrays, block_starts):
         self.rows = rows
         self.dtypes = dtypes
         self.kept = kept
         self.arithmetic = compute_dtype(dtypes).name
-        self.table = np.zeros((len(rows), len(dtypes)), np.int64)
         self.sizes = [row[0].size for row in arrays]
-        self.chunks = chunk_table(self.sizes)
         self.first_blocks = block_starts[self.rows]
-        self.places = self.first_blocks[self.chunks[:, 0]] * BLOCK + self.chunks[:, 1]
+        self.chunks = self.cut(CHUNK)
+        self.places = block_starts[self.chunks[:, 0]] * BLOCK + self.chunks[:, 1]
         self.elements = sum(self.sizes)
-        self.geometries = None
-        if not all(array.flags.c_contiguous for row in arrays for array in row):
-            self.geometries = [_geometry(array, slot in written) for row in arrays for slot, array in enumerate(row)]
-            self.views = np.array([g.ctypes.data for g in self.geometries], np.int64)
+        self.strided = not all(array.flags.c_contiguous for row in arrays for array in row)
 
-    def arguments(self):
-        """Return the addresses that drivers take: of the table, the views (where some slots are strided), the width, the chunks."""
-        views = () if self.geometries is None else (self.views.ctypes.data,)
-        return self.table.ctypes.data, *views, self.table.shape[1], self.chunks.ctypes.data, len(self.chunks)
-
-    def first_tiles(self, starts):
-        """Return, for each chunk, the number of its first tile, given that of each row's first."""
-        own = np.asarray(starts, np.int64)[self.rows]
-        return own[self.chunks[:, 0]] + self.chunks[:, 1] // TILE
+    def cut(self, chunk):
+        """Return the group's tensors in pieces, int64[n, 3]: the tensor's place in the list of all, offset and length in elements."""
+        table = chunk_table(self.sizes, chunk)
+        table[:, 0] = np.asarray(self.rows, np.int64)[table[:, 0]]
+        return table
 
 
 class Layout:
@@ -227,6 +191,8 @@ class Layout:
         Of these arrays, as `layout_key` gives it.
     memory : str
         Whose arrays they are: `Backend.memory`.
+    n_shared : int
+        How many slots more there are that are one number for the whole step.
 
     Attributes
     ----------
@@ -234,13 +200,19 @@ class Layout:
         As given.
     groups : list of Group
     n_rows : int
+    sizes : list of int
+        The elements of each row.
+    table : numpy.ndarray
+        int64[rows, width]: the addresses of each slot of each tensor. Slots that are one number for the whole step come last.
+    geometries : dict
+        (row, slot) -> the geometry of each slot of each row of the groups that are strided, see `nbopt_backends.cpu.drivers`.
     tile_starts : numpy.ndarray
-        Where each row's first tile of squares stands in the norm: tensors in list order, whatever their groups.
+        int64[rows + 1]: where each row's tiles begin among those of all rows, see `nbopt_backends.meaning.tree`.
     pointed_at : bytes or None
         What `point_gradients` was given last, if the tables still say so.
     """
 
-    def __init__(self, arrays, written, key, memory="host"):
+    def __init__(self, arrays, written, key, memory="host", n_shared=0):
         self.key, self.written, self.memory = key, written, memory
         _, kept, listing = key
         self._address_of = _host_address if memory == "host" else attrgetter("address")
@@ -251,33 +223,39 @@ class Layout:
             if row[0].size:
                 kinds.setdefault((tuple(array.dtype.name for array in row), kept[number]), []).append(number)
         block_starts = first_blocks([row[0].size for row in rows], listing)
-        self.groups = [Group(numbers, *kind, [rows[n] for n in numbers], written, block_starts) for kind, numbers in kinds.items()]
-        self.n_rows = len(rows)
+        self.groups = [Group(numbers, *kind, [rows[n] for n in numbers], block_starts) for kind, numbers in kinds.items()]
+        self.n_rows, self.sizes = len(rows), [row[0].size for row in rows]
+        self.table = np.zeros((max(1, self.n_rows), len(arrays) + n_shared), np.int64)
+        self.geometries = {
+            (number, slot): _geometry(array, slot in written)
+            for group in self.groups if group.strided for number in group.rows for slot, array in enumerate(rows[number])
+        }  # fmt: skip
         self.pointed_at = self._gradients = None
-        counts = [tile_count(row[0].size) if row[0].size else 0 for row in rows]
-        self.tile_starts = np.cumsum([0, *counts])
+        self.tile_starts = np.cumsum([0, *(tiles_of(size) for size in self.sizes)], dtype=np.int64)
+
+    def first_tiles(self, chunks):
+        """Return the number of the first tile of each chunk of a table."""
+        return self.tile_starts[chunks[:, 0]] + chunks[:, 1] // TILE
 
     def refresh(self, arrays):
         """Write the addresses of `arrays`, checked before, into the groups' tables."""
         self.pointed_at = None
-        for group in self.groups:
-            for slot, column in enumerate(arrays):
-                group.table[:, slot] = [address_of(column[row]) for row in group.rows]
-        spans = sorted(byte_range(array) for slot in self.written for array in arrays[slot] if array.size)
+        for slot, column in enumerate(arrays):
+            self.table[: self.n_rows, slot] = [address_of(array) if array.size else 0 for array in column]
+        spans = sorted(byte_range(array) for slot in self.written if slot < len(arrays) for array in arrays[slot] if array.size)
         # Sorted by their starts, one beyond all memory at the end; the ends so far, so that both ascend.
         self._starts = np.array([*(start for start, _ in spans), np.iinfo(np.int64).max], np.int64)
         self._ends = np.maximum.accumulate(np.array([end for _, end in spans], np.int64))
 
     def noted(self):
         """Return what `restore` takes."""
-        return [group.table.copy() for group in self.groups], self._starts, self._ends, self.pointed_at
+        return self.table.copy(), self._starts, self._ends, self.pointed_at
 
     def restore(self, noted):
         """Make the addresses what they were when `noted` was called."""
-        tables, starts, ends, pointed_at = noted
+        table, starts, ends, pointed_at = noted
         self.pointed_at = None  # an interrupt must not leave it with other addresses
-        for group, table in zip(self.groups, tables):
-            group.table[...] = table
+        self.table[...] = table
         self._starts, self._ends, self.pointed_at = starts, ends, pointed_at
 
     def replace_gradients(self, rows, tensors):
@@ -298,8 +276,7 @@ class Layout:
         addresses = np.array(found, np.int64)
         if len(rows) < self.n_rows:
             addresses, some = np.zeros(self.n_rows, np.int64), addresses
-            for group in self.groups:
-                addresses[group.rows] = group.table[:, 1]
+            addresses[:] = self.table[: self.n_rows, 1]
             addresses[rows] = some
         return self.point_gradients(addresses)
 
@@ -327,7 +304,7 @@ class Layout:
                 return False
         self.pointed_at = None  # an interrupt must not leave it with new addresses
         for own, group in zip(found, self.groups):
-            group.table[:, 1] = own
+            self.table[group.rows, 1] = own
         self.pointed_at = pointed_at
         return True
 

@@ -15,13 +15,13 @@ from nbopt.interface.backend import Backend
 from nbopt.optimizers.base import storage_name, wrapped
 from nbopt.torch.counted import CountedState, CountedStates
 from nbopt.torch.keys import COUNTERS, NOT_SET, OTHERS, GroupKeys, NotSet, one_letter_apart, warn_once
+from nbopt.torch.kinds import kinds_of, likeness
 from nbopt.torch.seeds import seed_for
 
 __all__ = ["Optimizer"]
 
-_grad, _nbytes, _dtype, _shape, _serial = map(attrgetter, ("grad", "nbytes", "dtype", "shape", "serial"))
-_pointer, _stride, _is_contiguous = torch.Tensor.data_ptr, torch.Tensor.stride, torch.Tensor.is_contiguous
-_is_negative, _resolved = torch.Tensor.is_neg, torch.Tensor.resolve_neg
+_grad, _serial = map(attrgetter, ("grad", "serial"))
+_pointer, _is_negative, _resolved = torch.Tensor.data_ptr, torch.Tensor.is_neg, torch.Tensor.resolve_neg
 _dictionary = attrgetter("group")
 
 # Values that can't change under the same object.
@@ -425,7 +425,7 @@ class Optimizer(torch.optim.Optimizer):
         self._forget()
 
 
-_OF_ROWS = "seen", "_tensors", "_states", "_held", "_stamp", "_key", "_listing"  # attributes of a group that depend on what has gradients
+_OF_ROWS = "seen", "_alike", "_tensors", "_states", "_held", "_stamp", "_key", "_listing"  # attributes of a group that depend on what has gradients
 _MOST_TURNS = 8
 
 
@@ -451,8 +451,9 @@ class _Group:
     def __init__(self, group, optimizer, keys, warned):
         self.group, self.optimizer, self.keys, self.warned = group, optimizer, keys, warned
         self.given = group.get("optimizer")
-        self.seen = None
+        self.seen: Any = None
         self.others: dict[tuple, list] = {}
+        self._alike: Any = None
         self._rows: Any = ()
         self._length = -1
         self._values: Any = None
@@ -583,21 +584,21 @@ class _Group:
             pointers = [*map(_pointer, grads)]
         if not rows:
             return []
-        if any(map(_is_negative, grads)):
+        if rows != self._rows:
+            self._turn_to(rows)
+        # As little as can be, since each look at a tensor takes 50 to 150 ns.
+        alike = self.seen is not None and self._alike(*params, *grads)
+        if not alike and any(map(_is_negative, grads)):
             grads = [*map(_resolved, grads)]  # a copy where the memory holds the values with the other sign
             pointers = [*map(_pointer, grads)]
-        if 0 in pointers:
+        if not all(pointers):
             for row, grad in zip(rows, grads):
                 wrapped(be, grad, _called(row))  # raises, unless the gradient has no elements
         optimizer = self.optimizer
         names = optimizer.states_in_use()
-        # As little as can be, since each look at a tensor takes 50 ns. PyTorch sees to it that a gradient has its parameter's shape, so
-        # what happens to a parameter shows there too; and as `_tensors` keep their memory alive, an equal address means the same memory.
-        seen = [names, [*map(_pointer, params)], [*map(_nbytes, grads)], [*map(_dtype, grads)], _strides(params), _strides(grads)]
-        seen += params[0].dtype, rows
+        # As `_tensors` keep the memory of parameters alive, an equal address means the same memory.
+        seen = [names, [*map(_pointer, params)], self.seen[-1] if alike else kinds_of(params, grads)]
         stamp = state.stamp[0]
-        if rows != self._rows:
-            self._turn_to(rows)
         if seen != self.seen or (stamp != self._stamp and not self._holds(params, state, names)):
             self._wrap(be, params, rows, state, names)
             sizes = [[param.numel() for param in other["params"]] for other in whole.param_groups[: number + 1]]
@@ -611,7 +612,7 @@ class _Group:
                     del self.others[other]  # something was exchanged, and what it was before must not live on
             before = sum(map(len, sizes[:-1]))
             self._listing = [*chain.from_iterable(sizes)], [before + row for row in rows]
-            self.seen = seen
+            self.seen, self._alike = seen, likeness(params, grads)
         self._stamp = stamp
 
         def columns(update):
@@ -687,11 +688,6 @@ def _are_groups(value):
 
 def _called(row):
     return f"the gradient of parameter {row} of the group"
-
-
-def _strides(tensors):
-    """Return the shapes and strides of PyTorch tensors, or None where all are contiguous."""
-    return None if all(map(_is_contiguous, tensors)) else [*map(_shape, tensors), *map(_stride, tensors)]
 
 
 def _numbered(saved_groups, groups):

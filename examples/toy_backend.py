@@ -14,7 +14,8 @@ import nbopt
 from nbopt.errors import ArgumentError, DtypeError, LayoutError, OperandError
 from nbopt.language.ops import PRIMITIVES
 from nbopt_backends.arrays.memory import check_disjoint
-from nbopt_backends.meaning.reduction import norm_factor, tile_sums, tree_sum
+from nbopt_backends.meaning.reduction import tree_sum
+from nbopt_backends.meaning.reference import Interpreter, run_stages
 
 
 class ToyBackend(nbopt.Backend):
@@ -56,8 +57,22 @@ class ToyBackend(nbopt.Backend):
 
     # --- steps and assignments ---
 
-    def prepare(self, update):
-        """Do everything that can fail, without changing a value; return what launches the update."""
+    def prepare(self, updates):
+        """Do everything that can fail, without changing a value; return what runs the updates."""
+        given = [(update, *self._looked_at(update), [tensor.storage for tensor in update.shared]) for update in updates]
+        check_disjoint([value for update in updates if update.plans is not None for value in _labelled(update)])
+        for stage in (stage for update in updates for stage in update.program.passes()):
+            if stage not in self.kernels:
+                self.kernels[stage] = compiled(kernel_text(stage))
+                self.compilations += 1
+
+        def run(count):
+            self.launches += run_stages([ToyStep(self.kernels, *one, self.rng_seed, count) for one in given])
+
+        return run
+
+    def _looked_at(self, update):
+        """Return the update's arrays by slot, and for each that nothing is rounded stochastically."""
         columns = update.columns(update)  # one list of tensors for each slot; new states are made here
         update.arrays = [[tensor.storage for tensor in column] for column in columns]
         roundings = [update.stochastic_round, *(tensor.rounding for column in columns for tensor in column)]
@@ -66,49 +81,11 @@ class ToyBackend(nbopt.Backend):
         for array, written, label in _labelled(update):
             if written and not array.flags.writeable:
                 raise LayoutError(f"{label()} is read-only, and a step writes it")
-        if update.plans is not None:  # the operands of an assignment may overlap: a kernel loads copies
-            check_disjoint(_labelled(update))
-        rows = list(zip(*update.arrays))  # one row for each parameter; an assignment has a single one
-        if update.program not in self.kernels:
-            self.kernels[update.program] = compiled(kernel_text(update.program))
-            self.compilations += 1
-        kernel = self.kernels[update.program]
-
-        scalars = list(update.scalars)
-
-        def look(count):  # what is known of the gradients before anything changes
-            divisor = update.scaled_divisor()
-            if update.loss_scale is not None and update.program.divisor is not None:
-                scalars[update.program.divisor] = divisor
-            if not update.norm_is_needed:
-                return True
-            total, factor = self._factor([row[1] for row in rows], update.clip_norm or 1.0, divisor)
-            if update.clip_norm is not None:
-                scalars[update.program.factor] = factor
-            return bool(np.isfinite(total))
-
-        def launch(count):
-            if update.verdict is None:
-                look(count)
-            elif not update.verdict.finite(count):  # of this update, or of another one of the step
-                update.skipped.storage[...] += 1
-                return
-            with np.errstate(all="ignore"):
-                for row in rows:
-                    kernel(row, scalars, np.result_type(*row))  # arithmetic in float64 if any slot is float64
-            self.launches += len(rows)
-
-        if update.verdict is not None:
-            update.verdict.looks.append(look)
-        return launch
-
-    def check_together(self, updates):
-        """Check that no update of one step writes what another one uses."""
-        check_disjoint([value for update in updates for value in _labelled(update)])
+        return update.arrays, [[0] * len(column) for column in columns]
 
     def explain(self, update):
         """Return the texts of the update's kernels, a list."""
-        return [kernel_text(update.program)]
+        return [kernel_text(stage) for stage in update.program.passes()]
 
     # --- reductions; the fixed shape of sums gives the other backends' bits ---
 
@@ -119,35 +96,44 @@ class ToyBackend(nbopt.Backend):
         found = tree_sum(matrix) if op == "sum" else getattr(np, op)(matrix, axis=1)
         return self.wrap(np.asarray(found, tensor.dtype).reshape(shape))
 
-    def norm_factor(self, grads, clip_norm):
-        """Return ``clip_norm / max(||grads|| / bsz, clip_norm)``."""
-        return self._factor([grad.storage for grad in grads], clip_norm, self.bsz)[1]
 
-    def _factor(self, grads, clip_norm, divisor):
-        with np.errstate(all="ignore"):
-            sums = [tile_sums(np.square(grad.ravel())) for grad in grads if grad.size]
-        return tuple(map(float, norm_factor(np.concatenate(sums), clip_norm, divisor))) if sums else (0.0, 1.0)
+class ToyStep(Interpreter):
+    """Runs passes by kernels, and leaves the other stages to the reference's interpreter."""
+
+    def __init__(self, kernels, *given):
+        super().__init__(*given)
+        self.kernels = kernels
+
+    def run_pass(self, level, stage, number, row):
+        """Run the kernel of a pass over one parameter, given its number and its arrays."""
+        self.keep(level, stage, number, self.kernels[stage](row, self.numbers[number], self.dtype_of(row).type))
 
 
-def kernel_text(program):
-    """Return a program as Python: a function of one array for each slot, the scalars' values, and the arithmetic's dtype."""
-    lines = ["def kernel(arrays, scalars, dtype):", "    s = [dtype.type(x) for x in scalars]"]
-    for index, (op, *operands) in enumerate(program.code):
+def kernel_text(stage):
+    """Return a pass as Python: a function of one array for each slot, the parameter's numbers, and the arithmetic's type."""
+    lines = ["def kernel(arrays, numbers, dtype):"]
+
+    def value(operand):
+        return f"dtype(numbers[{~operand}])" if operand < 0 else f"v{operand}"
+
+    for index, (op, *operands) in enumerate(stage.code):
+        array = f"arrays[{operands[0]}]"
         if op == "load":
-            value = f"arrays[{operands[0]}].astype(dtype)  # {program.names[operands[0]]}"
+            result = f"{array}.astype(dtype)  # {stage.names[operands[0]]}"
+        elif op == "round":
+            result = f"numpy.asarray({value(operands[1])}).astype({array}.dtype).astype(dtype)"
+        elif op == "store":  # what is read afterwards is what was stored, after rounding
+            lines.append(f"    {array}[...] = {value(operands[1])}")
+            result = f"{array}.astype(dtype)  # {stage.names[operands[0]]}"
         else:
-            values = [f"s[{~x}]" if x < 0 else f"v{x}" for x in (operands[1:] if op == "store" else operands)]
-            value = f"{op}({', '.join(values)})"
-        if op == "store":  # what is read afterwards is what was stored, after rounding
-            lines.append(f"    arrays[{operands[0]}][...] = {values[0]}")
-            value = f"arrays[{operands[0]}].astype(dtype)  # {program.names[operands[0]]}"
-        lines.append(f"    v{index} = {value}")
-    return "\n".join(lines) + "\n"
+            result = f"{op}({', '.join(map(value, operands))})"
+        lines.append(f"    v{index} = {result}")
+    return "\n".join([*lines, f"    return [{', '.join(value(operand) for _, operand in stage.reductions)}]", ""])
 
 
 def compiled(text):
     """Return the function that a kernel's text makes; its vocabulary is the op table."""
-    names = {op.name: op.numpy for op in PRIMITIVES.values()}
+    names = {op.name: op.numpy for op in PRIMITIVES.values()} | {"numpy": np}
     exec(text, names)
     return names["kernel"]
 

@@ -1,7 +1,13 @@
 """The cutter: from a trace to a program of stages."""
 
+import itertools
+import math
+
 from nbopt.language.scalars import ScalarCode
 from nbopt.language.stages import ELEMENT, LEAVES, STEP, TENSOR, Combine, Pass, Program, Scalars, Verdict, operands_of
+
+#: Ways to place the stores of a trace that are compared.
+_MOST_CHOICES = 256
 
 
 def loses(code, slot):
@@ -104,7 +110,8 @@ class _Cutter:
         # Counters are stored in any case, so the stores that know whether the step is taken come last.
         self.counters = {index for index, line in enumerate(code) if line[0] == "store" and self.knows[index]}
         self.numbered = {index: number for number, index in enumerate(i for i, line in enumerate(code) if line[0] == "store")}
-        self.place = self._places_of_sinks()
+        self.needed = self._needed()
+        self.place = self._cheapest_places()
         self.number: dict[int, int] = {}  # line -> which number of the parameters it is
 
     # --- what happens where ---
@@ -135,13 +142,43 @@ class _Cutter:
                 stack.extend(operands_of(self.code[here]))
         return found
 
-    def _places_of_sinks(self):
-        """Return in which level each store and each reduction is done."""
+    def _cheapest_places(self):
+        """Return in which level each store and each reduction is done, so that the passes move the fewest bytes.
+
+        A store stands in the first pass where its value is known, unless a later pass, which computes the value again, has to load all of that
+        anyway: a moment that only the second pass needs is loaded and stored there.
+        """
+        first = self._places_of_sinks({})
+        last = max((place + (self.code[index][0] == "reduce") for index, place in first.items()), default=0)
+        stores = [index for index in first if self.code[index][0] == "store" and self.extents[index] == ELEMENT and index not in self.counters]
+        choices = [range(first[index], last + 1) for index in stores]
+        if math.prod(map(len, choices)) > _MOST_CHOICES:
+            choices = [sorted({first[index], last}) for index in stores]
+        if math.prod(map(len, choices)) > _MOST_CHOICES:
+            return first
+        ways = (self._places_of_sinks(dict(zip(stores, levels))) for levels in itertools.product(*choices))
+        return min(ways, key=lambda place: (self._accesses(place, last), sum(place.values())))
+
+    def _accesses(self, place, last):
+        """Return how many slots the passes load and store, if stores and reductions are done in these levels."""
+        self.place = place
+        total = 0
+        for level in range(last + 1):
+            lines = [self.code[index] for index in self._wanted(level) if not self._is_rounded_only(index, level)]
+            total += len({line[1] for line in lines if line[0] == "load"})
+            total += sum(line[0] == "store" for line in lines)
+        return total
+
+    def _is_rounded_only(self, index, level):
+        return self.code[index][0] == "store" and self.place[index] > level
+
+    def _places_of_sinks(self, least):
+        """Return in which level each store and each reduction is done, given levels that stores are to wait for."""
         place: dict[int, int] = {}
         readers: dict[int, int] = {}  # slot -> the last level in which its value of before is read
         for index, line in enumerate(self.code):
             if line[0] == "store":
-                place[index] = self.levels[index]
+                place[index] = max(self.levels[index], least.get(index, 0))
                 if self.guard is not None and index not in self.counters:
                     place[index] = max(place[index], self.guard)
                 place[index] = max(place[index], readers.get(line[1], 0))
@@ -171,7 +208,7 @@ class _Cutter:
         return needed
 
     def cut(self, tests):
-        needed = self._needed()
+        needed = self.needed
         outputs = self._give_numbers(needed)
         sinks = [index for index in self.place if index in needed]
         last = max([self.place[index] + (self.code[index][0] == "reduce") for index in sinks if index not in self.counters], default=0)
@@ -291,12 +328,11 @@ class _Cutter:
             places[index] = len(code) - 1
         return Scalars(extent, tuple(code), (), guarded)
 
-    def _pass(self, level, needed):
-        """Return the loop of a level, or None if it has nothing to do."""
-        stores = [index for index in self._sinks("store", level) if index in needed and self.extents[index] == ELEMENT]
-        reductions = self._reductions(level, needed)
+    def _wanted(self, level):
+        """Return the lines that the pass of a level goes through."""
+        stores = [index for index in self._sinks("store", level) if self.extents[index] == ELEMENT]
+        stack = [*stores, *(self.code[index][3] for index in self._reductions(level, self.needed))]
         wanted: set[int] = set()
-        stack = [*stores, *(self.code[index][3] for index in reductions)]
         while stack:
             here = stack.pop()
             if here in wanted or self.extents[here] < ELEMENT:
@@ -304,6 +340,12 @@ class _Cutter:
             wanted.add(here)
             stored_before = self.code[here][0] == "store" and self.place[here] < level
             stack.extend([] if stored_before else operands_of(self.code[here]))
+        return wanted
+
+    def _pass(self, level, needed):
+        """Return the loop of a level, or None if it has nothing to do."""
+        reductions = self._reductions(level, needed)
+        wanted = self._wanted(level)
         if not wanted:
             return None
         places: dict[int, int] = {}

@@ -15,8 +15,11 @@ _FORMULAS = {
     "logical_and": "a * b", "logical_or": "be.maximum(a, b)", "logical_not": "1.0 - a", "bitwise_and": "a * b",
     "bitwise_or": "be.maximum(a, b)", "isnan": "x != x", "zeros_like": "0.0", "ones_like": "1.0",
 }  # fmt: skip
-_REDUCTIONS = {"amax": "max", "amin": "min", **{name: name for name in (*REDUCTIONS, "mean", "var", "std")}}
-_OTHER_REDUCTIONS = {"norm", "linalg_norm", "vector_norm", "vdot", "prod", "median", "any", "all", "count_nonzero", "average", "reduce"}
+_REDUCTIONS = {
+    "amax": "max", "amin": "min", "linalg_norm": "norm", "vector_norm": "norm",
+    **{name: name for name in (*REDUCTIONS, "mean", "var", "std", "norm")},
+}  # fmt: skip
+_OTHER_REDUCTIONS = {"vdot", "prod", "median", "any", "all", "count_nonzero", "average", "reduce"}
 #: Products of matrices.
 MATRIX = {"@", "matmul", "mm", "dot", "outer", "einsum", "tensordot"}
 
@@ -76,4 +79,4 @@ def reduction_for(name):
     """
     if name in _REDUCTIONS:
         return f"be.{_REDUCTIONS[name]}(x)"
-    return "be.sqrt(be.sum(x * x)) for a norm, or another formula of be.sum, be.max and be.min" if name in _OTHER_REDUCTIONS else None
+    return "a formula of be.sum, be.mean, be.max, be.min and be.norm" if name in _OTHER_REDUCTIONS else None

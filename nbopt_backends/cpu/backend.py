@@ -3,7 +3,6 @@
 import threading
 from array import array
 from functools import partial
-from operator import is_
 from types import FunctionType
 from typing import NamedTuple
 
@@ -116,9 +115,10 @@ class NumbaCPU(CompiledBackend, HostBackend):
 
     def _joined(self, plans):
         """Return the records of several plans, and what runs them."""
+        numbers = [plan.number for plan in plans]
         known = plans[0].joined
-        if known is None or len(known[0]) != len(plans) or not all(map(is_, known[0], plans)):
-            known = plans[0].joined = list(plans), in_order(plans), self._runner(sum(plan.elements for plan in plans))
+        if known is None or known[0] != numbers:
+            known = plans[0].joined = numbers, in_order(plans), self._runner(sum(plan.elements for plan in plans))
         return known[1], known[2]
 
     def _runner(self, elements):

@@ -12,7 +12,7 @@ from nbopt_backends.meaning.tree import OPS, combined, partial_results
 from nbopt_backends.meaning.xoroshiro import first_blocks, random_slices
 
 
-class _Step:
+class Interpreter:
     """One update of a step, while it runs.
 
     Attributes
@@ -55,10 +55,11 @@ class _Step:
         elif isinstance(stage, Pass):
             for number, row in enumerate(self.rows):
                 if row[0].size:
-                    self._pass(level, stage, number, row)
+                    self.run_pass(level, stage, number, row)
 
-    def _pass(self, level, stage, number, row):
-        dtype = compute_dtype(array.dtype for array, extent in zip(row, self.program.extents) if extent == ELEMENT)
+    def run_pass(self, level, stage, number, row):
+        """Run a pass over one parameter, given its number and its arrays."""
+        dtype = self.dtype_of(row)
         values: list = []
 
         def value(operand):
@@ -75,8 +76,16 @@ class _Step:
                 values.append(new)
             else:
                 values.append(PRIMITIVES[op].numpy(*map(value, operands)))
-        for index, (op, operand) in enumerate(stage.reductions):
-            every = np.broadcast_to(value(operand), row[0].shape)
+        self.keep(level, stage, number, [value(operand) for _, operand in stage.reductions])
+
+    def dtype_of(self, row):
+        """Return the dtype of the arithmetic on one parameter's elements."""
+        return compute_dtype(array.dtype for array, extent in zip(row, self.program.extents) if extent == ELEMENT)
+
+    def keep(self, level, stage, number, values):
+        """Reduce the tiles of what the reductions of a pass take of one parameter."""
+        for index, ((op, _), value) in enumerate(zip(stage.reductions, values)):
+            every = np.broadcast_to(value, self.rows[number][0].shape)
             self.partial[level, index, number] = partial_results(op, np.ravel(every))
 
     def _rounded(self, values, number, slot, place):
@@ -123,6 +132,20 @@ class _Step:
             self.numbers[number, output] = values[line]
 
 
+def run_stages(steps):
+    """Run the stages of several updates of a step in their order; return how many passes over a parameter there were."""
+    taken, passes = True, 0
+    entries = [(place, step, stage) for step in steps for place, stage in step.program.order()]
+    with np.errstate(all="ignore"):
+        for place, step, stage in sorted(entries, key=lambda entry: entry[0]):
+            if isinstance(stage, Verdict):
+                taken = taken and step.is_true(stage.condition)
+            elif taken or not stage.guarded:
+                step.run(place[1], stage, taken)
+                passes += isinstance(stage, Pass) * len(step.rows)
+    return passes
+
+
 class Reference(HostBackend):
     """The backend ``"reference"``: the same results as the others, by NumPy alone."""
 
@@ -134,16 +157,7 @@ class Reference(HostBackend):
         self.check_together(updates)
 
         def run(count):
-            steps = [_Step(*given, self.rng_seed, count) for given in looked_at]
-            taken = True
-            with np.errstate(all="ignore"):
-                entries = [(place, step, stage) for step in steps for place, stage in step.program.order()]
-                for place, step, stage in sorted(entries, key=lambda entry: entry[0]):
-                    if isinstance(stage, Verdict):
-                        taken = taken and step.is_true(stage.condition)
-                    elif taken or not stage.guarded:
-                        step.run(place[1], stage, taken)
-                        self.launches += isinstance(stage, Pass) * len(step.rows)
+            self.launches += run_stages([Interpreter(*given, self.rng_seed, count) for given in looked_at])
 
         return run
 

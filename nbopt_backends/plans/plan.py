@@ -4,6 +4,7 @@ A layout is the structure of a step's tensors: their shapes, dtypes and strides.
 each group's chunk table, and the table of addresses, which is refreshed where tensors were replaced. It holds no reference to any tensor.
 """
 
+import itertools
 from operator import attrgetter
 
 import numpy as np
@@ -14,6 +15,7 @@ from nbopt_backends.meaning.tree import TILE, tiles_of
 from nbopt_backends.meaning.xoroshiro import BLOCK, first_blocks
 from nbopt_backends.plans.chunks import CHUNK, chunk_table
 
+_numbers = itertools.count()
 MOST_SETS = 8  # sets of tensors whose addresses are remembered for one layout
 
 
@@ -32,8 +34,10 @@ class Plan:
         Of the slots that are one number for the whole step.
     serials : list of int or None
         The tensors that the address tables are of now: param, grad of each row, then the states of each row.
+    number : int
+        No other plan's.
     joined : object
-        What a backend makes of this and the other plans of a step together.
+        What a backend makes of this and the other plans of a step together. It knows them by their numbers: references would make circles.
     earlier : list of (list of int, object)
         The serials of other sets of tensors of the same structure, the latest first, each with what `Plan.noted` returned when the tables were
         theirs. Tasks that take turns find their addresses here.
@@ -44,7 +48,7 @@ class Plan:
         self.layout, self.shared = layout, [tensor.dtype for tensor in update.shared]
         self.serials = None
         self.earlier = []
-        self.joined = None
+        self.number, self.joined = next(_numbers), None
 
     def fits(self, backend, update):
         """Return whether this is a plan of `backend` for the structure of `update`, whatever its tensors."""

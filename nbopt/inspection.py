@@ -18,7 +18,8 @@ def explain(optimizer, layers, epoch=0):
     Returns
     -------
     str
-        Each kernel once: the rule in a comment, the Python source that Numba compiles, and the file it is kept in.
+        First what the traces depend on, and the stages of the step with the bytes that each pass moves. Then each kernel once: the rule in a
+        comment, the Python source that Numba compiles, and the file it is kept in.
 
     Raises
     ------
@@ -27,7 +28,19 @@ def explain(optimizer, layers, epoch=0):
     """
     be = get_backend()
     texts = [text for update in _updates(be, optimizer, layers, epoch) for text in be.explain(update)]
-    return "\n".join(dict.fromkeys(texts))
+    guards = [line for one in dict.fromkeys(_members(optimizer)) for line in _guard(one)]
+    return "\n".join(dict.fromkeys([*guards, *texts]))
+
+
+def _members(optimizer):
+    inside = getattr(optimizer, "optimizer_mapping", None)
+    return [optimizer] if inside is None else [member for one in inside.values() for member in _members(one)]
+
+
+def _guard(optimizer):
+    """Return what the trace of an optimizer's rule depends on, as comments."""
+    trace = optimizer.trace_in_use() if isinstance(optimizer, Optimizer) else None
+    return [] if trace is None else [f"# {optimizer.classnm} is traced again if one of these changes: {trace.guard()}\n"]
 
 
 def compile(optimizer, layers, epoch=0):

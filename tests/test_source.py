@@ -63,10 +63,9 @@ def assert_golden(name, text):
 
 
 def stepped(optimizer, rng, kernel_texts):
-    """Run one step in float32 and return the text of its one kernel."""
+    """Run one step in float32 and return the texts of its kernels, one after the other."""
     optimizer.optimize(layers_of([(4, 3)], rng), 0)
-    (text,) = kernel_texts
-    return text
+    return "\n\n".join(kernel_texts)
 
 
 CLIPPED = {"gradient_clip_norm": 1.0, "gradient_clip_value": 1.0, "param_clip_value": 1.0}
@@ -148,7 +147,14 @@ def test_shared_parts_make_a_short_text(cpu, kernel_texts):
 
 def test_explain_holds_the_rule_as_mathematics_and_the_file_that_holds_the_text(cpu, rng):
     text = nbopt.explain(nbopt.RMSProp(), layers_of([(4, 3), (5,)], rng))
-    first, rest = text.split("\n", 1)
+    guard, stages, kernel = text.split("\n\n")
+    assert guard.startswith("# RMSProp is traced again if one of these changes: states = ('mean_square',), clips = False")
+    assert "self.param_clip_value = None" in guard
+    assert stages.split("\n") == [
+        "# The stages of a step over param float32, grad float32, mean_square float32:",
+        "#   pass 1: loads param, grad, mean_square; stores param, mean_square, 20 bytes an element",
+    ]
+    first, rest = kernel.split("\n", 1)
     path = pathlib.Path(first.removeprefix("# "))
     assert path.parent == source.cache_folder()
     assert path.read_text() == rest
@@ -179,7 +185,7 @@ def test_after_compile_the_first_step_compiles_nothing(cpu, rng, kernel_texts):
     layers, optimizer = layers_of([(4, 3)], rng), nbopt.Adam(gradient_clip_norm=1.0)
     nbopt.compile(optimizer, layers)
     before = cpu.compilations, set(NumbaCPU._kernels), set(NumbaCPU._functions)
-    assert len(kernel_texts) == 1
+    assert len(kernel_texts) == 3  # the norm, the factor, and the rest
     optimizer.optimize(layers, 0)
     assert (cpu.compilations, set(NumbaCPU._kernels), set(NumbaCPU._functions)) == before
 

@@ -325,6 +325,15 @@ class Optimizer(Described):
         trace = kept.trace
         return Update(trace.program, numbers, tensors, columns, committed, kept.plans, self.stochastic_round, shared, trace.recut)
 
+    def trace_in_use(self):
+        """Return the trace of the last step that was prepared, see `nbopt.optimizers.tracing`.
+
+        Returns
+        -------
+        Trace or None
+        """
+        return self._cache().trace
+
     def _rate(self, epoch):
         """Return the learning rate of an epoch; None if the optimizer has none."""
         rate = self.learning_rate

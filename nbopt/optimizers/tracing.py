@@ -275,6 +275,7 @@ class Trace:
         self.reusable = reader.reusable and not impure
         self._found = tuple(found for _, _, found in tracer.tests)
         self._own, self._function = _getter(scalars.own), scalars.function()
+        self._guard_names = tuple(reader.guards)
         self._guarded, self._guards = tuple(reader.guards.values()), _getter(reader.guards)
         self._recut: dict[int, Program] = {}
 
@@ -321,6 +322,18 @@ class Trace:
         if not stores:
             raise TraceError(f"the rule of {optimizer.classnm} assigns nothing. A plain = only gives a value another name; write param[:] = ...")
         return tracer, reader, options.clips and not scaled and not step.scale_was_read
+
+    def guard(self):
+        """Return in words what the trace depends on.
+
+        Returns
+        -------
+        str
+        """
+        options = [f"{name} = {value!r}" for name, value in self.options._asdict().items()]
+        attributes = [f"self.{name} = {value!r}" for name, value in zip(self._guard_names, self._guarded)]
+        tests = [f"a test of a number is {found!r}" for found in self._found]
+        return ", ".join([*options, *attributes, *tests])
 
     def recut(self, guard):
         """Return the program whose guarded stores wait until a level."""

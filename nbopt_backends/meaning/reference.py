@@ -167,5 +167,5 @@ class Reference(HostBackend):
 
     def explain(self, update):
         """Return the update's program as text."""
-        lines = [f"# level {level}: {stage}" for level, stage in update.program.stages()]
+        lines = [f"# {stage}" for _, stage in update.program.stages()]
         return ["\n".join(["# The reference interprets these stages with NumPy:", *lines, ""])]

@@ -2,6 +2,9 @@
 
 import threading
 
+import numpy as np
+
+from nbopt.language.summary import summary
 from nbopt_backends.arrays.checks import ArrayBackend
 from nbopt_backends.lowering import source
 from nbopt_backends.plans.plan import Layout, layout_key
@@ -73,4 +76,12 @@ class CompiledBackend(ArrayBackend):
         program = update.program
         layout = Layout(arrays, program.written(), layout_key(arrays, kept), self.memory)
         texts = [self.text(stage, group) for stage in program.passes() for group in layout.groups]
-        return [f"# {source.load(text, self.stem).__file__}\n{text}" for text in texts]
+        stages = [_stages(program, group) for group in layout.groups]
+        return [*stages, *(f"# {source.load(text, self.stem).__file__}\n{text}" for text in texts)]
+
+
+def _stages(program, group):
+    """Return the stages of a program over the tensors of a group, as comments."""
+    slots = ", ".join(f"{name} {dtype}" for name, dtype in zip(program.names, group.dtypes))
+    lines = summary(program, [np.dtype(dtype).itemsize for dtype in group.dtypes])
+    return "".join(f"# {line}\n" for line in [f"The stages of a step over {slots}:", *(f"  {line}" for line in lines)])

@@ -1,0 +1,49 @@
+"""A program in words, for `nbopt.explain`."""
+
+from nbopt.language.stages import STEP, Combine, Pass, Scalars
+
+_OVER = {"tensor": "of each parameter", "step": "of all parameters"}
+
+
+def summary(program, sizes):
+    """Return what the stages of a program do, one line for each.
+
+    Parameters
+    ----------
+    program : Program
+    sizes : sequence of int
+        The bytes of an element of each slot.
+
+    Returns
+    -------
+    list of str
+    """
+    lines, passes = [], 0
+    moved = program.bytes_moved(sizes)
+    for _, stage in program.stages():
+        if isinstance(stage, Pass):
+            text = f"pass {passes + 1}: {_moves(program, stage)}, {moved[passes]} bytes an element"
+            passes += 1
+        elif isinstance(stage, Combine):
+            text = f"number {stage.output}: the {stage.op} {_OVER[stage.over]}"
+        elif isinstance(stage, Scalars):
+            text = _scalars(program, stage)
+        else:
+            text = f"if number {stage.condition} is 0 or NaN, nothing is stored but counters"
+        lines.append(text)
+    return lines
+
+
+def _moves(program, stage):
+    kinds = ("loads", stage.read()), ("stores", stage.written())
+    parts = [f"{what} {', '.join(program.names[slot] for slot in slots)}" for what, slots in kinds if slots]
+    count = len(stage.reductions)
+    return "; ".join([*parts, f"{count} reduction{'s' * (count > 1)}"] if count else parts)
+
+
+def _scalars(program, stage):
+    stored = [program.names[line[1]] for line in stage.code if line[0] == "store"]
+    if stored:
+        return f"stores {', '.join(stored)}"
+    numbers = ", ".join(str(output) for _, output in stage.outputs)
+    return f"number{'s' * (len(stage.outputs) > 1)} {numbers}: computed {'once' if stage.extent == STEP else 'for each parameter'}"

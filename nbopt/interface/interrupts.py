@@ -1,5 +1,6 @@
 """Hold back Ctrl-C while a step is under way."""
 
+import os
 import threading
 
 # The public functions of the same names convert to enums and back, which costs 6 us in every step; these are what they call.
@@ -7,6 +8,18 @@ from _signal import getsignal, signal
 from signal import SIGINT
 
 _SIGINT = int(SIGINT)
+
+
+_main = threading.main_thread().ident
+
+
+def _after_fork():
+    global _main
+    _main = threading.get_ident()  # the thread that forks is the child's main thread
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Uninterrupted:
@@ -20,7 +33,7 @@ class _Uninterrupted:
         self._pending = None
 
     def __enter__(self):
-        if threading.get_ident() == threading.main_thread().ident and self._handler is None:
+        if threading.get_ident() == _main and self._handler is None:
             handler = getsignal(_SIGINT)
             if callable(handler):
                 self._pending = None
@@ -31,7 +44,7 @@ class _Uninterrupted:
         self._pending = number, frame
 
     def __exit__(self, *exception):
-        if self._handler is not None and threading.get_ident() == threading.main_thread().ident:
+        if self._handler is not None and threading.get_ident() == _main:
             handler, self._handler = self._handler, None
             signal(_SIGINT, handler)
             if self._pending is not None:

@@ -151,7 +151,7 @@ class _Cutter:
         first = self._places_of_sinks({})
         last = max((place + (self.code[index][0] == "reduce") for index, place in first.items()), default=0)
         stores = [index for index in first if self.code[index][0] == "store" and self.extents[index] == ELEMENT and index not in self.counters]
-        choices = [range(first[index], last + 1) for index in stores]
+        choices = [[*range(first[index], last + 1)] for index in stores]
         if math.prod(map(len, choices)) > _MOST_CHOICES:
             choices = [sorted({first[index], last}) for index in stores]
         if math.prod(map(len, choices)) > _MOST_CHOICES:
@@ -352,6 +352,7 @@ class _Cutter:
         code: list[tuple] = []
         for index in sorted(wanted):
             op, *rest = self.code[index]
+            line: tuple
             if op == "load":
                 line = ("load", rest[0])
             elif op == "store" and self.place[index] < level:

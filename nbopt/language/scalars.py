@@ -126,25 +126,20 @@ class ScalarCode(NamedTuple):
         -------
         callable
             ``function(numbers, lr, t, epoch, divisor, *own)`` takes the trace's numbers, those of the step, and the attributes `own` in their
-            order. It returns a list of the outputs and a tuple of what the tests find. It raises TypeError or ValueError if something is no number.
+            order. It returns a list of the outputs and a tuple of what the tests find. It raises TypeError or ValueError if something is no
+            number, and ArithmeticError where IEEE 754 has an infinity: `exactly` does not.
         """
-        fast = _compiled(self)
+        return _compiled(self)
 
-        def function(numbers, *sources, **given):
-            try:
-                return fast(numbers, *sources, **given)
-            except ArithmeticError:  # what Python raises where IEEE 754 has an infinity
-                return self._exactly(numbers, {**dict(zip((*GIVEN, *self.own), sources)), **given})
-
-        return function
-
-    def _exactly(self, numbers, sources):
+    def exactly(self, numbers, *sources):
+        """Do what the function does by IEEE 754, which is slower."""
+        known = dict(zip((*GIVEN, *self.own), sources))
         found: list[Any] = []
         for op, *operands in self.code:
             if op == "number":
                 found.append(numbers[operands[0]])
             elif op == "source":
-                found.append(float(sources[operands[0].removeprefix("self.")]))
+                found.append(float(known[operands[0].removeprefix("self.")]))
             else:
                 found.append(evaluate(op, *(found[operand] for operand in operands)))
         outputs = [1.0 if line is None else found[line] for line in self.outputs]

@@ -20,7 +20,7 @@ from nbopt.language.words import ELSEWHERE
 from nbopt.layers import as_gradient, as_layers, check_distinct, entries_of, get_param_list, rows_with_gradients, warn_of_lost_states
 from nbopt.naming import Described, constructor_arguments
 from nbopt.optimizers.constructor import checked, like
-from nbopt.optimizers.tracing import Options, Traces
+from nbopt.optimizers.tracing import Traces
 
 
 class _Kept:
@@ -312,7 +312,7 @@ class Optimizer(Described):
             checks.epoch("epoch", epoch)
         divisor, loss_scale = self._divisor(bsz)
         kept = self._cache()
-        options = Options(self.states_in_use(), bool(self.gradient_clip_norm), self.skip_nonfinite, loss_scale is not None)
+        options = self.states_in_use(), bool(self.gradient_clip_norm), self.skip_nonfinite, loss_scale is not None  # those of `Options`
         kept.trace, numbers = kept.traces.of(self, options, self._rate(epoch), divisor, epoch)
         shared = [] if loss_scale is None else [loss_scale]
         if self.skip_nonfinite:

@@ -78,7 +78,8 @@ class RMSProp(Optimizer):
 
     def states_in_use(self):
         """Return the states that the rule takes: the mean where it is centered, the velocity where it has momentum."""
-        return tuple(name for name, used in zip(self.state_names, (True, self.centered, self.momentum_coef)) if used)
+        mean_square, mean, velocity = self.state_names
+        return (mean_square, *(mean,) * bool(self.centered), *(velocity,) * bool(self.momentum_coef))
 
     def rule(self, step, param, grad, mean_square, *others):
         """One step; see the class."""

@@ -267,6 +267,7 @@ class Trace:
     """
 
     def __init__(self, optimizer, options, rate, divisor, epoch, impure):
+        options = Options(*options)
         tracer, reader, unscaled = self._run(optimizer, options, rate, divisor, epoch, impure, False)
         if unscaled:
             tracer, reader, _ = self._run(optimizer, options, rate, divisor, epoch, impure, True)
@@ -274,7 +275,7 @@ class Trace:
         self.program, scalars = tracer.program()
         self.reusable = reader.reusable and not impure
         self._found = tuple(found for _, _, found in tracer.tests)
-        self._own, self._function = _getter(scalars.own), scalars.function()
+        self._own, self._scalars, self._function = _getter(scalars.own), scalars, scalars.function()
         self._guard_names = tuple(reader.guards)
         self._guarded, self._guards = tuple(reader.guards.values()), _getter(reader.guards)
         self._recut: dict[int, Program] = {}
@@ -346,7 +347,11 @@ class Trace:
         if options != self.options or self._guards(optimizer) != self._guarded:
             return None
         try:
-            values, found = self._function(self.tracer.numbers, rate, optimizer.t + 1, epoch, divisor, *self._own(optimizer))
+            given = self.tracer.numbers, rate, optimizer.t + 1, epoch, divisor, *self._own(optimizer)
+            try:
+                values, found = self._function(*given)
+            except ArithmeticError:
+                values, found = self._scalars.exactly(*given)
         except (TypeError, ValueError):  # an attribute is no number any more
             return None
         return values if fresh or found == self._found else None
@@ -374,7 +379,8 @@ class Traces:
         Parameters
         ----------
         optimizer : Optimizer
-        options : Options
+        options : tuple
+            Those of `Options`.
         rate : float or None
             The learning rate.
         divisor : float

@@ -99,27 +99,30 @@ class NumbaCPU(CompiledBackend, HostBackend):
 
     def prepare(self, updates):
         """Return a function that runs the updates: one call into compiled code."""
-        plans = [self.plan_of(update) for update in updates]
-        self.check_together(updates)
+        plans = [*map(self.plan_of, updates)]
+        if len(updates) > 1:
+            self.check_together(updates)
         for plan, update in zip(plans, updates):
-            plan.share(update.shared)
-        stages, run = self._joined(plans)
+            if update.shared:
+                plan.share(update.shared)
+        stages, n_stages, run = self._joined(plans)
 
         def launch(count):
             for plan, update in zip(plans, updates):
-                plan.given[:] = update.numbers
+                plan.give(update.numbers)
             random = array("Q", (self.rng_seed, count))
-            self.launches += run(stages.ctypes.data, len(stages), random.buffer_info()[0])
+            self.launches += run(stages, n_stages, random.buffer_info()[0])
 
         return launch
 
     def _joined(self, plans):
-        """Return the records of several plans, and what runs them."""
-        numbers = [plan.number for plan in plans]
-        known = plans[0].joined
-        if known is None or known[0] != numbers:
-            known = plans[0].joined = numbers, in_order(plans), self._runner(sum(plan.elements for plan in plans))
-        return known[1], known[2]
+        """Return the address of the records of several plans, how many they are, and what runs them."""
+        first, numbers = plans[0], [plan.number for plan in plans]
+        if first.joined is None or first.joined[0] != numbers:
+            records = in_order(plans)
+            run = self._runner(sum(plan.elements for plan in plans))
+            first.joined = numbers, (records.ctypes.data, len(records), run), records
+        return first.joined[1]
 
     def _runner(self, elements):
         """Return what runs stages over so many elements: on all threads or, where they are few, on one."""

@@ -1,5 +1,7 @@
 """CpuPlan: the stages of a step as records that `nbopt_backends.cpu.drivers.run_stages` goes through."""
 
+from struct import Struct
+
 import numpy as np
 
 from nbopt.language.stages import ELEMENT, TENSOR, Combine, Pass, Scalars, Verdict
@@ -17,8 +19,6 @@ class CpuPlan(Plan):
     ----------
     numbers : numpy.ndarray
         float64[rows, numbers]; one row if all parameters have the same.
-    given : numpy.ndarray
-        The part of it that the host gives.
     records : list of (tuple, list of int)
         For each stage its place in the order of the step, see `Program.order`, and its record.
     elements : int
@@ -30,7 +30,7 @@ class CpuPlan(Plan):
         program = update.program
         self.elements = sum(layout.sizes)
         self.numbers = np.zeros((len(layout.table) if program.differs() else 1, program.n_numbers))
-        self.given = self.numbers[:, : program.n_given]
+        self._given = Struct(f"{program.n_given}d")
         if program.size is not None:
             self.numbers[: layout.n_rows, program.size] = layout.sizes
         self._stride = self.numbers.strides[0] if len(self.numbers) > 1 else 0
@@ -42,6 +42,13 @@ class CpuPlan(Plan):
         for order, stage in program.order():
             for record in self._records(order, stage):
                 self.records.append((order, record + [0] * (FIELDS - len(record))))
+
+    def give(self, numbers):
+        """Set the numbers that the host gives, of all parameters."""
+        if len(self.numbers) == 1:
+            self._given.pack_into(self.numbers, 0, *numbers)
+        else:
+            self.numbers[:, : len(numbers)] = numbers
 
     def share(self, tensors):
         """Note where the slots are that are one number for the whole step."""

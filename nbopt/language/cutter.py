@@ -103,6 +103,8 @@ class _Cutter:
         self.knows = self._knowing()
         # Counters are stored in any case, so the stores that know whether the step is taken come last.
         self.counters = {index for index, line in enumerate(code) if line[0] == "store" and self.knows[index]}
+        self.counted = {line[1] for index, line in enumerate(code) if index in self.counters}
+        self.counted -= {line[1] for index, line in enumerate(code) if line[0] == "store" and index not in self.counters}
         self.numbered = {index: number for number, index in enumerate(i for i, line in enumerate(code) if line[0] == "store")}
         self.place = self._places_of_sinks()
         self.number: dict[int, int] = {}  # line -> which number of the parameters it is
@@ -203,6 +205,8 @@ class _Cutter:
         """Return whether two lines stand in the same scalar stage, so that one knows the other without a number."""
         if self.by_host[operand] or self.code[operand][0] in ("reduce", "size", "store") or self.code[index][0] in ("reduce", "only_if", "store"):
             return False
+        if self.knows[index] and not self.knows[operand] and not (self.code[operand][0] == "load" and self.code[operand][1] in self.counted):
+            return False  # counters come last, when another slot may hold a new value
         return self.levels[operand] == self.levels[index] and self.extents[operand] == self.extents[index] < ELEMENT
 
     # --- the stages of one level ---
@@ -310,6 +314,7 @@ class _Cutter:
         code: list[tuple] = []
         for index in sorted(wanted):
             op, *rest = self.code[index]
+            line: tuple
             if op == "load":
                 line = ("load", rest[0])
             elif op == "store" and self.place[index] < level:

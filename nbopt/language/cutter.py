@@ -106,6 +106,7 @@ class _Cutter:
         self.counted = {line[1] for index, line in enumerate(code) if index in self.counters}
         self.counted -= {line[1] for index, line in enumerate(code) if line[0] == "store" and index not in self.counters}
         self.numbered = {index: number for number, index in enumerate(i for i, line in enumerate(code) if line[0] == "store")}
+        self.needed = self._needed()
         self.place = self._places_of_sinks()
         self.number: dict[int, int] = {}  # line -> which number of the parameters it is
 
@@ -138,7 +139,7 @@ class _Cutter:
         return found
 
     def _places_of_sinks(self):
-        """Return in which level each store and each reduction is done."""
+        """Return in which level each store and each reduction is done that is needed."""
         place: dict[int, int] = {}
         readers: dict[int, int] = {}  # slot -> the last level in which its value of before is read
         for index, line in enumerate(self.code):
@@ -148,7 +149,7 @@ class _Cutter:
                     place[index] = max(place[index], self.guard)
                 place[index] = max(place[index], readers.get(line[1], 0))
                 readers[line[1]] = place[index]
-            elif line[0] == "reduce":
+            elif line[0] == "reduce" and index in self.needed:
                 place[index] = self.levels[index] - 1
             else:
                 continue
@@ -173,22 +174,20 @@ class _Cutter:
         return needed
 
     def cut(self, tests):
-        needed = self._needed()
-        outputs = self._give_numbers(needed)
-        sinks = [index for index in self.place if index in needed]
-        last = max([self.place[index] + (self.code[index][0] == "reduce") for index in sinks if index not in self.counters], default=0)
+        outputs = self._give_numbers()
+        last = max([self.place[index] + (self.code[index][0] == "reduce") for index in self.place if index not in self.counters], default=0)
         if self.guard is not None:
             last = max(last, self.guard)
-        levels = tuple(self._level(level, needed) for level in range(last + 1))
-        end = self._stores([index for index in sinks if index in self.counters], STEP, False)
+        levels = tuple(self._level(level) for level in range(last + 1))
+        end = self._stores([index for index in self.place if index in self.counters], STEP, False)
         size = next((self.number[index] for index, line in enumerate(self.code) if line[0] == "size" and index in self.number), None)
         program = Program(self.names, self.slots, len(outputs), self.n_numbers, size, levels, end, self.guard)
         return program, ScalarCode.of(self.code, outputs, tests)
 
-    def _give_numbers(self, needed):
+    def _give_numbers(self):
         """Give a number to each value below the extent of elements that another stage uses. Return the host's, in the order of their numbers."""
         used = []
-        for index in sorted(needed):
+        for index in sorted(self.needed):
             line = self.code[index]
             if line[0] == "only_if" or not self.by_host[index]:
                 used += [operand for operand in operands_of(line) if self.extents[operand] < ELEMENT and not self._beside(operand, index)]
@@ -211,13 +210,13 @@ class _Cutter:
 
     # --- the stages of one level ---
 
-    def _level(self, level, needed):
+    def _level(self, level):
         code, stages = self.code, []
-        for index in sorted(needed):
+        for index in sorted(self.needed):
             if code[index][0] == "reduce" and self.levels[index] == level:
-                stages.append(self._combine(index, needed))
+                stages.append(self._combine(index))
         scalars = [
-            index for index in sorted(needed)
+            index for index in sorted(self.needed)
             if self.levels[index] == level and self.extents[index] < ELEMENT and not self.by_host[index] and index not in self.counters
             and code[index][0] not in ("reduce", "only_if", "size", "taken") and (code[index][0] != "store" or index in self.number)
             and not self.knows[index]
@@ -228,11 +227,11 @@ class _Cutter:
             stages += [Verdict(self.number[line[1]]) for line in code if line[0] == "only_if"]
         for extent in (STEP, TENSOR):
             here = [
-                index for index in self._sinks("store", level) if index in needed and self.extents[index] == extent and index not in self.counters
+                index for index in self._sinks("store", level) if self.extents[index] == extent and index not in self.counters
             ]
             found = self._stores(here, extent, self._is_guarded(level))
             stages += [found] if found else []
-        found = self._pass(level, needed)
+        found = self._pass(level)
         return tuple([*stages, found] if found else stages)
 
     def _is_guarded(self, level):
@@ -241,16 +240,15 @@ class _Cutter:
     def _sinks(self, op, level):
         return [index for index, place in self.place.items() if self.code[index][0] == op and place == level]
 
-    def _combine(self, index, needed):
+    def _combine(self, index):
         _, op, over, value = self.code[index]
-        source = ~self.number[value] if self.extents[value] < ELEMENT else self._reductions(self.levels[index] - 1, needed).index(index)
+        source = ~self.number[value] if self.extents[value] < ELEMENT else self._reductions(self.levels[index] - 1).index(index)
         guarded = self.guard is not None and self.levels[index] > self.guard
         return Combine(op, over, self.levels[index] - 1, source, self.number[index], guarded)
 
-    def _reductions(self, level, needed):
+    def _reductions(self, level):
         """Return the reductions whose partial results the pass of a level gives."""
-        found = [index for index in self._sinks("reduce", level) if index in needed]
-        return [index for index in found if self.extents[self.code[index][3]] == ELEMENT]
+        return [index for index in self._sinks("reduce", level) if self.extents[self.code[index][3]] == ELEMENT]
 
     def _scalars(self, lines, extent):
         if not lines:
@@ -295,10 +293,10 @@ class _Cutter:
             places[index] = len(code) - 1
         return Scalars(extent, tuple(code), (), guarded)
 
-    def _pass(self, level, needed):
+    def _pass(self, level):
         """Return the loop of a level, or None if it has nothing to do."""
-        stores = [index for index in self._sinks("store", level) if index in needed and self.extents[index] == ELEMENT]
-        reductions = self._reductions(level, needed)
+        stores = [index for index in self._sinks("store", level) if self.extents[index] == ELEMENT]
+        reductions = self._reductions(level)
         wanted: set[int] = set()
         stack = [*stores, *(self.code[index][3] for index in reductions)]
         while stack:

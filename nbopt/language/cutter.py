@@ -53,16 +53,11 @@ def extents_of(code, slots):
     return extents
 
 
-def condition_level(code):
-    """Return the level at which the condition of a trace is known, or None if it has none."""
-    levels = _levels(code)
-    return max((levels[index] for index, line in enumerate(code) if line[0] == "only_if"), default=None)
-
-
-def _levels(code):
+def _levels(code, floors):
     levels: list[int] = []
-    for line in code:
-        levels.append(max((levels[operand] for operand in operands_of(line)), default=0) + (line[0] == "reduce"))
+    for index, line in enumerate(code):
+        level = max((levels[operand] for operand in operands_of(line)), default=0)
+        levels.append(max(level, floors.get(index, 0)) + 1 if line[0] == "reduce" else level)
     return levels
 
 
@@ -90,23 +85,67 @@ def cut(names, slots, code, tests=(), guard=None):
     scalars : ScalarCode
         Its outputs are the numbers that the host gives.
     """
-    return _Cutter(tuple(names), tuple(slots), list(code), guard).cut(tests)
+    names, slots, code = tuple(names), tuple(slots), list(code)
+    earliest = best = _Cutter(names, slots, code, guard, {})
+    program = earliest.cut()
+    for move in _moves(earliest, len(program.levels)):
+        cutter = _Cutter(names, slots, code, guard, {**best.floors, **move})
+        other = cutter.cut()
+        if len(other.levels) == len(program.levels) and other.verdict == program.verdict and _moved(other) < _moved(program):
+            best, program = cutter, other
+    return program, ScalarCode.of(code, best.given, tests)
+
+
+def _moved(program):
+    # Kernels are shared by dtypes, so all slots count alike.
+    return sum(program.bytes_moved([1] * len(program.names)))
+
+
+def _moves(cutter, levels):
+    """Return what may save bytes: one store or reduction over elements that waits, or all such stores. Dicts of line to level."""
+    code, place = cutter.code, cutter.place
+    # A counter is stored by skipped steps as well, in which a later pass may not run.
+    counted = _cone_of(code, [index for index, knows in enumerate(cutter.knows) if knows])
+    stores = [index for index in place if code[index][0] == "store" and cutter.extents[index] == ELEMENT]
+    reductions = [index for index in place if code[index][0] == "reduce" and cutter.extents[code[index][3]] == ELEMENT and index not in counted]
+    moves = [dict.fromkeys(stores, level) for level in range(1, levels) if any(place[index] < level for index in stores)]
+    moves += [{index: level} for index in stores for level in range(place[index] + 1, levels)]
+    return moves + [{index: level} for index in reductions for level in range(place[index] + 1, levels - 1)]
+
+
+def _knowing(code):
+    """Return for each line whether it is computed from whether the step is taken."""
+    knows: list[bool] = []
+    for line in code:
+        knows.append(line[0] == "taken" or any(knows[operand] for operand in operands_of(line)))
+    return knows
+
+
+def _cone_of(code, lines):
+    """Return the lines that some lines are computed from, themselves included."""
+    found = set(lines)
+    for index in range(len(code) - 1, -1, -1):
+        if index in found:
+            found.update(operands_of(code[index]))
+    return found
 
 
 class _Cutter:
-    def __init__(self, names, slots, code, guard):
-        self.names, self.slots, self.code = names, slots, code
-        self.extents, self.levels = extents_of(code, slots), _levels(code)
+    """One way to place stores and reductions: as early as can be, but not before the level in `floors`, a dict by line."""
+
+    def __init__(self, names, slots, code, guard, floors):
+        self.names, self.slots, self.code, self.floors = names, slots, code, floors
+        self.extents, self.levels = extents_of(code, slots), _levels(code, floors)
         self.by_host = self._host()
-        own = condition_level(code)
+        own = max((self.levels[index] for index, line in enumerate(code) if line[0] == "only_if"), default=None)
         self.guard = None if own is None else max(own, guard or 0)
-        self.knows = self._knowing()
+        self.knows = _knowing(code)
         # Counters are stored in any case, so the stores that know whether the step is taken come last.
         self.counters = {index for index, line in enumerate(code) if line[0] == "store" and self.knows[index]}
         self.counted = {line[1] for index, line in enumerate(code) if index in self.counters}
         self.counted -= {line[1] for index, line in enumerate(code) if line[0] == "store" and index not in self.counters}
         self.numbered = {index: number for number, index in enumerate(i for i, line in enumerate(code) if line[0] == "store")}
-        self.needed = self._needed()
+        self.needed = _cone_of(code, [index for index, line in enumerate(code) if line[0] in ("store", "only_if")])
         self.place = self._places_of_sinks()
         self.number: dict[int, int] = {}  # line -> which number of the parameters it is
 
@@ -118,13 +157,6 @@ class _Cutter:
             op = line[0]
             found.append(op not in ("load", "store", "size", "taken", "reduce", "only_if") and all(found[operand] for operand in operands_of(line)))
         return found
-
-    def _knowing(self):
-        """Return for each line whether it is computed from whether the step is taken."""
-        knows: list[bool] = []
-        for line in self.code:
-            knows.append(line[0] == "taken" or any(knows[operand] for operand in operands_of(line)))
-        return knows
 
     def _cone(self, index):
         """Return the lines that a line is computed from, itself included, as far as they vary with elements."""
@@ -144,7 +176,7 @@ class _Cutter:
         readers: dict[int, int] = {}  # slot -> the last level in which its value of before is read
         for index, line in enumerate(self.code):
             if line[0] == "store":
-                place[index] = self.levels[index]
+                place[index] = max(self.levels[index], self.floors.get(index, 0))
                 if self.guard is not None and index not in self.counters:
                     place[index] = max(place[index], self.guard)
                 place[index] = max(place[index], readers.get(line[1], 0))
@@ -165,24 +197,16 @@ class _Cutter:
         """Return the operand code of a line in a stage whose own lines are in `places`."""
         return places[index] if index in places else ~self.number[index]
 
-    def _needed(self):
-        """Return the lines that stores, conditions and counters are computed from."""
-        needed = {index for index, line in enumerate(self.code) if line[0] in ("store", "only_if")}
-        for index in range(len(self.code) - 1, -1, -1):
-            if index in needed:
-                needed.update(operands_of(self.code[index]))
-        return needed
-
-    def cut(self, tests):
-        outputs = self._give_numbers()
+    def cut(self):
+        """Return the program."""
+        self.given = self._give_numbers()
         last = max([self.place[index] + (self.code[index][0] == "reduce") for index in self.place if index not in self.counters], default=0)
         if self.guard is not None:
             last = max(last, self.guard)
         levels = tuple(self._level(level) for level in range(last + 1))
         end = self._stores([index for index in self.place if index in self.counters], STEP, False)
         size = next((self.number[index] for index, line in enumerate(self.code) if line[0] == "size" and index in self.number), None)
-        program = Program(self.names, self.slots, len(outputs), self.n_numbers, size, levels, end, self.guard)
-        return program, ScalarCode.of(self.code, outputs, tests)
+        return Program(self.names, self.slots, len(self.given), self.n_numbers, size, levels, end, self.guard)
 
     def _give_numbers(self):
         """Give a number to each value below the extent of elements that another stage uses. Return the host's, in the order of their numbers."""

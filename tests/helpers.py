@@ -32,6 +32,8 @@ OPTIMIZERS = {
     "rprop": lambda **k: nbopt.Rprop(**k),
     "asgd": lambda **k: nbopt.ASGD(**{"t0": 1.0, **k}),
 }
+#: The backends that run programs of stages.
+STAGED = ["reference"]
 
 
 def thorough_but(values, *usual, where=()):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import same_bits
+from helpers import STAGED, same_bits
 from hypothesis import event, given
 from hypothesis import strategies as st
 from line_by_line import Update as Plain
@@ -13,8 +13,6 @@ from nbopt.interface.update import Update
 from nbopt.language.stages import ELEMENT, STEP, TENSOR
 from nbopt.language.trace import Tracer
 
-#: "cpu" joins when it runs stages.
-BACKENDS = ["reference"]
 NAMES = ("a", "b", "c", "per_tensor", "shared", "counter")
 EXTENTS = (ELEMENT, ELEMENT, ELEMENT, TENSOR, STEP, STEP)
 COUNTER = len(NAMES) - 1
@@ -29,7 +27,7 @@ KINDS = (
     + ["store"] * 4
     + ["reduce"] * 4
     + ["only_if"]
-    + ["count", "count_shared"]
+    + ["count", "count_shared", "count_value"]
 )
 lines = st.lists(st.tuples(st.sampled_from(KINDS), *[st.integers(0, 7)] * 4), min_size=12, max_size=30)
 dtypes = st.tuples(*[st.sampled_from(["float64", "float32", "bfloat16"])] * 3)
@@ -83,7 +81,11 @@ class Generator:
             # What a skipped step would have stored is no value of a counter.
             unread = ("store", shared) not in {line[:2] for line in tracer.code}
             more = self.slots[shared] if kind == "count_shared" and unread else 1.0
-            counter[:] = counter + more * (1.0 - tracer.taken())
+            if kind == "count_value":
+                value, _ = self.pick(first, STEP)
+                counter[:] = tracer.apply("where", [tracer.taken(), value, counter])
+            else:
+                counter[:] = counter + more * (1.0 - tracer.taken())
 
 
 def generated(given_lines):
@@ -160,7 +162,7 @@ def check(be, plains):
                 )
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=STAGED)
 def be(request):
     with nbopt.use_backend(request.param, rng_seed=0) as backend:
         yield backend

@@ -32,8 +32,6 @@ OPTIMIZERS = {
     "rprop": lambda **k: nbopt.Rprop(**k),
     "asgd": lambda **k: nbopt.ASGD(**{"t0": 1.0, **k}),
 }
-#: The backends that run programs of stages.
-STAGED = ["reference"]
 
 
 def thorough_but(values, *usual, where=()):

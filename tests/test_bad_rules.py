@@ -2,19 +2,13 @@
 
 import numpy as np
 import pytest
-from helpers import STAGED, same_bits, values_of
+from helpers import same_bits, values_of
 
 import nbopt
 from nbopt.errors import NboptError, OperandError, TraceError
 from nbopt.language.stages import ELEMENT, STEP, TENSOR
 from nbopt.language.trace import Tracer
 from nbopt.optimizers.tracing import Step
-
-
-@pytest.fixture(params=STAGED)
-def be(request):
-    with nbopt.use_backend(request.param, rng_seed=0) as backend:
-        yield backend
 
 
 def used_after(be, step, param, grad, state):
@@ -126,13 +120,13 @@ class Mistaken(nbopt.Optimizer):
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("steps", [0, 2])
-def test_mistake(be, rng, mistake, steps):
+def test_mistake(backend, rng, mistake, steps):
     """In the first step, and after others."""
     layer = nbopt.Parameters(*[tuple(rng.normal(size=(2, *shape))) for shape in [(3, 2), (4,)]])
     optimizer = Mistaken()
     for _ in range(steps):
         optimizer.optimize([layer], 0)
-    before, updates = values_of([layer]), be.rng_get_state()
+    before, updates = values_of([layer]), backend.rng_get_state()
     optimizer.mistake = mistake
     error, message, _ = MISTAKES[mistake]
     for _ in range(2):
@@ -142,7 +136,7 @@ def test_mistake(be, rng, mistake, steps):
     assert len(after) == len(before) == (4 if steps else 2) and all(
         same_bits(a, b) for a, b in zip(after, before)
     )
-    assert optimizer.t == steps and be.rng_get_state() == updates
+    assert optimizer.t == steps and backend.rng_get_state() == updates
     optimizer.mistake = None
     optimizer.optimize([layer], 0)  # it goes on
     assert optimizer.t == steps + 1
@@ -175,18 +169,18 @@ FINER = {
 
 
 @pytest.mark.parametrize("case", FINER)
-def test_finer(be, case):
+def test_finer(nbopt_backend, case):
     """A value does not fit into a slot that varies with less; the trace stays as it was."""
     tracer = Tracer(("param", "sum_of", "total"), (ELEMENT, TENSOR, STEP))
     slots, (number, build, message) = tracer.slots(), FINER[case]
-    value = build(be, Step(tracer, {}, 1.0), slots)
+    value = build(nbopt_backend, Step(tracer, {}, 1.0), slots)
     with pytest.raises(TraceError, match=message):
         slots[number][:] = value
     assert tracer.stores == 0 and all(line[0] != "store" for line in tracer.code)
     assert tracer.program()[0].written() == []
 
 
-def test_coarser(be):
+def test_coarser():
     """A coarser value fits."""
     tracer = Tracer(("param", "sum_of", "total"), (ELEMENT, TENSOR, STEP))
     param, sum_of, total = tracer.slots()
@@ -196,7 +190,7 @@ def test_coarser(be):
     assert tracer.program()[0].written() == [0, 1, 2]
 
 
-def test_stale_number_of_another_trace(be, rng):
+def test_stale_number_of_another_trace(backend, rng):
     """A number of the device that a rule keeps is refused in the next step."""
     kept = []
 

@@ -5,7 +5,7 @@ import math
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import STAGED, same_bits, values_of
+from helpers import same_bits, values_of
 from line_by_line import over_numbers, over_tensor, tiles, tree
 from rules import Centred, Lamb
 
@@ -25,10 +25,10 @@ each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name_
 each_dtype = pytest.mark.parametrize("dtype", TOLERANCES)
 
 
-@pytest.fixture(params=STAGED)
-def be(request):
-    with nbopt.use_backend(request.param, rng_seed=0, batch_size=2) as backend:
-        yield backend
+@pytest.fixture
+def be(backend):
+    backend.bsz = 2
+    return backend
 
 
 # --- the formulas, in float64 ---

@@ -1,8 +1,8 @@
 """Traces without stages: a step is run line by line over whole arrays, and reductions go by recursion.
 
 It is what the cutter and a backend together have to equal bit for bit. It knows no levels, passes or partial
-results: a load reads memory, a store writes it at once, and a step with a condition runs on a copy, of which all
-is kept, or the counters alone.
+results: a load reads memory, a store writes it at once, and a step with a condition runs on a copy, of which
+all is kept, or the counters alone.
 """
 
 import math
@@ -162,7 +162,7 @@ class Update:
 
 
 def run_step(updates, seed=0, count=0):
-    """Run the updates of one step. Where a condition is 0 or NaN, those that have one store counters alone."""
+    """Run the updates of one step. If a condition is 0 or NaN, those that have one store counters alone."""
     with np.errstate(all="ignore"):
         conditions = [update.run(update.copies(), True, seed, count)[0] for update in updates]
         taken = all(value == value and value != 0 for values in conditions for value in values)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers import same_bits
-from hypothesis import event, given
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from line_by_line import Update as Plain
 from line_by_line import run_step
@@ -13,11 +13,9 @@ from nbopt.interface.update import Update
 from nbopt.language.stages import ELEMENT, STEP, TENSOR
 from nbopt.language.trace import Tracer
 
-#: "cpu" joins when it runs stages.
-BACKENDS = ["reference"]
-NAMES = ("a", "b", "c", "per_tensor", "shared", "counter")
-EXTENTS = (ELEMENT, ELEMENT, ELEMENT, TENSOR, STEP, STEP)
-COUNTER = len(NAMES) - 1
+SLOTS = {"a": ELEMENT, "b": ELEMENT, "c": ELEMENT, "each": TENSOR, "shared": STEP, "counter": STEP}
+#: The backends whose slots can be one number for each parameter.
+WITH_TENSOR_SLOTS = {"reference"}
 SHAPES = [(2, 3), (), (0, 4), (5,)]
 BINARY = ["add", "subtract", "multiply", "divide", "maximum", "minimum", "less"]
 UNARY = ["negative", "absolute", "sqrt", "sgn", "finite"]
@@ -29,19 +27,20 @@ KINDS = (
     + ["store"] * 4
     + ["reduce"] * 4
     + ["only_if"]
-    + ["count", "count_shared"]
+    + ["count", "count_shared", "count_value"]
 )
 lines = st.lists(st.tuples(st.sampled_from(KINDS), *[st.integers(0, 7)] * 4), min_size=12, max_size=30)
 dtypes = st.tuples(*[st.sampled_from(["float64", "float32", "bfloat16"])] * 3)
+updates = st.tuples(lines, dtypes, st.integers(0, 3), st.booleans())
 
 
 class Generator:
     """Builds a trace of any integers: they pick among the values that may be used at that place."""
 
-    def __init__(self):
-        self.tracer = Tracer(NAMES, EXTENTS)
-        self.slots = self.tracer.slots()
-        self.values = [(slot, frozenset([number])) for number, slot in enumerate(self.slots[:COUNTER])]
+    def __init__(self, names):
+        self.tracer = Tracer(names, [SLOTS[name] for name in names])
+        *self.slots, self.counter = self.tracer.slots()
+        self.values = [(slot, frozenset([slot.number])) for slot in self.slots]
         self.counted = False
 
     def pick(self, number, finest=ELEMENT):
@@ -72,49 +71,54 @@ class Generator:
             value, _ = self.pick(first, STEP)
             tracer.only_if(tracer.apply("less" if second % 2 else "finite", [value, 1.0][: 1 + second % 2]))
         elif kind == "store":
-            slot = first % COUNTER
-            value, _ = self.pick(second, EXTENTS[slot])
-            self.slots[slot][:] = value
-            self.values = [(value, reads) for value, reads in self.values if slot not in reads]
-            self.add(self.slots[slot], frozenset([slot]))
+            slot = self.slots[first % len(self.slots)]
+            slot[:], _ = self.pick(second, SLOTS[slot.name])
+            self.values = [(value, reads) for value, reads in self.values if slot.number not in reads]
+            self.add(slot, frozenset([slot.number]))
         elif not self.counted:
             self.counted = True
-            counter, shared = self.slots[COUNTER], NAMES.index("shared")
+            counter, shared = self.counter, self.slots[-1]
             # What a skipped step would have stored is no value of a counter.
-            unread = ("store", shared) not in {line[:2] for line in tracer.code}
-            more = self.slots[shared] if kind == "count_shared" and unread else 1.0
-            counter[:] = counter + more * (1.0 - tracer.taken())
+            unread = ("store", shared.number) not in {line[:2] for line in tracer.code}
+            more = shared if kind == "count_shared" and unread else 1.0
+            if kind == "count_value":
+                value, _ = self.pick(first, STEP)
+                counter[:] = tracer.apply("where", [tracer.taken(), value, counter])
+            else:
+                counter[:] = counter + more * (1.0 - tracer.taken())
 
 
-def generated(given_lines):
+def generated(be, given_lines):
     """Return the tracer of such lines, after which what came last is stored, so that little is left out."""
-    generator = Generator()
+    generator = Generator([name for name in SLOTS if SLOTS[name] != TENSOR or be.name in WITH_TENSOR_SLOTS])
     for line in given_lines:
         generator.line(*line)
-    for slot in range(COUNTER):
+    for slot in range(len(generator.slots)):
         generator.line("store", slot, slot, 0, 0)
     return generator.tracer
 
 
-def memory_of(slot_dtypes, seed):
+def memory_of(be, tracer, slot_dtypes, seed):
     """Return random arrays of each slot, by parameter; small whole numbers among them meet each other."""
     rng = np.random.default_rng(seed)
+
+    def made(shape, dtype):
+        values = np.where(rng.random(shape) < 0.3, rng.integers(-2, 3, shape), rng.normal(size=shape))
+        return np.asarray(values, be.storage_dtype(dtype))
+
+    dtypes = [*slot_dtypes, *["float64"] * len(SLOTS)]
     memory = []
-    for slot, extent in enumerate(EXTENTS):
-        shared = rng.integers(-2, 3, 1).astype(np.float64)
-        columns = []
-        for shape in SHAPES:
-            values = np.where(rng.random(shape) < 0.3, rng.integers(-2, 3, shape), rng.normal(size=shape))
-            dtype = nbopt.get_backend().storage_dtype(slot_dtypes[slot]) if extent == ELEMENT else np.float64
-            columns.append(
-                shared
-                if extent == STEP
-                else np.asarray(values, dtype)
-                if extent == ELEMENT
-                else rng.normal(size=1)
-            )
-        memory.append(columns)
+    for extent, dtype in zip(tracer.slot_extents, dtypes):
+        if extent == STEP:
+            memory.append([made(1, dtype)] * len(SHAPES))
+        else:
+            memory.append([made(shape if extent == ELEMENT else 1, dtype) for shape in SHAPES])
     return memory
+
+
+def plain_of(be, given_lines, slot_dtypes, seed, stochastic_round=False):
+    tracer = generated(be, given_lines)
+    return Plain(tracer, SOURCES, memory_of(be, tracer, slot_dtypes, seed), stochastic_round)
 
 
 def prepared(be, plain):
@@ -122,26 +126,15 @@ def prepared(be, plain):
     tracer, memory = plain.tracer, plain.copies()
     program, scalars = tracer.program()
     numbers, _ = scalars.function()(tracer.numbers, SOURCES["lr"])
-    columns = [
-        [be.wrap(array) for array in column] for column, extent in zip(memory, EXTENTS) if extent != STEP
-    ]
-    shared = [be.wrap(column[0]) for column, extent in zip(memory, EXTENTS) if extent == STEP]
+    slots = list(zip(memory, tracer.slot_extents))
+    columns = [[be.wrap(array) for array in column] for column, extent in slots if extent != STEP]
+    shared = [be.wrap(column[0]) for column, extent in slots if extent == STEP]
 
     def recut(guard):
         return tracer.program(guard)[0]
 
-    rounding = plain.stochastic_round
-    update = Update(
-        program,
-        numbers,
-        None,
-        lambda update: columns,
-        plans=[],
-        stochastic_round=rounding,
-        shared=shared,
-        recut=recut,
-    )
-    return update, memory
+    more = {"plans": [], "stochastic_round": plain.stochastic_round, "shared": shared, "recut": recut}
+    return Update(program, numbers, None, lambda update: columns, **more), memory
 
 
 def check(be, plains):
@@ -153,37 +146,38 @@ def check(be, plains):
     event(f"taken: {taken}")
     event(f"passes: {[len(update.program.passes()) for update, _ in made]}")
     for plain, (update, memory) in zip(plains, made):
-        for name, expected, found in zip(NAMES, plain.memory, memory):
+        for name, expected, found in zip(plain.tracer.names, plain.memory, memory):
             for one, other in zip(expected, found):
-                assert same_bits(one, other), (
-                    f"{name} is {other}, and line by line {one}\n{plain.tracer.code}\n{update.program}"
-                )
+                told = f"{name} is {other}, and line by line {one}\n{plain.tracer.code}\n{update.program}"
+                assert same_bits(one, other), told
 
 
-@pytest.fixture(params=BACKENDS)
-def be(request):
-    with nbopt.use_backend(request.param, rng_seed=0) as backend:
-        yield backend
+@pytest.fixture
+def reference():
+    with nbopt.use_backend("reference", rng_seed=0) as be:
+        yield be
 
 
 @given(lines, st.integers(0, 3))
-def test_float64(be, given_lines, seed):
-    check(be, [Plain(generated(given_lines), SOURCES, memory_of(["float64"] * 3, seed))])
+def test_float64(reference, given_lines, seed):
+    check(reference, [plain_of(reference, given_lines, ["float64"] * 3, seed)])
 
 
-@given(lines, dtypes, st.booleans(), st.integers(0, 3))
-def test_rounded(be, given_lines, slot_dtypes, stochastic_round, seed):
+@given(updates)
+def test_rounded(reference, drawn):
     """Narrow slots: what was stored counts from then on, also if its pass comes later. Random bits repeat."""
-    check(be, [Plain(generated(given_lines), SOURCES, memory_of(slot_dtypes, seed), stochastic_round)])
+    check(reference, [plain_of(reference, *drawn)])
 
 
-@given(lines, lines, dtypes, st.integers(0, 3))
-def test_together(be, first, second, slot_dtypes, seed):
+@given(st.lists(updates, min_size=2, max_size=2))
+def test_together(reference, drawn):
     """Two updates of a step: those that have conditions are skipped together."""
-    check(
-        be,
-        [
-            Plain(generated(given), SOURCES, memory_of(slot_dtypes, seed + place))
-            for place, given in enumerate((first, second))
-        ],
-    )
+    check(reference, [plain_of(reference, *one) for one in drawn])
+
+
+@settings(max_examples=40)
+@given(st.lists(updates, min_size=1, max_size=2))
+@pytest.mark.thorough("compiled")
+def test_backends(host_backend, drawn):
+    """The same on each backend. Each example compiles some kernels."""
+    check(host_backend, [plain_of(host_backend, *one) for one in drawn])

@@ -1,13 +1,7 @@
 """The cutter: from a trace to a program of stages."""
 
-import itertools
-import math
-
 from nbopt.language.scalars import ScalarCode
 from nbopt.language.stages import ELEMENT, LEAVES, STEP, TENSOR, Combine, Pass, Program, Scalars, Verdict, operands_of
-
-#: Ways to place the stores of a trace that are compared.
-_MOST_CHOICES = 256
 
 
 def loses(code, slot):
@@ -59,16 +53,11 @@ def extents_of(code, slots):
     return extents
 
 
-def condition_level(code):
-    """Return the level at which the condition of a trace is known, or None if it has none."""
-    levels = _levels(code)
-    return max((levels[index] for index, line in enumerate(code) if line[0] == "only_if"), default=None)
-
-
-def _levels(code):
+def _levels(code, floors):
     levels: list[int] = []
-    for line in code:
-        levels.append(max((levels[operand] for operand in operands_of(line)), default=0) + (line[0] == "reduce"))
+    for index, line in enumerate(code):
+        level = max((levels[operand] for operand in operands_of(line)), default=0)
+        levels.append(max(level, floors.get(index, 0)) + 1 if line[0] == "reduce" else level)
     return levels
 
 
@@ -96,24 +85,68 @@ def cut(names, slots, code, tests=(), guard=None):
     scalars : ScalarCode
         Its outputs are the numbers that the host gives.
     """
-    return _Cutter(tuple(names), tuple(slots), list(code), guard).cut(tests)
+    names, slots, code = tuple(names), tuple(slots), list(code)
+    earliest = best = _Cutter(names, slots, code, guard, {})
+    program = earliest.cut()
+    for move in _moves(earliest, len(program.levels)):
+        cutter = _Cutter(names, slots, code, guard, {**best.floors, **move})
+        other = cutter.cut()
+        if len(other.levels) == len(program.levels) and other.verdict == program.verdict and _moved(other) < _moved(program):
+            best, program = cutter, other
+    return program, ScalarCode.of(code, best.given, tests)
+
+
+def _moved(program):
+    # Kernels are shared by dtypes, so all slots count alike.
+    return sum(program.bytes_moved([1] * len(program.names)))
+
+
+def _moves(cutter, levels):
+    """Return what may save bytes: one store or reduction over elements that waits, or all such stores. Dicts of line to level."""
+    code, place = cutter.code, cutter.place
+    # A counter is stored by skipped steps as well, in which a later pass may not run.
+    counted = _cone_of(code, [index for index, knows in enumerate(cutter.knows) if knows])
+    stores = [index for index in place if code[index][0] == "store" and cutter.extents[index] == ELEMENT]
+    reductions = [index for index in place if code[index][0] == "reduce" and cutter.extents[code[index][3]] == ELEMENT and index not in counted]
+    moves = [dict.fromkeys(stores, level) for level in range(1, levels) if any(place[index] < level for index in stores)]
+    moves += [{index: level} for index in stores for level in range(place[index] + 1, levels)]
+    return moves + [{index: level} for index in reductions for level in range(place[index] + 1, levels - 1)]
+
+
+def _knowing(code):
+    """Return for each line whether it is computed from whether the step is taken."""
+    knows: list[bool] = []
+    for line in code:
+        knows.append(line[0] == "taken" or any(knows[operand] for operand in operands_of(line)))
+    return knows
+
+
+def _cone_of(code, lines):
+    """Return the lines that some lines are computed from, themselves included."""
+    found = set(lines)
+    for index in range(len(code) - 1, -1, -1):
+        if index in found:
+            found.update(operands_of(code[index]))
+    return found
 
 
 class _Cutter:
-    def __init__(self, names, slots, code, guard):
-        self.names, self.slots, self.code = names, slots, code
-        self.extents, self.levels = extents_of(code, slots), _levels(code)
+    """One way to place stores and reductions: as early as can be, but not before the level in `floors`, a dict by line."""
+
+    def __init__(self, names, slots, code, guard, floors):
+        self.names, self.slots, self.code, self.floors = names, slots, code, floors
+        self.extents, self.levels = extents_of(code, slots), _levels(code, floors)
         self.by_host = self._host()
-        own = condition_level(code)
+        own = max((self.levels[index] for index, line in enumerate(code) if line[0] == "only_if"), default=None)
         self.guard = None if own is None else max(own, guard or 0)
-        self.knows = self._knowing()
+        self.knows = _knowing(code)
         # Counters are stored in any case, so the stores that know whether the step is taken come last.
         self.counters = {index for index, line in enumerate(code) if line[0] == "store" and self.knows[index]}
         self.counted = {line[1] for index, line in enumerate(code) if index in self.counters}
         self.counted -= {line[1] for index, line in enumerate(code) if line[0] == "store" and index not in self.counters}
         self.numbered = {index: number for number, index in enumerate(i for i, line in enumerate(code) if line[0] == "store")}
-        self.needed = self._needed()
-        self.place = self._cheapest_places()
+        self.needed = _cone_of(code, [index for index, line in enumerate(code) if line[0] in ("store", "only_if")])
+        self.place = self._places_of_sinks()
         self.number: dict[int, int] = {}  # line -> which number of the parameters it is
 
     # --- what happens where ---
@@ -124,13 +157,6 @@ class _Cutter:
             op = line[0]
             found.append(op not in ("load", "store", "size", "taken", "reduce", "only_if") and all(found[operand] for operand in operands_of(line)))
         return found
-
-    def _knowing(self):
-        """Return for each line whether it is computed from whether the step is taken."""
-        knows: list[bool] = []
-        for line in self.code:
-            knows.append(line[0] == "taken" or any(knows[operand] for operand in operands_of(line)))
-        return knows
 
     def _cone(self, index):
         """Return the lines that a line is computed from, itself included, as far as they vary with elements."""
@@ -144,48 +170,18 @@ class _Cutter:
                 stack.extend(operands_of(self.code[here]))
         return found
 
-    def _cheapest_places(self):
-        """Return in which level each store and each reduction is done, so that the passes move the fewest bytes.
-
-        A store stands in the first pass where its value is known, unless a later pass, which computes the value again, has to load all of that
-        anyway: a moment that only the second pass needs is loaded and stored there.
-        """
-        first = self._places_of_sinks({})
-        last = max((place + (self.code[index][0] == "reduce") for index, place in first.items()), default=0)
-        stores = [index for index in first if self.code[index][0] == "store" and self.extents[index] == ELEMENT and index not in self.counters]
-        choices = [[*range(first[index], last + 1)] for index in stores]
-        if math.prod(map(len, choices)) > _MOST_CHOICES:
-            choices = [sorted({first[index], last}) for index in stores]
-        if math.prod(map(len, choices)) > _MOST_CHOICES:
-            return first
-        ways = (self._places_of_sinks(dict(zip(stores, levels))) for levels in itertools.product(*choices))
-        return min(ways, key=lambda place: (self._accesses(place, last), sum(place.values())))
-
-    def _accesses(self, place, last):
-        """Return how many slots the passes load and store, if stores and reductions are done in these levels."""
-        self.place = place
-        total = 0
-        for level in range(last + 1):
-            lines = [self.code[index] for index in self._wanted(level) if not self._is_rounded_only(index, level)]
-            total += len({line[1] for line in lines if line[0] == "load"})
-            total += sum(line[0] == "store" for line in lines)
-        return total
-
-    def _is_rounded_only(self, index, level):
-        return self.code[index][0] == "store" and self.place[index] > level
-
-    def _places_of_sinks(self, least):
-        """Return in which level each store and each reduction is done, given levels that stores are to wait for."""
+    def _places_of_sinks(self):
+        """Return in which level each store and each reduction is done that is needed."""
         place: dict[int, int] = {}
         readers: dict[int, int] = {}  # slot -> the last level in which its value of before is read
         for index, line in enumerate(self.code):
             if line[0] == "store":
-                place[index] = max(self.levels[index], least.get(index, 0))
+                place[index] = max(self.levels[index], self.floors.get(index, 0))
                 if self.guard is not None and index not in self.counters:
                     place[index] = max(place[index], self.guard)
                 place[index] = max(place[index], readers.get(line[1], 0))
                 readers[line[1]] = place[index]
-            elif line[0] == "reduce":
+            elif line[0] == "reduce" and index in self.needed:
                 place[index] = self.levels[index] - 1
             else:
                 continue
@@ -201,31 +197,21 @@ class _Cutter:
         """Return the operand code of a line in a stage whose own lines are in `places`."""
         return places[index] if index in places else ~self.number[index]
 
-    def _needed(self):
-        """Return the lines that stores, conditions and counters are computed from."""
-        needed = {index for index, line in enumerate(self.code) if line[0] in ("store", "only_if")}
-        for index in range(len(self.code) - 1, -1, -1):
-            if index in needed:
-                needed.update(operands_of(self.code[index]))
-        return needed
-
-    def cut(self, tests):
-        needed = self.needed
-        outputs = self._give_numbers(needed)
-        sinks = [index for index in self.place if index in needed]
-        last = max([self.place[index] + (self.code[index][0] == "reduce") for index in sinks if index not in self.counters], default=0)
+    def cut(self):
+        """Return the program."""
+        self.given = self._give_numbers()
+        last = max([self.place[index] + (self.code[index][0] == "reduce") for index in self.place if index not in self.counters], default=0)
         if self.guard is not None:
             last = max(last, self.guard)
-        levels = tuple(self._level(level, needed) for level in range(last + 1))
-        end = self._stores([index for index in sinks if index in self.counters], STEP, False)
+        levels = tuple(self._level(level) for level in range(last + 1))
+        end = self._stores([index for index in self.place if index in self.counters], STEP, False)
         size = next((self.number[index] for index, line in enumerate(self.code) if line[0] == "size" and index in self.number), None)
-        program = Program(self.names, self.slots, len(outputs), self.n_numbers, size, levels, end, self.guard)
-        return program, ScalarCode.of(self.code, outputs, tests)
+        return Program(self.names, self.slots, len(self.given), self.n_numbers, size, levels, end, self.guard)
 
-    def _give_numbers(self, needed):
+    def _give_numbers(self):
         """Give a number to each value below the extent of elements that another stage uses. Return the host's, in the order of their numbers."""
         used = []
-        for index in sorted(needed):
+        for index in sorted(self.needed):
             line = self.code[index]
             if line[0] == "only_if" or not self.by_host[index]:
                 used += [operand for operand in operands_of(line) if self.extents[operand] < ELEMENT and not self._beside(operand, index)]
@@ -248,13 +234,13 @@ class _Cutter:
 
     # --- the stages of one level ---
 
-    def _level(self, level, needed):
+    def _level(self, level):
         code, stages = self.code, []
-        for index in sorted(needed):
+        for index in sorted(self.needed):
             if code[index][0] == "reduce" and self.levels[index] == level:
-                stages.append(self._combine(index, needed))
+                stages.append(self._combine(index))
         scalars = [
-            index for index in sorted(needed)
+            index for index in sorted(self.needed)
             if self.levels[index] == level and self.extents[index] < ELEMENT and not self.by_host[index] and index not in self.counters
             and code[index][0] not in ("reduce", "only_if", "size", "taken") and (code[index][0] != "store" or index in self.number)
             and not self.knows[index]
@@ -265,11 +251,11 @@ class _Cutter:
             stages += [Verdict(self.number[line[1]]) for line in code if line[0] == "only_if"]
         for extent in (STEP, TENSOR):
             here = [
-                index for index in self._sinks("store", level) if index in needed and self.extents[index] == extent and index not in self.counters
+                index for index in self._sinks("store", level) if self.extents[index] == extent and index not in self.counters
             ]
             found = self._stores(here, extent, self._is_guarded(level))
             stages += [found] if found else []
-        found = self._pass(level, needed)
+        found = self._pass(level)
         return tuple([*stages, found] if found else stages)
 
     def _is_guarded(self, level):
@@ -278,16 +264,15 @@ class _Cutter:
     def _sinks(self, op, level):
         return [index for index, place in self.place.items() if self.code[index][0] == op and place == level]
 
-    def _combine(self, index, needed):
+    def _combine(self, index):
         _, op, over, value = self.code[index]
-        source = ~self.number[value] if self.extents[value] < ELEMENT else self._reductions(self.levels[index] - 1, needed).index(index)
+        source = ~self.number[value] if self.extents[value] < ELEMENT else self._reductions(self.levels[index] - 1).index(index)
         guarded = self.guard is not None and self.levels[index] > self.guard
         return Combine(op, over, self.levels[index] - 1, source, self.number[index], guarded)
 
-    def _reductions(self, level, needed):
+    def _reductions(self, level):
         """Return the reductions whose partial results the pass of a level gives."""
-        found = [index for index in self._sinks("reduce", level) if index in needed]
-        return [index for index in found if self.extents[self.code[index][3]] == ELEMENT]
+        return [index for index in self._sinks("reduce", level) if self.extents[self.code[index][3]] == ELEMENT]
 
     def _scalars(self, lines, extent):
         if not lines:
@@ -332,11 +317,12 @@ class _Cutter:
             places[index] = len(code) - 1
         return Scalars(extent, tuple(code), (), guarded)
 
-    def _wanted(self, level):
-        """Return the lines that the pass of a level goes through."""
+    def _pass(self, level):
+        """Return the loop of a level, or None if it has nothing to do."""
         stores = [index for index in self._sinks("store", level) if self.extents[index] == ELEMENT]
-        stack = [*stores, *(self.code[index][3] for index in self._reductions(level, self.needed))]
+        reductions = self._reductions(level)
         wanted: set[int] = set()
+        stack = [*stores, *(self.code[index][3] for index in reductions)]
         while stack:
             here = stack.pop()
             if here in wanted or self.extents[here] < ELEMENT:
@@ -344,12 +330,6 @@ class _Cutter:
             wanted.add(here)
             stored_before = self.code[here][0] == "store" and self.place[here] < level
             stack.extend([] if stored_before else operands_of(self.code[here]))
-        return wanted
-
-    def _pass(self, level, needed):
-        """Return the loop of a level, or None if it has nothing to do."""
-        reductions = self._reductions(level, needed)
-        wanted = self._wanted(level)
         if not wanted:
             return None
         places: dict[int, int] = {}

@@ -108,6 +108,8 @@ class Step:
         -------
         Value
         """
+        if self._tracer.extent(x) == STEP:
+            return x
         size = self._tracer.size()
         return self.sum(x) / self.sum(size if self._tracer.extent(x) == ELEMENT else size / size)
 

@@ -89,7 +89,7 @@ def assert_close(actual, wanted, tolerance):
 
 @each_clips
 @each_name
-@pytest.mark.covering
+@pytest.mark.thorough("compiled")  # whose bits are the reference's, see test_same_bits.py
 def test_one_step_in_float64_equals_the_formula(backend, rng, name, clips):
     clips = {key: value for key, value in clips.items() if takes(name, {key: value})}
     backend.bsz = BSZ
@@ -329,6 +329,7 @@ HYPER = {
 
 
 @each_name
+@pytest.mark.thorough("compiled")  # test_same_bits.py has compiled kernels with any hyper-parameters
 @given(data=st.data(), bsz=st.integers(1, 10_000), epoch=st.integers(0, 1000), seed=st.integers(0, 99))
 def test_any_hyper_parameters_give_the_formula(backend, name, data, bsz, epoch, seed):
     hyper = data.draw(st.fixed_dictionaries(HYPER[name]))

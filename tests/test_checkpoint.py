@@ -22,6 +22,9 @@ from nbopt.errors import ArgumentError, CheckpointError, DescriptionError, Layer
 safetensors = pytest.importorskip("safetensors", reason="checkpoints on disk are safetensors files")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
+# A checkpoint is the host's business; how values come from a GPU and get there, device_checks.py has tests of.
+pytestmark = pytest.mark.thorough("gpu")
+
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 STORAGES = {"float32": (np.float32, {}), "bfloat16": (BFLOAT16, {"stochastic_round": True})}
 each_run = in_one_storage("storage", *STORAGES)
@@ -89,7 +92,6 @@ each_way = pytest.mark.parametrize("way", [by_file, in_memory])
 @each_way
 @each_run
 @pytest.mark.covering
-@pytest.mark.thorough("gpu")
 def test_a_run_that_is_loaded_goes_on_as_if_nothing_had_happened(backend, tmp_path, name, storage, way):
     dtype, options = STORAGES[storage]
 

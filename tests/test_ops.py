@@ -357,6 +357,7 @@ EXPRESSIONS = [
 
 # What an operator is, all backends are told alike; what the ops are on each of them, others of these tests say.
 @pytest.mark.parametrize("text", thorough_but(EXPRESSIONS, "t - u", "2 / t", "t ** 2", "(t + u) / (1 + t)", "(t < u) + (t == u)", where=["compiled"]))
+@pytest.mark.thorough("gpu")
 def test_operators_mean_what_they_mean_on_arrays(backend, rng, text):
     t, u = (rng.random((3, 50), np.float32) * 3 for _ in range(2))
     t[:, :9] = u[:, :9] = 1  # so that some are equal
@@ -447,6 +448,7 @@ def test_reductions_equal_numpys_in_float64(backend, shape, axes, dtype):
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.thorough("gpu")
 def test_keepdims(backend, name):
     x = sample((5, 4), np.float32)
     for axis in (None, 0, 1):

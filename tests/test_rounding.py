@@ -586,6 +586,7 @@ def stepped_layers(dtype, shapes=((1000, 30), (777,)), **options):
     return layers, optimizer
 
 
+@pytest.mark.thorough("gpu")
 def test_bfloat16_parameters_gradients_and_states_take_half(backend):
     full, _ = stepped_layers(F32)
     half, _ = stepped_layers(BF16, state_dtype="bfloat16", stochastic_round=True)

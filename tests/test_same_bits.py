@@ -254,6 +254,7 @@ def test_states_of_another_dtype_than_the_parameter(name, state_dtype):
 
 
 @pytest.mark.parametrize("name", thorough_but(WITH_NORM_CLIP, "nesterov", "adam"))
+@pytest.mark.thorough("gpu")
 def test_layout_does_not_change_the_result(name, backend):
     values = Values(np.float32, special=False)
     pairs = [(values.array(shape), values.array(shape)) for shape in ((130, 170), (5000,), (3, 4, 5))]

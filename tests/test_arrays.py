@@ -94,7 +94,7 @@ def test_parameters_change_in_the_librarys_own_memory_as_numpys_do(backend, muta
     own, same = [(lib.make(p, name), lib.make(g, name)) for lib in (mutable, NumPy())]
     address = mutable.address(own[0])
     for pair in (own, same):
-        optimizer, layer = nbopt.RMSProp(stochastic_round=True), nbopt.Parameters(pair)
+        optimizer, layer = nbopt.GradientDescentMomentum(0.1, 0.9, stochastic_round=True), nbopt.Parameters(pair)
         backend.rng_reset()
         for _ in range(3):
             optimizer.optimize([layer], 0)

@@ -174,7 +174,7 @@ def test_a_tracer_of_jax_is_no_array(backend):
         jax.jit(lambda x: backend.wrap(x) and x)(1.0)
 
 
-@pytest.mark.parametrize("library_name", ["numpy", "torch", "jax gradients"])
+@pytest.mark.parametrize("library_name", ["numpy", pytest.param("torch", marks=pytest.mark.thorough), "jax gradients"])
 def test_a_step_over_100_mb_takes_no_further_100_mb(library_name):
     if library_name != "numpy":
         pytest.importorskip(library_name.split()[0], reason="needs the library")

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers import same_bits, values_of
+from helpers import same_bits, thorough_but, values_of
 
 import nbopt
 from nbopt.ops import PRIMITIVES
@@ -246,7 +246,7 @@ def test_rules_are_made_of_exact_operations(backend, name):
 
 
 @with_and_without_clips
-@each_member
+@pytest.mark.parametrize("name", thorough_but(FAMILY, "adamax", "nadam", "rmsprop centered with momentum"))  # tests/test_same_bits.py has all
 @pytest.mark.covering
 def test_20_steps_in_float32_have_the_references_bits_and_one_launch_each(rng, name, clips):
     params, grads = drawn(rng, dtype=np.float32)

@@ -84,7 +84,7 @@ def test_the_language_model_learns(tmp_path, capsys, options):
     pytest.importorskip("tqdm", reason="the example needs PyTorch, matplotlib and tqdm")
     threads = torch.get_num_threads()
     try:
-        losses = example("charlm").main(["--steps", "60", "--plot", str(tmp_path / "found.png"), *options])
+        losses = example("charlm").main(["--steps", "30", "--plot", str(tmp_path / "found.png"), *options])
     finally:
         torch.set_num_threads(threads)
     assert losses[0] > 4 and sum(losses[-10:]) / 10 < 3.2

@@ -122,6 +122,7 @@ def test_each_clip_changes_the_result(rng, name, clips):
 
 
 @each_name
+@pytest.mark.thorough("compiled")  # whose bits are the reference's
 def test_first_step_starts_from_states_of_zero(backend, rng, name):
     backend.bsz = BSZ
     tensors = draw(rng, name)
@@ -172,6 +173,7 @@ def test_nesterov_needs_momentum():
 
 
 @each_name
+@pytest.mark.thorough("compiled")  # whose bits are the reference's
 def test_20_steps_in_float64_equal_the_formula(backend, rng, name):
     backend.bsz = BSZ
     tensors = draw(rng, name)
@@ -216,6 +218,7 @@ def test_a_step_counts_once_whatever_the_number_of_tensors(backend, rng):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
+@pytest.mark.thorough("compiled")  # whose bits are the reference's
 def test_the_schedule_sets_the_learning_rate_of_the_epoch(backend, rng, name, schedule, rate):
     backend.bsz = BSZ
     optimizer = OPTIMIZERS[name](schedule=schedule)

@@ -697,7 +697,8 @@ def test_the_cpu_and_the_reference_give_the_same_bits(name, mix):
 
 @pytest.mark.parametrize(
     ("mix", "setting"),
-    [(name, True) for name in MIXES]
+    # The first two, the test above has for several optimizers.
+    [pytest.param(name, True, marks=pytest.mark.thorough if number < 2 else ()) for number, name in enumerate(MIXES)]
     + [("bfloat16, states of float32", False), ("float64, the rest 16 bits", False), ("float32, the rest 16 bits", 3)],
 )
 def test_the_cpu_and_the_reference_give_the_same_bits_in_every_mix(mix, setting):

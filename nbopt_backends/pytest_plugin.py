@@ -8,6 +8,7 @@ import costs nothing.
 import pytest
 
 DEFAULT = ("cpu", "reference")  # they take NumPy arrays, and can be used everywhere
+_CHOSEN = pytest.StashKey()  # to find out which can be used here takes longer than to collect a test
 
 
 def pytest_addoption(parser):
@@ -24,7 +25,10 @@ def pytest_addoption(parser):
 def pytest_generate_tests(metafunc):
     """Run a test that takes ``nbopt_backend`` once for each chosen backend."""
     if "nbopt_backend" in metafunc.fixturenames:
-        metafunc.parametrize("nbopt_backend", chosen_backends(metafunc.config.getoption("nbopt_backend")), indirect=True)
+        stash = metafunc.config.stash
+        if _CHOSEN not in stash:
+            stash[_CHOSEN] = chosen_backends(metafunc.config.getoption("nbopt_backend"))
+        metafunc.parametrize("nbopt_backend", stash[_CHOSEN], indirect=True)
 
 
 def chosen_backends(values):

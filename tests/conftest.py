@@ -59,9 +59,9 @@ def pytest_itemcollected(item):
 
 def pytest_collection_modifyitems(config, items):
     if not config.option.thorough:
-        left_out = [item for item in items if is_thorough(item)]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not is_thorough(item)]
+        left_out = {item for item in items if is_thorough(item)}
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_finish(session):

@@ -34,6 +34,18 @@ OPTIMIZERS = {
 }
 
 
+#: Those that differ most in what a kernel has to do where it rounds: 0 to 3 states, one that is read again after it was stored, one assignment under
+#: a condition, and `shift`. The reference runs all of them in 16 bits; each is compiled in float32 or float64 in tests/test_same_bits.py.
+ROUNDED = ("plain", "momentum", "adadelta", "shift_adamax", "rmsprop_centered", "rprop", "asgd")
+
+
+def in_one_storage(parameter, usual, rounded):
+    """Parametrize by each optimizer and each of two storages. What compiles takes one of them in the plain run: `rounded` for `ROUNDED`."""
+    cases = [(name, storage, (storage == rounded) == (name in ROUNDED)) for name in OPTIMIZERS for storage in (usual, rounded)]
+    left_out = pytest.mark.thorough("compiled")
+    return pytest.mark.parametrize(("name", parameter), [pytest.param(*case, marks=() if plain else left_out) for *case, plain in cases])
+
+
 def thorough_but(values, *usual, where=()):
     """Parameters of which the plain run takes the usual ones only (see conftest.py): those that differ most in what a kernel has to do."""
     assert all(value in values for value in usual)

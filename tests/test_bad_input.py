@@ -353,6 +353,7 @@ def test_an_empty_list_changes_nothing_at_all(backend, kind):
 
 
 @pytest.mark.parametrize("name", ["plain", "rmsprop", "adadelta"])
+@pytest.mark.thorough("gpu")
 def test_tensors_without_elements_do_nothing(backend, name):
     clip = {} if name == "adadelta" else {"gradient_clip_norm": 0.5}
     with_empty, without = [pair(ones(3, 0), ones(3, 0)), pair(ones(4), ones(4)), pair(ones(0), ones(0))], [pair(ones(4), ones(4))]
@@ -718,6 +719,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.covering
 def test_a_corrupted_cache_is_built_again_with_one_warning(cache, damage, suffix):
     folder, new_process = cache
     cpu_step()

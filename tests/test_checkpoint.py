@@ -1,7 +1,6 @@
 """Checkpoints: a run that is saved and loaded goes on with the same bits; a checkpoint that is damaged, or another's, changes nothing."""
 
 import copy
-import itertools
 import json
 import os
 import random
@@ -14,7 +13,7 @@ import threading
 import ml_dtypes
 import numpy as np
 import pytest
-from helpers import OPTIMIZERS, same_bits, special_values
+from helpers import OPTIMIZERS, ROUNDED, in_one_storage, same_bits, special_values
 
 import nbopt
 from nbopt.checkpoints import file as checkpoint_file
@@ -23,10 +22,12 @@ from nbopt.errors import ArgumentError, CheckpointError, DescriptionError, Layer
 safetensors = pytest.importorskip("safetensors", reason="checkpoints on disk are safetensors files")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
+# A checkpoint is the host's business; how values come from a GPU and get there, device_checks.py has tests of.
+pytestmark = pytest.mark.thorough("gpu")
+
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 STORAGES = {"float32": (np.float32, {}), "bfloat16": (BFLOAT16, {"stochastic_round": True})}
-each_storage = pytest.mark.parametrize("storage", STORAGES)
-each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+each_run = in_one_storage("storage", *STORAGES)
 
 
 class Run:
@@ -89,10 +90,8 @@ each_way = pytest.mark.parametrize("way", [by_file, in_memory])
 
 
 @each_way
-@each_storage
-@each_optimizer
+@each_run
 @pytest.mark.covering
-@pytest.mark.thorough("gpu")
 def test_a_run_that_is_loaded_goes_on_as_if_nothing_had_happened(backend, tmp_path, name, storage, way):
     dtype, options = STORAGES[storage]
 
@@ -111,8 +110,7 @@ def test_a_run_that_is_loaded_goes_on_as_if_nothing_had_happened(backend, tmp_pa
     assert backend.rng_get_state() == {"seed": 0, "updates": 8}
 
 
-@each_storage
-@each_optimizer
+@each_run
 @pytest.mark.parametrize("there, here", [("cpu", "reference"), ("reference", "cpu")])
 @pytest.mark.covering
 def test_a_run_goes_on_with_the_same_bits_on_another_backend(tmp_path, name, storage, there, here):
@@ -129,16 +127,16 @@ def test_a_run_goes_on_with_the_same_bits_on_another_backend(tmp_path, name, sto
 
 
 RESUME = """
-import itertools
 import sys
 import numpy as np
 import nbopt
-from helpers import OPTIMIZERS
+from helpers import OPTIMIZERS, ROUNDED
 from test_checkpoint import STORAGES, Run
 
 folder, backend = sys.argv[1:]
 nbopt.set_backend(backend)
-for name, (dtype, options) in zip(OPTIMIZERS, itertools.cycle(STORAGES.values())):
+for name in OPTIMIZERS:
+    dtype, options = STORAGES["bfloat16" if name in ROUNDED else "float32"]
     run = Run(lambda: OPTIMIZERS[name](**options), dtype)
     nbopt.load(f"{folder}/{name}", run.optimizer, run.layers)
     run.go(3, begin=3)
@@ -149,7 +147,8 @@ for name, (dtype, options) in zip(OPTIMIZERS, itertools.cycle(STORAGES.values())
 
 def test_runs_go_on_with_the_same_bits_in_a_new_process(host_backend, tmp_path):
     expected = {}
-    for (name, make), (dtype, options) in zip(OPTIMIZERS.items(), itertools.cycle(STORAGES.values())):
+    for name, make in OPTIMIZERS.items():
+        dtype, options = STORAGES["bfloat16" if name in ROUNDED else "float32"]
         run = Run(lambda make=make, options=options: make(**options), dtype).go(3)
         nbopt.save(tmp_path / name, run.optimizer, run.layers)
         expected[name] = run.go(3).values()

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers import same_bits, values_of
+from helpers import same_bits, thorough_but, values_of
 
 import nbopt
 from nbopt.language.ops import PRIMITIVES
@@ -213,7 +213,7 @@ def test_defaults_are_the_references(name):
 
 @with_and_without_clips
 @each_member
-@pytest.mark.covering
+@pytest.mark.thorough("compiled")  # whose bits are the reference's
 def test_20_steps_in_float64_equal_the_formula(backend, rng, name, clips):
     backend.bsz = BSZ
     params, grads = drawn(rng, scale=10.0)
@@ -246,7 +246,7 @@ def test_rules_are_made_of_exact_operations(backend, name):
 
 
 @with_and_without_clips
-@each_member
+@pytest.mark.parametrize("name", thorough_but(FAMILY, "adamax", "nadam", "rmsprop centered with momentum"))  # tests/test_same_bits.py has all
 @pytest.mark.covering
 def test_20_steps_in_float32_have_the_references_bits_and_one_launch_each(rng, name, clips):
     params, grads = drawn(rng, dtype=np.float32)
@@ -381,7 +381,7 @@ def test_the_first_step_of_those_that_correct_their_means_is_the_learning_rate(b
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @each_member
-@pytest.mark.covering
+@pytest.mark.thorough("compiled")  # whose bits are the reference's
 def test_zero_gradients_leave_finite_values_whatever_the_states_dtype(backend, name, dtype):
     """AdaMax keeps epsilon in a state, where float16 rounds it to 0."""
     layer = nbopt.Parameters((np.ones(5, np.float32), np.zeros(5, np.float32)))

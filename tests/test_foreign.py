@@ -383,7 +383,7 @@ def test_a_clip_that_a_group_turns_off():
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts the system's threads in Linux's /proc")
-@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+@pytest.mark.parametrize("layer", ["omp", pytest.param("workqueue", marks=pytest.mark.thorough)])
 def test_pytorchs_number_of_threads_stays(layer):
     """The first step on all cores leaves PyTorch's number of threads, and uses its own; waiting threads are quick to sleep."""
     code = """

@@ -66,7 +66,7 @@ def example(name):
     return module
 
 
-@pytest.mark.parametrize("optimizer", ["RMSProp", "GradientDescentMomentum", "Adagrad", "Adadelta", "Adam"])
+@pytest.mark.parametrize("optimizer", thorough_but(["RMSProp", "GradientDescentMomentum", "Adagrad", "Adadelta", "Adam"], "RMSProp", "Adadelta"))
 def test_the_regression_example_fits_down_to_the_noise(tmp_path, optimizer):
     pytest.importorskip("matplotlib", reason="the example needs matplotlib and tqdm")
     pytest.importorskip("tqdm", reason="the example needs matplotlib and tqdm")
@@ -76,7 +76,7 @@ def test_the_regression_example_fits_down_to_the_noise(tmp_path, optimizer):
 
 
 @pytest.mark.parametrize(
-    "options", thorough_but([[], ["--bf16"], ["--optimizer", "Adam", "--learning-rate", "0.01"], ["--optimizer", "Adadelta"]], [], ["--bf16"])
+    "options", thorough_but([[], ["--bf16"], ["--optimizer", "Adam", "--learning-rate", "0.01"], ["--optimizer", "Adadelta"]], ["--bf16"])
 )
 def test_the_language_model_learns(tmp_path, capsys, options):
     torch = pytest.importorskip("torch", reason="the example needs PyTorch, matplotlib and tqdm")
@@ -84,7 +84,7 @@ def test_the_language_model_learns(tmp_path, capsys, options):
     pytest.importorskip("tqdm", reason="the example needs PyTorch, matplotlib and tqdm")
     threads = torch.get_num_threads()
     try:
-        losses = example("charlm").main(["--steps", "60", "--plot", str(tmp_path / "found.png"), *options])
+        losses = example("charlm").main(["--steps", "30", "--plot", str(tmp_path / "found.png"), *options])
     finally:
         torch.set_num_threads(threads)
     assert losses[0] > 4 and sum(losses[-10:]) / 10 < 3.2

@@ -349,6 +349,7 @@ def test_infinite_rate_of_ones_own(host_backend):
 # --- a state that float16 can't hold ---
 
 
+@pytest.mark.thorough("gpu")
 def test_shift_adamax_float16(backend):
     """ShiftAdaMax with float16 states leaves a parameter without gradient as it is, and moves others as with float32 states."""
     moved = {}

@@ -74,6 +74,7 @@ def test_is_contiguous(backend):
     "there, here", [((6,), (6, 1)), ((6, 1), (6,)), ((6,), (1, 6, 1)), ((2, 3), (2, 1, 3)), ((1, 6), (6, 1)), ((1,), (1, 1)), ((), (1, 1))]
 )
 @pytest.mark.parametrize("rounding", [False, 6])
+@pytest.mark.thorough("gpu")
 def test_axes_of_length_1(backend, there, here, rounding):
     """A tensor, an array and an expression are assigned to a tensor whose shape differs by axes of length 1."""
     values = (1 + np.arange(np.prod(there, dtype=int)) / 8).astype(np.float32).reshape(there)

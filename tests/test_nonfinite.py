@@ -160,6 +160,7 @@ def test_a_loss_scale_that_is_a_power_of_two_undoes_itself_exactly(backend, clip
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("param", ["float32", "float64"])
 @pytest.mark.parametrize("clip", [{}, {"gradient_clip_norm": 0.3}], ids=["no clip", "norm clip"])
+@pytest.mark.thorough("gpu")
 def test_a_scale_in_an_array_has_the_bits_of_the_number_and_is_read_at_every_step(backend, clip, param, dtype):
     scales = [np.array([s], dtype) for s in (3.3, 1000.7, 0.1)]
     found = []
@@ -270,6 +271,7 @@ def several(rng, skipping, **options):
 
 @pytest.mark.parametrize("options", [{}, {"gradient_clip_norm": 0.1}], ids=["no clip", "norm clip"])
 @pytest.mark.parametrize("bad", range(3))
+@pytest.mark.thorough("gpu")
 def test_the_optimizers_of_a_step_are_skipped_together(backend, rng, bad, options):
     multi, optimizers, layers = several(rng, (True, True, True), **options)
     multi.optimize(layers, 0)

@@ -89,7 +89,7 @@ def assert_close(actual, wanted, tolerance):
 
 @each_clips
 @each_name
-@pytest.mark.covering
+@pytest.mark.thorough("compiled")  # whose bits are the reference's, see test_same_bits.py
 def test_one_step_in_float64_equals_the_formula(backend, rng, name, clips):
     clips = {key: value for key, value in clips.items() if takes(name, {key: value})}
     backend.bsz = BSZ
@@ -122,6 +122,7 @@ def test_each_clip_changes_the_result(rng, name, clips):
 
 
 @each_name
+@pytest.mark.thorough("compiled")  # whose bits are the reference's
 def test_first_step_starts_from_states_of_zero(backend, rng, name):
     backend.bsz = BSZ
     tensors = draw(rng, name)
@@ -172,6 +173,7 @@ def test_nesterov_needs_momentum():
 
 
 @each_name
+@pytest.mark.thorough("compiled")  # whose bits are the reference's
 def test_20_steps_in_float64_equal_the_formula(backend, rng, name):
     backend.bsz = BSZ
     tensors = draw(rng, name)
@@ -216,6 +218,7 @@ def test_a_step_counts_once_whatever_the_number_of_tensors(backend, rng):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
+@pytest.mark.thorough("compiled")  # whose bits are the reference's
 def test_the_schedule_sets_the_learning_rate_of_the_epoch(backend, rng, name, schedule, rate):
     backend.bsz = BSZ
     optimizer = OPTIMIZERS[name](schedule=schedule)
@@ -329,6 +332,7 @@ HYPER = {
 
 
 @each_name
+@pytest.mark.thorough("compiled")  # test_same_bits.py has compiled kernels with any hyper-parameters
 @given(data=st.data(), bsz=st.integers(1, 10_000), epoch=st.integers(0, 1000), seed=st.integers(0, 99))
 def test_any_hyper_parameters_give_the_formula(backend, name, data, bsz, epoch, seed):
     hyper = data.draw(st.fixed_dictionaries(HYPER[name]))

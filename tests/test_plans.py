@@ -111,9 +111,14 @@ CHANGES = {
 }
 
 
-def trained(name, be, rng, **options):
+# Of which optimizers the plain run compiles kernels with clips. The clips' values are the same base class's business in all of them.
+CLIPPED = list(OPTIMIZERS)[1::2]
+
+
+def trained(name, be, rng, clipped=False, **options):
     """Return an optimizer and its layers after two steps."""
-    optimizer, layers = OPTIMIZERS[name](**{**CHANGES[name][0], **options}), layers_of([(20, 10), (7,)], rng)
+    made = {key: value for key, value in CHANGES[name][0].items() if clipped or name in CLIPPED or key not in CLIPS}
+    optimizer, layers = OPTIMIZERS[name](**{**made, **options}), layers_of([(20, 10), (7,)], rng)
     for _ in range(2):
         gradients(rng, layers)
         optimizer.optimize(layers, 0)
@@ -132,9 +137,16 @@ def check_change(be, optimizer, layers, change, epoch=0):
     assert compiled(be) == before
 
 
-@pytest.mark.parametrize(("name", "parameter"), [(name, parameter) for name, (_, new) in CHANGES.items() for parameter in new])
+@pytest.mark.parametrize(
+    ("name", "parameter"),
+    [
+        pytest.param(name, parameter, marks=pytest.mark.thorough if parameter in CLIPS and name not in CLIPPED else ())
+        for name, (_, new) in CHANGES.items()
+        for parameter in new
+    ],
+)
 def test_a_changed_hyper_parameter_takes_effect_at_the_next_step_and_compiles_nothing(cpu, rng, name, parameter):
-    optimizer, layers = trained(name, cpu, rng)
+    optimizer, layers = trained(name, cpu, rng, parameter in CLIPS)
     check_change(cpu, optimizer, layers, lambda: setattr(optimizer, parameter, CHANGES[name][1][parameter]))
 
 

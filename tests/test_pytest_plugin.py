@@ -45,12 +45,11 @@ def names_run(result):
     ("arguments", "expected"),
     [
         ([], ["cpu", "reference"]),
-        (["--nbopt-backend", "reference"], ["reference"]),
         (["--nbopt-backend", "reference, cpu"], ["reference", "cpu"]),
         (["--nbopt-backend=reference", "--nbopt-backend=cpu,reference"], ["reference", "cpu"]),
         (["--nbopt-backend", "all"], nbopt.available_backends()),
     ],
-    ids=["default", "one", "commas", "repeated", "all"],
+    ids=["default", "commas", "repeated", "all"],
 )
 def test_a_test_runs_once_on_each_chosen_backend(project, arguments, expected):
     assert names_run(project(ONE_TEST, *arguments)) == expected

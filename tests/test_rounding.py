@@ -15,7 +15,7 @@ import ml_dtypes
 import numba
 import numpy as np
 import pytest
-from helpers import OPTIMIZERS, special_values, values_of
+from helpers import OPTIMIZERS, ROUNDED, special_values, thorough_but, values_of
 
 import nbopt
 from nbopt.errors import ArgumentError
@@ -586,6 +586,7 @@ def stepped_layers(dtype, shapes=((1000, 30), (777,)), **options):
     return layers, optimizer
 
 
+@pytest.mark.thorough("gpu")
 def test_bfloat16_parameters_gradients_and_states_take_half(backend):
     full, _ = stepped_layers(F32)
     half, _ = stepped_layers(BF16, state_dtype="bfloat16", stochastic_round=True)
@@ -685,7 +686,7 @@ def assert_replayed(mix, make, special=False):
 
 
 @pytest.mark.parametrize("mix", ["float16 and bfloat16", "bfloat16, states of float32"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", thorough_but(OPTIMIZERS, *ROUNDED))
 @pytest.mark.covering
 def test_the_cpu_and_the_reference_give_the_same_bits(name, mix):
     make, mix = OPTIMIZERS[name], MIXES[mix]
@@ -696,7 +697,8 @@ def test_the_cpu_and_the_reference_give_the_same_bits(name, mix):
 
 @pytest.mark.parametrize(
     ("mix", "setting"),
-    [(name, True) for name in MIXES]
+    # The first two, the test above has for several optimizers.
+    [pytest.param(name, True, marks=pytest.mark.thorough if number < 2 else ()) for number, name in enumerate(MIXES)]
     + [("bfloat16, states of float32", False), ("float64, the rest 16 bits", False), ("float32, the rest 16 bits", 3)],
 )
 def test_the_cpu_and_the_reference_give_the_same_bits_in_every_mix(mix, setting):
@@ -825,7 +827,7 @@ rng = np.random.default_rng(3)
 fine = np.concatenate([rng.integers(0, 2**32, 100_000, np.uint32).view(np.float32), half[:0x7C00].astype(np.float32) * np.float32(1 + 2**-11)])
 found = []
 for target, rounding, source in (
-    ("float32", False, half), ("float16", False, half), ("float16", False, fine), ("float16", True, fine), ("bfloat16", True, fine),
+    ("float32", False, half), ("float16", False, fine), ("float16", True, fine),
     ("float16", False, np.errstate(all="ignore")(fine.astype)(np.float64)),
 ):
     t = be.zeros(source.shape, target)
@@ -836,7 +838,7 @@ layer = nbopt.Parameters((rng.random(5000).astype(np.float16), rng.random(5000).
 nbopt.RMSProp(stochastic_round=True, state_dtype="float16").optimize([layer], 0)
 found += [layer.params[0], layer.states[0][0].get()]
 with np.errstate(all="ignore"):
-    assert (found[2] == fine.astype(np.float16)).sum() > 100_000
+    assert (found[1] == fine.astype(np.float16)).sum() > 100_000
 for x in found:
     x[np.isnan(x)] = np.nan
 hashes = [hashlib.sha256(x.tobytes()).hexdigest() for x in found]
@@ -852,5 +854,5 @@ def test_a_generic_processor_gives_the_same_bits():
     assert has_half == "False"
     here = {}
     exec(PORTABLE, here)
-    assert len(there) == 8
+    assert len(there) == 6
     assert there == here["hashes"]

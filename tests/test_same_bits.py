@@ -16,6 +16,7 @@ ALL = list(OPTIMIZERS)
 WITH_NORM_CLIP = [name for name in NEON if name not in ("adadelta", "shift_adamax")]
 VALUE_CLIPS = {"gradient_clip_value": 0.25, "param_clip_value": 0.5}
 NORM_CLIP = {"gradient_clip_norm": 1e-3}
+CLIPPED = ("nesterov", "adadelta", "adam", "yogi", "rprop", "asgd")  # of which the plain run compiles clips; test_plans.py clips others
 THREADS = (1, 2)
 
 # One thread is used up to 16384 elements; chunks have 16384, tiles of a sum 8192, pieces of a strided tensor 1024.
@@ -125,7 +126,7 @@ def test_special_values_of_the_others(name, dtype):
 
 
 @each_dtype
-@pytest.mark.parametrize("name", [name for name in ALL if name != "shift_adamax"])
+@pytest.mark.parametrize("name", thorough_but([name for name in ALL if name != "shift_adamax"], *CLIPPED))
 @pytest.mark.covering
 def test_value_clips_of_special_values(name, dtype):
     assert_same(layers_of(Values(dtype), SIZES["7 tensors"], number_of_states(name)), lambda: OPTIMIZERS[name](**VALUE_CLIPS))
@@ -254,6 +255,7 @@ def test_states_of_another_dtype_than_the_parameter(name, state_dtype):
 
 
 @pytest.mark.parametrize("name", thorough_but(WITH_NORM_CLIP, "nesterov", "adam"))
+@pytest.mark.thorough("gpu")
 def test_layout_does_not_change_the_result(name, backend):
     values = Values(np.float32, special=False)
     pairs = [(values.array(shape), values.array(shape)) for shape in ((130, 170), (5000,), (3, 4, 5))]

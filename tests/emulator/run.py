@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# fma and half precision in hardware; no other contraction than the PTX's own.
-_C = ["gcc", "-O1", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fwrapv", "-mfma", "-mf16c", "-w"]
+# fma and half precision in hardware; no other contraction than the PTX's own. Few optimizations: most kernels run a few times over little.
+_C = ["gcc", "-Og", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fwrapv", "-mfma", "-mf16c", "-w"]
 
 
 def build():

@@ -229,8 +229,9 @@ def test_reductions_compile(name):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.covering
 def test_every_other_op_compiles(op, dtype):
-    from nbopt.language.ops import PRIMITIVES
     from nbopt.language.program import Program
+
+    from nbopt.language.ops import PRIMITIVES
 
     arity = PRIMITIVES[op].arity
     loads = tuple(("load", k + 1) for k in range(arity))

@@ -133,9 +133,7 @@ def test_mistake(backend, rng, mistake, steps):
         with pytest.raises(error, match=message):
             optimizer.optimize([layer], 0)
     after = values_of([layer])
-    assert len(after) == len(before) == (4 if steps else 2) and all(
-        same_bits(a, b) for a, b in zip(after, before)
-    )
+    assert len(after) == len(before) == (4 if steps else 2) and all(same_bits(a, b) for a, b in zip(after, before))
     assert optimizer.t == steps and backend.rng_get_state() == updates
     optimizer.mistake = None
     optimizer.optimize([layer], 0)  # it goes on

@@ -244,9 +244,7 @@ STORED = [("float32", 0), ("float64", 0), ("bfloat16", 0), ("bfloat16", 7), ("fl
 
 
 @pytest.mark.parametrize("dtype, kept", STORED, ids=lambda value: str(value))
-@pytest.mark.parametrize(
-    "name", thorough_but(OPTIMIZERS, "adadelta", "shift_adamax", "rmsprop_centered", "adamax", "radam", "yogi", "rprop")
-)
+@pytest.mark.parametrize("name", thorough_but(OPTIMIZERS, "adadelta", "shift_adamax", "rmsprop_centered", "adamax", "radam", "yogi", "rprop"))
 @pytest.mark.covering
 def test_no_storage_makes_a_kernel_inexact_or_spill_registers_and_float32_needs_few(name, dtype, kept):
     """What ptxas says of the code for compute capability 9.0. 64 registers leave room for half of the threads that a multiprocessor can have."""

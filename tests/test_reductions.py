@@ -57,10 +57,7 @@ def centred(optimizer, t, params, grads, states):
         return params, states
     means = [g.mean() if g.size else 0.0 for g in grads]
     with np.errstate(invalid="ignore"):
-        new = [
-            (optimizer.decay * v + (g - mean) / np.float64(total),)
-            for g, mean, (v,) in zip(grads, means, states)
-        ]
+        new = [(optimizer.decay * v + (g - mean) / np.float64(total),) for g, mean, (v,) in zip(grads, means, states)]
     return [p - optimizer.learning_rate * v for p, (v,) in zip(params, new)], new
 
 
@@ -128,9 +125,7 @@ def test_norm_clip(be, rule, dtype, rng):
 
 def test_all_zero(be):
     """LAMB's ratio is 0 / 0 or infinite where it has no meaning; then the step is not scaled."""
-    layer = nbopt.Parameters(
-        *[(np.full(4, p), np.full(4, g)) for p, g in [(0.0, 0.0), (0.0, 1.0), (2.0, 0.0)]]
-    )
+    layer = nbopt.Parameters(*[(np.full(4, p), np.full(4, g)) for p, g in [(0.0, 0.0), (0.0, 1.0), (2.0, 0.0)]])
     Lamb(learning_rate=0.1, weight_decay=0.0).optimize([layer], 0)
     assert [param.tolist() for param in layer.params] == [
         [0.0] * 4,
@@ -224,9 +219,7 @@ def test_stochastic(be, rule, rng):
         assert found.dtype == ml_dtypes.bfloat16
         np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=step, atol=1e-6)
     for found, expected in zip(nearest.layer.params, one.params):
-        np.testing.assert_allclose(
-            np.asarray(found, np.float64), expected, rtol=step / 2 * (1 + 1e-3), atol=1e-6
-        )
+        np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=step / 2 * (1 + 1e-3), atol=1e-6)
 
 
 @each_rule

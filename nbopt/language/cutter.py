@@ -250,9 +250,7 @@ class _Cutter:
         if self.guard == level:
             stages += [Verdict(self.number[line[1]]) for line in code if line[0] == "only_if"]
         for extent in (STEP, TENSOR):
-            here = [
-                index for index in self._sinks("store", level) if self.extents[index] == extent and index not in self.counters
-            ]
+            here = [index for index in self._sinks("store", level) if self.extents[index] == extent and index not in self.counters]
             found = self._stores(here, extent, self._is_guarded(level))
             stages += [found] if found else []
         found = self._pass(level)

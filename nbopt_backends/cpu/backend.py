@@ -119,9 +119,9 @@ class NumbaCPU(CompiledBackend, HostBackend):
         """Return the address of the records of several plans, how many they are, and what runs them."""
         first, numbers = plans[0], [plan.number for plan in plans]
         if first.joined is None or first.joined[0] != numbers:
-            records = in_order(plans)
+            records, chunks = in_order(plans)
             run = self._runner(sum(plan.elements for plan in plans))
-            first.joined = numbers, (records.ctypes.data, len(records), run), records
+            first.joined = numbers, (records.ctypes.data, len(records), run), records, chunks
         return first.joined[1]
 
     def _runner(self, elements):

@@ -25,8 +25,10 @@ from nbopt_backends.cpu.primitives import (
 
 PIECE = 4096  # elements that are gathered at a time, a tile of a reduction; a chunk is a multiple of it
 
-# A stage is a record of int64[FIELDS]. The first says which kind it is, the second whether it is left out once the step's condition is false.
+# A stage is a record of int64[FIELDS]. The first says which kind it is, the second whether it is left out once the step's condition is false. A
+# pass has the address of its kernel, that of int64[chunks, CHUNK_FIELDS], and the number of the chunks; for the others see below.
 FIELDS = 16
+CHUNK_FIELDS = 9
 PASS, STRIDED_PASS, COMBINE, SCALARS, VERDICT = range(5)
 
 
@@ -54,13 +56,13 @@ def run_stages(stages, n_stages, random):
             continue
         if kind == PASS or kind == STRIDED_PASS:
             passes += 1
-            n_chunks = load_int64(stage, 6, -1)
+            kernel, chunks, n_chunks = load_int64(stage, 2, -1), load_int64(stage, 3, -1), load_int64(stage, 4, -1)
             if kind == PASS:
                 for c in prange(n_chunks):
-                    run_chunk(stage, c, random)
+                    run_chunk(kernel, chunks + c * CHUNK_FIELDS * 8, random)
             else:
                 for c in prange(n_chunks):
-                    run_strided_chunk(stage, c, random)
+                    run_strided_chunk(kernel, chunks + c * CHUNK_FIELDS * 8, random)
         elif kind == COMBINE:
             combine(stage)
         elif kind == SCALARS:
@@ -75,56 +77,40 @@ def run_stages(stages, n_stages, random):
 
 
 @njit(error_model="numpy")
-def run_chunk(stage, c, random):
+def run_chunk(kernel, chunk, random):
     """Run a pass's kernel over one chunk of a contiguous tensor.
 
     Parameters
     ----------
-    stage : int64
-        Address of the pass's record: 2 the kernel's address; 3, 4 the address of int64[rows, width], the addresses of each slot of each tensor, and
-        width; 5, 6 the address of int64[chunks, 3], row, offset and length in elements, and how many chunks; 7 that of int64[chunks], the number
-        of each chunk's first element, see `primitives.draw`; 8, 9 that of the first row's numbers, and the bytes from one row's to the next; 10
-        that of float64[tiles, reductions], the results of the tiles, and 11 how many reductions; 12 that of int64[chunks], the first tile of each
-        chunk.
-    c : int64
-        Which chunk.
+    kernel : int64
+        Address of ``void kernel(slots, offset, n, place, numbers, random, sums)``.
+    chunk : int64
+        Address of int64[CHUNK_FIELDS]: 0 the address of int64[width], the addresses of the tensor's slots; 1, 2 offset and length in elements; 3 the
+        number of the first element, see `primitives.draw`; 4 the address of the tensor's numbers, float64; 5 that of float64[tiles, reductions], the
+        results of the chunk's tiles.
     random : int64
         As for `run_stages`.
     """
-    chunk = load_int64(stage, 5, -1) + c * 24
-    number = load_int64(chunk, 0, -1)
-    slots = load_int64(stage, 3, -1) + number * load_int64(stage, 4, -1) * 8
-    place = load_int64(load_int64(stage, 7, -1), c, -1)
-    numbers = load_int64(stage, 8, -1) + number * load_int64(stage, 9, -1)
-    sums = load_int64(stage, 10, -1)
-    if sums != 0:
-        sums += load_int64(load_int64(stage, 12, -1), c, -1) * load_int64(stage, 11, -1) * 8
-    call_kernel(load_int64(stage, 2, -1), slots, load_int64(chunk, 1, -1), load_int64(chunk, 2, -1), place, numbers, random, sums)
+    slots, offset, n, place = load_int64(chunk, 0, -1), load_int64(chunk, 1, -1), load_int64(chunk, 2, -1), load_int64(chunk, 3, -1)
+    call_kernel(kernel, slots, offset, n, place, load_int64(chunk, 4, -1), random, load_int64(chunk, 5, -1))
 
 
 @njit(error_model="numpy")
-def run_strided_chunk(stage, c, random):
+def run_strided_chunk(kernel, chunk, random):
     """Run a pass's kernel over one chunk of a tensor that may be strided.
 
     The strided slots of a chunk are gathered to a contiguous buffer, piece by piece, and those that the kernel writes are scattered back.
 
     Parameters
     ----------
-    stage, c, random
-        As for `run_chunk`. Field 13 is the address of int64[rows, width]: the address of each slot's geometry, int64[3 + 2 ndim]: 0 for contiguous
-        memory, 1 for strided memory that is only read, 2 for strided memory that is written; item size in bytes; ndim; shape; strides in bytes.
+    kernel, chunk, random
+        As for `run_chunk`. Fields of the chunk besides: 6 the bytes of the results of one tile; 7 the address of int64[width]: the address of each
+        slot's geometry, int64[3 + 2 ndim]: 0 for contiguous memory, 1 for strided memory that is only read, 2 for strided memory that is written;
+        item size in bytes; ndim; shape; strides in bytes; or 0 for a slot that is one number for the whole step; 8 the width.
     """
-    kernel, width = load_int64(stage, 2, -1), load_int64(stage, 4, -1)
-    chunk = load_int64(stage, 5, -1) + c * 24
-    number, offset, n = load_int64(chunk, 0, -1), load_int64(chunk, 1, -1), load_int64(chunk, 2, -1)
-    row = load_int64(stage, 3, -1) + number * width * 8
-    place = load_int64(load_int64(stage, 7, -1), c, -1)
-    numbers = load_int64(stage, 8, -1) + number * load_int64(stage, 9, -1)
-    sums, step = load_int64(stage, 10, -1), 0
-    if sums != 0:
-        step = load_int64(stage, 11, -1) * 8
-        sums += load_int64(load_int64(stage, 12, -1), c, -1) * step
-    geometry = load_int64(stage, 13, -1) + number * width * 8
+    row, offset, n, place = load_int64(chunk, 0, -1), load_int64(chunk, 1, -1), load_int64(chunk, 2, -1), load_int64(chunk, 3, -1)
+    numbers, sums, step = load_int64(chunk, 4, -1), load_int64(chunk, 5, -1), load_int64(chunk, 6, -1)
+    geometry, width = load_int64(chunk, 7, -1), load_int64(chunk, 8, -1)
     strided = False
     for slot in range(width):
         shape = load_int64(geometry, slot, -1)

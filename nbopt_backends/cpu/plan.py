@@ -1,15 +1,35 @@
 """CpuPlan: the stages of a step as records that `nbopt_backends.cpu.drivers.run_stages` goes through."""
 
 from struct import Struct
+from typing import NamedTuple
 
 import numpy as np
 
 from nbopt.language.stages import ELEMENT, TENSOR, Combine, Pass, Scalars, Verdict
-from nbopt_backends.cpu.drivers import COMBINE, FIELDS, PASS, SCALARS, STRIDED_PASS, VERDICT
+from nbopt_backends.cpu.drivers import CHUNK_FIELDS, COMBINE, FIELDS, PASS, SCALARS, STRIDED_PASS, VERDICT
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.plans.plan import Plan
 
 _OPS = {op: number for number, op in enumerate(OPS)}
+
+
+class Record(NamedTuple):
+    """One stage as `run_stages` takes it.
+
+    Attributes
+    ----------
+    kind : int
+    guarded : bool
+    fields : list of int
+        From the third on.
+    chunks : numpy.ndarray or None
+        int64[chunks, CHUNK_FIELDS], of a pass.
+    """
+
+    kind: int
+    guarded: bool
+    fields: list
+    chunks: np.ndarray | None = None
 
 
 class CpuPlan(Plan):
@@ -19,7 +39,7 @@ class CpuPlan(Plan):
     ----------
     numbers : numpy.ndarray
         float64[rows, numbers]; one row if all parameters have the same.
-    records : list of (tuple, list of int)
+    records : list of (tuple, Record)
         For each stage its place in the order of the step, see `Program.order`, and its record.
     elements : int
         Of all tensors.
@@ -41,7 +61,7 @@ class CpuPlan(Plan):
         self.records = []
         for order, stage in program.order():
             for record in self._records(order, stage):
-                self.records.append((order, record + [0] * (FIELDS - len(record))))
+                self.records.append((order, record))
 
     def give(self, numbers):
         """Set the numbers that the host gives, of all parameters."""
@@ -79,13 +99,17 @@ class CpuPlan(Plan):
         return [{Combine: self._combine, Scalars: self._scalars, Verdict: self._verdict}[type(stage)](stage)]
 
     def _pass(self, level, stage, group):
-        layout, table = self.layout, self.layout.table
-        kernel = self.backend.kernel_of(stage, group)
+        layout, table, rows = self.layout, self.layout.table, group.chunks[:, 0]
         sums = self._partial.get(level)
-        record = [STRIDED_PASS if group.strided else PASS, stage.guarded, kernel.address, table.ctypes.data, table.shape[1]]
-        record += [group.chunks.ctypes.data, len(group.chunks), group.places.ctypes.data, self.numbers.ctypes.data, self._stride]
-        record += [0, 0, 0] if sums is None else [sums.ctypes.data, sums.shape[1], self._address(layout.first_tiles(group.chunks))]
-        return [*record, self._views.ctypes.data]
+        chunks = np.zeros((len(rows), CHUNK_FIELDS), np.int64)
+        chunks[:, 0] = table.ctypes.data + rows * table.strides[0]
+        chunks[:, 1:3], chunks[:, 3] = group.chunks[:, 1:], group.places
+        chunks[:, 4] = self.numbers.ctypes.data + rows * self._stride
+        if sums is not None:
+            chunks[:, 5] = sums.ctypes.data + layout.first_tiles(group.chunks) * sums.strides[0]
+            chunks[:, 6] = sums.strides[0]
+        chunks[:, 7], chunks[:, 8] = self._views.ctypes.data + rows * self._views.strides[0], table.shape[1]
+        return Record(STRIDED_PASS if group.strided else PASS, stage.guarded, [self.backend.kernel_of(stage, group).address], chunks)
 
     def _combine(self, stage):
         layout = self.layout
@@ -94,22 +118,44 @@ class CpuPlan(Plan):
         else:
             sums = self._partial[stage.level]
             source = [sums.ctypes.data + 8 * stage.source, sums.strides[0]]
-        record = [COMBINE, stage.guarded, _OPS[stage.op], stage.over == "step", *source, layout.tile_starts.ctypes.data, layout.n_rows]
-        return [*record, self.numbers.ctypes.data, self._stride, stage.output, self._scratch.ctypes.data, len(self.numbers)]
+        fields = [_OPS[stage.op], stage.over == "step", *source, layout.tile_starts.ctypes.data, layout.n_rows]
+        fields += [self.numbers.ctypes.data, self._stride, stage.output, self._scratch.ctypes.data, len(self.numbers)]
+        return Record(COMBINE, stage.guarded, fields)
 
     def _scalars(self, stage):
         table = self.layout.table
         dtypes = dict(zip(range(self.program.extents.count(ELEMENT), len(self.program.names)), (dtype.name for dtype in self.shared)))
         function = self.backend.scalars_of(stage, {line[1]: dtypes[line[1]] for line in stage.code if line[0] in ("load", "store", "round")})
         rows = len(self.numbers) if stage.extent == TENSOR or stage.outputs else 1
-        record = [SCALARS, stage.guarded, function.address, table.ctypes.data, table.shape[1], self.numbers.ctypes.data, self._stride]
-        return [*record, rows]
+        return Record(SCALARS, stage.guarded, [function.address, table.ctypes.data, table.shape[1], self.numbers.ctypes.data, self._stride, rows])
 
     def _verdict(self, stage):
-        return [VERDICT, False, self.numbers.ctypes.data + 8 * stage.condition]
+        return Record(VERDICT, False, [self.numbers.ctypes.data + 8 * stage.condition])
 
 
 def in_order(plans):
-    """Return the records of several plans as int64[stages, FIELDS], in the order in which they run."""
-    records = [entry for plan in plans for entry in plan.records]
-    return np.array([record for _, record in sorted(records, key=lambda entry: entry[0])], np.int64).reshape(-1, FIELDS)
+    """Return the stages of several plans as one list of records, in the order in which they run.
+
+    Passes at the same place that have the same kernel become one: parameters of several groups share a loop, whatever their numbers.
+
+    Returns
+    -------
+    records : numpy.ndarray
+        int64[stages, FIELDS].
+    chunks : list of numpy.ndarray
+        What the records point to, besides the memory of the plans.
+    """
+    entries = sorted((entry for plan in plans for entry in plan.records), key=lambda entry: entry[0])
+    joined: dict = {}
+    for number, (place, record) in enumerate(entries):
+        alone = () if record.chunks is not None else (number,)
+        joined.setdefault((place, record.kind, record.guarded, *(record.fields if not alone else ()), *alone), []).append(record)
+    records, kept = [], []
+    for group in joined.values():
+        fields = [group[0].kind, group[0].guarded, *group[0].fields]
+        if group[0].chunks is not None:
+            chunks = np.concatenate([record.chunks for record in group])
+            kept.append(chunks)
+            fields += [chunks.ctypes.data, len(chunks)]
+        records.append(fields + [0] * (FIELDS - len(fields)))
+    return np.array(records, np.int64).reshape(-1, FIELDS), kept

@@ -1,4 +1,4 @@
-"""Rules of users that reduce over parameters and over the step, against NumPy; and the shape of reductions."""
+"""Rules of users that reduce over parameters and over the step, against NumPy; and the shape of a reduction."""
 
 import math
 

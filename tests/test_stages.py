@@ -292,6 +292,14 @@ def test_reader_by_another_store(traced):
     assert traced.stored() == {"v": [1], "m": [1]}
 
 
+def test_reader_before_a_store(traced):
+    """What a stored value was computed from is not read again by those who read that value later."""
+    traced.m[:] = traced.p + traced.g
+    traced.v[:] = traced.m * traced.step.norm(traced.g)
+    traced.p[:] = traced.p * 0.5 + traced.g
+    assert traced.stored() == {"m": [0], "p": [0], "v": [1]}
+
+
 def test_stores_of_one_slot_stay_in_order(traced):
     """A second store does not overtake the first."""
     traced.m[:] = traced.m * traced.step.norm(traced.g)

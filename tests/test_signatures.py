@@ -1,10 +1,14 @@
 """The arguments of constructors: their names, order and defaults, and what help and type checkers know of them."""
 
+import ast
 import copy
 import inspect
+import os
+import pathlib
 import pickle
 
 import pytest
+import stub
 
 import nbopt
 from nbopt import errors, optimizers
@@ -90,11 +94,11 @@ def test_wrong_calls(name):
     """Python's own errors name the class and the argument."""
     parameters = inspect.signature(CLASSES[name]).parameters
     positional = [parameter for parameter in parameters.values() if parameter.kind is not parameter.KEYWORD_ONLY]
-    with pytest.raises(TypeError, match=r"^\w+\.__init__\(\) takes .* positional arguments"):
+    with pytest.raises(TypeError, match=rf"^{name}\.__init__\(\) takes .* positional arguments"):
         CLASSES[name](*[False] * (len(positional) + 1))
-    with pytest.raises(TypeError, match=rf"^\w+\.__init__\(\) got multiple values for argument '{positional[0].name}'"):
+    with pytest.raises(TypeError, match=rf"^{name}\.__init__\(\) got multiple values for argument '{positional[0].name}'"):
         CLASSES[name](False, **{positional[0].name: False})
-    with pytest.raises(errors.UnknownArgumentError, match=rf"^\w+ takes no beta_7\. .*Its arguments are {positional[0].name}, "):
+    with pytest.raises(errors.UnknownArgumentError, match=rf"^{name} takes no beta_7\. .*Its arguments are {positional[0].name}, "):
         made(name, beta_7=1.0)
     if name == "GradientDescentMomentum":
         missing = r"^GradientDescentMomentum\.__init__\(\) missing 2 required positional arguments: 'learning_rate' and 'momentum_coef'$"
@@ -115,3 +119,17 @@ def test_values_are_checked(name):
         with pytest.raises(errors.ArgumentError) as constructed:
             made(name, **{key: wrong})
         assert str(constructed.value) == str(assigned.value)
+
+
+def test_type_checkers_see_the_constructors():
+    """The file that editors and type checkers read has the arguments that there are."""
+    path = pathlib.Path(optimizers.__file__).with_suffix(".pyi")
+    if os.environ.get("NBOPT_UPDATE_GOLDEN") == "1":
+        path.write_text(stub.text())
+    assert path.read_text() == stub.text(), "run NBOPT_UPDATE_GOLDEN=1 pytest tests/test_signatures.py, and read what it wrote"
+    classes = {node.name: node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)}
+    for name in PLAIN:
+        (constructor,) = (node for node in classes[name].body if isinstance(node, ast.FunctionDef))
+        for argument in [*constructor.args.args, *constructor.args.kwonlyargs]:
+            argument.annotation = None
+        assert ast.unparse(constructor.args) == ast.unparse(ast.parse(f"lambda self, {SIGNATURES[name]}: 0").body[0].value.args)

@@ -61,7 +61,8 @@ epoch = _check(lambda x: 0 <= x < math.inf, "a number from 0 on")
 
 def optional(check):
     """Return `check`, with None allowed too."""
-    return _takes(f"{getattr(check, 'type', 'object')}, optional")(lambda name, value: value if value is None else check(name, value))
+    takes = f"{getattr(check, 'type', 'object')}, optional"
+    return _takes(takes)(lambda name, value: value if value is None else check(name, value))
 
 
 @_takes("Schedule, optional")

@@ -1,4 +1,4 @@
-"""The arguments of constructors: their names, order and defaults, and what help and type checkers know of them."""
+"""The arguments of constructors: names, order, defaults, and what type checkers know of them."""
 
 import ast
 import copy
@@ -71,21 +71,28 @@ def test_arguments_become_attributes(name):
     given |= {"eta_plus": 2.0} if name == "Rprop" else {}
     given |= {"learning_rate": 0.5, "momentum_coef": 0.75} if name == "GradientDescentMomentum" else {}
     given |= {key: value for key, value in {
-        "stochastic_round": True, "gradient_clip_norm": 2.0, "gradient_clip_value": 3.0, "param_clip_value": 4.0, "name": "n",
+        "stochastic_round": True, "name": "n",
+        "gradient_clip_norm": 2.0, "gradient_clip_value": 3.0, "param_clip_value": 4.0,
         "schedule": nbopt.Schedule(2, 0.5), "state_dtype": "float64", "nesterov": True, "centered": True,
     }.items() if key in parameters}  # fmt: skip
     assert given.keys() == parameters.keys()
     by_name = CLASSES[name](**given)
-    positional = [key for key, parameter in parameters.items() if parameter.kind is not parameter.KEYWORD_ONLY]
+    positional = [
+        key for key, parameter in parameters.items() if parameter.kind is not parameter.KEYWORD_ONLY
+    ]
     by_position = CLASSES[name](
-        *(given[key] for key in positional), **{key: given[key] for key in parameters if key not in positional}
+        *(given[key] for key in positional),
+        **{key: given[key] for key in parameters if key not in positional},
     )
     for optimizer in (by_name, by_position, pickle.loads(pickle.dumps(by_name)), copy.deepcopy(by_name)):
         assert {key: getattr(optimizer, key) for key in parameters} == given
         assert {key: optimizer.__dict__[key] for key in parameters} == given  # where reads cost least
         assert optimizer == by_name
         config = optimizer.get_description()["config"]
-        assert list(config) == list(parameters) and {**config, "schedule": None} == {**given, "schedule": None}
+        assert list(config) == list(parameters) and {**config, "schedule": None} == {
+            **given,
+            "schedule": None,
+        }
         assert nbopt.NervanaObject.gen_class(optimizer.get_description()) == optimizer
 
 
@@ -93,15 +100,22 @@ def test_arguments_become_attributes(name):
 def test_wrong_calls(name):
     """Python's own errors name the class and the argument."""
     parameters = inspect.signature(CLASSES[name]).parameters
-    positional = [parameter for parameter in parameters.values() if parameter.kind is not parameter.KEYWORD_ONLY]
+    positional = [
+        parameter for parameter in parameters.values() if parameter.kind is not parameter.KEYWORD_ONLY
+    ]
     with pytest.raises(TypeError, match=rf"^{name}\.__init__\(\) takes .* positional arguments"):
         CLASSES[name](*[False] * (len(positional) + 1))
-    with pytest.raises(TypeError, match=rf"^{name}\.__init__\(\) got multiple values for argument '{positional[0].name}'"):
+    with pytest.raises(
+        TypeError, match=rf"^{name}\.__init__\(\) got multiple values for argument '{positional[0].name}'"
+    ):
         CLASSES[name](False, **{positional[0].name: False})
-    with pytest.raises(errors.UnknownArgumentError, match=rf"^{name} takes no beta_7\. .*Its arguments are {positional[0].name}, "):
+    with pytest.raises(
+        errors.UnknownArgumentError,
+        match=rf"^{name} takes no beta_7\. .*Its arguments are {positional[0].name}, ",
+    ):
         made(name, beta_7=1.0)
     if name == "GradientDescentMomentum":
-        missing = r"^GradientDescentMomentum\.__init__\(\) missing 2 required positional arguments: 'learning_rate' and 'momentum_coef'$"
+        missing = r"__init__\(\) missing 2 required positional arguments: 'learning_rate' and 'momentum_coef'$"
         with pytest.raises(TypeError, match=missing):
             nbopt.GradientDescentMomentum()
 
@@ -113,7 +127,11 @@ def test_values_are_checked(name):
     for key, parameter in inspect.signature(CLASSES[name]).parameters.items():
         if key in ("name", "state_dtype"):
             continue
-        wrong = "yes" if key in ("stochastic_round", "nesterov", "centered") or parameter.default is None else -1.0
+        wrong = (
+            "yes"
+            if key in ("stochastic_round", "nesterov", "centered") or parameter.default is None
+            else -1.0
+        )
         with pytest.raises(errors.ArgumentError, match=rf"^{key}( must be|: ).*") as assigned:
             setattr(optimizer, key, wrong)
         with pytest.raises(errors.ArgumentError) as constructed:
@@ -126,10 +144,14 @@ def test_type_checkers_see_the_constructors():
     path = pathlib.Path(optimizers.__file__).with_suffix(".pyi")
     if os.environ.get("NBOPT_UPDATE_GOLDEN") == "1":
         path.write_text(stub.text())
-    assert path.read_text() == stub.text(), "run NBOPT_UPDATE_GOLDEN=1 pytest tests/test_signatures.py, and read what it wrote"
+    assert path.read_text() == stub.text(), (
+        "run NBOPT_UPDATE_GOLDEN=1 pytest tests/test_signatures.py, and read what it wrote"
+    )
     classes = {node.name: node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)}
     for name in PLAIN:
         (constructor,) = (node for node in classes[name].body if isinstance(node, ast.FunctionDef))
         for argument in [*constructor.args.args, *constructor.args.kwonlyargs]:
             argument.annotation = None
-        assert ast.unparse(constructor.args) == ast.unparse(ast.parse(f"lambda self, {SIGNATURES[name]}: 0").body[0].value.args)
+        assert ast.unparse(constructor.args) == ast.unparse(
+            ast.parse(f"lambda self, {SIGNATURES[name]}: 0").body[0].value.args
+        )

@@ -20,7 +20,7 @@ _OTHER_REDUCTIONS = {"norm", "linalg_norm", "vector_norm", "vdot", "prod", "medi
 #: Products of matrices.
 MATRIX = {"@", "matmul", "mm", "dot", "outer", "einsum", "tensordot"}
 
-#: Other words for arguments of optimizers -> those of the same meaning here. (PyTorch's own stand where hyper-parameters are declared.)
+#: Words for arguments of optimizers -> those of the same meaning here. PyTorch's own are in `nbopt.optimizers.hyper`.
 ARGUMENTS = {
     "beta1": ("beta_1",), "beta2": ("beta_2",), "max_norm": ("gradient_clip_norm",), "clip_norm": ("gradient_clip_norm",),
     "clip_value": ("gradient_clip_value",), "scheduler": ("schedule",), "lr_schedule": ("schedule",),

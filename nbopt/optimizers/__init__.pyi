@@ -1,4 +1,5 @@
-# Written from the declarations of hyper-parameters, see hyper.py, by NBOPT_UPDATE_GOLDEN=1 pytest tests/test_signatures.py
+# Written from the declarations of hyper-parameters (see hyper.py):
+# NBOPT_UPDATE_GOLDEN=1 pytest tests/test_signatures.py
 
 from typing import Any, Protocol, SupportsFloat
 

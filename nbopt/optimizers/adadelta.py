@@ -22,11 +22,14 @@ class Adadelta(Optimizer):
 
     state_names = ("mean_square_gradient", "mean_square_update", "last_update")
 
-    decay = hyper(0.95, checks.fraction, "Of both running mean squares.", torch="rho")
-    epsilon = hyper(1e-6, checks.non_negative, "Starts the first steps and keeps the division finite.", torch="eps")
+    decay = hyper(0.95, checks.fraction, "Decay of both running mean squares.", torch="rho")
+    epsilon = hyper(1e-6, checks.non_negative, "Starts the first steps, keeps divisions finite.", torch="eps")
     gradient_clip_value = hyper(doc="Bound of each gradient. None or 0: none. (Not in neon.)")
 
-    arguments = ("stochastic_round", "decay", "epsilon", "param_clip_value", "name", "*", "gradient_clip_value", "state_dtype")
+    arguments = (
+        "stochastic_round", "decay", "epsilon", "param_clip_value", "name",
+        "*", "gradient_clip_value", "state_dtype",
+    )  # fmt: skip
 
     def rule(self, step, param, grad, mean_square_gradient, mean_square_update, last_update):
         """One step; see the class."""

@@ -23,7 +23,9 @@ class AdaMax(MomentOptimizer):
 
     learning_rate = hyper(2e-3)
     beta_2 = hyper(doc="Decay of the largest magnitude.")
-    epsilon = hyper(doc="Keeps the division finite. It is added to the magnitude, as in PyTorch; the paper has none.")
+    epsilon = hyper(
+        doc="Keeps the division finite. It is added to the magnitude, as in PyTorch. The paper has none."
+    )
 
     def rule(self, step, param, grad, mean, largest):
         """One step; see the class."""

@@ -23,12 +23,13 @@ class AdamW(MomentOptimizer):
     state_names = ("mean", "mean_square")
 
     epsilon = hyper(
-        doc="Keeps the division finite. It stands beside the corrected root, as in PyTorch; in `Adam` beside the uncorrected one, where "
-        "the same number counts for more in the first steps (30 times in the first)."
+        doc="Keeps the division finite. It stands beside the corrected root, as in PyTorch. In `Adam` it stands "
+        "beside the uncorrected one, where the same number counts for more in the first steps (30 times in the "
+        "first)."
     )
     wdecay = hyper(
         0.01, checks.non_negative, torch="weight_decay",
-        doc="Weight decay, decoupled from the gradient. (In `GradientDescentMomentum` it is a part of the gradient.)",
+        doc="Weight decay, decoupled from the gradient. (`GradientDescentMomentum` adds it to the gradient.)",
     )  # fmt: skip
 
     def rule(self, step, param, grad, mean, mean_square):

@@ -29,7 +29,8 @@ class ASGD(Optimizer):
     alpha = hyper(0.75, checks.fraction, "The power by which it falls.")
     t0 = hyper(
         1e6, checks.non_negative,
-        "The average begins after this many calls; until then it is the parameter. An element of it that is 0 has not begun either.",
+        "The average begins after this many calls. Until then it is the parameter. "
+        "An element of it that is 0 has not begun either.",
     )  # fmt: skip
 
     def rule(self, step, param, grad, average):

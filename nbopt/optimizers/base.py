@@ -101,12 +101,20 @@ class Optimizer(Declared, Described):
     t = 0
     pure = True
 
-    stochastic_round = hyper(False, checks.rounding, "How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.")
+    stochastic_round = hyper(
+        False, checks.rounding, "How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`."
+    )
     learning_rate = hyper(None, checks.non_negative, "What the schedule starts from.", torch="lr")
-    gradient_clip_norm = hyper(None, checks.optional(checks.non_negative), "Bound of the norm of all gradients. None or 0: none.")
-    gradient_clip_value = hyper(None, checks.optional(checks.finite), "Bound of each gradient. None or 0: none.")
-    param_clip_value = hyper(None, checks.optional(checks.finite), "Bound of each new parameter. None or 0: none.")
-    name = hyper(None, takes="str, optional", doc="For messages.")
+    gradient_clip_norm = hyper(
+        None, checks.optional(checks.non_negative), "Bound of the norm of all gradients. None or 0: none."
+    )
+    gradient_clip_value = hyper(
+        None, checks.optional(checks.finite), "Bound of each gradient. None or 0: none."
+    )
+    param_clip_value = hyper(
+        None, checks.optional(checks.finite), "Bound of each new parameter. None or 0: none."
+    )
+    name = hyper(None, takes="str, optional", doc="A name for messages.")
     schedule = hyper(None, checks.schedule, "Of the learning rate. Constant without one.", instead=Schedule)
     state_dtype = hyper(None, takes="dtype, optional", doc="The dtype of new states.")
 

@@ -33,8 +33,8 @@ def made(cls, order):
     Returns
     -------
     function
-        Its text is what one would write. It hands on what the next constructor takes that was written, the base class's, and ends with
-        a check of what holds between hyper-parameters. Debuggers find the text by its file's name.
+        Its text is what one would write, and debuggers find it. It hands arguments on to the next constructor that
+        was written, usually that of `Optimizer`, and sets the others as attributes.
     """
     after = [base for base in cls.__mro__ if "__init__" in vars(base) or base is cls]
     count = next(i for i, base in enumerate(after) if i and not getattr(vars(base)["__init__"], "is_made", False))
@@ -43,9 +43,9 @@ def made(cls, order):
     file = f"<constructor of {cls.__module__}.{cls.__qualname__}>"
     linecache.cache[file] = len(text), None, text.splitlines(True), file
     space: dict[str, Any] = {
-        "last": last,
-        "default": SimpleNamespace(**{name: hyper.default for name, hyper in cls.hypers.items()}),
-        "instead": SimpleNamespace(**{name: hyper.instead for name, hyper in cls.hypers.items()}),
+        "_last": last,
+        "_default": SimpleNamespace(**{name: hyper.default for name, hyper in cls.hypers.items()}),
+        "_instead": SimpleNamespace(**{name: hyper.instead for name, hyper in cls.hypers.items()}),
     }
     exec(compile(text, file, "exec"), space)
     init = space["__init__"]
@@ -58,20 +58,21 @@ def _text(hypers, order, handed_on):
 
     That of a class with one hyper-parameter would be::
 
-        def __init__(self, decay=default.decay, name=default.name):
-            super(last, self).__init__(name=name)
+        def __init__(self, decay=_default.decay, name=_default.name):
+            super(_last, self).__init__(name=name)
             self.decay = decay
             self._check_together()
     """
-    taken = [name if name == "*" or hypers[name].default is REQUIRED else f"{name}=default.{name}" for name in order]
     names = [name for name in order if name != "*"]
+    optional = [name for name in names if hypers[name].default is not REQUIRED]
+    taken = [f"{name}=_default.{name}" if name in optional else name for name in order]
     lines = [
         f"def __init__({', '.join(['self', *taken])}):",
-        f"super(last, self).__init__({', '.join(f'{name}={name}' for name in names if name in handed_on)})",
+        f"super(_last, self).__init__({', '.join(f'{name}={name}' for name in names if name in handed_on)})",
     ]
     for name in names:
         if name not in handed_on:
-            lines.append(f"self.{name} = {name}" + (f" or instead.{name}()" if hypers[name].instead else ""))
+            lines.append(f"self.{name} = {name}" + (f" or _instead.{name}()" if hypers[name].instead else ""))
     return "\n    ".join([*lines, "self._check_together()"]) + "\n"
 
 

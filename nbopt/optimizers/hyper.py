@@ -6,17 +6,18 @@ Each is declared once, as an attribute of an optimizer's class::
         learning_rate = hyper(1e-4)
         beta_1 = hyper(0.9, checks.below_one, "The momentum's share of the direction.", torch="betas")
 
-`nbopt.optimizers.declared` makes the rest of it: the constructor, the checks of what is assigned, and the docstring's parameters. Descriptions
-and checkpoints follow the constructor, and `nbopt.torch` takes PyTorch's words from here. The base class declares what optimizers share.
+`nbopt.optimizers.declared` makes the rest from that: the constructor, the checks of what is assigned, and the
+docstring's parameters. Descriptions and checkpoints follow the constructor. `nbopt.torch` takes PyTorch's words
+from here. The base class declares what optimizers share.
 
-Editors and type checkers run nothing, so they don't see a constructor that is made. They read ``nbopt/optimizers/__init__.pyi`` in place of
-the package, with the same signatures. ``tests/test_signatures.py`` holds both together, and writes that file. ``typing.dataclass_transform``
-would need no file, but it puts arguments of base classes first, and neon has an optimizer's own between them.
+Editors and type checkers don't run code, so they can't see a constructor that is made. They read
+``nbopt/optimizers/__init__.pyi``, which has the same signatures. ``tests/test_signatures.py`` compares both, and
+writes that file. ``typing.dataclass_transform`` would need no file, but it puts the arguments of base classes
+first, and neon has an optimizer's own between them.
 """
 
-import dataclasses
 import enum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class _Mark(enum.Enum):
@@ -28,12 +29,11 @@ class _Mark(enum.Enum):
 REQUIRED: Any = _Mark.REQUIRED
 _OPEN: Any = _Mark.OPEN
 
-#: PyTorch's word -> the hyper-parameters that it stands for, in the words of the first class that declared them.
+#: PyTorch's word -> the hyper-parameters that it stands for, as the first class has them that declared it.
 TORCH: dict[str, tuple[str, ...]] = {}
 
 
-@dataclasses.dataclass(frozen=True)
-class Hyper:
+class Hyper(NamedTuple):
     """The declaration of a hyper-parameter. Make it by `hyper`, which has the attributes' meaning."""
 
     default: Any
@@ -45,12 +45,11 @@ class Hyper:
 
     def over(self, inherited):
         """Return the declaration, with what it does not say taken from another one."""
-        said = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return dataclasses.replace(inherited, **{name: value for name, value in said.items() if value is not _OPEN})
+        return Hyper(*(other if own is _OPEN else own for own, other in zip(self, inherited)))
 
     @property
     def type(self):
-        """Str : what it takes, as documentation has it. The check knows."""
+        """Str : what it takes, as documentation says it. The check knows."""
         return self.takes or getattr(self.check, "type", "")
 
 
@@ -59,12 +58,14 @@ FIRST = Hyper(REQUIRED, None, "", "", "", None)
 
 
 def hyper(default=_OPEN, check=_OPEN, doc=_OPEN, *, torch=_OPEN, takes=_OPEN, instead=_OPEN) -> Any:
-    """Declare a hyper-parameter, in the body of a class. What is not given stays as a base class has declared it.
+    """Declare a hyper-parameter, in the body of a class.
+
+    What is not given stays as a base class has declared it.
 
     Parameters
     ----------
     default : object
-        REQUIRED, or left out of a first declaration: the constructor needs the argument.
+        REQUIRED if the constructor needs the argument, as it does if a first declaration has no default.
     check : callable
         One of the functions in `nbopt.checks`, or another one like them. Without it, values stay as they are.
     doc : str
@@ -74,12 +75,12 @@ def hyper(default=_OPEN, check=_OPEN, doc=_OPEN, *, torch=_OPEN, takes=_OPEN, in
     takes : str
         What the argument may be, if there is no check that says so.
     instead : callable
-        Makes what stands for None.
+        Makes the object that the attribute gets in place of None.
 
     Returns
     -------
     Hyper
-        The type checkers' Any, as instances have a value in its place.
+        Type checkers take it for Any, since instances have a value in its place.
     """
     return Hyper(default, check, doc, torch, takes, instead)
 

@@ -22,10 +22,15 @@ class Lion(Optimizer):
 
     state_names = ("momentum",)
 
-    learning_rate = hyper(1e-4, doc="Every element moves by this much, so it is a third to a tenth of what suits AdamW.")
+    learning_rate = hyper(
+        1e-4, doc="Every element moves by this much, so it is a third to a tenth of what suits AdamW."
+    )
     beta_1 = hyper(0.9, checks.below_one, "The momentum's share of the direction.", torch="betas")
     beta_2 = hyper(0.99, checks.below_one, "The momentum's decay.", torch="betas")
-    wdecay = hyper(1e-3, checks.non_negative, "Weight decay, decoupled from the gradient as in `AdamW`.", torch="weight_decay")
+    wdecay = hyper(
+        1e-3, checks.non_negative, torch="weight_decay",
+        doc="Weight decay, decoupled from the gradient as in `AdamW`.",
+    )  # fmt: skip
 
     def rule(self, step, param, grad, momentum):
         """One step; see the class."""

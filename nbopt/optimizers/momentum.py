@@ -25,12 +25,17 @@ class GradientDescentMomentum(Optimizer):
     state_names = ("velocity",)
 
     learning_rate = hyper(REQUIRED)
-    momentum_coef = hyper(REQUIRED, checks.non_negative, "0 needs no state.", torch="momentum")
+    momentum_coef = hyper(
+        REQUIRED, checks.non_negative, "How much of the velocity is kept. 0 needs no state.", torch="momentum"
+    )
     wdecay = hyper(0.0, checks.non_negative, "Weight decay, added to the gradient.", torch="weight_decay")
-    nesterov = hyper(False, checks.boolean, "Nesterov's momentum, as in Sutskever et al. (2013), with momentum_coef above 0.")
+    nesterov = hyper(
+        False, checks.boolean, "Nesterov's momentum, as in Sutskever et al. (2013). It needs a momentum_coef."
+    )
 
     arguments = (
-        "learning_rate", "momentum_coef", "stochastic_round", "wdecay", *CLIPS, "name", "schedule", "nesterov", "*", "state_dtype",
+        "learning_rate", "momentum_coef", "stochastic_round", "wdecay", *CLIPS, "name", "schedule", "nesterov",
+        "*", "state_dtype",
     )  # fmt: skip
 
     def _check_together(self):

@@ -26,7 +26,9 @@ class NAdam(MomentOptimizer):
 
     learning_rate = hyper(2e-3)
     epsilon = hyper(doc="Keeps the division finite. It stands beside the corrected root, as in PyTorch.")
-    momentum_decay = hyper(4e-3, checks.non_negative, "How fast the momentum ``mu_t`` grows from half of beta_1 to beta_1.")
+    momentum_decay = hyper(
+        4e-3, checks.non_negative, "How fast the momentum ``mu_t`` grows from half of beta_1 to beta_1."
+    )
 
     def _momentum(self, t):
         return self.beta_1 * (1.0 - 0.5 * 0.96 ** (t * self.momentum_decay))

@@ -25,7 +25,9 @@ class RAdam(MomentOptimizer):
 
     state_names = ("mean", "mean_square")
 
-    epsilon = hyper(doc="Keeps the division finite. It stands beside the uncorrected root, as in PyTorch's RAdam and in `Adam`.")
+    epsilon = hyper(
+        doc="Keeps the division finite. It stands beside the uncorrected root, as in PyTorch's RAdam and in `Adam`."
+    )
 
     def rule(self, step, param, grad, mean, mean_square):
         """One step; see the class."""

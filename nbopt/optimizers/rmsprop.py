@@ -28,16 +28,20 @@ class RMSProp(Optimizer):
 
     state_names = ("mean_square", "mean", "velocity")
 
-    decay_rate = hyper(0.95, checks.fraction, "Of the running mean square.", torch="alpha")
+    decay_rate = hyper(0.95, checks.fraction, "Decay of the running mean square.", torch="alpha")
     learning_rate = hyper(2e-3)
     epsilon = hyper(
         1e-6, checks.non_negative, torch="eps",
-        doc="Keeps the division finite; inside the root and beside it, as in neon. (PyTorch's RMSprop has it beside the root alone.)",
+        doc="Keeps the division finite. It stands inside the root and beside it, as in neon. "
+        "(PyTorch's RMSprop has it beside the root alone.)",
     )  # fmt: skip
-    centered = hyper(False, checks.boolean, "Whether the mean's square is taken off the mean square. (Not in neon, nor is momentum_coef.)")
+    centered = hyper(
+        False, checks.boolean, "Whether the mean's square is taken off the mean square. (Not in neon.)"
+    )
     momentum_coef = hyper(
         0.0, checks.non_negative, torch="momentum",
-        doc="0 needs no velocity. This and `centered` decide which states are kept, so they stay as they are after the first step.",
+        doc="How much of the velocity is kept. 0 needs none. (Not in neon.) This and `centered` decide which states "
+        "there are, so they stay as they are after the first step.",
     )  # fmt: skip
 
     arguments = (

@@ -26,12 +26,17 @@ class Rprop(Optimizer):
     state_names = ("direction", "size")
 
     learning_rate = hyper(
-        0.01, doc="The first step of each element. A ``size`` of 0 has not started yet; later changes of the rate matter to none that has."
+        0.01,
+        doc="The first step of each element. A ``size`` of 0 has not started yet. "
+        "Later changes of the rate matter to none that has.",
     )
-    eta_minus = hyper(0.5, checks.below_one, "What a step's size is multiplied by where the sign has changed.", torch="etas")
-    eta_plus = hyper(1.2, checks.one_or_more, "What it is multiplied by where the sign has not changed.", torch="etas")
-    step_min = hyper(1e-6, checks.positive, "Lower bound of the steps' sizes. A 16-bit state must be able to hold it.", torch="step_sizes")
-    step_max = hyper(50.0, checks.positive, "Upper bound of the steps' sizes.", torch="step_sizes")
+    eta_minus = hyper(0.5, checks.below_one, "Factor of the size where the sign has changed.", torch="etas")
+    eta_plus = hyper(1.2, checks.one_or_more, "Factor of the size where it has not.", torch="etas")
+    step_min = hyper(
+        1e-6, checks.positive, torch="step_sizes",
+        doc="The least size of a step. A 16-bit state must be able to hold it.",
+    )  # fmt: skip
+    step_max = hyper(50.0, checks.positive, "The largest size of a step.", torch="step_sizes")
     gradient_clip_norm = hyper(doc="Taken as everywhere; it changes no sign, and so nothing here.")
     gradient_clip_value = hyper(doc="Taken as everywhere; it changes no sign, and so nothing here.")
 

@@ -27,7 +27,7 @@ class Yogi(MomentOptimizer):
     beta_2 = hyper(doc="How slowly the mean square moves.")
     epsilon = hyper(1e-3, doc="Keeps the division finite. It stands beside the corrected root, as in optax.")
     initial_accumulator_value = hyper(
-        1e-6, checks.non_negative, "What ``v`` starts from. An element of ``v`` that is 0 has not started yet."
+        1e-6, checks.non_negative, "What ``v`` starts from. An element of it that is 0 has not started yet."
     )
 
     def rule(self, step, param, grad, mean, mean_square):

@@ -36,9 +36,12 @@ def made(cls, order):
         Its text is what one would write, and debuggers find it. It hands arguments on to the next constructor that
         was written, usually that of `Optimizer`, and sets the others as attributes.
     """
-    after = [base for base in cls.__mro__ if "__init__" in vars(base) or base is cls]
-    count = next(i for i, base in enumerate(after) if i and not getattr(vars(base)["__init__"], "is_made", False))
-    last, base = after[count - 1], after[count]
+    last = cls
+    for base in cls.__mro__[1:]:
+        init = vars(base).get("__init__")
+        if init is not None and not getattr(init, "is_made", False):
+            break
+        last = base
     text = _text(cls.hypers, order, constructor_arguments(base))
     file = f"<constructor of {cls.__module__}.{cls.__qualname__}>"
     linecache.cache[file] = len(text), None, text.splitlines(True), file

@@ -1,4 +1,7 @@
-"""Checks of hyper-parameters: each takes a name and a value, and raises ArgumentError where the value makes no sense."""
+"""Checks of hyper-parameters: each takes a name and a value, and raises ArgumentError where the value makes no sense.
+
+A check returns the value that is kept. Its attribute ``type`` says in a word what it takes, for documentation.
+"""
 
 import math
 import numbers
@@ -16,7 +19,20 @@ def unwrapped(value):
     return value.get().item() if isinstance(value, Tensor) else value.item()
 
 
+def _takes(text):
+    """Return a decorator that notes on a check what it takes."""
+
+    def noted(check):
+        check.type = text
+        return check
+
+    return noted
+
+
 def _check(condition, allowed, kind=float):
+    text = allowed.replace("a finite number", "float").replace("a number", "float").replace("an int", "int")
+
+    @_takes(text)
     def check(name, value):
         value = unwrapped(value)
         if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
@@ -45,9 +61,11 @@ epoch = _check(lambda x: 0 <= x < math.inf, "a number from 0 on")
 
 def optional(check):
     """Return `check`, with None allowed too."""
-    return lambda name, value: value if value is None else check(name, value)
+    takes = f"{getattr(check, 'type', 'object')}, optional"
+    return _takes(takes)(lambda name, value: value if value is None else check(name, value))
 
 
+@_takes("Schedule, optional")
 def schedule(name, value):
     """Check a schedule: an object with a method get_learning_rate, or None."""
     if value is not None and (isinstance(value, type) or not callable(getattr(value, "get_learning_rate", None))):
@@ -55,6 +73,7 @@ def schedule(name, value):
     return value
 
 
+@_takes("bool or int")
 def rounding(name, value):
     """Check a stochastic_round setting and return its normal form."""
     try:
@@ -63,6 +82,7 @@ def rounding(name, value):
         raise ArgumentError(f"{name}: {error}") from None
 
 
+@_takes("float, or array or Tensor of one element")
 def loss_scale(name, value):
     """Check a loss scale: a number, or an array or tensor of one element, which may be on a device."""
     if isinstance(value, (numbers.Real, type(None))):
@@ -72,6 +92,7 @@ def loss_scale(name, value):
     return value
 
 
+@_takes("bool")
 def boolean(name, value):
     """Check a flag and return it as a bool."""
     if not isinstance(value, (bool, np.bool_)):

@@ -146,7 +146,7 @@ class NervanaObject:
 class Described(NervanaObject):
     """A NervanaObject that equals any other with the same description, and can be built from one by its path."""
 
-    def __init_subclass__(cls, symbolic=False, **options):
+    def __init_subclass__(cls, symbolic: bool = False, **options: Any) -> None:
         super().__init_subclass__(**options)
         if not symbolic:  # else it stands for a class in a trace, see nbopt.optimizers.tracing
             _registry[_class_path(cls)] = cls

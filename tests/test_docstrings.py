@@ -20,7 +20,19 @@ from nbopt_backends.meaning import reference
 API = pathlib.Path(__file__).resolve().parent.parent / "docs" / "api"
 SECTIONS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Notes", "References", "Examples")
 # What the authors of backends and of rules work with, beside what stands in nbopt.__all__.
-FOR_IMPLEMENTERS = [backend.Update, stages.Program, stages.Pass, stages.Combine, stages.Scalars, stages.Verdict, ops.Op, ops.Composed, host.HostBackend, numba_cpu.NumbaCPU, reference.Reference]
+FOR_IMPLEMENTERS = [
+    backend.Update,
+    stages.Program,
+    stages.Pass,
+    stages.Combine,
+    stages.Scalars,
+    stages.Verdict,
+    ops.Op,
+    ops.Composed,
+    host.HostBackend,
+    numba_cpu.NumbaCPU,
+    reference.Reference,
+]
 # Users get objects of these classes and make none.
 NOT_CONSTRUCTED = [nbopt.Tensor, backend.Update, optimizers.Step]
 

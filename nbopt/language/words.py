@@ -23,11 +23,9 @@ _OTHER_REDUCTIONS = {"vdot", "prod", "median", "any", "all", "count_nonzero", "a
 #: Products of matrices.
 MATRIX = {"@", "matmul", "mm", "dot", "outer", "einsum", "tensordot"}
 
-#: PyTorch's arguments of optimizers -> those of the same meaning here.
+#: Words for arguments of optimizers -> those of the same meaning here. PyTorch's own are in `nbopt.optimizers.hyper`.
 ARGUMENTS = {
-    "lr": ("learning_rate",), "betas": ("beta_1", "beta_2"), "beta1": ("beta_1",), "beta2": ("beta_2",), "eps": ("epsilon",),
-    "weight_decay": ("wdecay",), "momentum": ("momentum_coef",), "alpha": ("decay_rate",), "rho": ("decay",), "etas": ("eta_minus", "eta_plus"),
-    "step_sizes": ("step_min", "step_max"), "max_norm": ("gradient_clip_norm",), "clip_norm": ("gradient_clip_norm",),
+    "beta1": ("beta_1",), "beta2": ("beta_2",), "max_norm": ("gradient_clip_norm",), "clip_norm": ("gradient_clip_norm",),
     "clip_value": ("gradient_clip_value",), "scheduler": ("schedule",), "lr_schedule": ("schedule",),
 }  # fmt: skip
 #: Those for which there is something else.

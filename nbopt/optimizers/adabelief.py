@@ -1,6 +1,7 @@
 """AdaBelief."""
 
 from nbopt import checks
+from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
 
 
@@ -13,25 +14,6 @@ class AdaBelief(MomentOptimizer):
         v = beta_2 * v + (1 - beta_2) * (g - m)^2 + epsilon_root;    V = v / (1 - beta_2^t)
         p = p - lr * M / (sqrt(V) + epsilon)
 
-    Parameters
-    ----------
-    stochastic_round : bool or int
-        How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.
-    learning_rate : float
-    beta_1, beta_2 : float
-        Decay of the two running means, from 0 to below 1.
-    epsilon : float
-        Keeps the division finite. It stands beside the corrected root, as in optax.
-    epsilon_root : float
-        Added to ``v`` at every step, and so kept in it.
-    gradient_clip_norm, gradient_clip_value, param_clip_value : float, optional
-        Bounds of the norm of all gradients, of each gradient, and of each new parameter. None or 0: none.
-    name : str, optional
-    schedule : Schedule, optional
-        Of the learning rate. Constant without one.
-    state_dtype : dtype, optional
-        The dtype of new states.
-
     References
     ----------
     J. Zhuang et al., "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients", NeurIPS 2020, arXiv:2010.07468; formula
@@ -39,27 +21,9 @@ class AdaBelief(MomentOptimizer):
     """
 
     state_names = ("mean", "variance")
-    checks = {**MomentOptimizer.checks, "epsilon_root": checks.non_negative}
 
-    def __init__(
-        self,
-        stochastic_round=False,
-        learning_rate=1e-3,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-16,
-        epsilon_root=1e-16,
-        gradient_clip_norm=None,
-        gradient_clip_value=None,
-        param_clip_value=None,
-        name=None,
-        *,
-        schedule=None,
-        state_dtype=None,
-    ):
-        clips = gradient_clip_norm, gradient_clip_value, param_clip_value
-        super().__init__(stochastic_round, learning_rate, beta_1, beta_2, epsilon, *clips, name, schedule=schedule, state_dtype=state_dtype)
-        self.epsilon_root = epsilon_root
+    epsilon = hyper(1e-16, doc="Keeps the division finite. It stands beside the corrected root, as in optax.")
+    epsilon_root = hyper(1e-16, checks.non_negative, "Added to ``v`` at every step, and so kept in it.")
 
     def rule(self, step, param, grad, mean, variance):
         """One step; see the class."""

@@ -1,5 +1,6 @@
 """AdaMax."""
 
+from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
 
 
@@ -12,23 +13,6 @@ class AdaMax(MomentOptimizer):
         u = max(beta_2 * u, abs(g) + epsilon)
         p = p - lr / (1 - beta_1^t) * m / u
 
-    Parameters
-    ----------
-    stochastic_round : bool or int
-        How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.
-    learning_rate : float
-    beta_1, beta_2 : float
-        Decay of the mean and of the largest magnitude, from 0 to below 1.
-    epsilon : float
-        Keeps the division finite. It is added to the magnitude, as in PyTorch; the paper has none.
-    gradient_clip_norm, gradient_clip_value, param_clip_value : float, optional
-        Bounds of the norm of all gradients, of each gradient, and of each new parameter. None or 0: none.
-    name : str, optional
-    schedule : Schedule, optional
-        Of the learning rate. Constant without one.
-    state_dtype : dtype, optional
-        The dtype of new states.
-
     References
     ----------
     D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, 2014, section 7.1; formula and defaults of PyTorch's
@@ -37,23 +21,9 @@ class AdaMax(MomentOptimizer):
 
     state_names = ("mean", "largest")
 
-    def __init__(
-        self,
-        stochastic_round=False,
-        learning_rate=2e-3,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        gradient_clip_norm=None,
-        gradient_clip_value=None,
-        param_clip_value=None,
-        name=None,
-        *,
-        schedule=None,
-        state_dtype=None,
-    ):
-        clips = gradient_clip_norm, gradient_clip_value, param_clip_value
-        super().__init__(stochastic_round, learning_rate, beta_1, beta_2, epsilon, *clips, name, schedule=schedule, state_dtype=state_dtype)
+    learning_rate = hyper(2e-3)
+    beta_2 = hyper(doc="Decay of the largest magnitude.")
+    epsilon = hyper(doc="Keeps the division finite. It is added to the magnitude, as in PyTorch. The paper has none.")
 
     def rule(self, step, param, grad, mean, largest):
         """One step; see the class."""

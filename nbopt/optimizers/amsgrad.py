@@ -1,5 +1,6 @@
 """AMSGrad."""
 
+from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
 
 
@@ -12,23 +13,6 @@ class AMSGrad(MomentOptimizer):
         v = beta_2 * v + (1 - beta_2) * g^2;     u = max(u, v)
         p = p - lr * M / (sqrt(u / (1 - beta_2^t)) + epsilon)
 
-    Parameters
-    ----------
-    stochastic_round : bool or int
-        How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.
-    learning_rate : float
-    beta_1, beta_2 : float
-        Decay of the two running means, from 0 to below 1.
-    epsilon : float
-        Keeps the division finite. It stands beside the corrected root, as in PyTorch.
-    gradient_clip_norm, gradient_clip_value, param_clip_value : float, optional
-        Bounds of the norm of all gradients, of each gradient, and of each new parameter. None or 0: none.
-    name : str, optional
-    schedule : Schedule, optional
-        Of the learning rate. Constant without one.
-    state_dtype : dtype, optional
-        The dtype of new states.
-
     References
     ----------
     S. J. Reddi, S. Kale, S. Kumar, "On the Convergence of Adam and Beyond", ICLR 2018, arXiv:1904.09237; formula and defaults of PyTorch's
@@ -36,6 +20,8 @@ class AMSGrad(MomentOptimizer):
     """
 
     state_names = ("mean", "mean_square", "largest")
+
+    epsilon = hyper(doc="Keeps the division finite. It stands beside the corrected root, as in PyTorch.")
 
     def rule(self, step, param, grad, mean, mean_square, largest):
         """One step; see the class."""

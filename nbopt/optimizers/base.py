@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import sys
 from itertools import chain
 from typing import Any
 
@@ -16,11 +15,16 @@ from nbopt.interface.update import Update
 from nbopt.language.cutter import loses
 from nbopt.language.stages import ELEMENT, STEP
 from nbopt.language.trace import Tracer
-from nbopt.language.words import ELSEWHERE
 from nbopt.layers import as_gradient, as_layers, check_distinct, entries_of, get_param_list, rows_with_gradients, warn_of_lost_states
-from nbopt.naming import Described, constructor_arguments
-from nbopt.optimizers.constructor import checked, like
+from nbopt.naming import Described
+from nbopt.optimizers.constructor import checked
+from nbopt.optimizers.declared import Declared
+from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.tracing import Traces
+from nbopt.schedules import Schedule
+
+#: The arguments that clip, in the order that most constructors have.
+CLIPS = ("gradient_clip_norm", "gradient_clip_value", "param_clip_value")
 
 
 class _Kept:
@@ -47,7 +51,7 @@ class _Kept:
         self.told_of_lost_states = False
 
 
-class Optimizer(Described):
+class Optimizer(Declared, Described):
     """Base class of optimizers. A subclass is a rule over its slots.
 
     >>> class SignMomentum(Optimizer):
@@ -92,35 +96,28 @@ class Optimizer(Described):
     """
 
     state_names: tuple[str, ...] = ()
-    learning_rate: Any = None
-    schedule: Any = None
-    gradient_clip_norm: Any = None
-    gradient_clip_value: Any = None
-    param_clip_value: Any = None
-    stochastic_round: Any = False
-    state_dtype: Any = None
     loss_scale: Any = 1.0
     skip_nonfinite: Any = False
     t = 0
     pure = True
 
-    checks: dict[str, Any] = {
-        "learning_rate": checks.non_negative,
-        "schedule": checks.schedule,
-        "gradient_clip_norm": checks.optional(checks.non_negative),
-        "gradient_clip_value": checks.optional(checks.finite),
-        "param_clip_value": checks.optional(checks.finite),
-        "stochastic_round": checks.rounding,
-        "loss_scale": checks.loss_scale,
-        "skip_nonfinite": checks.boolean,
-        "t": checks.count,
-    }
+    stochastic_round = hyper(False, checks.rounding, "How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.")
+    learning_rate = hyper(None, checks.non_negative, "What the schedule starts from.", torch="lr")
+    gradient_clip_norm = hyper(None, checks.optional(checks.non_negative), "Bound of the norm of all gradients. None or 0: none.")
+    gradient_clip_value = hyper(None, checks.optional(checks.finite), "Bound of each gradient. None or 0: none.")
+    param_clip_value = hyper(None, checks.optional(checks.finite), "Bound of each new parameter. None or 0: none.")
+    name = hyper(None, takes="str, optional", doc="A name for messages.")
+    schedule = hyper(None, checks.schedule, "Of the learning rate. Constant without one.", instead=Schedule)
+    state_dtype = hyper(None, takes="dtype, optional", doc="The dtype of new states.")
+
+    checks: dict[str, Any] = {"loss_scale": checks.loss_scale, "skip_nonfinite": checks.boolean, "t": checks.count}
+    arguments: tuple = ("stochastic_round", "learning_rate", ..., *CLIPS, "name", "*", "schedule", "state_dtype")
 
     def __init__(self, name=None, state_dtype=None):
         super().__init__(name=name)
         self.state_dtype = None if state_dtype is None else storage_name(get_backend(), state_dtype)
 
-    def __init_subclass__(cls, symbolic=False, **options):
+    def __init_subclass__(cls, symbolic: bool = False, **options: Any) -> None:
         super().__init_subclass__(symbolic=symbolic, **options)
         if symbolic:
             return
@@ -130,34 +127,8 @@ class Optimizer(Described):
         if inspect.isfunction(cls.__dict__.get("__init__")):
             cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
-    def __setattr__(self, name, value):
-        check = self.checks.get(name)
-        if check is None and name not in self.__dict__ and not name.startswith("_"):
-            self._check_new_name(name, value, sys._getframe(1))
-        object.__setattr__(self, name, value if check is None else check(name, value))
-
-    def _check_new_name(self, name, value, frame):
-        """Refuse to make an attribute that looks like a hyper-parameter by another name. The methods of an optimizer may make any."""
-        arguments = () if hasattr(type(self), name) else constructor_arguments(type(self))
-        if name in arguments or hasattr(type(self), name):
-            return
-        known = like(name, {*self.checks, *arguments} - {"name"})
-        if not known and name not in ELSEWHERE:
-            return
-        allowed = {**self.checks, **Optimizer.checks}  # those of a MultiOptimizer allow nothing
-        if len(known) == 1 and known[0] in allowed:
-            try:
-                allowed[known[0]](known[0], value)
-            except NboptError:
-                return  # no value of that hyper-parameter: a list of learning rates, say
-        while frame is not None:
-            first = frame.f_code.co_varnames[: frame.f_code.co_argcount][:1]
-            if first and frame.f_locals.get(first[0]) is self:
-                return
-            frame = frame.f_back
-        write = " and ".join(f"optimizer.{word} = ..." for word in known)
-        advice = f"Write {write}, or give an attribute of your own a name that is less like it" if known else ELSEWHERE[name]
-        raise ArgumentError(f"{self.classnm} has no {name}, so setting it would do nothing. {advice}")
+    def _check_together(self):
+        """Check what holds between hyper-parameters, at the end of a constructor. A subclass says what."""
 
     def rule(self, step, param, grad, *states):
         """State one step as mathematics. Subclasses define it.

@@ -1,16 +1,82 @@
-"""The look at a constructor's call that tells PyTorch's words, and positions that mean something else here, from what was meant."""
+"""Constructors of optimizers: how they are made from declarations, and how they look at their calls.
+
+The look tells PyTorch's words, and positions that mean something else here, from what was meant.
+"""
 
 import difflib
 import functools
 import inspect
+import linecache
 import numbers
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from nbopt.errors import ArgumentError, UnknownArgumentError
 from nbopt.language.words import ARGUMENTS, ELSEWHERE
+from nbopt.naming import constructor_arguments
+from nbopt.optimizers.hyper import REQUIRED, TORCH
 
 _FIRST = ("stochastic_round", "learning_rate")
+
+
+def made(cls, order):
+    """Return a constructor that sets all hyper-parameters of a class, in the order of its arguments.
+
+    Parameters
+    ----------
+    cls : type
+    order : list of str
+        The arguments. ``"*"`` comes before those that are passed by name only.
+
+    Returns
+    -------
+    function
+        Its text is what one would write, and debuggers find it. It hands arguments on to the next constructor that
+        was written, usually that of `Optimizer`, and sets the others as attributes.
+    """
+    last = cls
+    for base in cls.__mro__[1:]:
+        init = vars(base).get("__init__")
+        if init is not None and not getattr(init, "is_made", False):
+            break
+        last = base
+    text = _text(cls.hypers, order, constructor_arguments(base))
+    file = f"<constructor of {cls.__module__}.{cls.__qualname__}>"
+    linecache.cache[file] = len(text), None, text.splitlines(True), file
+    space: dict[str, Any] = {
+        "_last": last,
+        "_default": SimpleNamespace(**{name: hyper.default for name, hyper in cls.hypers.items()}),
+        "_instead": SimpleNamespace(**{name: hyper.instead for name, hyper in cls.hypers.items()}),
+    }
+    exec(compile(text, file, "exec"), space)
+    init = space["__init__"]
+    init.__module__, init.__qualname__, init.is_made = cls.__module__, f"{cls.__qualname__}.__init__", True
+    return init
+
+
+def _text(hypers, order, handed_on):
+    """Return the text of a constructor.
+
+    That of a class with one hyper-parameter would be::
+
+        def __init__(self, decay=_default.decay, name=_default.name):
+            super(_last, self).__init__(name=name)
+            self.decay = decay
+            self._check_together()
+    """
+    names = [name for name in order if name != "*"]
+    optional = [name for name in names if hypers[name].default is not REQUIRED]
+    taken = [f"{name}=_default.{name}" if name in optional else name for name in order]
+    lines = [
+        f"def __init__({', '.join(['self', *taken])}):",
+        f"super(_last, self).__init__({', '.join(f'{name}={name}' for name in names if name in handed_on)})",
+    ]
+    for name in names:
+        if name not in handed_on:
+            lines.append(f"self.{name} = {name}" + (f" or _instead.{name}()" if hypers[name].instead else ""))
+    return "\n    ".join([*lines, "self._check_together()"]) + "\n"
 
 
 def checked(init):
@@ -69,10 +135,15 @@ def _for_torch(called):
     )
 
 
+def _meaning(name):
+    """Return the hyper-parameters that another library's word stands for."""
+    return ARGUMENTS.get(name) or TORCH.get(name, ())
+
+
 def _advice(called, names, unknown):
     found = []
     for name in unknown:
-        own = ARGUMENTS.get(name)
+        own = _meaning(name)
         close = difflib.get_close_matches(name, names, 1)
         if name == "params":
             found.append(f"{_for_torch(called)}.")
@@ -99,7 +170,7 @@ def like(name, known):
     sequence of str
         Empty if the name is far from all of them.
     """
-    own = ARGUMENTS.get(name, ())
+    own = _meaning(name)
     if own and set(own) <= set(known):
         return own
     return difflib.get_close_matches(name, [word for word in known if len(word) > 3], 1, 0.85)

@@ -2,7 +2,7 @@
 
 from nbopt import checks
 from nbopt.optimizers.base import Optimizer
-from nbopt.schedules import Schedule
+from nbopt.optimizers.hyper import hyper
 
 
 class MomentOptimizer(Optimizer):
@@ -12,28 +12,10 @@ class MomentOptimizer(Optimizer):
     shows in the states. (In neon's Adam the factor ``s`` scales the step.)
     """
 
-    checks = {**Optimizer.checks, "beta_1": checks.below_one, "beta_2": checks.below_one, "epsilon": checks.non_negative}
-
-    def __init__(
-        self,
-        stochastic_round=False,
-        learning_rate=1e-3,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        gradient_clip_norm=None,
-        gradient_clip_value=None,
-        param_clip_value=None,
-        name=None,
-        *,
-        schedule=None,
-        state_dtype=None,
-    ):
-        super().__init__(name=name, state_dtype=state_dtype)
-        self.stochastic_round = stochastic_round
-        self.learning_rate, self.beta_1, self.beta_2, self.epsilon = learning_rate, beta_1, beta_2, epsilon
-        self.gradient_clip_norm, self.gradient_clip_value, self.param_clip_value = gradient_clip_norm, gradient_clip_value, param_clip_value
-        self.schedule = schedule or Schedule()
+    learning_rate = hyper(1e-3)
+    beta_1 = hyper(0.9, checks.below_one, "Decay of the running mean of gradients.", torch="betas")
+    beta_2 = hyper(0.999, checks.below_one, "Decay of the running mean of their squares.", torch="betas")
+    epsilon = hyper(1e-8, checks.non_negative, "Keeps the division finite.", torch="eps")
 
     def corrections(self, step):
         """Return ``1 - beta_1^t`` and ``sqrt(1 - beta_2^t)``, by which running means that began at 0 are too small after `t` steps.

@@ -2,8 +2,8 @@
 
 from nbopt import checks
 from nbopt.errors import ArgumentError
-from nbopt.optimizers.base import Optimizer, decayed
-from nbopt.schedules import Schedule
+from nbopt.optimizers.base import CLIPS, Optimizer, decayed
+from nbopt.optimizers.hyper import REQUIRED, hyper
 
 
 class GradientDescentMomentum(Optimizer):
@@ -16,25 +16,6 @@ class GradientDescentMomentum(Optimizer):
 
     and without momentum ``p = p - (lr * s * g + lr * wdecay * p)``.
 
-    Parameters
-    ----------
-    learning_rate : float
-    momentum_coef : float
-        From 0 on. 0 needs no state.
-    stochastic_round : bool or int
-        How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.
-    wdecay : float
-        Weight decay, added to the gradient.
-    gradient_clip_norm, gradient_clip_value, param_clip_value : float, optional
-        Bounds of the norm of all gradients, of each gradient, and of each new parameter. None or 0: none.
-    name : str, optional
-    schedule : Schedule, optional
-        Of the learning rate. Constant without one.
-    nesterov : bool
-        Nesterov's momentum, as in Sutskever et al. (2013), with momentum_coef above 0.
-    state_dtype : dtype, optional
-        The dtype of new states.
-
     References
     ----------
     I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and momentum in deep learning", ICML 2013;
@@ -42,38 +23,25 @@ class GradientDescentMomentum(Optimizer):
     """
 
     state_names = ("velocity",)
-    checks = {**Optimizer.checks, "momentum_coef": checks.non_negative, "wdecay": checks.non_negative, "nesterov": checks.boolean}
 
-    def __init__(
-        self,
-        learning_rate,
-        momentum_coef,
-        stochastic_round=False,
-        wdecay=0.0,
-        gradient_clip_norm=None,
-        gradient_clip_value=None,
-        param_clip_value=None,
-        name=None,
-        schedule=None,
-        nesterov=False,
-        *,
-        state_dtype=None,
-    ):
-        super().__init__(name=name, state_dtype=state_dtype)
-        self.learning_rate, self.momentum_coef, self.wdecay = learning_rate, momentum_coef, wdecay
-        self.stochastic_round = stochastic_round
-        self.gradient_clip_norm, self.gradient_clip_value, self.param_clip_value = gradient_clip_norm, gradient_clip_value, param_clip_value
-        self.schedule = schedule or Schedule()
-        self.nesterov = nesterov
-        self._check_nesterov()
+    learning_rate = hyper(REQUIRED)
+    momentum_coef = hyper(REQUIRED, checks.non_negative, "How much of the velocity is kept. 0 needs no state.", torch="momentum")
+    wdecay = hyper(0.0, checks.non_negative, "Weight decay, added to the gradient.", torch="weight_decay")
+    nesterov = hyper(False, checks.boolean, "Nesterov's momentum, as in Sutskever et al. (2013). It needs a momentum_coef.")
 
-    def _check_nesterov(self):
+    arguments = (
+        "learning_rate", "momentum_coef", "stochastic_round", "wdecay", *CLIPS, "name", "schedule", "nesterov",
+        "*", "state_dtype",
+    )  # fmt: skip
+
+    def _check_together(self):
+        """Refuse to look ahead without momentum."""
         if self.nesterov and self.momentum_coef == 0:
             raise ArgumentError("nesterov=True needs a momentum_coef above 0; without momentum there is nothing to look ahead along")
 
     def states_in_use(self):
         """Return the states that the rule takes now: none without momentum."""
-        self._check_nesterov()
+        self._check_together()
         return self.state_names if self.momentum_coef else ()
 
     def rule(self, step, param, grad, velocity=None):

@@ -1,6 +1,7 @@
 """NAdam."""
 
 from nbopt import checks
+from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
 
 
@@ -15,25 +16,6 @@ class NAdam(MomentOptimizer):
         M = mu_(t+1) * m / (1 - P_(t+1)) + (1 - mu_t) * g / (1 - P_t)
         p = p - lr * M / (sqrt(v / (1 - beta_2^t)) + epsilon)
 
-    Parameters
-    ----------
-    stochastic_round : bool or int
-        How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.
-    learning_rate : float
-    beta_1, beta_2 : float
-        Decay of the two running means, from 0 to below 1.
-    epsilon : float
-        Keeps the division finite. It stands beside the corrected root, as in PyTorch.
-    momentum_decay : float
-        How fast the momentum ``mu_t`` grows from half of beta_1 to beta_1.
-    gradient_clip_norm, gradient_clip_value, param_clip_value : float, optional
-        Bounds of the norm of all gradients, of each gradient, and of each new parameter. None or 0: none.
-    name : str, optional
-    schedule : Schedule, optional
-        Of the learning rate. Constant without one.
-    state_dtype : dtype, optional
-        The dtype of new states.
-
     References
     ----------
     T. Dozat, "Incorporating Nesterov Momentum into Adam", ICLR 2016 Workshop; formula and defaults of PyTorch's NAdam.
@@ -41,27 +23,10 @@ class NAdam(MomentOptimizer):
 
     state_names = ("mean", "mean_square")
     pure = False  # the product of the momenta goes on from step to step
-    checks = {**MomentOptimizer.checks, "momentum_decay": checks.non_negative}
 
-    def __init__(
-        self,
-        stochastic_round=False,
-        learning_rate=2e-3,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        momentum_decay=4e-3,
-        gradient_clip_norm=None,
-        gradient_clip_value=None,
-        param_clip_value=None,
-        name=None,
-        *,
-        schedule=None,
-        state_dtype=None,
-    ):
-        clips = gradient_clip_norm, gradient_clip_value, param_clip_value
-        super().__init__(stochastic_round, learning_rate, beta_1, beta_2, epsilon, *clips, name, schedule=schedule, state_dtype=state_dtype)
-        self.momentum_decay = momentum_decay
+    learning_rate = hyper(2e-3)
+    epsilon = hyper(doc="Keeps the division finite. It stands beside the corrected root, as in PyTorch.")
+    momentum_decay = hyper(4e-3, checks.non_negative, "How fast the momentum ``mu_t`` grows from half of beta_1 to beta_1.")
 
     def _momentum(self, t):
         return self.beta_1 * (1.0 - 0.5 * 0.96 ** (t * self.momentum_decay))

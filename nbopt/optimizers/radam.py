@@ -1,5 +1,6 @@
 """RAdam."""
 
+from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
 
 
@@ -16,23 +17,6 @@ class RAdam(MomentOptimizer):
 
     These are two kernels; with the default beta_2 the second is compiled at the sixth step.
 
-    Parameters
-    ----------
-    stochastic_round : bool or int
-        How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.
-    learning_rate : float
-    beta_1, beta_2 : float
-        Decay of the two running means, from 0 to below 1.
-    epsilon : float
-        Keeps the division finite. It stands beside the uncorrected root, as in PyTorch's RAdam and in `Adam`.
-    gradient_clip_norm, gradient_clip_value, param_clip_value : float, optional
-        Bounds of the norm of all gradients, of each gradient, and of each new parameter. None or 0: none.
-    name : str, optional
-    schedule : Schedule, optional
-        Of the learning rate. Constant without one.
-    state_dtype : dtype, optional
-        The dtype of new states.
-
     References
     ----------
     L. Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020, arXiv:1908.03265; formula and defaults of PyTorch's
@@ -40,6 +24,8 @@ class RAdam(MomentOptimizer):
     """
 
     state_names = ("mean", "mean_square")
+
+    epsilon = hyper(doc="Keeps the division finite. It stands beside the uncorrected root, as in PyTorch's RAdam and in `Adam`.")
 
     def rule(self, step, param, grad, mean, mean_square):
         """One step; see the class."""

@@ -1,8 +1,8 @@
 """RMSProp."""
 
 from nbopt import checks
-from nbopt.optimizers.base import Optimizer
-from nbopt.schedules import Schedule
+from nbopt.optimizers.base import CLIPS, Optimizer
+from nbopt.optimizers.hyper import hyper
 
 
 class RMSProp(Optimizer):
@@ -19,27 +19,6 @@ class RMSProp(Optimizer):
         v = momentum_coef * v + s * g / (sqrt(r + epsilon) + epsilon)
         p = p - lr * v
 
-    Parameters
-    ----------
-    stochastic_round : bool or int
-        How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.
-    decay_rate : float
-        Of the running mean square, from 0 to 1.
-    learning_rate : float
-    epsilon : float
-        Keeps the division finite; inside the root and beside it, as in neon. (PyTorch's RMSprop has it beside the root alone.)
-    gradient_clip_norm, gradient_clip_value, param_clip_value : float, optional
-        Bounds of the norm of all gradients, of each gradient, and of each new parameter. None or 0: none.
-    name : str, optional
-    schedule : Schedule, optional
-        Of the learning rate. Constant without one.
-    centered : bool
-        Whether the mean's square is taken off the mean square. (Not in neon, nor is momentum_coef.)
-    momentum_coef : float
-        From 0 on. 0 needs no velocity. This and `centered` decide which states are kept, so they stay as they are after the first step.
-    state_dtype : dtype, optional
-        The dtype of new states.
-
     References
     ----------
     T. Tieleman, G. Hinton, "Lecture 6.5: rmsprop", COURSERA Neural Networks for Machine Learning, 2012; formula and defaults of neon's
@@ -48,33 +27,25 @@ class RMSProp(Optimizer):
     """
 
     state_names = ("mean_square", "mean", "velocity")
-    checks = {
-        **Optimizer.checks, "decay_rate": checks.fraction, "epsilon": checks.non_negative,
-        "centered": checks.boolean, "momentum_coef": checks.non_negative,
-    }  # fmt: skip
 
-    def __init__(
-        self,
-        stochastic_round=False,
-        decay_rate=0.95,
-        learning_rate=2e-3,
-        epsilon=1e-6,
-        gradient_clip_norm=None,
-        gradient_clip_value=None,
-        param_clip_value=None,
-        name=None,
-        schedule=None,
-        *,
-        centered=False,
-        momentum_coef=0.0,
-        state_dtype=None,
-    ):
-        super().__init__(name=name, state_dtype=state_dtype)
-        self.stochastic_round = stochastic_round
-        self.decay_rate, self.learning_rate, self.epsilon = decay_rate, learning_rate, epsilon
-        self.gradient_clip_norm, self.gradient_clip_value, self.param_clip_value = gradient_clip_norm, gradient_clip_value, param_clip_value
-        self.schedule = schedule or Schedule()
-        self.centered, self.momentum_coef = centered, momentum_coef
+    decay_rate = hyper(0.95, checks.fraction, "Decay of the running mean square.", torch="alpha")
+    learning_rate = hyper(2e-3)
+    epsilon = hyper(
+        1e-6, checks.non_negative, torch="eps",
+        doc="Keeps the division finite. It stands inside the root and beside it, as in neon. "
+        "(PyTorch's RMSprop has it beside the root alone.)",
+    )  # fmt: skip
+    centered = hyper(False, checks.boolean, "Whether the mean's square is taken off the mean square. (Not in neon.)")
+    momentum_coef = hyper(
+        0.0, checks.non_negative, torch="momentum",
+        doc="How much of the velocity is kept. 0 needs none. (Not in neon.) This and `centered` decide which states "
+        "there are, so they stay as they are after the first step.",
+    )  # fmt: skip
+
+    arguments = (
+        "stochastic_round", "decay_rate", "learning_rate", "epsilon", *CLIPS, "name", "schedule",
+        "*", "centered", "momentum_coef", "state_dtype",
+    )  # fmt: skip
 
     def states_in_use(self):
         """Return the states that the rule takes: the mean where it is centered, the velocity where it has momentum."""

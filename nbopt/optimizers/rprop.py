@@ -3,7 +3,7 @@
 from nbopt import checks
 from nbopt.errors import ArgumentError
 from nbopt.optimizers.base import Optimizer
-from nbopt.schedules import Schedule
+from nbopt.optimizers.hyper import hyper
 
 
 class Rprop(Optimizer):
@@ -17,26 +17,6 @@ class Rprop(Optimizer):
         size = min(max(size, step_min), step_max)
         p = p - d * size
 
-    Parameters
-    ----------
-    stochastic_round : bool or int
-        How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.
-    learning_rate : float
-        The first step of each element. A ``size`` of 0 has not started yet; later changes of the rate matter to none that has.
-    eta_minus, eta_plus : float
-        What a step's size is multiplied by where the sign has changed (from 0 to below 1) and where it has not (from 1 on).
-    step_min, step_max : float
-        Bounds of the steps' sizes. A 16-bit state must be able to hold them.
-    gradient_clip_norm, gradient_clip_value : float, optional
-        Taken as everywhere; they change no sign, and so nothing here.
-    param_clip_value : float, optional
-        Bound of each new parameter. None or 0: none.
-    name : str, optional
-    schedule : Schedule, optional
-        Of the learning rate. Constant without one.
-    state_dtype : dtype, optional
-        The dtype of new states.
-
     References
     ----------
     M. Riedmiller, H. Braun, "A Direct Adaptive Method for Faster Backpropagation Learning: The RPROP Algorithm", IEEE International
@@ -44,31 +24,20 @@ class Rprop(Optimizer):
     """
 
     state_names = ("direction", "size")
-    checks = {
-        **Optimizer.checks, "eta_minus": checks.below_one, "eta_plus": checks.one_or_more, "step_min": checks.positive, "step_max": checks.positive,
-    }  # fmt: skip
 
-    def __init__(
-        self,
-        stochastic_round=False,
-        learning_rate=0.01,
-        eta_minus=0.5,
-        eta_plus=1.2,
-        step_min=1e-6,
-        step_max=50.0,
-        gradient_clip_norm=None,
-        gradient_clip_value=None,
-        param_clip_value=None,
-        name=None,
-        *,
-        schedule=None,
-        state_dtype=None,
-    ):
-        super().__init__(name=name, state_dtype=state_dtype)
-        self.stochastic_round, self.learning_rate = stochastic_round, learning_rate
-        self.eta_minus, self.eta_plus, self.step_min, self.step_max = eta_minus, eta_plus, step_min, step_max
-        self.gradient_clip_norm, self.gradient_clip_value, self.param_clip_value = gradient_clip_norm, gradient_clip_value, param_clip_value
-        self.schedule = schedule or Schedule()
+    learning_rate = hyper(
+        0.01,
+        doc="The first step of each element. A ``size`` of 0 has not started yet. Later changes of the rate matter to none that has.",
+    )
+    eta_minus = hyper(0.5, checks.below_one, "Factor of the size where the sign has changed.", torch="etas")
+    eta_plus = hyper(1.2, checks.one_or_more, "Factor of the size where it has not.", torch="etas")
+    step_min = hyper(
+        1e-6, checks.positive, torch="step_sizes",
+        doc="The least size of a step. A 16-bit state must be able to hold it.",
+    )  # fmt: skip
+    step_max = hyper(50.0, checks.positive, "The largest size of a step.", torch="step_sizes")
+    gradient_clip_norm = hyper(doc="Taken as everywhere; it changes no sign, and so nothing here.")
+    gradient_clip_value = hyper(doc="Taken as everywhere; it changes no sign, and so nothing here.")
 
     def rule(self, step, param, grad, direction, size):
         """One step; see the class."""

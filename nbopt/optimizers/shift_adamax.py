@@ -2,7 +2,7 @@
 
 from nbopt import checks
 from nbopt.optimizers.base import Optimizer
-from nbopt.schedules import Schedule
+from nbopt.optimizers.hyper import hyper
 
 
 class ShiftAdaMax(Optimizer):
@@ -17,45 +17,20 @@ class ShiftAdaMax(Optimizer):
 
     where ``shift(a, b)`` is ``a * sign(b) * 2^k`` and k the integer nearest to log2|b|.
 
-    Parameters
-    ----------
-    stochastic_round : bool or int
-        How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.
-    learning_rate : float
-    beta_1, beta_2 : float
-        Decay of the mean (from 0 to below 1) and of the largest magnitude (from 0 to 1).
-    epsilon : float
-        Keeps the division finite.
-    schedule : Schedule, optional
-        Of the learning rate. Constant without one.
-    name : str
-    state_dtype : dtype, optional
-        The dtype of new states.
-
     References
     ----------
     M. Courbariaux et al., "Binarized Neural Networks", arXiv:1602.02830, 2016, algorithm 4; formula and defaults of neon's ShiftAdaMax.
     """
 
     state_names = ("mean", "largest", "inverse")
-    checks = {**Optimizer.checks, "beta_1": checks.below_one, "beta_2": checks.fraction, "epsilon": checks.non_negative}
 
-    def __init__(
-        self,
-        stochastic_round=False,
-        learning_rate=2e-3,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        schedule=None,
-        name="ShiftAdaMax",
-        *,
-        state_dtype=None,
-    ):
-        super().__init__(name=name, state_dtype=state_dtype)
-        self.stochastic_round = stochastic_round
-        self.learning_rate, self.beta_1, self.beta_2, self.epsilon = learning_rate, beta_1, beta_2, epsilon
-        self.schedule = schedule or Schedule()
+    learning_rate = hyper(2e-3)
+    beta_1 = hyper(0.9, checks.below_one, "Decay of the mean.", torch="betas")
+    beta_2 = hyper(0.999, checks.fraction, "Decay of the largest magnitude.", torch="betas")
+    epsilon = hyper(1e-8, checks.non_negative, "Keeps the division finite.", torch="eps")
+    name = hyper("ShiftAdaMax")
+
+    arguments = ("stochastic_round", "learning_rate", ..., "schedule", "name", "*", "state_dtype")
 
     def rule(self, step, param, grad, mean, largest, inverse):
         """One step; see the class."""

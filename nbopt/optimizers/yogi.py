@@ -1,6 +1,7 @@
 """Yogi."""
 
 from nbopt import checks
+from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
 
 
@@ -13,25 +14,6 @@ class Yogi(MomentOptimizer):
         v = v - (1 - beta_2) * sign(v - g^2) * g^2;                  V = v / (1 - beta_2^t)
         p = p - lr * M / (sqrt(V) + epsilon)
 
-    Parameters
-    ----------
-    stochastic_round : bool or int
-        How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.
-    learning_rate : float
-    beta_1, beta_2 : float
-        Decay of the mean, and how slowly the mean square moves; from 0 to below 1.
-    epsilon : float
-        Keeps the division finite. It stands beside the corrected root, as in optax.
-    initial_accumulator_value : float
-        What ``v`` starts from. An element of ``v`` that is 0 has not started yet.
-    gradient_clip_norm, gradient_clip_value, param_clip_value : float, optional
-        Bounds of the norm of all gradients, of each gradient, and of each new parameter. None or 0: none.
-    name : str, optional
-    schedule : Schedule, optional
-        Of the learning rate. Constant without one.
-    state_dtype : dtype, optional
-        The dtype of new states.
-
     References
     ----------
     M. Zaheer et al., "Adaptive Methods for Nonconvex Optimization", NeurIPS 2018; formula and defaults of optax's yogi, with the
@@ -40,27 +22,11 @@ class Yogi(MomentOptimizer):
     """
 
     state_names = ("mean", "mean_square")
-    checks = {**MomentOptimizer.checks, "initial_accumulator_value": checks.non_negative}
 
-    def __init__(
-        self,
-        stochastic_round=False,
-        learning_rate=1e-2,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-3,
-        initial_accumulator_value=1e-6,
-        gradient_clip_norm=None,
-        gradient_clip_value=None,
-        param_clip_value=None,
-        name=None,
-        *,
-        schedule=None,
-        state_dtype=None,
-    ):
-        clips = gradient_clip_norm, gradient_clip_value, param_clip_value
-        super().__init__(stochastic_round, learning_rate, beta_1, beta_2, epsilon, *clips, name, schedule=schedule, state_dtype=state_dtype)
-        self.initial_accumulator_value = initial_accumulator_value
+    learning_rate = hyper(1e-2)
+    beta_2 = hyper(doc="How slowly the mean square moves.")
+    epsilon = hyper(1e-3, doc="Keeps the division finite. It stands beside the corrected root, as in optax.")
+    initial_accumulator_value = hyper(1e-6, checks.non_negative, "What ``v`` starts from. An element of it that is 0 has not started yet.")
 
     def rule(self, step, param, grad, mean, mean_square):
         """One step; see the class."""

@@ -5,15 +5,15 @@ import warnings
 
 from nbopt import optimizers
 from nbopt.errors import ArgumentError
-from nbopt.language.words import ARGUMENTS
 from nbopt.naming import NervanaObject, constructor_arguments
+from nbopt.optimizers.hyper import TORCH
 
 # Keys beside the hyper-parameters: ours, PyTorch's, and what a scheduler wants to find when it goes on from an earlier run.
 COUNTERS = ("t", "epoch")
 OTHERS = {"params", "param_names", "initial_lr", "optimizer", *COUNTERS}
 
-# PyTorch's word -> nbopt's words for the same.
-WORDS = {word: ARGUMENTS[word] for word in ("weight_decay", "betas", "eps", "momentum", "alpha", "rho", "etas", "step_sizes")}
+# PyTorch's word -> nbopt's words for the same. A group's learning rate is called "lr" and nothing else.
+WORDS = {word: names for word, names in TORCH.items() if word != "lr"}
 # PyTorch's words for what few rules or none have. PyTorch's own groups have them too, turned off.
 _FURTHER = {"dampening", "nesterov", "maximize", "amsgrad", "centered", "lr_decay"}
 

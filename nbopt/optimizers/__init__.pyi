@@ -1,0 +1,404 @@
+# Written from the declarations of hyper-parameters (see hyper.py):
+# NBOPT_UPDATE_GOLDEN=1 pytest tests/test_signatures.py
+
+from typing import Any, Protocol, SupportsFloat
+
+from nbopt.layers import get_param_list as get_param_list
+from nbopt.optimizers.base import Optimizer as Optimizer
+from nbopt.optimizers.moments import MomentOptimizer as MomentOptimizer
+from nbopt.optimizers.multi import MultiOptimizer as MultiOptimizer
+from nbopt.optimizers.tracing import Step as Step
+
+__all__ = [
+    "ASGD",
+    "AMSGrad",
+    "AdaBelief",
+    "AdaMax",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "GradientDescentMomentum",
+    "Lion",
+    "MultiOptimizer",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSProp",
+    "Rprop",
+    "ShiftAdaMax",
+    "Step",
+    "Yogi",
+    "get_param_list",
+]
+
+class _Schedule(Protocol):
+    def get_learning_rate(self, learning_rate: Any, epoch: Any, /) -> Any: ...
+
+class ASGD(Optimizer):
+    """Stochastic gradient descent that also keeps the average of its parameters, which is the better answer after a long run."""
+
+    lambd: Any
+    alpha: Any
+    t0: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.01,
+        lambd: SupportsFloat = 0.0001,
+        alpha: SupportsFloat = 0.75,
+        t0: SupportsFloat = 1000000.0,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class AMSGrad(MomentOptimizer):
+    """Adam that divides by the largest mean square so far, so that a rare large gradient is not forgotten."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.001,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-08,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class AdaBelief(MomentOptimizer):
+    """Adam that divides by how far gradients stray from their mean, in place of how large they are."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    epsilon_root: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.001,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-16,
+        epsilon_root: SupportsFloat = 1e-16,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class AdaMax(MomentOptimizer):
+    """Adam that divides by a decaying maximum of the gradients' magnitudes in place of a root mean square."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.002,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-08,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class Adadelta(Optimizer):
+    """Gradient descent without a learning rate: steps are scaled by the ratio of two running mean squares."""
+
+    decay: Any
+    epsilon: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        decay: SupportsFloat = 0.95,
+        epsilon: SupportsFloat = 1e-06,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        gradient_clip_value: SupportsFloat | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class Adagrad(Optimizer):
+    """Gradient descent with each step divided by the root of the sum of all squared gradients so far."""
+
+    epsilon: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.01,
+        epsilon: SupportsFloat = 1e-06,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class Adam(Optimizer):
+    """Gradient descent along a running mean of gradients, divided by the root of a running mean of their squares."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.001,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-08,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = "adam",
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class AdamW(MomentOptimizer):
+    """Adam with its weight decay apart from the gradient: weights decay in proportion to the learning rate alone."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    wdecay: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.001,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-08,
+        wdecay: SupportsFloat = 0.01,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class GradientDescentMomentum(Optimizer):
+    """Stochastic gradient descent with momentum, Nesterov's too."""
+
+    momentum_coef: Any
+    wdecay: Any
+    nesterov: Any
+
+    def __init__(
+        self,
+        learning_rate: SupportsFloat,
+        momentum_coef: SupportsFloat,
+        stochastic_round: bool | int = False,
+        wdecay: SupportsFloat = 0.0,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        schedule: _Schedule | None = None,
+        nesterov: bool = False,
+        *,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class Lion(Optimizer):
+    """Steps of one size along the sign of a mixture of momentum and gradient."""
+
+    beta_1: Any
+    beta_2: Any
+    wdecay: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.0001,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.99,
+        wdecay: SupportsFloat = 0.001,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class NAdam(MomentOptimizer):
+    """Adam with Nesterov's momentum: the step looks ahead along the mean."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    momentum_decay: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.002,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-08,
+        momentum_decay: SupportsFloat = 0.004,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class RAdam(MomentOptimizer):
+    """Adam that leaves out the division while too few gradients were seen, and makes its step smaller for some time after."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.001,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-08,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class RMSProp(Optimizer):
+    """Gradient descent with each step divided by a running root mean square of its gradients."""
+
+    decay_rate: Any
+    epsilon: Any
+    centered: Any
+    momentum_coef: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        decay_rate: SupportsFloat = 0.95,
+        learning_rate: SupportsFloat = 0.002,
+        epsilon: SupportsFloat = 1e-06,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        schedule: _Schedule | None = None,
+        *,
+        centered: bool = False,
+        momentum_coef: SupportsFloat = 0.0,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class Rprop(Optimizer):
+    """Steps along the gradient's sign, of a size that each element finds for itself. For gradients of the whole data set, not of batches."""
+
+    eta_minus: Any
+    eta_plus: Any
+    step_min: Any
+    step_max: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.01,
+        eta_minus: SupportsFloat = 0.5,
+        eta_plus: SupportsFloat = 1.2,
+        step_min: SupportsFloat = 1e-06,
+        step_max: SupportsFloat = 50.0,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class ShiftAdaMax(Optimizer):
+    """AdaMax with its multiplications replaced by shifts, for networks of binary weights."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.002,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-08,
+        schedule: _Schedule | None = None,
+        name: str | None = "ShiftAdaMax",
+        *,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class Yogi(MomentOptimizer):
+    """Adam whose mean square moves by at most a fixed part of the squared gradient, so that it grows no faster than it shrinks."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    initial_accumulator_value: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.01,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 0.001,
+        initial_accumulator_value: SupportsFloat = 1e-06,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...

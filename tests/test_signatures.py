@@ -1,0 +1,138 @@
+"""The arguments of constructors: names, order, defaults, and what type checkers know of them."""
+
+import ast
+import copy
+import inspect
+import os
+import pathlib
+import pickle
+
+import pytest
+import stub
+
+import nbopt
+from nbopt import errors, optimizers
+
+FIRST = "stochastic_round=False, learning_rate"
+MOMENTS = "beta_1=0.9, beta_2=0.999, epsilon=1e-08"
+CLIPS = "gradient_clip_norm=None, gradient_clip_value=None, param_clip_value=None"
+LAST = f"{CLIPS}, name=None, *, schedule=None, state_dtype=None"
+
+#: Every class with its arguments. Programs pass them by position, so they stay as they are.
+SIGNATURES = {
+    "AMSGrad": f"{FIRST}=0.001, {MOMENTS}, {LAST}",
+    "ASGD": f"{FIRST}=0.01, lambd=0.0001, alpha=0.75, t0=1000000.0, {LAST}",
+    "AdaBelief": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-16, epsilon_root=1e-16, {LAST}",
+    "AdaMax": f"{FIRST}=0.002, {MOMENTS}, {LAST}",
+    "Adadelta": "stochastic_round=False, decay=0.95, epsilon=1e-06, param_clip_value=None, name=None, *, gradient_clip_value=None, state_dtype=None",
+    "Adagrad": f"{FIRST}=0.01, epsilon=1e-06, {LAST}",
+    "Adam": f"{FIRST}=0.001, {MOMENTS}, {CLIPS}, name='adam', *, schedule=None, state_dtype=None",
+    "AdamW": f"{FIRST}=0.001, {MOMENTS}, wdecay=0.01, {LAST}",
+    "GradientDescentMomentum": "learning_rate, momentum_coef, stochastic_round=False, wdecay=0.0, "
+    f"{CLIPS}, name=None, schedule=None, nesterov=False, *, state_dtype=None",
+    "Lion": f"{FIRST}=0.0001, beta_1=0.9, beta_2=0.99, wdecay=0.001, {LAST}",
+    "MultiOptimizer": "optimizer_mapping, name=None",
+    "NAdam": f"{FIRST}=0.002, {MOMENTS}, momentum_decay=0.004, {LAST}",
+    "Optimizer": "name=None, state_dtype=None",
+    "RAdam": f"{FIRST}=0.001, {MOMENTS}, {LAST}",
+    "RMSProp": "stochastic_round=False, decay_rate=0.95, learning_rate=0.002, epsilon=1e-06, "
+    f"{CLIPS}, name=None, schedule=None, *, centered=False, momentum_coef=0.0, state_dtype=None",
+    "Rprop": f"{FIRST}=0.01, eta_minus=0.5, eta_plus=1.2, step_min=1e-06, step_max=50.0, {LAST}",
+    "ShiftAdaMax": f"{FIRST}=0.002, {MOMENTS}, schedule=None, name='ShiftAdaMax', *, state_dtype=None",
+    "Yogi": f"{FIRST}=0.01, beta_1=0.9, beta_2=0.999, epsilon=0.001, initial_accumulator_value=1e-06, {LAST}",
+}
+CLASSES = {name: kind for name, kind in vars(optimizers).items() if isinstance(kind, type) and issubclass(kind, optimizers.Optimizer)}
+#: Those whose arguments are numbers and flags.
+PLAIN = sorted(set(CLASSES) - {"MultiOptimizer", "Optimizer"})
+
+
+def made(name, **options):
+    """An optimizer, with the arguments that it can't do without."""
+    needed = {"learning_rate": 0.1, "momentum_coef": 0.9} if name == "GradientDescentMomentum" else {}
+    return CLASSES[name](**{**needed, **options})
+
+
+def test_signatures():
+    """Names, order, defaults and keyword-only parts are those that programs rely on."""
+    found = {name: str(inspect.signature(kind)) for name, kind in CLASSES.items()}
+    assert found == {name: f"({arguments})" for name, arguments in SIGNATURES.items()}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_arguments_become_attributes(name):
+    """Every argument is found again under its name, by position and by name, and after a change."""
+    parameters = inspect.signature(CLASSES[name]).parameters
+    given = {key: 0.25 for key, parameter in parameters.items() if isinstance(parameter.default, float)}
+    given |= {"eta_plus": 2.0} if name == "Rprop" else {}
+    given |= {"learning_rate": 0.5, "momentum_coef": 0.75} if name == "GradientDescentMomentum" else {}
+    given |= {key: value for key, value in {
+        "stochastic_round": True, "name": "n",
+        "gradient_clip_norm": 2.0, "gradient_clip_value": 3.0, "param_clip_value": 4.0,
+        "schedule": nbopt.Schedule(2, 0.5), "state_dtype": "float64", "nesterov": True, "centered": True,
+    }.items() if key in parameters}  # fmt: skip
+    assert given.keys() == parameters.keys()
+    by_name = CLASSES[name](**given)
+    positional = [key for key, parameter in parameters.items() if parameter.kind is not parameter.KEYWORD_ONLY]
+    by_position = CLASSES[name](
+        *(given[key] for key in positional),
+        **{key: given[key] for key in parameters if key not in positional},
+    )
+    for optimizer in (by_name, by_position, pickle.loads(pickle.dumps(by_name)), copy.deepcopy(by_name)):
+        assert {key: getattr(optimizer, key) for key in parameters} == given
+        assert {key: optimizer.__dict__[key] for key in parameters} == given  # where reads cost least
+        assert optimizer == by_name
+        config = optimizer.get_description()["config"]
+        assert list(config) == list(parameters) and {**config, "schedule": None} == {
+            **given,
+            "schedule": None,
+        }
+        assert nbopt.NervanaObject.gen_class(optimizer.get_description()) == optimizer
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_wrong_calls(name):
+    """Python's own errors name the class and the argument."""
+    parameters = inspect.signature(CLASSES[name]).parameters
+    positional = [parameter for parameter in parameters.values() if parameter.kind is not parameter.KEYWORD_ONLY]
+    with pytest.raises(TypeError, match=rf"^{name}\.__init__\(\) takes .* positional arguments"):
+        CLASSES[name](*[False] * (len(positional) + 1))
+    with pytest.raises(TypeError, match=rf"^{name}\.__init__\(\) got multiple values for argument '{positional[0].name}'"):
+        CLASSES[name](False, **{positional[0].name: False})
+    with pytest.raises(
+        errors.UnknownArgumentError,
+        match=rf"^{name} takes no beta_7\. .*Its arguments are {positional[0].name}, ",
+    ):
+        made(name, beta_7=1.0)
+    if name == "GradientDescentMomentum":
+        missing = r"__init__\(\) missing 2 required positional arguments: 'learning_rate' and 'momentum_coef'$"
+        with pytest.raises(TypeError, match=missing):
+            nbopt.GradientDescentMomentum()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_values_are_checked(name):
+    """A number that makes no sense is refused by the constructor and by an assignment, in the same words."""
+    optimizer = made(name)
+    for key, parameter in inspect.signature(CLASSES[name]).parameters.items():
+        if key in ("name", "state_dtype"):
+            continue
+        wrong = "yes" if key in ("stochastic_round", "nesterov", "centered") or parameter.default is None else -1.0
+        with pytest.raises(errors.ArgumentError, match=rf"^{key}( must be|: ).*") as assigned:
+            setattr(optimizer, key, wrong)
+        with pytest.raises(errors.ArgumentError) as constructed:
+            made(name, **{key: wrong})
+        assert str(constructed.value) == str(assigned.value)
+
+
+def test_type_checkers_see_the_constructors():
+    """The file that editors and type checkers read has the arguments that there are."""
+    path = pathlib.Path(optimizers.__file__).with_suffix(".pyi")
+    if os.environ.get("NBOPT_UPDATE_GOLDEN") == "1":
+        path.write_text(stub.text())
+    assert path.read_text() == stub.text(), "run NBOPT_UPDATE_GOLDEN=1 pytest tests/test_signatures.py, and read what it wrote"
+    classes = {node.name: node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)}
+    for name in PLAIN:
+        (constructor,) = (node for node in classes[name].body if isinstance(node, ast.FunctionDef))
+        for argument in [*constructor.args.args, *constructor.args.kwonlyargs]:
+            argument.annotation = None
+        assert ast.unparse(constructor.args) == ast.unparse(ast.parse(f"lambda self, {SIGNATURES[name]}: 0").body[0].value.args)

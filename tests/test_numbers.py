@@ -299,3 +299,33 @@ def test_powers():
     assert power(0.0, -1) == math.inf
     assert math.isnan(power(-1.0, 0.5))
     assert evaluate("power", 0.999, 100_000.0) == pytest.approx(0.999**100_000, rel=1e-11)
+
+
+@pytest.mark.parametrize("make", [nbopt.Adadelta, nbopt.ShiftAdaMax], ids=lambda make: make.__name__)
+def test_clip_of_every_optimizer(be, make):
+    """The norm clip scales the gradient of rules that never ask for the scale."""
+    clipped, small = layers(), layers()
+    optimizer = make()
+    optimizer.gradient_clip_norm = 0.5
+    optimizer.optimize(clipped, 0)
+    small[0].grads = [small[0].grads[0] * (0.5 / np.linalg.norm(small[0].grads[0] / be.bsz))]
+    make().optimize(small, 0)
+    np.testing.assert_allclose(values_of(clipped), values_of(small), rtol=1e-12)
+
+
+def test_parameter_clip(be):
+    """The bound of parameters holds for any rule, at its last assignment to the parameter; without one nothing is done."""
+
+    class Twice(nbopt.Optimizer):
+        def rule(self, step, param, grad):
+            param[:] = param * 10.0
+            param[:] = param - grad
+
+    optimizer, trained = Twice(), layers()
+    (param, grad), bound = (trained[0].params[0].copy(), trained[0].grads[0].copy()), 2.5
+    for clip in (bound, None, bound):
+        optimizer.param_clip_value = clip
+        optimizer.optimize(trained, 0)
+        param = param * 10.0 - grad / be.bsz
+        param = param if clip is None else np.clip(param, -clip, clip)
+        np.testing.assert_array_equal(values_of(trained), param)

@@ -235,6 +235,10 @@ class Tracer:
         The Python numbers in it, by index.
     stores : int
         How many assignments there were so far.
+    assigned : dict of int to int
+        How many assignments each slot had.
+    amended : (int, int) or None
+        Which assignment to which slot stores ``amend(value)`` in place of its value; the first is number 1.
     tests : list of (int, bool, object)
         The numbers of the step that the rule has looked at: the line, whether it was for its truth only, and what it found.
     """
@@ -246,6 +250,9 @@ class Tracer:
         self._extents: list[int] = []
         self.numbers: list[float] = []
         self.stores = 0
+        self.assigned: dict[int, int] = {}
+        self.amended: Any = None
+        self.amend: Any = None
         self.tests: list[tuple[int, bool, Any]] = []
         self._known: dict[int, Any] = {}  # line -> its number now, where the host knows it
         self._sources: dict[str, int] = {}
@@ -343,6 +350,9 @@ class Tracer:
 
     def store(self, number, value):
         """Append the assignment of `value`, a node or a number, to slot `number`."""
+        place = self.assigned[number] = self.assigned.get(number, 0) + 1
+        if self.amended == (number, place):
+            value = self.amend(value)
         try:
             line = self.operand(value)
         except RecursionError:

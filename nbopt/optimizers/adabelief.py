@@ -29,8 +29,6 @@ class AdaBelief(MomentOptimizer):
         """One step; see the class."""
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         first, root = self.corrections(step)
-        grad = step.scale * grad
         mean[:] = b1 * mean + (1.0 - b1) * grad
         variance[:] = b2 * variance + (1.0 - b2) * be.square(grad - mean) + self.epsilon_root
-        new = param - step.lr * root / first * mean / (be.sqrt(variance) + self.epsilon * root)
-        param[:] = self.clip_value(new, self.param_clip_value)
+        param[:] = param - step.lr * root / first * mean / (be.sqrt(variance) + self.epsilon * root)

@@ -37,4 +37,4 @@ class Adadelta(Optimizer):
         mean_square_gradient[:] = decay * mean_square_gradient + (1.0 - decay) * be.square(grad)
         last_update[:] = be.sqrt((mean_square_update + epsilon) / (mean_square_gradient + epsilon)) * grad
         mean_square_update[:] = decay * mean_square_update + (1.0 - decay) * be.square(last_update)
-        param[:] = self.clip_value(param - last_update, self.param_clip_value)
+        param[:] = param - last_update

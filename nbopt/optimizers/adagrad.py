@@ -29,5 +29,4 @@ class Adagrad(Optimizer):
         """One step; see the class."""
         be = self.be
         sum_of_squares[:] = sum_of_squares + be.square(grad)
-        new = param - step.scale * grad * step.lr / be.sqrt(sum_of_squares + self.epsilon)
-        param[:] = self.clip_value(new, self.param_clip_value)
+        param[:] = param - step.scale * grad * step.lr / be.sqrt(sum_of_squares + self.epsilon)

@@ -39,5 +39,4 @@ class Adam(Optimizer):
         rate = step.lr * be.sqrt(1.0 - b2**step.t) / (1.0 - b1**step.t)
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
-        new = param - step.scale * rate * mean / (be.sqrt(mean_square) + self.epsilon)
-        param[:] = self.clip_value(new, self.param_clip_value)
+        param[:] = param - step.scale * rate * mean / (be.sqrt(mean_square) + self.epsilon)

@@ -29,9 +29,7 @@ class AdaMax(MomentOptimizer):
         """One step; see the class."""
         be, b1, epsilon = self.be, self.beta_1, self.epsilon
         first, _ = self.corrections(step)
-        grad = step.scale * grad
         mean[:] = b1 * mean + (1.0 - b1) * grad
         largest[:] = be.maximum(self.beta_2 * largest, be.absolute(grad) + epsilon)
         # It is epsilon at least, unless a 16-bit state has rounded it to 0.
-        new = param - step.lr / first * mean / be.maximum(largest, epsilon)
-        param[:] = self.clip_value(new, self.param_clip_value)
+        param[:] = param - step.lr / first * mean / be.maximum(largest, epsilon)

@@ -36,8 +36,7 @@ class AdamW(MomentOptimizer):
         """One step; see the class."""
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         first, root = self.corrections(step)
-        grad = step.scale * grad
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
         change = step.lr * root / first * mean / (be.sqrt(mean_square) + self.epsilon * root)
-        param[:] = self.clip_value(decayed(param, change, step.lr * self.wdecay), self.param_clip_value)
+        param[:] = decayed(param, change, step.lr * self.wdecay)

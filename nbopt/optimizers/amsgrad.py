@@ -27,9 +27,7 @@ class AMSGrad(MomentOptimizer):
         """One step; see the class."""
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         first, root = self.corrections(step)
-        grad = step.scale * grad
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
         largest[:] = be.maximum(largest, mean_square)
-        new = param - step.lr * root / first * mean / (be.sqrt(largest) + self.epsilon * root)
-        param[:] = self.clip_value(new, self.param_clip_value)
+        param[:] = param - step.lr * root / first * mean / (be.sqrt(largest) + self.epsilon * root)

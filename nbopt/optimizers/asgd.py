@@ -38,8 +38,7 @@ class ASGD(Optimizer):
         before = step.t - 1
         eta = step.lr / (1.0 + self.lambd * step.lr * before) ** self.alpha
         share = 1.0 / max(1.0, before - self.t0)
-        new = decayed(param, eta * (step.scale * grad), self.lambd * eta)
-        param[:] = self.clip_value(new, self.param_clip_value)
+        param[:] = decayed(param, eta * grad, self.lambd * eta)
         # Not by step.t: a layer may join after t0, and zeros must not count in its average.
         start = self.be.where(average == 0.0, param, average)
         average[:] = share * param + (1.0 - share) * start

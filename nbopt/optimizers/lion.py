@@ -32,8 +32,6 @@ class Lion(Optimizer):
 
     def rule(self, step, param, grad, momentum):
         """One step; see the class."""
-        grad = step.scale * grad
         direction = self.be.sgn(self.beta_1 * momentum + (1.0 - self.beta_1) * grad)
-        new = decayed(param, step.lr * direction, step.lr * self.wdecay)
-        param[:] = self.clip_value(new, self.param_clip_value)
+        param[:] = decayed(param, step.lr * direction, step.lr * self.wdecay)
         momentum[:] = self.beta_2 * momentum + (1.0 - self.beta_2) * grad

@@ -48,9 +48,8 @@ class GradientDescentMomentum(Optimizer):
         """One step; see the class."""
         lr, momentum = step.lr, self.momentum_coef
         if velocity is None:
-            new = decayed(param, lr * step.scale * grad, lr * self.wdecay)
+            param[:] = decayed(param, lr * step.scale * grad, lr * self.wdecay)
         else:
             descent = lr * (step.scale * grad + self.wdecay * param)
             velocity[:] = momentum * velocity - descent
-            new = param + (momentum * velocity - descent if self.nesterov else velocity)
-        param[:] = self.clip_value(new, self.param_clip_value)
+            param[:] = param + (momentum * velocity - descent if self.nesterov else velocity)

@@ -47,9 +47,8 @@ class NAdam(MomentOptimizer):
         """One step; see the class."""
         be, b1, b2, t = self.be, self.beta_1, self.beta_2, step.t
         _, root = self.corrections(step)
-        grad, rate, product, ahead = step.scale * grad, step.lr * root, self._product(t), self._momentum(t + 1)
+        rate, product, ahead = step.lr * root, self._product(t), self._momentum(t + 1)
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
         nesterov = rate * ahead / (1.0 - product * ahead) * mean + rate * (1.0 - self._momentum(t)) / (1.0 - product) * grad
-        new = param - nesterov / (be.sqrt(mean_square) + self.epsilon * root)
-        param[:] = self.clip_value(new, self.param_clip_value)
+        param[:] = param - nesterov / (be.sqrt(mean_square) + self.epsilon * root)

@@ -31,7 +31,6 @@ class RAdam(MomentOptimizer):
         """One step; see the class."""
         be, b1, b2, t = self.be, self.beta_1, self.beta_2, step.t
         first, root = self.corrections(step)
-        grad = step.scale * grad
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
         most = 2.0 / (1.0 - b2) - 1.0
@@ -41,4 +40,4 @@ class RAdam(MomentOptimizer):
             change = step.lr / first * rectified * root * mean / (be.sqrt(mean_square) + self.epsilon)
         else:
             change = step.lr / first * mean
-        param[:] = self.clip_value(param - change, self.param_clip_value)
+        param[:] = param - change

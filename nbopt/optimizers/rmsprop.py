@@ -64,7 +64,6 @@ class RMSProp(Optimizer):
         if self.momentum_coef:
             velocity = others[-1]
             velocity[:] = self.momentum_coef * velocity + step.scale * grad / (be.sqrt(spread + epsilon) + epsilon)
-            new = param - step.lr * velocity
+            param[:] = param - step.lr * velocity
         else:
-            new = param - step.scale * grad * step.lr / (be.sqrt(spread + epsilon) + epsilon)
-        param[:] = self.clip_value(new, self.param_clip_value)
+            param[:] = param - step.scale * grad * step.lr / (be.sqrt(spread + epsilon) + epsilon)

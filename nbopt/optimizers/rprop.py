@@ -49,4 +49,4 @@ class Rprop(Optimizer):
         # Not by step.t: a layer may join later.
         size[:] = be.clip(be.where(size == 0.0, step.lr, size) * factor, self.step_min, self.step_max)
         direction[:] = be.where(agreement < 0.0, 0.0, sign)
-        param[:] = self.clip_value(param - direction * size, self.param_clip_value)
+        param[:] = param - direction * size

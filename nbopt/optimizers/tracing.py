@@ -269,10 +269,10 @@ class Trace:
     """
 
     def __init__(self, optimizer, options, rate, divisor, epoch, impure):
-        options = Options(*options)
-        tracer, reader, unscaled = self._run(optimizer, options, rate, divisor, epoch, impure, False)
-        if unscaled:
-            tracer, reader, _ = self._run(optimizer, options, rate, divisor, epoch, impure, True)
+        options, given = Options(*options), (rate, divisor, epoch)
+        tracer, reader, unscaled, last = self._run(optimizer, options, given, impure)
+        if unscaled or last:  # only the whole rule tells
+            tracer, reader, _, _ = self._run(optimizer, options, given, impure, unscaled, last)
         self.rule, self.options, self.tracer = type(optimizer).rule, options, tracer
         self.program, scalars = tracer.program()
         self.reusable = reader.reusable and not impure
@@ -283,16 +283,38 @@ class Trace:
         self._recut: dict[int, Program] = {}
 
     @staticmethod
-    def _run(optimizer, options, rate, divisor, epoch, impure, scaled):
-        """Run the rule; return the tracer, the reader, and whether the rule's gradient is still to be scaled."""
+    def _run(optimizer, options, given, impure, scaled=False, last=0):
+        """Run the rule over symbols.
+
+        Parameters
+        ----------
+        given : tuple
+            The learning rate, the divisor and the epoch.
+        impure : bool
+            Whether the rule gets plain numbers.
+        scaled : bool
+            Whether the rule's gradient is scaled by the norm clip.
+        last : int
+            Which assignment to the parameter stores a clipped value; 0: none.
+
+        Returns
+        -------
+        tracer : Tracer
+        reader : Reader
+        unscaled : bool
+            Whether the rule's gradient is still to be scaled, since the rule did not ask for the scale.
+        last : int
+            How many assignments to the parameter there are, if the last of them is to be clipped; else 0.
+        """
+        rate, divisor, epoch = given
         names, shared = ("param", "grad", *options.states), options.shared()
         tracer = Tracer((*names, *shared), (ELEMENT,) * len(names) + (STEP,) * len(shared))
         reader = Reader(tracer, optimizer)
-        given = {"t": optimizer.t + 1, "number": optimizer.t + 1, "epoch": epoch}
+        known = {"t": optimizer.t + 1, "number": optimizer.t + 1, "epoch": epoch}
         if rate is not None:
-            given["lr"] = rate
+            known["lr"] = rate
         if not impure:
-            given = {name: tracer.source("t" if name == "number" else name, number) for name, number in given.items()}
+            known = {name: tracer.source("t" if name == "number" else name, number) for name, number in known.items()}
         slots = dict(zip(tracer.names, tracer.slots()))
         raw, own = slots["grad"], optimizer if impure else _symbolic(optimizer, reader)
         by = tracer.source("divisor", divisor)
@@ -307,9 +329,12 @@ class Trace:
                 bound = tracer.source("self.gradient_clip_norm", optimizer.gradient_clip_norm)
                 scale = bound / apply_named("maximum", norm, bound)
             grad = own.clip_value(raw / by, own.gradient_clip_value)
-            step = Step(tracer, given, scale)
+            step = Step(tracer, known, scale)
             if options.skips:
                 step.only_if(apply_named("finite", norm))
+            bound = own.param_clip_value
+            clips_param = bool(bound)
+            tracer.amended, tracer.amend = (0, last), lambda value: own.clip_value(value, bound)
             param, states = slots["param"], [slots[name] for name in options.states]
             returned = own.rule(step, param, scale * grad if scaled else grad, *states)
             stores = tracer.stores
@@ -324,7 +349,8 @@ class Trace:
             )
         if not stores:
             raise TraceError(f"the rule of {optimizer.classnm} assigns nothing. A plain = only gives a value another name; write param[:] = ...")
-        return tracer, reader, options.clips and not scaled and not step.scale_was_read
+        tracer.amend = None  # it knows the tracer, and would make a circle
+        return tracer, reader, options.clips and not step.scale_was_read, clips_param * tracer.assigned.get(0, 0)
 
     def guard(self):
         """Return in words what the trace depends on.

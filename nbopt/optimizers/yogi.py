@@ -32,11 +32,9 @@ class Yogi(MomentOptimizer):
         """One step; see the class."""
         be, b1 = self.be, self.beta_1
         first, root = self.corrections(step)
-        grad = step.scale * grad
         square = be.square(grad)
         mean[:] = b1 * mean + (1.0 - b1) * grad
         # Not by step.t: a layer may join later.
         start = be.where(mean_square == 0.0, self.initial_accumulator_value, mean_square)
         mean_square[:] = start - (1.0 - self.beta_2) * be.sgn(start - square) * square
-        new = param - step.lr * root / first * mean / (be.sqrt(mean_square) + self.epsilon * root)
-        param[:] = self.clip_value(new, self.param_clip_value)
+        param[:] = param - step.lr * root / first * mean / (be.sqrt(mean_square) + self.epsilon * root)

@@ -4,6 +4,7 @@ Built-in backends are known by their names and imported when first used. Others 
 a package that declares ``toy = "package.module:ToyBackend"`` there is used by ``nbopt.set_backend("toy")``.
 """
 
+import copyreg
 import importlib
 import importlib.metadata
 import os
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from nbopt.arrays.tensor import Tensor
 from nbopt.errors import ArgumentError, BackendError, UnknownBackendError
 from nbopt.interface.backend import Backend
 from nbopt.naming import NervanaObject
@@ -251,3 +253,19 @@ def _load(name):
 
 def _requirement(name):
     return {"cuda": '"nbopt[cuda13]" (or "nbopt[cuda12]", by the driver)'}.get(name, "numba")
+
+
+def _reduced(tensor):
+    # Backends hold compiled code and devices; the copy belongs to the backend that is current where it is loaded.
+    return _rebuilt, (tensor.be.picklable(tensor.storage), tensor.name, tensor.rounding)
+
+
+def _rebuilt(array, name, rounding):
+    be = get_backend()
+    tensor = be.wrap(array) if be.memory == "host" else be.array(array, array.dtype)
+    tensor.name, tensor.rounding = name, rounding
+    return tensor
+
+
+# Here and not in the class, which knows no backend but its own.
+copyreg.pickle(Tensor, _reduced)

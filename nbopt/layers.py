@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 
-from nbopt.errors import LayerError
+from nbopt.errors import LayerError, NboptError
 from nbopt.language.ops import compute_dtype
 
 
@@ -147,3 +147,16 @@ def _explain_layers(layer_list, error):
                 f"{layer!r} is no layer: a layer has a method get_params() that returns ((W, dW), states) or a list of these. "
                 "Raw arrays become one by nbopt.Parameters((W, dW), ...)."
             ) from error
+
+
+def wrapped(be, array, called):
+    """Return ``be.wrap(array)``; an error says what the array is."""
+    try:
+        return be.wrap(array)
+    except NboptError as error:
+        raise type(error)(f"{called}: {error}") from None
+
+
+def read(be, array, called):
+    """Return what `wrapped` does for an array that is only read, such as a gradient: see `Backend.resolved`."""
+    return wrapped(be, be.resolved(array), called)

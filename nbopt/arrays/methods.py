@@ -7,7 +7,7 @@ from nbopt.arrays.tensor import Tensor
 from nbopt.errors import OperandError, TraceError
 from nbopt.language.expressions import Node, Reduction, apply, apply_named
 from nbopt.language.ops import COMPOSED, PRIMITIVES, REDUCTIONS
-from nbopt.language.trace import Value
+from nbopt.language.values import Value
 
 
 def _reduced(name, value, axis, keepdims):

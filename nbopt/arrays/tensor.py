@@ -213,16 +213,3 @@ class Tensor(Node):
     def __repr__(self):
         name = f" {self.name!r}" if self.name else ""
         return f"<Tensor{name} {self.shape} {self.dtype.name}>"
-
-    def __reduce__(self):
-        # Backends hold compiled code and devices; the copy belongs to the backend that is current where it is loaded.
-        return _rebuild, (self.be.picklable(self.storage), self.name, self._rounding)
-
-
-def _rebuild(array, name, rounding):
-    from nbopt.backends import get_backend
-
-    be = get_backend()
-    tensor = be.wrap(array) if be.memory == "host" else be.array(array, array.dtype)
-    tensor.name, tensor.rounding = name, rounding
-    return tensor

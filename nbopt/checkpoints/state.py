@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from types import NoneType
+from typing import Any
 
 import numpy as np
 
@@ -10,10 +11,8 @@ from nbopt.arrays.tensor import normalise_rounding
 from nbopt.backends import get_backend
 from nbopt.errors import CheckpointError
 from nbopt.interface.interrupts import uninterrupted
-from nbopt.layers import as_layers, check_distinct, entries_of, get_param_list
+from nbopt.layers import as_layers, check_distinct, entries_of, get_param_list, wrapped
 from nbopt.naming import NervanaObject
-from nbopt.optimizers.base import Optimizer, wrapped
-from nbopt.optimizers.multi import MultiOptimizer
 
 VERSION = 1
 
@@ -47,12 +46,12 @@ def members_of(optimizer):
 
     The path is the list of keys that lead to it; of several, the first in sorted order, whatever the order of the mappings.
     """
-    found: list[tuple[list, Optimizer]] = [([], optimizer)]
+    found: list[tuple[list, Any]] = [([], optimizer)]
     seen = {id(optimizer)}
     for path, member in found:
-        if not isinstance(member, Optimizer):
+        if not callable(getattr(member, "members", None)):
             raise CheckpointError(f"{member!r} is no optimizer whose state could be known: derive its class from nbopt.Optimizer")
-        mapping = member.optimizer_mapping if isinstance(member, MultiOptimizer) else {}
+        mapping = member.members()
         for key in sorted(mapping, key=str):
             if id(mapping[key]) not in seen:
                 seen.add(id(mapping[key]))
@@ -212,7 +211,7 @@ class Restoration:
                 raise CheckpointError(
                     f"layer {_name(layer) or number} has {len(parameters)} parameters in the checkpoint, and {len(entries)} here. {_AS_SAVED}."
                 )
-            owner = optimizer.optimizer_of(layer) if isinstance(optimizer, MultiOptimizer) else optimizer
+            owner = optimizer.optimizer_of(layer)
             for (param, states, called), parameter in zip(entries, parameters):
                 self._add_parameter(wrapped(self._be, param, called), parameter, called)
                 _check_states(owner, parameter, called)
@@ -285,7 +284,7 @@ def _attributes(optimizer, state, hyperparameters):
     found = []
     if hyperparameters:
         # Built anew, the optimizer's own constructor checks the values.
-        model = {tuple(path): member for path, member in members_of(Optimizer.gen_class(state["optimizer"]))}
+        model = {tuple(path): member for path, member in members_of(NervanaObject.gen_class(state["optimizer"]))}
         for path, member in members:
             source = model.get(tuple(path))
             if source is None or source.modulenm != member.modulenm:
@@ -295,7 +294,7 @@ def _attributes(optimizer, state, hyperparameters):
     for path, member in members:
         own = saved_members[tuple(path)]
         found.append((member, "t", own["t"]))
-        if own["skipped"] != member.skipped and not isinstance(member, MultiOptimizer):  # which has its optimizers' count
+        if own["skipped"] != member.skipped and not member.members():  # a MultiOptimizer has its optimizers' count
             found.append((member, "skipped", own["skipped"]))
     return found
 
@@ -318,7 +317,7 @@ def _check_name(called, saved, here):
 
 def _check_states(owner, parameter, called):
     """Check saved states as `optimize` would, before they are read. One that overrides `optimize`, neon's way, may keep what it likes."""
-    if type(owner).optimize is not Optimizer.optimize or not parameter["states"]:
+    if owner.has_own_optimize or not parameter["states"]:
         return
     own = [f"{owner.classnm}.{name}" for name in owner.state_names]
     saved = [state["name"] for state in parameter["states"]]

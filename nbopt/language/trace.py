@@ -7,206 +7,20 @@ For RMSProp with slots param, grad, mean_square this begins
 Inside a rule there are no expression trees: each operation goes straight onto the tape.
 """
 
-import numbers
 import threading
 from typing import Any
 
 from nbopt.errors import TraceError
 from nbopt.language.cutter import cut
-from nbopt.language.expressions import Lazy, Node, apply_named, as_number
-from nbopt.language.ops import COMPOSED, PRIMITIVES
+from nbopt.language.expressions import Node, as_number
 from nbopt.language.scalars import evaluate
 from nbopt.language.stages import ELEMENT, STEP, TENSOR, operands_of
+from nbopt.language.values import Number, Slot, Value
 
 
 def too_deep():
     """Return the error of an expression that is nested more deeply than Python's stack."""
     return TraceError("the expression is nested too deeply: assign parts of it to tensors of their own")
-
-
-_SHAPES = {"shape", "size", "ndim", "dim", "numel", "dtype", "device", "itemsize", "nbytes", "len"}
-
-
-class Value(Lazy):
-    """A value inside a rule: what a line of the trace gives.
-
-    Attributes
-    ----------
-    tracer : Tracer
-    index : int
-        The line.
-    seen : int
-        The number of stores when it was last known to be fresh.
-    """
-
-    __slots__ = ("index", "seen", "tracer")
-    array_advice = (
-        "A rule reads its slots and numbers. An array of one element becomes a number by float(x); an array of the parameter's shape can be a state, "
-        "named in state_names."
-    )
-    be_advice = "with be = self.be"
-
-    def __init__(self, tracer, index):
-        self.tracer = tracer
-        self.index = index
-        self.seen = tracer.stores
-
-    def build(self, op, args):
-        """Put an operation onto the tape; what `nbopt.language.expressions.apply` calls."""
-        return self.tracer.apply(op, args)
-
-    def __getitem__(self, key):
-        raise TraceError("an expression can't be indexed: a rule works on all elements alike")
-
-    def reduce(self, op, over):
-        """Put a reduction onto the tape.
-
-        Parameters
-        ----------
-        op : str
-            ``"sum"``, ``"max"`` or ``"min"``.
-        over : str
-            ``"tensor"`` or ``"step"``.
-
-        Returns
-        -------
-        Value
-        """
-        return self.tracer.reduce(op, over, self)
-
-    def count(self):
-        """Return how many elements a reduction of this value is over."""
-        return self.tracer.size() if self.tracer.extent(self) == ELEMENT else 1.0
-
-    def __bool__(self):
-        if self.tracer.extent(self) < ELEMENT:
-            raise TraceError(
-                "an if needs to know a number that is computed on the device while the step runs: it comes from a reduction, or from memory. "
-                f"Write be.where(condition, a, b), {self.be_advice}."
-            )
-        return super().__bool__()
-
-    def __float__(self):
-        raise TraceError(
-            f"{self!r} is not a number: a rule says once what is done to all elements, whose values are not known yet. "
-            f"In place of a function of numbers, such as math.sqrt(x), write be.sqrt(x), {self.be_advice}."
-        )
-
-    __int__ = __index__ = __trunc__ = __float__
-
-    def advice(self, name):
-        """Return what to type in a rule for a function or method that another library calls `name`."""
-        if name in _SHAPES:
-            return (
-                "One rule serves parameters of all shapes and dtypes. Give those that need another rule an optimizer of their own: "
-                "nbopt.MultiOptimizer goes by layers, nbopt.torch.Optimizer by groups of parameters."
-            )
-        return super().advice(name)
-
-    def __repr__(self):
-        return "<a value of the rule>"
-
-
-class Number(Value):
-    """A number of the step: a hyper-parameter, the learning rate, the count of steps, and what a rule computes from them.
-
-    It stands for whatever the number is at each step. Where a rule needs to know it now, to test it or to pass it to a function of Python's,
-    that becomes a test of the trace: the trace holds as long as the test has the same outcome.
-
-    Attributes
-    ----------
-    number : int or float
-        What it is now.
-    """
-
-    __slots__ = ("number",)
-
-    def __init__(self, tracer, index, number):
-        super().__init__(tracer, index)
-        self.number = number
-
-    def _known(self):
-        self.tracer.tests.append((self.index, False, self.number))
-        return self.number
-
-    def __bool__(self):
-        self.tracer.tests.append((self.index, True, bool(self.number)))
-        return bool(self.number)
-
-    def __float__(self):
-        return float(self._known())
-
-    def __int__(self):
-        return int(self._known())
-
-    def __index__(self):
-        return self._known().__index__()
-
-    def __trunc__(self):
-        return self._known().__trunc__()
-
-    def __round__(self, digits=None):
-        return round(self._known(), digits)
-
-    def __floor__(self):  # type: ignore[override]
-        return self._known().__floor__()
-
-    def __ceil__(self):  # type: ignore[override]
-        return self._known().__ceil__()
-
-    def __floordiv__(self, other):
-        return self._known() // other
-
-    def __rfloordiv__(self, other):
-        return other // self._known()
-
-    def __mod__(self, other):
-        return self._known() % other
-
-    def __rmod__(self, other):
-        return other % self._known()
-
-    def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        if method == "__call__" and not options and all(isinstance(x, (Number, numbers.Real)) for x in inputs):
-            if ufunc.__name__ in PRIMITIVES or ufunc.__name__ in COMPOSED:
-                return apply_named(ufunc.__name__, *inputs)
-            return ufunc(*(x._known() if isinstance(x, Number) else x for x in inputs))
-        return super().__array_ufunc__(ufunc, method, *inputs, **options)
-
-    def __format__(self, spec):
-        return format(self.number, spec)
-
-    def __repr__(self):
-        return repr(self.number)
-
-
-class Slot(Value):
-    """A symbolic tensor inside a rule. Assign to it with ``slot[:] = expression``."""
-
-    __slots__ = ("name", "number")
-
-    def __init__(self, tracer, number, name):
-        self.tracer, self.number, self.name = tracer, number, name
-        self.index = None
-        self.seen = -1  # before the first store there was no load
-
-    @property
-    def size(self):
-        """Return the parameter's number of elements."""
-        return self.tracer.size()
-
-    def __setitem__(self, key, value):
-        if not (isinstance(key, slice) and key == slice(None)):
-            raise TraceError(f"a rule assigns whole slots: write {self.name}[:] = ...")
-        self.tracer.store(self.number, value)
-
-    def __getitem__(self, key):
-        if not (isinstance(key, slice) and key == slice(None)):
-            raise TraceError(f"{self.name} stands for a tensor of any shape inside a rule and can't be indexed")
-        return self
-
-    def __repr__(self):
-        return self.name
 
 
 class _Tracing(threading.local):

@@ -18,7 +18,7 @@ from nbopt.optimizers.radam import RAdam
 from nbopt.optimizers.rmsprop import RMSProp
 from nbopt.optimizers.rprop import Rprop
 from nbopt.optimizers.shift_adamax import ShiftAdaMax
-from nbopt.optimizers.tracing import Step
+from nbopt.optimizers.step import Step
 from nbopt.optimizers.yogi import Yogi
 
 __all__ = [

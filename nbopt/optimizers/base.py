@@ -5,21 +5,20 @@ import math
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
 from nbopt import checks
 from nbopt.arrays.tensor import Tensor
 from nbopt.backends import get_backend
-from nbopt.errors import ArgumentError, DtypeError, NboptError, ShapeError, StateError, TraceError
+from nbopt.checkpoints import state as checkpoint
+from nbopt.errors import ArgumentError, TraceError
 from nbopt.interface.update import Update
-from nbopt.language.cutter import loses
 from nbopt.language.stages import ELEMENT, STEP
 from nbopt.language.trace import Tracer
-from nbopt.layers import as_gradient, as_layers, check_distinct, entries_of, get_param_list, rows_with_gradients, warn_of_lost_states
+from nbopt.layers import as_gradient, as_layers, check_distinct, get_param_list, read, rows_with_gradients, warn_of_lost_states
 from nbopt.naming import Described
 from nbopt.optimizers.constructor import checked
 from nbopt.optimizers.declared import Declared
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.states import check_effect, checked_columns, place_in, storage_name
 from nbopt.optimizers.tracing import Traces
 from nbopt.schedules import Schedule
 
@@ -148,7 +147,7 @@ class Optimizer(Declared, Described):
         TraceError
             In the base class, if a subclass defines `optimize` in its place, and something asks for a rule.
         """
-        if type(self).optimize is not Optimizer.optimize:
+        if self.has_own_optimize:
             raise TraceError(
                 f"{self.classnm} has an optimize of its own and no rule, so its step is no program that could be known before it runs: each of its "
                 "assignments is a kernel of its own. nbopt.explain and nbopt.compile need a rule(self, step, param, grad, ...)"
@@ -207,8 +206,8 @@ class Optimizer(Declared, Described):
 
         def columns(update):
             check_distinct(layers)
-            found = self.checked_columns(be, params, made, lambda number, states: place_in(layers, states) or f"parameter {number}")
-            self.check_effect(bool(made))
+            found = checked_columns(self, be, params, made, lambda number, states: place_in(layers, states) or f"parameter {number}")
+            check_effect(self, bool(made))
             if made:
                 new = {id(states): tensors for states, tensors in made}
                 update.list_tensors(_flat([(pair, new.get(id(states), states)) for pair, states in params]))
@@ -296,6 +295,35 @@ class Optimizer(Declared, Described):
         trace = kept.trace
         return Update(trace.program, numbers, tensors, columns, committed, kept.plans, self.stochastic_round, shared, trace.recut)
 
+    def members(self):
+        """Return the optimizers inside of this one, by their keys.
+
+        Returns
+        -------
+        dict
+            Empty, but for a `MultiOptimizer`.
+        """
+        return {}
+
+    def optimizer_of(self, layer):
+        """Return the optimizer that updates a layer.
+
+        Parameters
+        ----------
+        layer : object
+
+        Returns
+        -------
+        Optimizer
+            This one, but for a `MultiOptimizer`.
+        """
+        return self
+
+    @property
+    def has_own_optimize(self):
+        """Bool : whether its class overrides `optimize`, so that no rule says what a step does."""
+        return type(self).optimize is not Optimizer.optimize
+
     def trace_in_use(self):
         """Return the trace of the last step that was prepared, see `nbopt.optimizers.tracing`.
 
@@ -316,36 +344,6 @@ class Optimizer(Declared, Described):
             if type(rate) is not float or not 0.0 <= rate < math.inf:
                 rate = checks.non_negative(f"the rate of {self.schedule!r} at epoch {epoch}", rate)
         return rate
-
-    def check_effect(self, new_states):
-        """Check in the first step that the rule does not lose what it computes: that it assigns the states that it reads, and the parameter.
-
-        Parameters
-        ----------
-        new_states : bool
-            Whether states are made in this step. Those that were there before need not be 0, so a rule may just read them.
-
-        Raises
-        ------
-        TraceError
-            With the line to type.
-        """
-        if self.t:
-            return
-        code, own = self._cache().trace.tracer.code, ("param", "grad", *self.states_in_use())
-        lost = {line[1] for line in code if line[0] == "load"} - {line[1] for line in code if line[0] == "store"}
-        if 0 in lost and loses(code, 0):
-            raise TraceError(
-                f"the rule of {self.classnm} computes a value of the parameter that nothing uses, and never assigns the parameter: "
-                "write param[:] = ..., not param = ..., which only gives the value a name"
-            )
-        arguments = [*inspect.signature(self.rule).parameters][1:]  # as the user calls them
-        names = arguments if len(arguments) == len(own) else own
-        for name in [names[slot] for slot in sorted(lost) if 1 < slot < len(own) and new_states]:
-            raise TraceError(
-                f"the rule of {self.classnm} reads the state {name}, which starts at 0, and never assigns it: write {name}[:] = ... "
-                f"(a plain {name} = ... only gives a value another name). If it is meant to stay as it is, write {name}[:] = {name}"
-            )
 
     def state_dict(self, layers):
         """Return everything that the next step depends on, but for the gradients, as plain values and copies.
@@ -374,8 +372,6 @@ class Optimizer(Declared, Described):
         CheckpointError
             If a hyper-parameter is no plain value, so that it can't be described.
         """
-        from nbopt.checkpoints import state as checkpoint
-
         return checkpoint.state_dict(self, layers)
 
     def load_state_dict(self, state, layers, hyperparameters=True):
@@ -405,8 +401,6 @@ class Optimizer(Declared, Described):
         -----
         While it is at work it holds a copy of what it overwrites in the host's memory, to be able to put it back.
         """
-        from nbopt.checkpoints import state as checkpoint
-
         checkpoint.load_state_dict(self, state, layers, hyperparameters)
 
     def clip_value(self, v, abs_bound=None):
@@ -471,64 +465,17 @@ class Optimizer(Declared, Described):
         state = {key: value for key, value in self.__dict__.items() if key not in ("_kept", "be")}
         return {**state, "_skipped": self.skipped} if "_skipped" in state else state  # copy.copy would share the tensor
 
-    def checked_columns(self, be, params, made, place=lambda number, states: f"parameter {number}"):
-        """Return the columns of an `Update` over `params`, validated, with new states where there are none yet.
 
-        Parameters
-        ----------
-        be : Backend
-        params : list of ((W, dW), states)
-        made : list
-            Extended by (states, new tensors) for each list of states that has to be filled when the step can't fail any more.
-        place : callable
-            ``place(number, states)`` returns what messages call the parameter: its number in `params` and its list of states are given.
+def _flat(params):
+    """Return a function that iterates over all tensors: param, grad of each entry, then the states of each.
 
-        Returns
-        -------
-        list of list of Tensor
-            params, grads, states of the first name in use, ...
-
-        Raises
-        ------
-        LayerError, ShapeError, StateError
-            If the entries are malformed, a gradient or state has another shape than its parameter, or the states are another optimizer's.
-        """
-        names = self.states_in_use()
-        rows = []
-        for number, (param, grad, states) in enumerate(entries_of(params)):
-            part = ""
-            try:
-                param = be.wrap(param)
-                part = "the gradient of "
-                grad = be.wrap(as_gradient(be, grad, param))
-                part = ""
-                if param.shape != grad.shape:
-                    raise ShapeError(f"it has shape {param.shape} and its gradient {grad.shape}")
-                rows.append([param, grad, *self._states_of(be, param, grad, states, names, made)])
-            except NboptError as error:
-                raise type(error)(f"{part}{place(number, states)}: {error}") from None
-        return [list(column) for column in zip(*rows)]
-
-    def _states_of(self, be, param, grad, states, names, made):
-        # Where none is in use any more, those that were stay as they are.
-        own = [f"{self.classnm}.{name}" for name in names or self.state_names]
-        if not states:
-            dtype = self.state_dtype or ("float64" if param.dtype == np.float64 else "float32")
-            new = [be.zeros(grad.shape, dtype, f"{self.classnm}.{name}") for name in names]
-            if new:
-                made.append((states, new))
-            return new
-        for state, name in zip(states, own):
-            found = getattr(state, "name", None)
-            if found is not None and "." in found and found != name:
-                raise StateError(f"its states were left by another optimizer ({found}), and {self.classnm} can't go on from them. {_AFRESH}")
-        if len(states) != len(own) and (names or len(states) > len(own)):
-            raise StateError(f"{self.classnm} keeps {len(own)} states ({', '.join(own) or 'none'}), and the parameter has {len(states)}. {_AFRESH}")
-        used = [wrapped(be, state, f"the state {name}") for state, name in zip(states, names)]
-        for state, name in zip(used, names):
-            if state.shape != grad.shape:
-                raise ShapeError(f"its state {name} has shape {state.shape}, and its gradient {grad.shape}")
-        return used
+    None where the entries are malformed.
+    """
+    try:
+        pairs, states = zip(*params)
+    except (TypeError, ValueError):
+        return None
+    return lambda: chain(chain.from_iterable(pairs), chain.from_iterable(states))
 
 
 def decayed(param, change, decay):
@@ -547,62 +494,3 @@ def decayed(param, change, decay):
     Node
     """
     return param - (change + decay * param)
-
-
-#: What to type where states have to go.
-_AFRESH = "Empty the lists of states to start afresh: for states in layer.states: states.clear()"
-
-
-def place_in(layers, states):
-    """Return what messages call the parameter that has this list of states.
-
-    Parameters
-    ----------
-    layers : list
-    states : list
-
-    Returns
-    -------
-    str or None
-        The parameter's number and its layer. None if no layer has it.
-    """
-    for index, layer in enumerate(layers):
-        entries = layer.get_params()
-        for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
-            if isinstance(entry, tuple) and entry[1:] and entry[1] is states:
-                name = getattr(layer, "name", None)
-                return f"parameter {number} of layer {index if name is None else repr(name)}"
-    return None
-
-
-def storage_name(be, dtype):
-    """Return the name of a dtype for states, which may be PyTorch's; an error says what it is."""
-    try:
-        return be.storage_dtype(str(dtype).rpartition(".")[2] if type(dtype).__module__ == "torch" else dtype).name
-    except DtypeError:
-        raise DtypeError(f'state_dtype must be a dtype that {be.name!r} stores, such as "bfloat16", "float32" or "float64", not {dtype!r}') from None
-
-
-def wrapped(be, array, called):
-    """Return ``be.wrap(array)``; an error says what the array is."""
-    try:
-        return be.wrap(array)
-    except NboptError as error:
-        raise type(error)(f"{called}: {error}") from None
-
-
-def read(be, array, called):
-    """Return what `wrapped` does for an array that is only read, such as a gradient: see `Backend.resolved`."""
-    return wrapped(be, be.resolved(array), called)
-
-
-def _flat(params):
-    """Return a function that iterates over all tensors: param, grad of each entry, then the states of each.
-
-    None where the entries are malformed.
-    """
-    try:
-        pairs, states = zip(*params)
-    except (TypeError, ValueError):
-        return None
-    return lambda: chain(chain.from_iterable(pairs), chain.from_iterable(states))

@@ -71,6 +71,10 @@ class MultiOptimizer(Optimizer):
                 raise ArgumentError(f"the entry {key!r} of MultiOptimizer's dict must be an optimizer, not {optimizer!r}")
         self.optimizer_mapping = dict(optimizer_mapping)
 
+    def members(self):
+        """Return the optimizers inside of this one, by their keys."""
+        return self.optimizer_mapping
+
     def optimizer_of(self, layer):
         """Return the optimizer that updates a layer.
 

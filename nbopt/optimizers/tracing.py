@@ -1,157 +1,23 @@
 """From an optimizer's rule to a program: the rule is run once, over symbols, and what it was built from is remembered.
 
-Each attribute that the rule reads from ``self`` is a source or a guard. A number is a source: it stands in the scalar code by its name, so that
-another value traces nothing. Anything else is a guard: the trace is used again as long as it is equal to what it was. So are the outcomes of
-the tests that the rule makes of numbers.
+A trace is used again as long as what the rule read from ``self`` is the same, numbers aside, and its tests of numbers have the same outcomes.
 """
 
-import numbers
-import types
 import warnings
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from nbopt.errors import MissingError, TraceError
+from nbopt.errors import TraceError
 from nbopt.language.expressions import apply_named
 from nbopt.language.stages import ELEMENT, STEP, Program
-from nbopt.language.trace import Tracer, Value, tracing
+from nbopt.language.trace import Tracer, tracing
+from nbopt.optimizers.step import Step
+from nbopt.optimizers.symbolic import KeepsSomethingError, Reader, symbolic
 
 #: Traces that are kept for one optimizer: tests that take turns find theirs again.
 _MOST_TRACES = 8
 #: Traces in a row that served one step each, after which there is a warning.
 _TOO_OFTEN = 8
-
-
-class Step:
-    """What a rule knows about the step that it belongs to.
-
-    Attributes
-    ----------
-    lr : Number
-        The scheduled learning rate. To ask for it in an optimizer without a `learning_rate` is an error.
-    t, number : Number
-        The number of this call, from 1.
-    epoch : Number
-        The epoch as passed to ``optimize``.
-    """
-
-    __slots__ = ("_given", "_scale", "_tracer", "scale_was_read")
-    lr: Any
-    t: Any
-    number: Any
-    epoch: Any
-
-    def __init__(self, tracer, given, scale):
-        self._tracer, self._given, self._scale = tracer, given, scale
-        self.scale_was_read = False
-
-    @property
-    def scale(self):
-        """Float or Value : the norm-clip factor, 1.0 if clipping is off.
-
-        A rule that reads it applies it itself; in any other rule `grad` is scaled already.
-        """
-        self.scale_was_read = True
-        return self._scale
-
-    def sum(self, x):
-        """Return the sum over all elements of all parameters.
-
-        Parameters
-        ----------
-        x : Node
-            Of a value that varies with the parameter only, the sum over all parameters.
-
-        Returns
-        -------
-        Value
-        """
-        return self._tracer.reduce("sum", "step", x)
-
-    def max(self, x):
-        """Return the largest value of all parameters; NaN if any is NaN.
-
-        Parameters
-        ----------
-        x : Node
-
-        Returns
-        -------
-        Value
-        """
-        return self._tracer.reduce("max", "step", x)
-
-    def min(self, x):
-        """Return the smallest value of all parameters; NaN if any is NaN.
-
-        Parameters
-        ----------
-        x : Node
-
-        Returns
-        -------
-        Value
-        """
-        return self._tracer.reduce("min", "step", x)
-
-    def mean(self, x):
-        """Return the mean over all elements of all parameters.
-
-        Parameters
-        ----------
-        x : Node
-            Of a value that varies with the parameter only, the mean over all parameters.
-
-        Returns
-        -------
-        Value
-        """
-        if self._tracer.extent(x) == STEP:
-            return x
-        size = self._tracer.size()
-        return self.sum(x) / self.sum(size if self._tracer.extent(x) == ELEMENT else size / size)
-
-    def norm(self, x):
-        """Return the Euclidean norm over all elements of all parameters.
-
-        Parameters
-        ----------
-        x : Node
-
-        Returns
-        -------
-        Value
-        """
-        return apply_named("sqrt", self.sum(apply_named("square", x)))
-
-    def only_if(self, condition):
-        """Store nothing in this step where the condition is 0 or NaN: no parameter, no state.
-
-        All optimizers of a call that have a condition store together or not at all.
-
-        Parameters
-        ----------
-        condition : Node or float
-            One number for the whole step, such as ``be.finite(step.norm(grad))``.
-
-        Raises
-        ------
-        TraceError
-            If it varies with the parameter.
-        """
-        self._tracer.only_if(condition)
-
-    def __getattr__(self, name):
-        if name in self._given:
-            return self._given[name]
-        if name == "lr":
-            raise MissingError(
-                "step.lr is the learning rate of the optimizer, and this one has none. In its constructor, write "
-                "self.learning_rate = learning_rate (an attribute of another name is not step.lr)"
-            )
-        raise MissingError(f"a step has no attribute {name!r}: it has lr, t, number, epoch and scale. Other numbers are attributes of the optimizer")
 
 
 class Options(NamedTuple):
@@ -177,82 +43,6 @@ class Options(NamedTuple):
     def shared(self):
         """Return the names of the slots that are one number for the whole step."""
         return ("loss_scale",) * self.loss_scale + ("skipped",) * self.skips
-
-
-class Reader:
-    """What a rule reads from ``self`` while it is traced.
-
-    Attributes
-    ----------
-    sources : set of str
-        The attributes that are numbers.
-    guards : dict
-        Other attributes that can be compared, with their values.
-    reusable : bool
-        Whether the trace depends on nothing else.
-    """
-
-    def __init__(self, tracer, optimizer):
-        self.tracer, self.optimizer = tracer, optimizer
-        self.sources: set[str] = set()
-        self.guards: dict = {}
-        self.reusable = True
-
-    def read(self, name, value):
-        """Return what the rule gets in place of an attribute's value."""
-        if name == "be" or isinstance(value, Value):
-            return value
-        if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
-            self.sources.add(name)
-            return self.tracer.source(f"self.{name}", value)
-        if name not in self.optimizer.__dict__ and callable(value):
-            return value  # a method
-        if _comparable(value):
-            self.guards[name] = value
-        else:
-            self.reusable = False
-        return value
-
-
-def _comparable(value):
-    """Return whether an equal value, at another time, means the same to a rule."""
-    if type(value) in (tuple, frozenset):
-        return all(map(_comparable, value))
-    return value is None or isinstance(value, (bool, np.bool_, int, float, str, bytes, type, np.dtype))
-
-
-class _KeepsSomethingError(Exception):
-    """A rule sets an attribute, so it has to be run at every step, with plain numbers."""
-
-
-def _symbolic_getattribute(self, name):
-    value = object.__getattribute__(self, name)
-    if name[:2] == "__":
-        return value
-    return object.__getattribute__(self, "_reader_").read(name, value)
-
-
-def _symbolic_setattr(self, name, value):
-    raise _KeepsSomethingError
-
-
-_symbolic_classes: dict[type, type] = {}
-
-
-def _symbolic(optimizer, reader):
-    """Return what a rule gets as ``self``: an instance of the same class, with the same attributes, whose reads go through `reader`."""
-    own = type(optimizer)
-    found = _symbolic_classes.get(own)
-    if found is None:
-        contents = {
-            "__slots__": ("_reader_",), "__getattribute__": _symbolic_getattribute, "__setattr__": _symbolic_setattr,
-            "__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__,
-        }  # fmt: skip
-        found = _symbolic_classes[own] = types.new_class(own.__name__, (own,), {"symbolic": True}, lambda space: space.update(contents))
-    new: Any = object.__new__(found)
-    object.__setattr__(new, "__dict__", optimizer.__dict__)
-    object.__setattr__(new, "_reader_", reader)
-    return new
 
 
 class Trace:
@@ -316,7 +106,7 @@ class Trace:
         if not impure:
             known = {name: tracer.source("t" if name == "number" else name, number) for name, number in known.items()}
         slots = dict(zip(tracer.names, tracer.slots()))
-        raw, own = slots["grad"], optimizer if impure else _symbolic(optimizer, reader)
+        raw, own = slots["grad"], optimizer if impure else symbolic(optimizer, reader)
         by = tracer.source("divisor", divisor)
         if options.loss_scale:
             by = by * slots["loss_scale"]
@@ -436,7 +226,7 @@ class Traces:
                     return trace, numbers
         try:
             trace = Trace(optimizer, options, rate, divisor, epoch, impure)
-        except _KeepsSomethingError:
+        except KeepsSomethingError:
             self._keeps_something = True
             trace = Trace(optimizer, options, rate, divisor, epoch, True)
         if trace.reusable:

@@ -12,7 +12,8 @@ from nbopt import checks, optimizers
 from nbopt.backends import new_backend
 from nbopt.errors import ArgumentError, LayoutError, NboptError, StateError
 from nbopt.interface.backend import Backend
-from nbopt.optimizers.base import storage_name, wrapped
+from nbopt.layers import wrapped
+from nbopt.optimizers.states import check_effect, checked_columns, storage_name
 from nbopt.torch.counted import CountedState, CountedStates
 from nbopt.torch.keys import COUNTERS, NOT_SET, OTHERS, GroupKeys, NotSet, one_letter_apart, warn_once
 from nbopt.torch.kinds import kinds_of, likeness
@@ -618,8 +619,8 @@ class _Group:
         def columns(update):
             tensors = [wrapped(be, grad, _called(row)) for row, grad in zip(rows, grads)]
             found = list(zip(zip(self._tensors, tensors), self._states))
-            optimizer.check_effect(bool(self._made))
-            return optimizer.checked_columns(be, found, [], lambda number, _: f"parameter {rows[number]} of the group")
+            check_effect(optimizer, bool(self._made))
+            return checked_columns(optimizer, be, found, [], lambda number, _: f"parameter {rows[number]} of the group")
 
         def commit():
             group["t"] = optimizer.t

@@ -12,7 +12,7 @@ import pytest
 import nbopt
 from nbopt import errors, optimizers
 from nbopt.interface import backend
-from nbopt.language import ops, trace
+from nbopt.language import ops, stages
 from nbopt_backends.arrays import host
 from nbopt_backends.cpu import backend as numba_cpu
 from nbopt_backends.meaning import reference
@@ -20,7 +20,19 @@ from nbopt_backends.meaning import reference
 API = pathlib.Path(__file__).resolve().parent.parent / "docs" / "api"
 SECTIONS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Notes", "References", "Examples")
 # What the authors of backends and of rules work with, beside what stands in nbopt.__all__.
-FOR_IMPLEMENTERS = [backend.Update, trace.Program, ops.Op, ops.Composed, host.HostBackend, numba_cpu.NumbaCPU, reference.Reference]
+FOR_IMPLEMENTERS = [
+    backend.Update,
+    stages.Program,
+    stages.Pass,
+    stages.Combine,
+    stages.Scalars,
+    stages.Verdict,
+    ops.Op,
+    ops.Composed,
+    host.HostBackend,
+    numba_cpu.NumbaCPU,
+    reference.Reference,
+]
 # Users get objects of these classes and make none.
 NOT_CONSTRUCTED = [nbopt.Tensor, backend.Update, optimizers.Step]
 

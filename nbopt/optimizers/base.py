@@ -168,7 +168,8 @@ class Optimizer(Described):
         param : Slot
             The parameter: read it, and assign its new value by ``param[:] = ...``.
         grad : Expr
-            The gradient, divided by ``be.bsz`` and clipped by ``gradient_clip_value``.
+            The gradient, divided by ``be.bsz`` and the loss scale, and clipped by ``gradient_clip_value``. It is scaled by the norm clip, too, unless
+            the rule reads ``step.scale``.
         *states : Slot
             One for each name in `state_names`, to read and to assign.
 

@@ -284,7 +284,7 @@ def _attributes(optimizer, state, hyperparameters):
     found = []
     if hyperparameters:
         # Built anew, the optimizer's own constructor checks the values.
-        model = {tuple(path): member for path, member in members_of(NervanaObject.gen_class(state["optimizer"]))}
+        model = {tuple(path): member for path, member in members_of(optimizer.rebuilt(state["optimizer"]))}
         for path, member in members:
             source = model.get(tuple(path))
             if source is None or source.modulenm != member.modulenm:

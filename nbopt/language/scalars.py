@@ -72,7 +72,7 @@ def evaluate(op, *operands):
 
 
 class ScalarCode(NamedTuple):
-    """Lines over numbers, see `nbopt.language.program`. Hashable.
+    """Lines over numbers, see `nbopt.language.stages`. Hashable.
 
     Attributes
     ----------

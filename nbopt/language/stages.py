@@ -49,23 +49,53 @@ class Pass(NamedTuple):
     guarded: bool = False
 
     def written(self):
-        """Return which slots are stored to, ascending."""
+        """Return which slots are stored to.
+
+        Returns
+        -------
+        list of int
+            Ascending.
+        """
         return sorted({line[1] for line in self.code if line[0] == "store"})
 
     def read(self):
-        """Return which slots are loaded, ascending."""
+        """Return which slots are loaded.
+
+        Returns
+        -------
+        list of int
+            Ascending.
+        """
         return sorted({line[1] for line in self.code if line[0] == "load"})
 
     def used(self):
-        """Return which slots are loaded, stored to, or only rounded for, ascending."""
+        """Return which slots are loaded, stored to, or only rounded for.
+
+        Returns
+        -------
+        list of int
+            Ascending.
+        """
         return sorted({line[1] for line in self.code if line[0] in ("load", "store", "round")})
 
     def moved(self):
-        """Return which slots are loaded or stored to, ascending."""
+        """Return which slots are loaded or stored to.
+
+        Returns
+        -------
+        list of int
+            Ascending.
+        """
         return sorted({line[1] for line in self.code if line[0] in ("load", "store")})
 
     def scalars(self):
-        """Return which numbers of a parameter are used, ascending."""
+        """Return which numbers of a parameter are used.
+
+        Returns
+        -------
+        list of int
+            Ascending.
+        """
         operands = [operand for line in self.code for operand in _values(line)] + [operand for _, operand in self.reductions]
         return sorted({~operand for operand in operands if operand < 0})
 

@@ -138,7 +138,8 @@ class Optimizer(Declared, Described):
         param : Slot
             The parameter: read it, and assign its new value by ``param[:] = ...``.
         grad : Expr
-            The gradient, divided by ``be.bsz`` and clipped by ``gradient_clip_value``.
+            The gradient, divided by ``be.bsz`` and the loss scale, and clipped by ``gradient_clip_value``. It is scaled by the norm clip, too, unless
+            the rule reads ``step.scale``.
         *states : Slot
             One for each name in `state_names`, to read and to assign.
 
@@ -294,6 +295,21 @@ class Optimizer(Declared, Described):
 
         trace = kept.trace
         return Update(trace.program, numbers, tensors, columns, committed, kept.plans, self.stochastic_round, shared, trace.recut)
+
+    @classmethod
+    def rebuilt(cls, description):
+        """Return the optimizer that a description is of, whichever class it names.
+
+        Parameters
+        ----------
+        description : dict
+            As `get_description` returns it.
+
+        Returns
+        -------
+        Optimizer
+        """
+        return Optimizer.gen_class(description)
 
     def members(self):
         """Return the optimizers inside of this one, by their keys.

@@ -13,7 +13,7 @@ _CPU_DEVICES = {1, 3, 11}  # DLPack's codes of memory that the host can read: CP
 
 
 class HostBackend(ArrayBackend):
-    """A backend whose storage is numpy.ndarray. Subclasses implement `prepare`, `norm_factor` and `sum_last_axis`."""
+    """A backend whose storage is numpy.ndarray. Subclasses implement `prepare` and `sum_last_axis`."""
 
     memory = "host"
 

@@ -160,11 +160,34 @@ class NumbaCPU(CompiledBackend, HostBackend):
     # --- compiled code ---
 
     def kernel_of(self, stage, group):
-        """Return the kernel of a pass for a group's dtypes and roundings, compiled at first use."""
+        """Return the kernel of a pass for a group's dtypes and roundings, compiled at first use.
+
+        Parameters
+        ----------
+        stage : Pass
+        group : nbopt_backends.plans.plan.Group
+
+        Returns
+        -------
+        object
+            Its `address` is that of the compiled function.
+        """
         return self._compiled((stage, group.dtypes, group.kept), lambda: self.text(stage, group), "update")
 
     def scalars_of(self, stage, dtypes):
-        """Return a stage of arithmetic on numbers, compiled at first use. `dtypes` has those of the slots that it loads or stores."""
+        """Return a stage of arithmetic on numbers, compiled at first use.
+
+        Parameters
+        ----------
+        stage : Scalars
+        dtypes : dict
+            Slot -> the name of its dtype, for each slot that the stage loads or stores.
+
+        Returns
+        -------
+        object
+            Its `address` is that of the compiled function.
+        """
         return self._compiled((stage, *sorted(dtypes.items())), lambda: scalars_text(stage, DIALECT, dtypes), "scalars")
 
     def text(self, stage, group):

@@ -362,7 +362,8 @@ class NumbaCUDA(DeviceBackend):
         found["cache folder"] = str(source.cache_folder())
         return found
 
-    def _dialect(self):
+    def dialect(self):
+        """Return how kernels are spelled."""
         return SIMULATED if SIMULATING else FAST if self.fast_math else DIALECT
 
     def compile(self, function, cache):

@@ -238,7 +238,7 @@ class DeviceBackend(CompiledBackend):
         return self.kernel(self.marked(sums_text(self.dialect(), arithmetic)), "cuda_sums", name)
 
     def dialect(self):
-        """Return how kernels are spelled: one of the dialects of `kernels`."""
+        """Return how kernels are spelled: a `Dialect`."""
         raise NotImplementedError
 
     def kernel(self, text, stem, name):

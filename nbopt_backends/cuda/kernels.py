@@ -8,27 +8,9 @@ A pass that reduces goes tile by tile, see `nbopt_backends.meaning.tree`: its ch
 is replaced by a value that changes no other one (-0 for sums, infinities for extremes), so that every tile is folded as a full one.
 """
 
-from nbopt_backends.lowering.text import COMMON_OPS, ITEM_SIZES, Dialect, body_lines, by_reciprocals, indented, rounded_stores, rule_comment, scalar_divisors
+from nbopt_backends.lowering.text import COMMON_OPS, ITEM_SIZES, body_lines, by_reciprocals, indented, rounded_stores, rule_comment, scalar_divisors
 from nbopt_backends.meaning.tree import TILE
 from nbopt_backends.meaning.xoroshiro import LANES
-
-_EXACT = {"add": "add({0}, {1})", "subtract": "subtract({0}, {1})", "multiply": "multiply({0}, {1})", "divide": "divide({0}, {1})"}
-_PARTS = {
-    "kernel": "", "loop": "", "load": "x{slot}", "store": "y{slot} = {value}", "random": "u{index}", "narrowed": "narrowed({value})",
-    "partial": "z{number} = {value}",
-}  # fmt: skip
-
-#: Every operation rounds by itself: an infix ``*`` followed by ``+`` could become one fma, which rounds once.
-DIALECT = Dialect(
-    name="cuda",
-    ops={**_EXACT, "finite": "{F}(1) if subtract({0}, {0}) == {F}(0) else {F}(0)"},
-    header="from nbopt_backends.cuda.primitives import *\n\n",
-    **_PARTS,
-)
-#: What ``fast_math`` allows: contraction and approximate division. (More by NVVM, but numba-cuda hands it on to no link-time optimization.)
-FAST = DIALECT._replace(ops={})
-#: The simulator has neither libdevice nor addresses: `cuda_simulated` has functions of the same names in NumPy.
-SIMULATED = DIALECT._replace(name="cuda simulator", ops={}, header="from nbopt_backends.cuda.simulated import *\n\n")
 
 #: How many int64 arguments a kernel takes.
 N_ARGUMENTS = 9
@@ -91,14 +73,17 @@ _REDUCING = """{buffers}
     c = int64(cuda.blockIdx.x)
     while c < n_chunks:
 {chunk}
-        # Of a tile, lane l takes {width} elements at {width} l, and so on each {step} elements.
+        # Of a tile, lane l takes {width} elements at {width} l, and so on each {step} elements. A short tile has fewer lanes.
+        size = int64({step})
+        while size >= 2 * n:
+            size >>= 1
         lane = int64(cuda.threadIdx.x)
-        while lane < {lanes}:
+        while lane * {width} < size:
 {elements}
 {leave}
             lane += cuda.blockDim.x
         cuda.syncthreads()
-        half = int64({half})
+        half = size >> 1
         while half > 0:
             lane = int64(cuda.threadIdx.x)
             while lane < half:
@@ -175,9 +160,9 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None):
                         ...
                     store_float32x4(p0, i, e0[0], e1[0], e2[0], e3[0])
 
-    Its arguments are the addresses of int64[rows, slots], the tensors' addresses; of the chunk table, see `CHUNK_FIELDS`, and its length; of the first
-    row's numbers, and the bytes from one row's to the next; of uint64[2], the seed and the update count; of int64[rows, slots], the addresses of
-    geometries, see `nbopt_backends.cpu.drivers`; of an int64, which is 0 where the step is not taken; of float64[tiles, reductions].
+    Its arguments are the addresses of int64[rows, slots], the tensors' addresses; of the chunk table, see `CHUNK_FIELDS`, and its length; of the
+    first row's numbers, and the bytes from one row's to the next; of uint64[2], the seed and the update count; of int64[rows, slots], the addresses
+    of geometries, see `nbopt_backends.cpu.drivers`; of an int64, which is 0 where the step is not taken; of float64[tiles, reductions].
 
     Where a store rounds stochastically, `element` takes its random bits as well (u12, ...), and a thread goes through its part of a block of the
     random stream, with the states of its lanes in registers:
@@ -199,7 +184,7 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None):
     ----------
     stage : nbopt.language.stages.Pass
     dialect : Dialect
-        One of this module's.
+        One of `nbopt_backends.cuda.dialects`.
     dtypes : tuple of str
         The slots' storage.
     arithmetic : str
@@ -394,8 +379,6 @@ class _Writer:
             chunk=indented([*self._chunk(), *first], 2),
             width=width,
             step=step,
-            lanes=lanes,
-            half=step // 2,
             elements=indented(round_of(0), 3),
             leave=indented([f"b{r}[lane * {width} + {k}] = a0_{r}_{k}" for r, k in every], 3),
             joins=indented([f"b{r}[lane] = {self._join(r, f'b{r}[lane]', f'b{r}[lane + half]')}" for r in range(len(reductions))], 4),

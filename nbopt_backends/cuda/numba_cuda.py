@@ -11,7 +11,7 @@ import numpy as np
 
 from nbopt.errors import ArgumentError, BackendError, DeviceMemoryError, LayoutError
 from nbopt_backends.cuda.backend import DeviceBackend
-from nbopt_backends.cuda.kernels import DIALECT, FAST, SIMULATED
+from nbopt_backends.cuda.dialects import DIALECT, FAST, SIMULATED
 from nbopt_backends.lowering import formulas as scalar
 from nbopt_backends.lowering import source
 

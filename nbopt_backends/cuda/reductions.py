@@ -101,7 +101,7 @@ def sums_text(dialect, arithmetic):
     Parameters
     ----------
     dialect : Dialect
-        One of those in `kernels`.
+        One of `nbopt_backends.cuda.dialects`.
     arithmetic : str
         ``"float32"`` or ``"float64"``: what the values are, and what they are added in.
     """

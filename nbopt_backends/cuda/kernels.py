@@ -73,7 +73,7 @@ _REDUCING = """{buffers}
     c = int64(cuda.blockIdx.x)
     while c < n_chunks:
 {chunk}
-        # Of a tile, lane l takes {width} elements at {width} l, and so on each {step} elements. A short tile has fewer lanes.
+        # Of a tile, lane l takes {width} elements from {width} l on, and so on each {step} elements. A short tile has fewer lanes.
         size = int64({step})
         while size >= 2 * n:
             size >>= 1
@@ -178,7 +178,8 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None):
     (`asv_bench/machine_code.py` counts them). Where elements are taken one by one, at the end of a tensor or where it is not aligned or strided, they
     are divided.
 
-    A pass that reduces folds a lane's values in nested loops of two rounds each, which is the shape of the fold, and then the lanes in shared memory.
+    A pass that reduces folds the two halves of a tile, and then what has come of them in shared memory. Where that is too small for as many
+    reductions, it folds the halves of the halves first, in nested loops of two rounds each.
 
     Parameters
     ----------
@@ -350,26 +351,26 @@ class _Writer:
 
     def _reducing(self):
         reductions, width, arithmetic = self.stage.reductions, self.width, self.arithmetic
-        lanes = 256
-        while len(reductions) * lanes * width * ITEM_SIZES[arithmetic] > _MOST_SHARED:
-            lanes //= 2
-        step, neutral = lanes * width, [f"{arithmetic}({JOINED[op][1]})" for op, _ in reductions]
+        step = TILE // 2
+        while len(reductions) * step * ITEM_SIZES[arithmetic] > _MOST_SHARED:
+            step //= 2
         depth = (TILE // step).bit_length() - 1
+        neutral = [f"{arithmetic}({JOINED[op][1]})" for op, _ in reductions]
         every = [(r, k) for r in range(len(reductions)) for k in range(width)]
 
-        def round_of(level):
-            """Return the lines of a loop of two rounds, which leave a{level}_..., and those around it."""
-            start = [f"a{level}_{r}_{k} = {neutral[r]}" for r, k in every]
-            if level == depth:
-                bits = " + ".join(f"{2**bit} * k{bit}" if bit else "k0" for bit in range(depth))
-                place = f"lane + ({bits}) * {lanes}"
-                values = [f"e{k}[{len(self.written) + r}] if {k} < left else {neutral[r]}" for r, k in every]
-                found = [f"a{level}_{r}_{k} = {value}" for (r, k), value in zip(every, values)]
-                inner = ["left = n - i", *self._words(), *self._some(), *found]
-                return [*start, f"at = {place}", f"i = at * {width}", "if i < n:", *(f"    {line}" for line in inner)]
-            deeper = [*round_of(level + 1)]
-            deeper += [f"a{level}_{r}_{k} = {self._join(r, f'a{level}_{r}_{k}', f'a{level + 1}_{r}_{k}')}" for r, k in every]
-            return [*start, f"for k{level} in range(2):", *(f"    {line}" for line in deeper)]
+        def rounds(level):
+            """Return the lines that fold the vectors from `at` on, each {2**level * step} elements, to a{level}_..., in two rounds."""
+            start, found = [f"a{level}_{r}_{k} = {neutral[r]}" for r, k in every], []
+            for r, k in every:
+                value = f"e{k}[{len(self.written) + r}] if {k} < left else {neutral[r]}" if level == depth - 1 else f"a{level + 1}_{r}_{k}"
+                found.append(f"a{level}_{r}_{k} = {self._join(r, f'a{level}_{r}_{k}', f'({value})')}")
+            if level == depth - 1:
+                lines = [f"while at * {width} < n:", f"    i = at * {width}", "    left = n - i"]
+                inner = [*self._words(), *self._some(), *found, f"at += {2**level * step // width}"]
+                return [*start, *lines, *(f"    {line}" for line in inner)]
+            outer = f"at{level}"
+            inner = [f"at = {outer}", *rounds(level + 1), *found, f"{outer} += {2**level * step // width}"]
+            return [*start, f"{outer} = at", "for _ in range(2):", *(f"    {line}" for line in inner)]
 
         results = [f"store_float64(sums + tile, {r}, -1, float64(b{r}[0]))" for r in range(len(reductions))]
         tile = f"tile = load_int64(chunks, {CHUNK_FIELDS} * c + 4, -1) * {8 * len(reductions)}"
@@ -379,7 +380,7 @@ class _Writer:
             chunk=indented([*self._chunk(), *first], 2),
             width=width,
             step=step,
-            elements=indented(round_of(0), 3),
+            elements=indented(["at = lane", *rounds(0)], 3),
             leave=indented([f"b{r}[lane * {width} + {k}] = a0_{r}_{k}" for r, k in every], 3),
             joins=indented([f"b{r}[lane] = {self._join(r, f'b{r}[lane]', f'b{r}[lane + half]')}" for r in range(len(reductions))], 4),
             results=indented([tile, *results], 3),

@@ -206,6 +206,158 @@ def test_sums_of_any_length(cuda, n):
     assert same_bits(*sums)
 
 
+class Lamb(nbopt.Optimizer):
+    """Its pass over elements reduces twice; one number of each parameter is used in the next one."""
+
+    state_names = ("mean", "mean_square")
+
+    def __init__(self, learning_rate=0.01, stochastic_round=False, **options):
+        super().__init__(**options)
+        self.stochastic_round = stochastic_round
+        self.learning_rate, self.beta_1, self.beta_2, self.wdecay = learning_rate, 0.9, 0.999, 0.01
+
+    def rule(self, step, param, grad, mean, mean_square):
+        be, b1, b2 = self.be, self.beta_1, self.beta_2
+        mean[:] = b1 * mean + (1 - b1) * grad
+        mean_square[:] = b2 * mean_square + (1 - b2) * be.square(grad)
+        update = mean / (1 - b1**step.t) / (be.sqrt(mean_square / (1 - b2**step.t)) + 1e-6) + self.wdecay * param
+        ratio = be.norm(param) / be.norm(update)
+        param[:] = param - step.lr * be.where(be.finite(ratio) * ratio > 0, ratio, 1.0) * update
+
+
+class Careful(nbopt.Optimizer):
+    """Every other kind of reduction, a power that only the device knows, and a condition of its own."""
+
+    state_names = ("momentum",)
+
+    def __init__(self, bound=1e9, stochastic_round=False, **options):
+        super().__init__(**options)
+        self.stochastic_round = stochastic_round
+        self.learning_rate, self.bound = 0.1, bound
+
+    def rule(self, step, param, grad, momentum):
+        be = self.be
+        norm = step.norm(grad)
+        step.only_if(norm < self.bound)
+        spread = be.max(grad) - be.min(grad)
+        steepest = step.max(be.max(be.absolute(grad))) - step.min(param)
+        momentum[:] = 0.9 * momentum + grad / (norm + spread) + be.mean(grad) / param.size
+        param[:] = param - step.lr * momentum * (1 + steepest) ** -2 * (1.0 + norm) ** 3
+
+
+REDUCED = {"lamb": Lamb, "careful": Careful, "lamb, norm clip": lambda **options: clipped(Lamb(**options))}
+TILED = [(75, 70), (64,), (5, 4, 33), (0, 3)]
+HOW = {
+    "float32": (("float32",), {}),
+    "float64": (("float64",), {}),
+    "mixed": (("float32", "float64", "bfloat16"), {}),
+    "bfloat16, all rounded": (("bfloat16",), {"stochastic_round": True, "state_dtype": "bfloat16"}),
+    "float16, float32 states": (("float16",), {"stochastic_round": 3}),
+}
+
+
+def clipped(optimizer):
+    optimizer.gradient_clip_norm = 0.1
+    return optimizer
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", REDUCED)
+@pytest.mark.covering
+def test_rules_that_reduce(cuda, name, how):
+    """Norms and other reductions within a step have the bits of the reference, whatever is stored how."""
+    dtypes, options = HOW[how]
+
+    def run(be):
+        return trained(be, REDUCED[name](**options), dtypes, 2, TILED)
+
+    assert_same(run(cuda), run(reference()))
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_reductions_over_many_tensors(cuda, name):
+    """300 tensors, some of them empty, make the same few launches as one."""
+    launched = []
+
+    def run(be, shapes):
+        before = be.launches
+        values = trained(be, REDUCED[name](), ("float32",), 1, shapes)
+        launched.append(be.launches - before)
+        return values
+
+    shapes = [*((k % 5,) for k in range(300)), (300, 70)]
+    found = run(cuda, shapes)
+    run(cuda, [(3,)])
+    assert launched[0] == launched[1]
+    assert_same(found, run(reference(), shapes))
+
+
+@pytest.mark.parametrize("rounding", thorough_but([False, True], True, where=["gpu"]))
+@pytest.mark.parametrize("name", ["lamb", "careful"])
+def test_reductions_of_strided_tensors(cuda, name, rounding):
+    """They go by C order; the tensors' memory does not matter, nor where it begins."""
+
+    def pairs(be, seed, dtypes, shapes):
+        rng = np.random.default_rng(seed)
+        a, b, c, d = (be.array(rng.standard_normal((70, 134)), "bfloat16") for _ in range(4))
+        e, f = (be.array(rng.standard_normal(301)) for _ in range(2))
+        return [(a[::2, 132:0:-1], b[:35, 1:133]), (c[:5], d[1:6]), (e[1:], f[:-1])]
+
+    def run(be):
+        return trained(be, REDUCED[name](stochastic_round=rounding, state_dtype="bfloat16"), pairs=pairs, steps=2)
+
+    assert_same(run(cuda), run(reference()))
+
+
+@each_dtype
+def test_what_tiles_are_folded_to(cuda, dtype):
+    """Signed zeros, infinities and NaN come through the folds of tiles of any length as in the reference."""
+
+    class Extremes(nbopt.Optimizer):
+        state_names = ("sums", "largest", "smallest")
+
+        def rule(self, step, param, grad, sums, largest, smallest):
+            be = self.be
+            sums[:], largest[:], smallest[:] = be.sum(grad), be.max(grad), be.min(grad)
+            param[:] = param + be.sum(param) * 0.0
+
+    rng, sizes = np.random.default_rng(5), [1, 2, 3, 5, 255, 257, 1024, 1025, 2049, 4095, 4097]
+    grads = [special_values(dtype, rng, n) if n < 1000 else rng.standard_normal(n) for n in sizes] + [np.full(7, -0.0)]
+    results = []
+    for be in (cuda, reference()):
+        with nbopt.use_backend(be):
+            layer = nbopt.Parameters(*((be.zeros(len(grad), dtype), be.array(grad, dtype)) for grad in grads))
+            Extremes().optimize([layer], 0)
+            results.append([tensor.get() for tensor in layer.params] + [state.get() for states in layer.states for state in states])
+    assert_same(*results)
+    assert all(np.signbit(value).all() for value in results[0][-3:])
+
+
+def test_a_rule_with_a_condition_of_its_own(cuda, monkeypatch):
+    """Where the condition is false nothing is stored, and the host reads nothing back."""
+
+    def run(be):
+        with nbopt.use_backend(be):
+            layer, optimizer = nbopt.Parameters(*pairs_of(be, 1, ("float32",))), Careful(bound=2.0)
+            values = []
+            for epoch, factor in enumerate((0.1, 100.0, np.nan, 0.2)):
+                layer.grads = [be.array(grad.get() * factor) for _, grad in pairs_of(be, epoch + 2, ("float32",))]
+                with monkeypatch.context() as patch:
+                    if be is cuda and epoch:
+                        patch.setattr(cuda.device, "copy_out", None)
+                        patch.setattr(cuda.device, "synchronize", None)
+                    optimizer.optimize([layer], epoch)
+                values += [p.get() for p in layer.params] + [state.get() for states in layer.states for state in states]
+            return values
+
+    found = run(cuda)
+    assert_same(found, run(reference()))
+    once = len(found) // 4
+    assert_same(found[once : 2 * once], found[:once])
+    assert_same(found[2 * once : 3 * once], found[:once])
+    assert not same_bits(found[3 * once], found[0])
+
+
 def test_views_broadcasting_and_overlap_are_numpys(cuda):
     a = np.arange(60, dtype=np.float32).reshape(6, 10)
     t = cuda.array(a)
@@ -610,7 +762,7 @@ def test_a_tensor_is_pickled_by_its_values(cuda):
 
 def test_explain_shows_the_text_that_is_compiled(cuda):
     text = nbopt.explain(nbopt.RMSProp(), [nbopt.Parameters((cuda.ones(4), cuda.ones(4)))])
-    assert "# mean_square = " in text and "def update(table, chunks, n_chunks, scalars):" in text
+    assert "# mean_square = " in text and "def update(table, chunks, n_chunks, numbers, " in text
     assert "GPU" in cuda.report()
 
 

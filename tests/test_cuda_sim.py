@@ -14,7 +14,7 @@ if importlib.util.find_spec("numba_cuda") is None:
     pytest.skip("needs numba-cuda, whose simulator it is", allow_module_level=True)
 
 from device_checks import *  # noqa: F403
-from device_checks import foreign, pairs_of, trained
+from device_checks import Lamb, clipped, foreign, pairs_of, trained
 
 from nbopt_backends.cuda import numba_cuda
 from nbopt_backends.cuda.streams import UploadRing
@@ -31,7 +31,8 @@ def test_no_number_of_threads_or_blocks_changes_a_result(cuda, monkeypatch, thre
     def run():
         cuda.rng_reset()
         rounded = trained(cuda, nbopt.RMSProp(stochastic_round=True, state_dtype="float16"), ("bfloat16",), shapes=[(4100,), (7, 11)], steps=1)
-        return rounded + trained(cuda, nbopt.Adam(gradient_clip_norm=0.1), shapes=[(600,), (7, 11)], steps=2)
+        reduced = trained(cuda, clipped(Lamb()), ("float32", "float64"), shapes=[(4100,), (7, 11)], steps=1)
+        return rounded + reduced + trained(cuda, nbopt.Adam(gradient_clip_norm=0.1), shapes=[(600,), (7, 11)], steps=2)
 
     expected = run()
     monkeypatch.setattr(cuda.device, "threads", threads)

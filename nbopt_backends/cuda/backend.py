@@ -2,28 +2,27 @@
 
 import math
 import threading
-from functools import partial
+from operator import is_
 
 import numpy as np
 
 from nbopt.arrays.tensor import Tensor
 from nbopt.errors import LayoutError
 from nbopt.interface.update import Update
-from nbopt.language.program import Program
+from nbopt.language.stages import Program
 from nbopt_backends.arrays.checks import convert, given_values, misfit
 from nbopt_backends.arrays.device import DeviceArray, from_foreign
 from nbopt_backends.cuda.kernels import update_text
-from nbopt_backends.cuda.plan import device_plan, skipping_together
+from nbopt_backends.cuda.plan import DevicePlan
 from nbopt_backends.cuda.reductions import sums_text
+from nbopt_backends.cuda.stages import joined
 from nbopt_backends.cuda.streams import Streams, UploadRing, stream_handle
 from nbopt_backends.lowering import source
 from nbopt_backends.meaning.reduction import tile_count
 from nbopt_backends.plans.compiled import CompiledBackend
-from nbopt_backends.plans.plan import Layout, layout_key
 
-_FILL = Program(("out",), (("store", 0, ~0),), 1)
-_COPY = Program(("out", "x"), (("load", 1), ("store", 0, 0)), 0)
-_FACTOR = Program(("grad",), (), 1, 0)  # no instructions: only the norm-clip factor, scalar 0
+_FILL = Program.of(("out",), (("store", 0, ~0, 0),), 1)
+_COPY = Program.of(("out", "x"), (("load", 1), ("store", 0, 0, 0)))
 _KINDS = {"max": 0, "min": 1, "argmax": 2, "argmin": 3}
 
 
@@ -32,6 +31,8 @@ class DeviceBackend(CompiledBackend):
 
     Attributes
     ----------
+    launches : int
+        How many kernels have been queued that go over all elements: those of passes, and of sums outside a step. The small ones don't count.
     device : object
         Drives the GPU: see `numba_cuda.Device`.
     streams : Streams
@@ -132,9 +133,9 @@ class DeviceBackend(CompiledBackend):
         self._run(_COPY, [], [copy, storage])
         return copy
 
-    def _run(self, program, scalars, storages):
+    def _run(self, program, numbers, storages):
         """Run a program of the backend's own over one tuple of arrays. It is no update of the user's, so the update count stays."""
-        self.prepare(Update(program, scalars, None, lambda update: [[Tensor(self, storage)] for storage in storages]))(0)
+        self.prepare([Update(program, numbers, None, lambda update: [[Tensor(self, storage)] for storage in storages])])(0)
 
     def set_values(self, tensor, values):
         """Copy the values of an array, a tensor or a number into the tensor."""
@@ -192,61 +193,28 @@ class DeviceBackend(CompiledBackend):
 
     # --- steps ---
 
-    def prepare(self, update):
-        """Return a function that queues the update on the device: one kernel for each combination of dtypes."""
+    def prepare(self, updates):
+        """Return a function that queues the updates on the device: for each pass one kernel for each combination of dtypes, and a few small ones."""
         with self.device.entered():
-            plan = self.plan_of(update)
-        if update.verdict is not None:
-            update.verdict.looks.append(partial(self._look, plan, update))
-        return partial(self._step, plan, update)
+            plans = [self.plan_of(update) for update in updates]
+            self.check_together(updates)
+            for plan, update in zip(plans, updates):
+                plan.share(update.shared)
+            together = plans[0].joined
+            if together is None or len(together.others) != len(plans) - 1 or not all(map(is_, together.others, plans[1:])):
+                together = plans[0].joined = joined(plans)
 
-    def check_together(self, updates):
-        """Do what `ArrayBackend.check_together` does, and have the updates that look at their gradients skipped together, on the device."""
-        super().check_together(updates)
-        verdict = next((update.verdict for update in updates if update.verdict is not None), None)
-        plans = [look.args[0] for look in verdict.looks if look.args[0].passes] if verdict else []  # without elements there is nothing to skip
-        if len(plans) > 1:
+        def run(count):
             with self.device.entered():
-                launch = skipping_together(plans)
-            verdict.looks.append(partial(self._skip_together, launch))
+                stream = self.streams.ready()
+                for plan, update in zip(plans, updates):
+                    plan.give(update.numbers, self.rng_seed, count)
+                    plan.upload(self._ring(), stream)
+                for kernel, blocks, arguments in together.launches:
+                    self.device.launch(kernel, blocks, stream, arguments)
+            self.launches += together.passes
 
-    def _step(self, plan, update, count):
-        with self.device.entered():
-            if update.verdict is None:
-                self._look(plan, update, count)
-            else:
-                update.verdict.finite(count)  # the kernels find out what it says
-            self._run_launches(plan.launches, self.streams.ready())
-
-    def _look(self, plan, update, count):
-        """Bring the plan's tables up to date and run its passes; return True, since only the device knows what they find."""
-        plan.set_scalars(update.scalars)
-        if plan.rounds:
-            plan.random.values[:] = self.rng_seed, count
-            plan.new_scalars = True
-        if plan.passes:
-            plan.set_settings(update.clip_norm or 1.0, update.divisor)
-        self._run_passes(plan)
-        return True
-
-    def _run_passes(self, plan):
-        """Bring the device's copy of the plan's image up to date, and run what looks at the gradients."""
-        stream = self.streams.ready()
-        if plan.new_tables or plan.new_scalars:
-            changed = plan.image.host if plan.new_tables else plan.image.host[: plan.scalar_bytes]
-            self._ring().upload(plan.image.device.address, changed, stream)
-            plan.new_tables = plan.new_scalars = False
-        self._run_launches(plan.passes, stream)
-
-    def _skip_together(self, launch, count):
-        """Queue what gives all updates of a step the same flag; return True, as a look does."""
-        self._run_launches([launch], self.streams.ready())
-        return True
-
-    def _run_launches(self, launches, stream):
-        for kernel, blocks, arguments in launches:
-            self.launches += 1
-            self.device.launch(kernel, blocks, stream, arguments)
+        return run
 
     def _ring(self):
         try:
@@ -257,20 +225,20 @@ class DeviceBackend(CompiledBackend):
 
     def new_plan(self, update, layout):
         """Return a plan with everything compiled and allocated."""
-        return device_plan(self, update, layout)
+        return DevicePlan(self, update, layout)
 
     # --- compiled code ---
 
-    def text(self, update, group):
-        """Return the text of the kernel of an update's program for a group of its tensors."""
-        strided, skips = group.geometries is not None, update.skipped is not None
-        return self.marked(update_text(update.program, self._dialect(), group.dtypes, group.arithmetic, strided, group.kept, skips))
+    def text(self, stage, group):
+        """Return the text of the kernel of a pass for a group of tensors."""
+        return self.marked(update_text(stage, self.dialect(), group.dtypes, group.arithmetic, group.strided, group.kept))
 
-    def sums_kernel(self, name, dtype, arithmetic, total):
-        """Return a kernel of `cuda_reductions`; the dtypes are those of `sums_text`."""
-        return self.kernel(self.marked(sums_text(self._dialect(), dtype, arithmetic, total)), "cuda_sums", name)
+    def sums_kernel(self, name, arithmetic):
+        """Return a kernel of `reductions.sums_text`."""
+        return self.kernel(self.marked(sums_text(self.dialect(), arithmetic)), "cuda_sums", name)
 
-    def _dialect(self):
+    def dialect(self):
+        """Return how kernels are spelled: a `Dialect`."""
         raise NotImplementedError
 
     def kernel(self, text, stem, name):
@@ -290,22 +258,6 @@ class DeviceBackend(CompiledBackend):
         raise NotImplementedError
 
     # --- reductions ---
-
-    def norm_factor(self, grads, clip_norm):
-        """Return the factor that clips the norm of `grads`, a list of tensors, to `clip_norm`; a float."""
-        with self.device.entered():
-            arrays = [[self.array_of(grad) for grad in grads]]
-            layout = Layout(arrays, [], layout_key(arrays), self.memory)
-            if not layout.groups:
-                return 1.0
-            plan = device_plan(self, Update(_FACTOR, [1.0], None, None, clip_norm=clip_norm), layout, slot=0)
-            plan.layout.refresh(arrays)
-            plan.set_settings(clip_norm, self.bsz)
-            self._run_passes(plan)
-            factor = np.empty(1, plan.settings.values.dtype)
-            written = next(part for part in plan.scalars if part.values.dtype == factor.dtype)
-            self.device.copy_out(factor, written.address, self.streams.ready())
-        return float(factor[0])
 
     def reduce(self, op, tensor, axis, shape):
         """Reduce a tensor over an axis (None: over all elements) and return a new tensor of shape `shape`."""
@@ -327,7 +279,7 @@ class DeviceBackend(CompiledBackend):
                 tiles = tile_count(n)
                 result = self.allocate((m, tiles), matrix.dtype)
                 if m:
-                    kernel = self.sums_kernel("row_sums", dtype, dtype, dtype)
+                    kernel = self.sums_kernel("row_sums", dtype)
                     self.launches += 1
                     self.device.launch(kernel, self.device.blocks(m * tiles), stream, (matrix.address, m, n, tiles, result.address))
                 if tiles == 1:
@@ -336,7 +288,7 @@ class DeviceBackend(CompiledBackend):
             else:
                 result = self.allocate((m, 1), matrix.dtype)
                 if m:
-                    kernel = self.sums_kernel("extremes", dtype, dtype, dtype)
+                    kernel = self.sums_kernel("extremes", dtype)
                     self.launches += 1
                     self.device.launch(kernel, self.device.blocks(m), stream, (matrix.address, m, n, _KINDS[op], result.address))
         return Tensor(self, DeviceArray(self, result.address, tuple(shape), result.dtype, owner=result.owner))

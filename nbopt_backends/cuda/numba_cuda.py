@@ -11,7 +11,7 @@ import numpy as np
 
 from nbopt.errors import ArgumentError, BackendError, DeviceMemoryError, LayoutError
 from nbopt_backends.cuda.backend import DeviceBackend
-from nbopt_backends.cuda.kernels import DIALECT, FAST, SIMULATED
+from nbopt_backends.cuda.dialects import DIALECT, FAST, SIMULATED
 from nbopt_backends.lowering import formulas as scalar
 from nbopt_backends.lowering import source
 
@@ -362,7 +362,8 @@ class NumbaCUDA(DeviceBackend):
         found["cache folder"] = str(source.cache_folder())
         return found
 
-    def _dialect(self):
+    def dialect(self):
+        """Return how kernels are spelled."""
         return SIMULATED if SIMULATING else FAST if self.fast_math else DIALECT
 
     def compile(self, function, cache):

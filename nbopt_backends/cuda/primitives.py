@@ -7,6 +7,7 @@ that rounds to nearest by itself, so that neither NVVM nor ptxas contracts a pro
 import ast
 import inspect
 import textwrap
+from math import inf  # noqa: F401  (kernels use it)
 from types import FunctionType
 from typing import NamedTuple
 
@@ -430,6 +431,16 @@ _absorb = inline(_integer(xoroshiro.absorb, mix=_mix))
 keys = once(uint64, uint64)(_integer(xoroshiro.keys, absorb=_absorb))
 seeded = once(uint64, uint64)(_integer(xoroshiro.seeded, mix=_mix))
 advanced = once(uint64, uint64, uint64)(_integer(xoroshiro.advanced))
+
+
+@inline
+def drawn(key_0, key_1, counter, draw):
+    """Return word number `draw` of a lane, whatever was drawn before."""
+    s0, s1 = seeded(key_0, key_1, counter)
+    word, s0, s1 = advanced(s0, s1)
+    for _ in range(draw):
+        word, s0, s1 = advanced(s0, s1)
+    return word
 
 
 def _slices(bits):

@@ -4,6 +4,7 @@ The simulator runs a kernel's text as Python, one Python thread for each CUDA th
 """
 
 import ctypes
+from math import inf  # noqa: F401  (kernels use it)
 from types import FunctionType
 
 import numpy as np
@@ -143,6 +144,14 @@ for _name, _formula in list(vars(scalar).items()):
 
 nearest_float16_float32 = globals()["nearest_float16_float32_by_integers"]
 keys, seeded, advanced = xoroshiro.keys, xoroshiro.seeded, xoroshiro.advanced
+
+
+def drawn(key_0, key_1, counter, draw):
+    """Return word number `draw` of a lane, whatever was drawn before."""
+    s0, s1 = seeded(key_0, key_1, counter)
+    for _ in range(draw):
+        _, s0, s1 = advanced(s0, s1)
+    return advanced(s0, s1)[0]
 
 
 def _slices(bits):

@@ -288,6 +288,22 @@ def scalars_text(stage, dialect, dtypes):
 
     Parameters
     ----------
+    stage, dialect, dtypes
+        As for `number_lines`.
+
+    Returns
+    -------
+    str
+        Of a function ``scalars(row, numbers, taken)``: the addresses of a parameter's slots and of its numbers, and 1 or 0.
+    """
+    return f"{dialect.header}def scalars(row, numbers, taken):\n{indented(number_lines(stage, dialect, dtypes), 1)}\n"
+
+
+def number_lines(stage, dialect, dtypes):
+    """Return the lines that do a stage of arithmetic on numbers, for one parameter: given `row`, `numbers` and `taken`.
+
+    Parameters
+    ----------
     stage : nbopt.language.stages.Scalars
     dialect : Dialect
     dtypes : dict of int to str
@@ -295,8 +311,7 @@ def scalars_text(stage, dialect, dtypes):
 
     Returns
     -------
-    str
-        Of a function ``scalars(row, numbers, taken)``: the addresses of a parameter's slots and of its numbers, and 1 or 0.
+    list of str
     """
     ops = {**COMMON_OPS, **dialect.ops, "power": "power_of_numbers({0}, {1})"}
     lines = []
@@ -322,8 +337,7 @@ def scalars_text(stage, dialect, dtypes):
             values = [spelled(operand) for operand in operands]
             call = ops.get(op, f"{op}({', '.join(f'{{{k}}}' for k in range(len(values)))})")
             lines.append(f"v{index} = {call.format(*values, F='float64')}")
-    lines += [f"store_float64(numbers, {output}, -1, v{line})" for line, output in stage.outputs]
-    return f"{dialect.header}def scalars(row, numbers, taken):\n{indented(lines, 1)}\n"
+    return lines + [f"store_float64(numbers, {output}, -1, v{line})" for line, output in stage.outputs]
 
 
 _AHEAD = 512  # bytes

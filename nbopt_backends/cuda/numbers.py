@@ -1,0 +1,149 @@
+"""The text of CUDA kernels on the numbers of parameters: the ends of reductions, scalar code, the step's condition. Pure functions."""
+
+from nbopt_backends.lowering.text import COMMON_OPS, indented, number_lines
+
+#: What a record of a reduction's end is: the op (0 sum, 1 max, 2 min); 1 if it is over the step; the address of the results of the tiles, or 0 if
+#: what is reduced is a number of each parameter; the bytes from one tile's result to the next, or which number; which number the result is.
+END_FIELDS = 5
+
+_ENDS = '''"""The ends of reductions, in the shape of nbopt_backends.meaning.tree, and the condition of a step."""
+
+{header}
+@inline
+def join(op, a, b):
+    """Return what two values become."""
+    return {add} if op == 0 else (maximum(a, b) if op == 1 else minimum(a, b))
+
+
+@inline
+def of_nothing(op):
+    """Return the result over no values."""
+    return float64(0) if op == 0 else (float64(-inf) if op == 1 else float64(inf))
+
+
+@inline
+def fold(values, step, n, op):
+    """Fold n float64 that are `step` bytes apart into the first; for all threads of a block together."""
+    while n > 1:
+        half = int64(1)
+        while 2 * half < n:
+            half *= 2
+        i = int64(cuda.threadIdx.x)
+        while i < n - half:
+            here = values + i * step
+            store_float64(here, 0, -1, join(op, load_float64(here, 0, -1), load_float64(here + half * step, 0, -1)))
+            i += cuda.blockDim.x
+        cuda.syncthreads()
+        n = half
+
+
+def fold_tiles(ends, n_ends, starts, rows, numbers, stride):
+    """Fold the results of each parameter's tiles, in place, and write what is over a parameter to its numbers: a block for each of both.
+
+    Parameters
+    ----------
+    ends, n_ends : int64
+        Address of int64[n_ends, {fields}].
+    starts : int64
+        Address of int64[rows + 1]: where each row's tiles begin.
+    rows : int64
+    numbers, stride : int64
+        Address of the first row's numbers, and the bytes from one row's to the next.
+    """
+    c = int64(cuda.blockIdx.x)
+    while c < n_ends * rows:
+        number = c // rows
+        row, end = c - number * rows, ends + number * {bytes}
+        op, sums, step = load_int64(end, 0, -1), load_int64(end, 2, -1), load_int64(end, 3, -1)
+        first = load_int64(starts, row, -1)
+        n = load_int64(starts, row + 1, -1) - first
+        if sums != 0:
+            fold(sums + first * step, step, n, op)
+        if cuda.threadIdx.x == 0 and load_int64(end, 1, -1) == 0:
+            own = numbers + row * stride
+            found = of_nothing(op)
+            if n > 0:
+                found = load_float64(own, step, -1) if sums == 0 else load_float64(sums + first * step, 0, -1)
+            store_float64(own, load_int64(end, 4, -1), -1, found)
+        c += cuda.gridDim.x
+
+
+def fold_rows(ends, n_ends, starts, full, n_full, numbers, stride, n_numbers, scratch):
+    """Fold the results of the parameters, and write what is over the step to the numbers of all: a block for each end.
+
+    Parameters
+    ----------
+    ends, n_ends, starts, numbers, stride : int64
+        As for `fold_tiles`.
+    full, n_full : int64
+        Address of int64[n_full]: the rows with elements.
+    n_numbers : int64
+        How many rows have numbers of their own.
+    scratch : int64
+        Address of float64[n_ends, n_full].
+    """
+    c = int64(cuda.blockIdx.x)
+    while c < n_ends:
+        end, values = ends + c * {bytes}, scratch + c * n_full * 8
+        op, sums, step = load_int64(end, 0, -1), load_int64(end, 2, -1), load_int64(end, 3, -1)
+        if load_int64(end, 1, -1) != 0:
+            i = int64(cuda.threadIdx.x)
+            while i < n_full:
+                row = load_int64(full, i, -1)
+                first = sums + load_int64(starts, row, -1) * step
+                store_float64(values, i, -1, load_float64(numbers + row * stride, step, -1) if sums == 0 else load_float64(first, 0, -1))
+                i += cuda.blockDim.x
+            cuda.syncthreads()
+            fold(values, 8, n_full, op)
+            found = load_float64(values, 0, -1) if n_full > 0 else of_nothing(op)
+            row = int64(cuda.threadIdx.x)
+            while row < n_numbers:
+                store_float64(numbers + row * stride, load_int64(end, 4, -1), -1, found)
+                row += cuda.blockDim.x
+        c += cuda.gridDim.x
+
+
+def judge(conditions, n, taken):
+    """Write to `taken` whether all conditions hold, given the addresses of n float64; 0 and NaN do not hold. For one block."""
+    if cuda.threadIdx.x == 0:
+        found = int64(1)
+        for k in range(n):
+            condition = load_float64(load_int64(conditions, k, -1), 0, -1)
+            if condition != condition or condition == float64(0):
+                found = int64(0)
+        store_int64(taken, 0, -1, found)
+'''
+
+_SCALARS = '''{header}
+def run(table, width, first, stride, rows, verdict):
+    """Do arithmetic on the numbers of so many parameters: a thread for each.
+
+    Parameters
+    ----------
+    table, width : int64
+        Address of int64[rows, width]: the addresses of the slots.
+    first, stride : int64
+        Address of the first row's numbers, and the bytes from one row's to the next.
+    rows : int64
+    verdict : int64
+        Address of an int64: whether the step is taken.
+    """
+    taken = load_int64(verdict, 0, -1)
+    number = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+    while number < {rows}:
+        row, numbers = table + number * width * 8, first + number * stride
+{body}
+        number += int64(cuda.gridDim.x) * cuda.blockDim.x
+'''
+
+
+def ends_text(dialect):
+    """Return the text of the module that ends reductions, and judges whether a step is taken."""
+    add = {**COMMON_OPS, **dialect.ops}["add"].format("a", "b")
+    return _ENDS.format(header=dialect.header, add=add, fields=END_FIELDS, bytes=8 * END_FIELDS)
+
+
+def run_text(stage, dialect, dtypes):
+    """Return the text of the module that does a stage of arithmetic on numbers. The arguments are those of `number_lines`."""
+    rows = "rows and taken != 0" if stage.guarded else "rows"
+    return _SCALARS.format(header=dialect.header, rows=rows, body=indented(number_lines(stage, dialect, dtypes), 2))

@@ -31,7 +31,7 @@ from benchmarks import OPTIMIZERS  # noqa: E402
 from benchmarks.models import resnet50  # noqa: E402
 
 import nbopt  # noqa: E402
-from nbopt_backends.cuda import plan as device_plan  # noqa: E402
+from nbopt_backends.cuda import stages as device_stages  # noqa: E402
 
 BYTES = {"rmsprop": 20, "adam": 28}  # moved per element in float32
 OURS = {"rmsprop": nbopt.RMSProp, "adam": nbopt.Adam}
@@ -225,14 +225,14 @@ def sixteen_bits(bench):
 def launch_shapes(bench):
     """How large chunks and blocks should be, and whether blocks should be as many as chunks: for whoever tunes the constants."""
     n = bench.large
-    device, largest = bench.be.device, device_plan.LARGEST_CHUNK
+    device, largest = bench.be.device, device_stages.LARGEST_CHUNK
     threads, resident = device.threads, device.resident_blocks
     bench.rounds = min(bench.rounds, 10)
     for name, make in OURS.items():
         layer = nbopt.Parameters((bench.random((n,)), bench.random((n,), 0.01)))
         for chunk in (4096, 8192, 16384, 32768, 65536):
             for block in (128, 256, 512):
-                device_plan.LARGEST_CHUNK, device.threads = chunk, block
+                device_stages.LARGEST_CHUNK, device.threads = chunk, block
                 steps = {}
                 for how, most in (("a block a chunk", 2**31 - 1), ("resident blocks", resident * threads // block)):
                     device.most_blocks = most
@@ -241,7 +241,7 @@ def launch_shapes(bench):
                 for how, values in bench.on_device(steps).items():
                     rate = float(BYTES[name] * n / np.median(values) / 1e9)
                     bench.add(f"{name}: chunks of {chunk}, {block} threads, {how}: GB/s", rate, "-", None, seconds={how: values})
-    device_plan.LARGEST_CHUNK, device.threads, device.most_blocks = largest, threads, 2**31 - 1
+    device_stages.LARGEST_CHUNK, device.threads, device.most_blocks = largest, threads, 2**31 - 1
 
 
 def over_2_31(bench):

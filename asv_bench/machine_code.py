@@ -55,12 +55,13 @@ class Kernel:
         The cubin.
     """
 
-    def __init__(self, text, n_arguments):
+    def __init__(self, text):
         from cuda.bindings import nvjitlink
 
         from nbopt_backends.cuda import numba_cuda
+        from nbopt_backends.cuda.kernels import N_ARGUMENTS
 
-        code = numba_cuda.ltoir(text, "cuda_kernel", "update", n_arguments, CAPABILITY)
+        code = numba_cuda.ltoir(text, "cuda_kernel", "update", N_ARGUMENTS, CAPABILITY)
         linker = nvjitlink.create(3, ["-arch=sm_{}{}".format(*CAPABILITY), "-lto", "-Xptxas=-v"])
         nvjitlink.add_data(linker, nvjitlink.InputType.LTOIR, code, len(code), "kernel")
         nvjitlink.complete(linker)
@@ -72,6 +73,15 @@ class Kernel:
         self.registers = int(re.search(r"Used (\d+) registers", said)[1])
         self.spilled = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads" not in said
         self.code = bytes(cubin)
+
+
+def program_of(make):
+    """Return the program of an optimizer, given what makes it."""
+    import numpy as np
+
+    with nbopt.use_backend("reference") as be:
+        layer = nbopt.Parameters((np.zeros(3, np.float32), np.zeros(3, np.float32)))
+        return make().updates(be, [layer], 0)[0].program
 
 
 def kernel_of(optimizer, dtypes, kept=0):
@@ -86,20 +96,16 @@ def kernel_of(optimizer, dtypes, kept=0):
     kept : int
         How many mantissa bits a stochastic rounding of 16-bit slots keeps, or 0.
     """
-    import numpy as np
+    from nbopt_backends.cuda.dialects import DIALECT
+    from nbopt_backends.cuda.kernels import update_text, vector_width
 
-    from nbopt_backends.cuda.kernels import DIALECT, update_text, vector_width
-
-    with nbopt.use_backend("reference") as be:
-        layer = nbopt.Parameters((np.zeros(3, np.float32), np.zeros(3, np.float32)))
-        program = OPTIMIZERS[optimizer]().updates(be, [layer], 0)[0].program
-    dtypes = tuple(dtypes[min(slot, len(dtypes) - 1)] for slot in range(len(program.names)))
-    written = program.written()
+    stage = program_of(OPTIMIZERS[optimizer]).passes()[-1]
+    dtypes = tuple(dtypes[min(slot, len(dtypes) - 1)] for slot in range(len(stage.names)))
+    written = stage.written()
     bits = tuple(kept * (slot in written and dtypes[slot].endswith("16")) for slot in range(len(dtypes)))
-    text = update_text(program, DIALECT, dtypes, "float64" if "float64" in dtypes else "float32", kept=bits)
-    loads = {line[1] for line in program.code if line[0] == "load"}
-    moved = sum(ITEM_SIZES[dtypes[slot]] for slots in (loads, written) for slot in slots)
-    return Kernel(text, 4 + any(bits)), moved, vector_width(program, dtypes, False, any(bits))
+    text = update_text(stage, DIALECT, dtypes, "float64" if "float64" in dtypes else "float32", kept=bits)
+    moved = sum(ITEM_SIZES[dtypes[slot]] for slots in (stage.read(), written) for slot in slots)
+    return Kernel(text), moved, vector_width(stage, dtypes, False, any(bits))
 
 
 def disassembled(code):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from device_checks import Careful, Lamb
 from helpers import OPTIMIZERS, thorough_but
 
 import nbopt
@@ -21,12 +22,23 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
 sys.path.insert(0, str(Path(__file__).parents[1] / "asv_bench"))
 import machine_code
 
+from nbopt.language.ops import PRIMITIVES
+from nbopt.language.stages import STEP, Program, Scalars
 from nbopt_backends.cuda import numba_cuda
-from nbopt_backends.cuda.kernels import DIALECT, FAST, update_text
+from nbopt_backends.cuda.dialects import DIALECT, FAST
+from nbopt_backends.cuda.kernels import N_ARGUMENTS, update_text
+from nbopt_backends.cuda.numbers import ends_text, run_text
 from nbopt_backends.cuda.reductions import sums_text
 
 CAPABILITIES = [(8, 0), (9, 0)]
 CLIPPED = {"gradient_clip_value": 0.1, "param_clip_value": 1.0, "gradient_clip_norm": 1.0}
+
+
+def skipping():
+    """RMSProp whose pass is left out where the norm of the gradients is not finite."""
+    optimizer = nbopt.RMSProp()
+    optimizer.skip_nonfinite = True
+    return optimizer
 
 
 def rectified():
@@ -36,10 +48,27 @@ def rectified():
     return optimizer
 
 
-PROGRAMS = {**OPTIMIZERS, "rmsprop clipped": lambda: nbopt.RMSProp(**CLIPPED), "radam rectified": rectified}
+PROGRAMS = {
+    **OPTIMIZERS, "rmsprop clipped": lambda: nbopt.RMSProp(**CLIPPED), "radam rectified": rectified, "lamb": Lamb, "careful": Careful,
+    "skipping": skipping,
+}  # fmt: skip
 
 # Of whose instructions the others' kernels are made too, the ones with the most values alive among them.
-USUAL = ("momentum", "adadelta", "shift_adamax", "rmsprop_centered", "nadam", "yogi", "rprop", "asgd", "rmsprop clipped", "radam rectified")
+USUAL = (
+    "momentum",
+    "adadelta",
+    "shift_adamax",
+    "rmsprop_centered",
+    "nadam",
+    "yogi",
+    "rprop",
+    "asgd",
+    "rmsprop clipped",
+    "radam rectified",
+    "lamb",
+    "careful",
+    "skipping",
+)
 
 every_program = pytest.mark.parametrize("name", thorough_but(PROGRAMS, *USUAL))
 every_capability = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
@@ -57,16 +86,20 @@ def ptx_of(text, name, count, capability, stem="cuda_kernel", **options):
     return numba_cuda.linked(numba_cuda.ltoir(text, stem, name, count, capability, **options), capability)
 
 
+@functools.cache
 def program_of(name):
-    with nbopt.use_backend("reference") as be:
-        layer = nbopt.Parameters((np.zeros(3, np.float32), np.zeros(3, np.float32)))
-        return PROGRAMS[name]().updates(be, [layer], 0)[0].program
+    return machine_code.program_of(PROGRAMS[name])
 
 
-def kernel(name, dtype, capability, dialect=DIALECT, strided=False, **options):
-    program = program_of(name)
-    text = update_text(program, dialect, (dtype,) * len(program.names), dtype, strided)
-    return ptx_of(text, "update", 5 if strided else 4, capability, **options)
+def pass_of(name, number=-1):
+    """A pass of an optimizer; the last one, which stores the parameter."""
+    return program_of(name).passes()[number]
+
+
+def kernel(name, dtype, capability, dialect=DIALECT, strided=False, number=-1, **options):
+    stage = pass_of(name, number)
+    text = update_text(stage, dialect, (dtype,) * len(stage.names), dtype, strided)
+    return ptx_of(text, "update", N_ARGUMENTS, capability, **options)
 
 
 def instructions(ptx):
@@ -90,6 +123,12 @@ def assert_exact(ptx):
     assert "call" not in ptx
 
 
+def assert_float32_but_for_numbers(ptx):
+    """The numbers of a parameter are float64, and rounded once each; so are a tile's results, which are widened. Nothing is computed in float64."""
+    double = {i for i in instructions(ptx) if ".f64" in i}
+    assert double <= {"ld.global.f64", "cvt.rn.f32.f64", "cvt.f64.f32", "st.global.f64", "mov.f64"}
+
+
 def assert_no_local_memory(ptx):
     assert ".local" not in ptx and "__local_depot" not in ptx
 
@@ -99,15 +138,55 @@ def assert_no_local_memory(ptx):
 @pytest.mark.covering
 def test_float32_kernels_are_exact_and_load_and_store_16_bytes_with_a_scalar_tail(name, capability):
     """Every operation rounds by itself, none is of float64, and no value lives in local memory."""
-    ptx = kernel(name, "float32", capability)
+    ptx, stage = kernel(name, "float32", capability), pass_of(name)
     assert_exact(ptx)
     assert_no_local_memory(ptx)
-    assert ".f64" not in ptx
-    found, program = instructions(ptx), program_of(name)
-    loads = {line[1] for line in program.code if line[0] == "load"}
-    assert found.count("ld.global.v4.f32") >= len(loads) and "ld.global.f32" in found
-    assert found.count("st.global.v4.f32") >= len(program.written()) and "st.global.f32" in found
+    assert_float32_but_for_numbers(ptx)
+    found = instructions(ptx)
+    assert found.count("ld.global.v4.f32") >= len(stage.read()) and "ld.global.f32" in found
+    assert found.count("st.global.v4.f32") >= len(stage.written()) and "st.global.f32" in found
     assert not [i for i in found if i.startswith(("ld.", "st.")) and not i.startswith(("ld.global.", "st.global.", "ld.param."))]
+
+
+@pytest.mark.parametrize("dtype, arithmetic, kept", [("float32", "float32", 0), ("float64", "float64", 0), ("bfloat16", "float32", 7)])
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("name", ["rmsprop clipped", "lamb", "careful"])
+@pytest.mark.covering
+def test_passes_that_reduce_are_exact(name, strided, dtype, arithmetic, kept):
+    """Every operation rounds by itself; lanes are folded in shared memory, no value lives in local memory, and none is spilled."""
+    stage = pass_of(name, 0)
+    assert stage.reductions
+    bits = tuple(kept * (slot in stage.written()) for slot in range(len(stage.names)))
+    text = update_text(stage, DIALECT, (dtype,) * len(stage.names), arithmetic, strided, bits)
+    ptx = ptx_of(text, "update", N_ARGUMENTS, (9, 0))
+    assert_exact(ptx)
+    assert_no_local_memory(ptx)
+    if dtype != "float64":
+        assert_float32_but_for_numbers(ptx)
+    found = instructions(ptx)
+    assert "bar.sync" in ptx and f"st.shared.f{arithmetic[-2:]}" in found and found.count("st.global.f64") >= len(stage.reductions)
+    assert strided or any(i.startswith("ld.global.v") for i in found)
+    compiled = machine_code.Kernel(text)
+    assert not compiled.spilled
+    assert compiled.registers <= (64 if dtype == "float32" and not strided else 128)
+
+
+@pytest.mark.parametrize("name", ["fold_tiles", "fold_rows", "judge"])
+def test_ends_of_reductions_are_exact(name):
+    """Sums of float64 round one by one."""
+    ptx = ptx_of(ends_text(DIALECT), name, {"fold_tiles": 6, "fold_rows": 9, "judge": 3}[name], (9, 0), "cuda_numbers")
+    assert_no_local_memory(ptx)
+    if name != "judge":
+        assert_exact(ptx)
+
+
+def test_scalar_code_is_exact():
+    """Powers by whole numbers are multiplications; a product and a sum stay two operations."""
+    code = (("load", 0), ("multiply", 0, ~0), ("add", 1, ~1), ("power", 2, ~1), ("sqrt", 3), ("divide", 4, 2), ("store", 0, 5, 0))
+    ptx = ptx_of(run_text(Scalars(STEP, code, ((5, 2),), True), DIALECT, {0: "float32"}), "run", 6, (9, 0), "cuda_numbers")
+    assert {"mul.rn.f64", "add.rn.f64", "sqrt.rn.f64", "div.rn.f64", "st.global.f32"} <= set(instructions(ptx))
+    program = next(stage for _, stage in program_of("rmsprop clipped").stages() if isinstance(stage, Scalars))
+    assert_exact(ptx_of(run_text(program, DIALECT, {}), "run", 6, (9, 0), "cuda_numbers"))
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "shift_adamax"])
@@ -119,8 +198,7 @@ def test_float64_kernels_are_exact_too(name):
 
 
 def test_mixed_kernels_load_16_bytes_of_each_slot():
-    program = program_of("rmsprop")
-    ptx = ptx_of(update_text(program, DIALECT, ("float32", "float32", "float64"), "float64"), "update", 4, (9, 0))
+    ptx = ptx_of(update_text(pass_of("rmsprop"), DIALECT, ("float32", "float32", "float64"), "float64"), "update", N_ARGUMENTS, (9, 0))
     assert "ld.global.v4.f32" in ptx and "ld.global.v2.f64" in ptx and "st.global.v2.f64" in ptx
     assert_exact(ptx)
     assert_no_local_memory(ptx)
@@ -134,9 +212,7 @@ def test_strided_kernels_are_exact(capability):
 
 
 def sixteen_bits(name, dtypes, kept, capability, strided=False):
-    program = program_of(name)
-    text = update_text(program, DIALECT, dtypes, "float32", strided, kept)
-    return ptx_of(text, "update", 4 + any(kept) + strided, capability)
+    return ptx_of(update_text(pass_of(name), DIALECT, dtypes, "float32", strided, kept), "update", N_ARGUMENTS, capability)
 
 
 @every_capability
@@ -147,7 +223,7 @@ def test_16_bit_kernels_are_exact_and_load_16_bytes(dtype, kept, capability):
     ptx = sixteen_bits("rmsprop", (dtype,) * 3, kept, capability)
     assert_exact(ptx)
     assert_no_local_memory(ptx)
-    assert ".f64" not in ptx
+    assert_float32_but_for_numbers(ptx)
     assert instructions(ptx).count("ld.global.v4.u32") >= 3 and instructions(ptx).count("st.global.v4.u32") >= 2
 
 
@@ -156,7 +232,7 @@ def test_kernels_that_round_float32_states_of_16_bit_parameters(capability):
     ptx = sixteen_bits("adam", ("bfloat16", "bfloat16", "float32", "float32"), (7, 0, 10, 0), capability)
     assert_exact(ptx)
     assert_no_local_memory(ptx)
-    assert ".f64" not in ptx
+    assert_float32_but_for_numbers(ptx)
     assert instructions(ptx).count("ld.global.v4.f32") >= 4 and "ld.global.v4.u32" in ptx
 
 
@@ -164,13 +240,6 @@ def test_strided_kernels_round_without_local_memory():
     ptx = sixteen_bits("rmsprop", ("bfloat16", "bfloat16", "float32"), (7, 0, 0), (9, 0), strided=True)
     assert_exact(ptx)
     assert_no_local_memory(ptx)
-
-
-def test_16_bit_gradients_are_summed_in_float32():
-    ptx = ptx_of(sums_text(DIALECT, "float16", "float32", "float32"), "square_sums", 7, (9, 0), "cuda_sums")
-    assert_exact(ptx)
-    assert_no_local_memory(ptx)
-    assert ".f64" not in ptx
 
 
 @every_capability
@@ -188,39 +257,19 @@ def test_maximum_and_minimum_keep_nan(name, capability):
         assert any(nan in sums and predicate in unordered for nan, predicate in chosen)
 
 
-@every_capability
-@pytest.mark.parametrize("dtype, total", [("float32", "float32"), ("float32", "float64"), ("float64", "float64")])
-@pytest.mark.covering
-def test_sums_are_exact(dtype, total, capability):
-    square_sums = ptx_of(sums_text(DIALECT, dtype, dtype, total), "square_sums", 7, capability, "cuda_sums")
-    factor = ptx_of(sums_text(DIALECT, total, total, total), "norm_factor", 5, capability, "cuda_sums")
-    finite = ptx_of(sums_text(DIALECT, total, total, total), "check_finite", 4, capability, "cuda_sums")
-    for ptx in (square_sums, factor, finite):
-        assert_exact(ptx)
-        assert_no_local_memory(ptx)
-    if dtype == total == "float32":
-        assert ".f64" not in square_sums + factor
-
-
 @pytest.mark.parametrize("kept", [(0, 0, 0), (8, 0, 8)], ids=["nearest", "stochastic"])
 @pytest.mark.parametrize("strided", [False, True])
 @pytest.mark.covering
 def test_kernels_that_may_be_skipped_leave_before_they_load_anything(strided, kept):
-    text = update_text(program_of("rmsprop"), DIALECT, ("float32",) * 3, "float32", strided, kept, skips=True)
-    ptx = ptx_of(text, "update", 5 + strided + any(kept), (9, 0))
+    ptx = ptx_of(update_text(pass_of("skipping"), DIALECT, ("float32",) * 3, "float32", strided, kept), "update", N_ARGUMENTS, (9, 0))
     assert_exact(ptx)
     loads = [i for i in instructions(ptx) if i.startswith("ld.global")]
     assert loads[0] == "ld.global.u64" and "ld.global.f32" in loads
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_scaling_the_divisor_compiles(dtype):
-    assert "mul.rn.f64" in ptx_of(sums_text(DIALECT, dtype, "float64", "float64"), "scale_divisor", 4, (9, 0), "cuda_sums")
-
-
 @pytest.mark.parametrize("name", ["row_sums", "extremes"])
 def test_reductions_compile(name):
-    ptx = ptx_of(sums_text(DIALECT, "float32", "float32", "float32"), name, 5, (9, 0), "cuda_sums")
+    ptx = ptx_of(sums_text(DIALECT, "float32"), name, 5, (9, 0), "cuda_sums")
     assert ".f64" not in ptx
     assert_no_local_memory(ptx)
 
@@ -229,14 +278,10 @@ def test_reductions_compile(name):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.covering
 def test_every_other_op_compiles(op, dtype):
-    from nbopt.language.program import Program
-
-    from nbopt.language.ops import PRIMITIVES
-
     arity = PRIMITIVES[op].arity
     loads = tuple(("load", k + 1) for k in range(arity))
-    program = Program(("out", "x1", "x2", "x3")[: arity + 1], (*loads, (op, *range(arity)), ("store", 0, arity)), 0)
-    ptx = ptx_of(update_text(program, DIALECT, (dtype,) * (arity + 1), dtype), "update", 4, (8, 0))
+    program = Program.of(("out", "x1", "x2", "x3")[: arity + 1], (*loads, (op, *range(arity)), ("store", 0, arity, 0)))
+    ptx = ptx_of(update_text(program.passes()[0], DIALECT, (dtype,) * (arity + 1), dtype), "update", N_ARGUMENTS, (8, 0))
     assert f"st.global.v{16 // np.dtype(dtype).itemsize}.f{8 * np.dtype(dtype).itemsize}" in ptx
 
 
@@ -248,14 +293,13 @@ STORED = [("float32", 0), ("float64", 0), ("bfloat16", 0), ("bfloat16", 7), ("fl
 @pytest.mark.covering
 def test_no_storage_makes_a_kernel_inexact_or_spill_registers_and_float32_needs_few(name, dtype, kept):
     """What ptxas says of the code for compute capability 9.0. 64 registers leave room for half of the threads that a multiprocessor can have."""
-    program = program_of(name)
-    written = program.written()
-    bits = tuple(kept * (slot in written) for slot in range(len(program.names)))
-    text = update_text(program, DIALECT, (dtype,) * len(program.names), "float64" if dtype == "float64" else "float32", kept=bits)
-    ptx = ptx_of(text, "update", 4 + any(bits), (9, 0))
+    stage = pass_of(name)
+    bits = tuple(kept * (slot in stage.written()) for slot in range(len(stage.names)))
+    text = update_text(stage, DIALECT, (dtype,) * len(stage.names), "float64" if dtype == "float64" else "float32", kept=bits)
+    ptx = ptx_of(text, "update", N_ARGUMENTS, (9, 0))
     assert_exact(ptx)
     assert_no_local_memory(ptx)
-    kernel = machine_code.Kernel(text, 4 + any(bits))
+    kernel = machine_code.Kernel(text)
     assert not kernel.spilled
     assert dtype != "float32" or kernel.registers <= 64
 

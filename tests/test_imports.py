@@ -152,7 +152,11 @@ NO_NUMBA = [
     "nbopt_backends.plans.chunks",
     "nbopt_backends.lowering.text",
     "nbopt_backends.lowering.formulas",
+    "nbopt_backends.cuda.kernels",
+    "nbopt_backends.cuda.numbers",
     "nbopt_backends.cuda.plan",
+    "nbopt_backends.cuda.reductions",
+    "nbopt_backends.cuda.stages",
     "nbopt_backends.cuda.streams",
 ]
 

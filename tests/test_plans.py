@@ -188,9 +188,12 @@ def test_what_is_turned_on_or_off_is_compiled_once_for_each_and_then_found_again
         compilations = cpu.compilations
         optimizer.optimize(layers, 0)
         assert all_same_bits(values_of(layers), expected)
-        assert cpu.compilations - compilations <= 1
+        compiled = cpu.compilations - compilations
         counts.append(len(kernels))
-    assert counts == [1, 2, 2, 2, 2]
+        assert compiled <= counts[-1] - ([0, *counts])[-2]
+    # With a norm clip three stages more: the sum, the factor, and the update that takes it.
+    more = 3 if parameter == "gradient_clip_norm" else 1
+    assert counts == [1, 1 + more, 1 + more, 1 + more, 1 + more]
 
 
 def test_none_and_0_are_one_structure(cpu, rng, kernels):
@@ -645,7 +648,8 @@ def test_a_kept_trace_is_used_only_where_nothing_has_changed(name, rng):
             assert all(same_bits(a, b) for a, b in zip(values_of(layers), values_of(expected)))
 
 
-def test_a_users_rule_is_traced_at_every_step_even_where_it_inherits_one_of_ours():
+def test_a_users_rule_is_traced_once():
+    """So is one that inherits one of the library's, and calls it."""
     traces = []
 
     class Mine(nbopt.RMSProp):
@@ -657,4 +661,4 @@ def test_a_users_rule_is_traced_at_every_step_even_where_it_inherits_one_of_ours
         optimizer, layers = Mine(), layers_of([(3,)], np.random.default_rng(1))
         for _ in range(3):
             optimizer.optimize(layers, 0)
-    assert len(traces) == 3
+    assert len(traces) == 1

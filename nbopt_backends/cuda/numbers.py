@@ -103,15 +103,15 @@ def fold_rows(ends, n_ends, starts, full, n_full, numbers, stride, n_numbers, sc
         c += cuda.gridDim.x
 
 
-def judge(conditions, n, taken):
-    """Write to `taken` whether all conditions hold, given the addresses of n float64; 0 and NaN do not hold. For one block."""
+def judge(condition, first, taken):
+    """Write to `taken`, the address of an int64, whether the condition, a float64, holds: neither 0 nor NaN. For one block.
+
+    If it is not the `first` condition of a step, those before it must hold as well.
+    """
     if cuda.threadIdx.x == 0:
-        found = int64(1)
-        for k in range(n):
-            condition = load_float64(load_int64(conditions, k, -1), 0, -1)
-            if condition != condition or condition == float64(0):
-                found = int64(0)
-        store_int64(taken, 0, -1, found)
+        value = load_float64(condition, 0, -1)
+        before = int64(1) if first != 0 else load_int64(taken, 0, -1)
+        store_int64(taken, 0, -1, before if value == value and value != float64(0) else int64(0))
 '''
 
 _SCALARS = '''{header}

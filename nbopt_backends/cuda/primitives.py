@@ -348,7 +348,7 @@ def address(row, slot, offset, item_size):
 
 @inline
 def place(geometry, row, slot, position):
-    """Return the address of the element at a C-order position of a slot that may be strided; see `plan.Group` for geometries."""
+    """Return the address of the element at a C-order position of a slot that may be strided; see `nbopt_backends.cpu.drivers` for geometries."""
     shape = load_int64(geometry, slot, -1)
     here = load_int64(row, slot, -1)
     if load_int64(shape, 0, -1) == 0:

@@ -1,12 +1,12 @@
 """Stages: the launches of a program's stages over a layout, and what they need in device memory."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from nbopt.language.stages import ELEMENT, TENSOR, Combine, Pass, Scalars, Verdict
 from nbopt_backends.cuda.kernels import goes_by_tiles, threads_per_chunk
-from nbopt_backends.cuda.numbers import END_FIELDS, ends_text, run_text
+from nbopt_backends.cuda.numbers import ends_text, run_text
 from nbopt_backends.cuda.pack import Pack
 from nbopt_backends.meaning.tree import OPS, TILE
 from nbopt_backends.meaning.xoroshiro import BLOCK
@@ -31,7 +31,9 @@ class Stages:
     Attributes
     ----------
     taken : Part
-        One int64: whether the step is taken. It is 1 as long as nothing judges.
+        Two int64: whether the step is taken, and 1, which is read where nothing judges.
+    passes : int
+        How many of the launches are passes.
     """
 
     def __init__(self, backend, program, shared, layout, image):
@@ -39,7 +41,7 @@ class Stages:
         self._backend, self._layout, self._image = backend, layout, image
         self._dtypes = dict(zip(range(program.extents.count(ELEMENT), len(program.names)), (dtype.name for dtype in shared)))
         pack = Pack()
-        self.taken = pack.add(np.ones(1, np.int64))
+        self.taken = pack.add(np.ones(2, np.int64))
         self._starts = pack.add(layout.tile_starts)
         self._full = pack.add(np.flatnonzero(np.diff(layout.tile_starts)))
         self._chunks = self._chunk_tables(pack)
@@ -89,9 +91,7 @@ class Stages:
         else:
             sums = self._sums[end.level]
             source = [sums.address + 8 * end.source, sums.strides[0]]
-        record = [_OPS[end.op], end.over == "step", *source, end.output]
-        assert len(record) == END_FIELDS
-        return record
+        return [_OPS[end.op], end.over == "step", *source, end.output]
 
     # --- launches ---
 
@@ -118,9 +118,9 @@ class Stages:
         return found
 
     def conditions(self):
-        """Return the addresses of the conditions that the step is judged by."""
+        """Return the place of each verdict in the order of the step, and the address of its condition."""
         numbers = self._image.numbers.address
-        return [numbers + 8 * stage.condition for _, stage in self.program.stages() if isinstance(stage, Verdict)]
+        return [(place, numbers + 8 * stage.condition) for place, stage in self.program.order() if isinstance(stage, Verdict)]
 
     def _pass(self, level, stage, number, taken):
         backend, image, group = self._backend, self._image, self._layout.groups[number]
@@ -169,29 +169,23 @@ class Joined(NamedTuple):
         Kernel, blocks, arguments; in their order.
     passes : int
         How many of them are passes.
-    memory : object
-        What else keeps the launches' memory.
     """
 
     others: list
     launches: list
     passes: int
-    memory: Any
 
 
 def joined(plans):
     """Return the launches of several plans in the order of a step. What is guarded in any of them looks at one verdict."""
     backend, stages = plans[0].backend, [plan.stages for plan in plans]
-    taken, memory = stages[0].taken.address, None
+    conditions = [condition for one in stages for condition in one.conditions()]
+    taken = stages[0].taken.address if conditions else stages[0].taken.address + 8
     entries = [entry for one in stages for entry in one.launches(taken)]
-    conditions = np.array([address for one in stages for address in one.conditions()], np.int64)
-    if len(conditions):
-        memory = backend.allocate(conditions.shape, np.int64)
-        backend.upload(memory, conditions)
-        level = max(one.program.verdict for one in stages if one.program.verdict is not None)
-        entries.append(((False, level, 1), (ends_kernel(backend, "judge"), 1, (memory.address, len(conditions), taken))))
+    for number, (place, address) in enumerate(sorted(conditions)):
+        entries.append((place, (ends_kernel(backend, "judge"), 1, (address, int(number == 0), taken))))
     entries.sort(key=lambda entry: entry[0])
-    return Joined(plans[1:], [launch for _, launch in entries], sum(one.passes for one in stages), memory)
+    return Joined(plans[1:], [launch for _, launch in entries], sum(one.passes for one in stages))
 
 
 def _chunk(device, layout):

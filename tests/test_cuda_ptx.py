@@ -55,20 +55,9 @@ PROGRAMS = {
 
 # Of whose instructions the others' kernels are made too, the ones with the most values alive among them.
 USUAL = (
-    "momentum",
-    "adadelta",
-    "shift_adamax",
-    "rmsprop_centered",
-    "nadam",
-    "yogi",
-    "rprop",
-    "asgd",
-    "rmsprop clipped",
-    "radam rectified",
-    "lamb",
-    "careful",
-    "skipping",
-)
+    "momentum", "adadelta", "shift_adamax", "rmsprop_centered", "nadam", "yogi", "rprop", "asgd", "rmsprop clipped", "radam rectified", "lamb",
+    "careful", "skipping",
+)  # fmt: skip
 
 every_program = pytest.mark.parametrize("name", thorough_but(PROGRAMS, *USUAL))
 every_capability = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")

@@ -101,7 +101,7 @@ def test_the_kernel_of_a_strided_expression_is_the_golden_one(cpu, kernel_texts)
 
 
 def test_the_text_of_sums_is_the_golden_one():
-    assert_golden("sums_float32", reduction_text("float32", "float32", "float32"))
+    assert_golden("sums_float32", reduction_text("float32"))
 
 
 CUDA_KERNELS = {

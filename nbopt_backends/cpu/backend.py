@@ -236,7 +236,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
     def sum_last_axis(self, matrix):
         """Return the sums of the rows of a C-contiguous (m, n) array."""
         dtype = matrix.dtype.name
-        text = reduction_text(dtype, dtype, dtype)
+        text = reduction_text(dtype)
         m, n = matrix.shape
         while True:
             tiles = tile_count(n)

@@ -1,4 +1,4 @@
-"""The fixed shape of sums, so that they repeat bit for bit on any backend, thread count and grid.
+"""The fixed shape of sums outside rules, so that they repeat bit for bit on any backend, thread count and grid.
 
 A sum over n values in C order goes by tiles of `TILE` values. Within a tile, lane l adds the values l, l + LANES, l + 2 LANES, ... one
 after the other to 0; then the upper half of the lanes is added to the lower half until one lane is left. The tiles' sums are the values of
@@ -45,25 +45,3 @@ def tree_sum(values):
     while sums.shape[-1] > 1:
         sums = tile_sums(sums)
     return sums[..., 0]
-
-
-def norm_factor(partial_sums, clip_norm, divisor):
-    """Return the sum, and ``clip_norm / max(sqrt(sum) / divisor, clip_norm)``.
-
-    Parameters
-    ----------
-    partial_sums : numpy.ndarray
-        The tiles' sums of squares of all gradients, in the order of the parameter list; float32, or float64 if any gradient's update
-        computes in float64. All arithmetic is in this dtype.
-    clip_norm, divisor : float
-
-    Returns
-    -------
-    tuple of numpy.floating
-        The factor is NaN where the norm is NaN.
-    """
-    scalar = partial_sums.dtype.type
-    with np.errstate(all="ignore"):
-        total = tree_sum(partial_sums)
-        norm = np.sqrt(total) / scalar(divisor)
-        return total, scalar(clip_norm) / np.maximum(norm, scalar(clip_norm))

@@ -32,7 +32,8 @@ class DeviceBackend(CompiledBackend):
     Attributes
     ----------
     launches : int
-        How many kernels have been queued that go over all elements: those of passes, and of sums outside a step. The small ones don't count.
+        How many kernels have been queued that go over elements: those of passes, and of reductions outside a step. Those
+        that work on numbers only don't count.
     device : object
         Drives the GPU: see `numba_cuda.Device`.
     streams : Streams
@@ -194,7 +195,10 @@ class DeviceBackend(CompiledBackend):
     # --- steps ---
 
     def prepare(self, updates):
-        """Return a function that queues the updates on the device: for each pass one kernel for each combination of dtypes, and a few small ones."""
+        """Return a function that queues the updates on the device.
+
+        For each pass it launches one kernel for each combination of dtypes, and a few small ones on numbers.
+        """
         with self.device.entered():
             plans = [self.plan_of(update) for update in updates]
             self.check_together(updates)

@@ -2,7 +2,12 @@
 
 from nbopt_backends.lowering.text import Dialect
 
-_EXACT = {"add": "add({0}, {1})", "subtract": "subtract({0}, {1})", "multiply": "multiply({0}, {1})", "divide": "divide({0}, {1})"}
+_EXACT = {
+    "add": "add({0}, {1})",
+    "subtract": "subtract({0}, {1})",
+    "multiply": "multiply({0}, {1})",
+    "divide": "divide({0}, {1})",
+}
 _PARTS = {
     "kernel": "", "loop": "", "load": "x{slot}", "store": "y{slot} = {value}", "random": "u{index}", "narrowed": "narrowed({value})",
     "partial": "z{number} = {value}",
@@ -18,4 +23,6 @@ DIALECT = Dialect(
 #: What ``fast_math`` allows: contraction and approximate division. (More by NVVM, but numba-cuda hands it on to no link-time optimization.)
 FAST = DIALECT._replace(ops={})
 #: The simulator has neither libdevice nor addresses: `simulated` has functions of the same names in NumPy.
-SIMULATED = DIALECT._replace(name="cuda simulator", ops={}, header="from nbopt_backends.cuda.simulated import *\n\n")
+SIMULATED = DIALECT._replace(
+    name="cuda simulator", ops={}, header="from nbopt_backends.cuda.simulated import *\n\n"
+)

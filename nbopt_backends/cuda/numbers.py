@@ -1,9 +1,10 @@
-"""The text of CUDA kernels on the numbers of parameters: the ends of reductions, scalar code, the step's condition. Pure functions."""
+"""The text of CUDA kernels on the numbers of parameters: the ends of reductions, scalar code, the step's condition."""
 
 from nbopt_backends.lowering.text import COMMON_OPS, indented, number_lines
 
-#: What a record of a reduction's end is: the op (0 sum, 1 max, 2 min); 1 if it is over the step; the address of the results of the tiles, or 0 if
-#: what is reduced is a number of each parameter; the bytes from one tile's result to the next, or which number; which number the result is.
+#: What a record of a reduction's end is: the op (0 sum, 1 max, 2 min); 1 if it is over the step; the address of the
+#: results of the tiles, or 0 if what is reduced is a number of each parameter; the bytes from one tile's result to the
+#: next, or which number; which number the result is.
 END_FIELDS = 5
 
 _ENDS = '''"""The ends of reductions, in the shape of nbopt_backends.meaning.tree, and the condition of a step."""
@@ -31,14 +32,17 @@ def fold(values, step, n, op):
         i = int64(cuda.threadIdx.x)
         while i < n - half:
             here = values + i * step
-            store_float64(here, 0, -1, join(op, load_float64(here, 0, -1), load_float64(here + half * step, 0, -1)))
+            joined = join(op, load_float64(here, 0, -1), load_float64(here + half * step, 0, -1))
+            store_float64(here, 0, -1, joined)
             i += cuda.blockDim.x
         cuda.syncthreads()
         n = half
 
 
 def fold_tiles(ends, n_ends, starts, rows, numbers, stride):
-    """Fold the results of each parameter's tiles, in place, and write what is over a parameter to its numbers: a block for each of both.
+    """Fold the results of each parameter's tiles, in place, and write what is over a parameter to its numbers.
+
+    There is a block for each parameter and each end.
 
     Parameters
     ----------
@@ -69,7 +73,7 @@ def fold_tiles(ends, n_ends, starts, rows, numbers, stride):
 
 
 def fold_rows(ends, n_ends, starts, full, n_full, numbers, stride, n_numbers, scratch):
-    """Fold the results of the parameters, and write what is over the step to the numbers of all: a block for each end.
+    """Fold the parameters' results, and write what is over the step to the numbers of all: a block for each end.
 
     Parameters
     ----------
@@ -90,8 +94,10 @@ def fold_rows(ends, n_ends, starts, full, n_full, numbers, stride, n_numbers, sc
             i = int64(cuda.threadIdx.x)
             while i < n_full:
                 row = load_int64(full, i, -1)
-                first = sums + load_int64(starts, row, -1) * step
-                store_float64(values, i, -1, load_float64(numbers + row * stride, step, -1) if sums == 0 else load_float64(first, 0, -1))
+                found = load_float64(numbers + row * stride, step, -1) if sums == 0 else load_float64(
+                    sums + load_int64(starts, row, -1) * step, 0, -1
+                )
+                store_float64(values, i, -1, found)
                 i += cuda.blockDim.x
             cuda.syncthreads()
             fold(values, 8, n_full, op)
@@ -104,9 +110,9 @@ def fold_rows(ends, n_ends, starts, full, n_full, numbers, stride, n_numbers, sc
 
 
 def judge(condition, first, taken):
-    """Write to `taken`, the address of an int64, whether the condition, a float64, holds: neither 0 nor NaN. For one block.
+    """Write to `taken`, the address of an int64, whether the float64 `condition` holds: is neither 0 nor NaN.
 
-    If it is not the `first` condition of a step, those before it must hold as well.
+    If it is not the `first` condition of a step, those before it must hold as well. For one block.
     """
     if cuda.threadIdx.x == 0:
         value = load_float64(condition, 0, -1)
@@ -144,6 +150,8 @@ def ends_text(dialect):
 
 
 def run_text(stage, dialect, dtypes):
-    """Return the text of the module that does a stage of arithmetic on numbers. The arguments are those of `number_lines`."""
+    """Return the text of the module that does a stage of arithmetic on numbers: see `number_lines`."""
     rows = "rows and taken != 0" if stage.guarded else "rows"
-    return _SCALARS.format(header=dialect.header, rows=rows, body=indented(number_lines(stage, dialect, dtypes), 2))
+    return _SCALARS.format(
+        header=dialect.header, rows=rows, body=indented(number_lines(stage, dialect, dtypes), 2)
+    )

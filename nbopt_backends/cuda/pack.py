@@ -19,7 +19,7 @@ class Part:
 
 
 class Pack:
-    """Arrays one after the other in one piece of memory, each at a multiple of 16 bytes: on the host, and in the same places on the device.
+    """Arrays in one piece of memory, each at a multiple of 16 bytes: on the host, and in the same places on the device.
 
     Attributes
     ----------
@@ -48,7 +48,9 @@ class Pack:
         self.device = backend.allocate(self.host.shape, self.host.dtype)
         for part in self._parts:
             given = part.values
-            part.values = self.host[part.offset : part.offset + given.nbytes].view(given.dtype).reshape(given.shape)
+            part.values = (
+                self.host[part.offset : part.offset + given.nbytes].view(given.dtype).reshape(given.shape)
+            )
             part.values[...] = given
             part.address = self.device.address + part.offset
 
@@ -59,7 +61,8 @@ class Image(Pack):
     Attributes
     ----------
     numbers : Part
-        float64[rows, numbers]; one row if all parameters have the same. The host gives the first ones of each row, and sizes.
+        float64[rows, numbers]; one row if all parameters have the same. The host gives the first ones of each row, and
+        sizes.
     stride : int
         The bytes from one row's numbers to the next; 0 if all have the same.
     random : Part

@@ -39,7 +39,9 @@ class Stages:
     def __init__(self, backend, program, shared, layout, image):
         self.program, self.passes = program, len(program.passes()) * len(layout.groups)
         self._backend, self._layout, self._image = backend, layout, image
-        self._dtypes = dict(zip(range(program.extents.count(ELEMENT), len(program.names)), (dtype.name for dtype in shared)))
+        self._dtypes = dict(
+            zip(range(program.extents.count(ELEMENT), len(program.names)), (dtype.name for dtype in shared))
+        )
         pack = Pack()
         self.taken = pack.add(np.ones(2, np.int64))
         self._starts = pack.add(layout.tile_starts)
@@ -74,8 +76,15 @@ class Stages:
     def _results(self):
         """Return the memory of the tiles' results by level."""
         tiles = int(self._layout.tile_starts[-1])
-        passes = [(level, stage) for level, stage in self.program.stages() if isinstance(stage, Pass) and stage.reductions]
-        return {level: self._backend.allocate((tiles, len(stage.reductions)), np.float64) for level, stage in passes}
+        passes = [
+            (level, stage)
+            for level, stage in self.program.stages()
+            if isinstance(stage, Pass) and stage.reductions
+        ]
+        return {
+            level: self._backend.allocate((tiles, len(stage.reductions)), np.float64)
+            for level, stage in passes
+        }
 
     def _end_tables(self, pack):
         """Return the ends of reductions by the level at which they are known, each with its records."""
@@ -83,7 +92,10 @@ class Stages:
         for level, stage in self.program.stages():
             if isinstance(stage, Combine):
                 ends.setdefault(level, []).append(stage)
-        return {level: (found, pack.add(np.array([self._record(end) for end in found], np.int64))) for level, found in ends.items()}
+        return {
+            level: (found, pack.add(np.array([self._record(end) for end in found], np.int64)))
+            for level, found in ends.items()
+        }
 
     def _record(self, end):
         if end.source < 0:
@@ -112,7 +124,10 @@ class Stages:
         found = [((False, level, 0), launch) for level in self._ends for launch in self._folds(level)]
         for place, stage in self.program.order():
             if isinstance(stage, Pass):
-                found += [(place, self._pass(place[1], stage, number, taken)) for number in range(len(self._layout.groups))]
+                found += [
+                    (place, self._pass(place[1], stage, number, taken))
+                    for number in range(len(self._layout.groups))
+                ]
             elif isinstance(stage, Scalars):
                 found.append((place, self._scalars(stage, taken)))
         return found
@@ -120,16 +135,32 @@ class Stages:
     def conditions(self):
         """Return the place of each verdict in the order of the step, and the address of its condition."""
         numbers = self._image.numbers.address
-        return [(place, numbers + 8 * stage.condition) for place, stage in self.program.order() if isinstance(stage, Verdict)]
+        return [
+            (place, numbers + 8 * stage.condition)
+            for place, stage in self.program.order()
+            if isinstance(stage, Verdict)
+        ]
 
     def _pass(self, level, stage, number, taken):
         backend, image, group = self._backend, self._image, self._layout.groups[number]
         chunks = self._chunks[number, goes_by_tiles(stage, group.dtypes, group.kept)]
         n_chunks = len(chunks.values)
-        arguments = [image.table.address, chunks.address, n_chunks, image.numbers.address, image.stride, image.random.address, self._views.address]
+        arguments = [
+            image.table.address,
+            chunks.address,
+            n_chunks,
+            image.numbers.address,
+            image.stride,
+            image.random.address,
+            self._views.address,
+        ]
         arguments += [taken, self._sums[level].address if stage.reductions else 0]
         threads = threads_per_chunk(stage, group.dtypes, group.strided, group.kept)
-        return backend.kernel(backend.text(stage, group), backend.stem, "update"), backend.device.blocks(n_chunks, threads), tuple(arguments)
+        return (
+            backend.kernel(backend.text(stage, group), backend.stem, "update"),
+            backend.device.blocks(n_chunks, threads),
+            tuple(arguments),
+        )
 
     def _folds(self, level):
         """Return the launches that end the reductions that are known at a level."""
@@ -139,18 +170,41 @@ class Stages:
         numbers = (image.numbers.address, image.stride)
         found = []
         if any(end.over == "tensor" or end.source >= 0 for end in ends):
-            found.append((ends_kernel(self._backend, "fold_tiles"), blocks(len(ends) * rows), (*first, rows, *numbers)))
+            found.append(
+                (ends_kernel(self._backend, "fold_tiles"), blocks(len(ends) * rows), (*first, rows, *numbers))
+            )
         if any(end.over == "step" for end in ends):
-            arguments = (self._full.address, len(self._full.values), *numbers, len(image.numbers.values), self._scratch.address)
+            arguments = (
+                self._full.address,
+                len(self._full.values),
+                *numbers,
+                len(image.numbers.values),
+                self._scratch.address,
+            )
             found.append((ends_kernel(self._backend, "fold_rows"), blocks(len(ends)), (*first, *arguments)))
         return found
 
     def _scalars(self, stage, taken):
         backend, image = self._backend, self._image
-        text = run_text(stage, backend.dialect(), {line[1]: self._dtypes[line[1]] for line in stage.code if line[0] in ("load", "store", "round")})
+        text = run_text(
+            stage,
+            backend.dialect(),
+            {line[1]: self._dtypes[line[1]] for line in stage.code if line[0] in ("load", "store", "round")},
+        )
         rows = len(image.numbers.values) if stage.extent == TENSOR or stage.outputs else 1
-        arguments = (image.table.address, image.table.values.shape[1], image.numbers.address, image.stride, rows, taken)
-        return backend.kernel(backend.marked(text), "cuda_numbers", "run"), backend.device.blocks(rows, 1), arguments
+        arguments = (
+            image.table.address,
+            image.table.values.shape[1],
+            image.numbers.address,
+            image.stride,
+            rows,
+            taken,
+        )
+        return (
+            backend.kernel(backend.marked(text), "cuda_numbers", "run"),
+            backend.device.blocks(rows, 1),
+            arguments,
+        )
 
 
 def ends_kernel(backend, name):
@@ -177,7 +231,7 @@ class Joined(NamedTuple):
 
 
 def joined(plans):
-    """Return the launches of several plans in the order of a step. What is guarded in any of them looks at one verdict."""
+    """Return the launches of several plans in the order of a step. What is guarded in any looks at one verdict."""
     backend, stages = plans[0].backend, [plan.stages for plan in plans]
     conditions = [condition for one in stages for condition in one.conditions()]
     taken = stages[0].taken.address if conditions else stages[0].taken.address + 8
@@ -189,7 +243,7 @@ def joined(plans):
 
 
 def _chunk(device, layout):
-    """Return the number of elements of a chunk: large, but small enough that every processor of the GPU gets some."""
+    """Return the elements of a chunk: large, but small enough that every processor of the GPU gets some."""
     elements = sum(group.elements for group in layout.groups)
     chunk = LARGEST_CHUNK
     while chunk > 1024 and elements < chunk * device.resident_blocks:

@@ -414,3 +414,21 @@ def test_attributes_that_do_nothing():
     optimizer.note, optimizer._opt_called = "mine", True
     optimizer.skip_nonfinite = True
     assert optimizer.note == "mine" and optimizer.skip_nonfinite
+
+
+def test_one_loop():
+    """Groups of the same rule share one loop over memory, whatever their numbers; another rule has its own."""
+    weights, biases, other = ([parameter(), parameter(2.0)], [parameter(3.0)], [parameter(4.0)])
+    groups = [{"params": weights, "lr": 0.5, "weight_decay": 0.1}, {"params": biases, "lr": 0.25, "weight_decay": 0.0}]
+    optimizer = nbopt.torch.Optimizer(groups, nbopt.AdamW(), backend="cpu")
+    be, alone = optimizer._backend, nbopt.torch.Optimizer([parameter(3.0)], nbopt.AdamW(learning_rate=0.25, wdecay=0.0))
+    for _ in range(3):
+        before = be.launches
+        optimizer.step()
+        alone.step()
+        assert be.launches - before == 1
+    assert torch.equal(biases[0], alone.param_groups[0]["params"][0])
+    optimizer.add_param_group({"params": other, "optimizer": nbopt.RMSProp()})
+    before = be.launches
+    optimizer.step()
+    assert be.launches - before == 2

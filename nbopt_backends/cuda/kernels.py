@@ -66,11 +66,7 @@ def _step(rounded):
 def threads_per_chunk(stage, dtypes, strided, kept):
     """Return how many threads share a chunk, or None where all of a block do. The arguments are those of `update_text`."""
     rounded = rounded_stores(stage, dtypes, kept)
-    return (
-        _step(rounded) // vector_width(stage, dtypes, strided, rounded)
-        if rounded and not stage.reductions
-        else None
-    )
+    return _step(rounded) // vector_width(stage, dtypes, strided, rounded) if rounded and not stage.reductions else None
 
 
 def goes_by_tiles(stage, dtypes, kept):
@@ -152,21 +148,11 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None):
         For each slot, how many mantissa bits a stochastic rounding keeps, or 0; all 0 without it.
     """
     pieces = Pieces(stage, dialect, dtypes, arithmetic, strided, kept or (0,) * len(dtypes))
-    form = (
-        reducing
-        if stage.reductions
-        else _rounding
-        if pieces.rounded
-        else _strided
-        if strided
-        else _contiguous
-    )
+    form = reducing if stage.reductions else _rounding if pieces.rounded else _strided if strided else _contiguous
     before = ["if load_int64(taken, 0, -1) == 0:", "    return"] if stage.guarded else []
     if pieces.rounded:
         before.append("seed, count = load_uint64(random, 0, -1), load_uint64(random, 1, -1)")
-        before += [
-            f"k{index}, l{index} = keys(seed, count, uint64({number}))" for number, index, _ in pieces.rounded
-        ]
+        before += [f"k{index}, l{index} = keys(seed, count, uint64({number}))" for number, index, _ in pieces.rounded]
     body = [*(f"    {line}" for line in before), form(pieces)]
     return dialect.header + _KERNEL.format(head="\n".join(pieces.head()), body="\n".join(body))
 
@@ -176,10 +162,7 @@ def _contiguous(pieces):
     single = [
         *(f"x{slot} = (load_{pieces.dtypes[slot]}(p{slot}, i, {slot}),)" for slot in pieces.read),
         *pieces.elements(1),
-        *(
-            f"store_{pieces.dtypes[slot]}(p{slot}, i, {slot}, e0[{j}])"
-            for j, slot in enumerate(pieces.written)
-        ),
+        *(f"store_{pieces.dtypes[slot]}(p{slot}, i, {slot}, e0[{j}])" for j, slot in enumerate(pieces.written)),
     ]
     return _CONTIGUOUS.format(
         chunk=indented(pieces.chunk(), 2),
@@ -201,10 +184,7 @@ def _rounding(pieces):
         lanes, draws = pieces.width * word // 64, step * word // (64 * LANES)
         states = [f"g{index}_{lane}, h{index}_{lane}" for lane in range(lanes)]
         skip = [f"_, {state} = advanced({state})" for state in states]
-        seeds += [
-            f"{state} = seeded(k{index}, l{index}, uint64(first + t * {lanes} % {LANES} + {k}))"
-            for k, state in enumerate(states)
-        ]
+        seeds += [f"{state} = seeded(k{index}, l{index}, uint64(first + t * {lanes} % {LANES} + {k}))" for k, state in enumerate(states)]
         if draws > 1:
             seeds += [f"for _ in range(t * {lanes} // {LANES}):", *(f"    {line}" for line in skip)]
         words += [f"w{index}_{lane}, {state} = advanced({state})" for lane, state in enumerate(states)]

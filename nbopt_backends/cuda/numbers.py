@@ -152,6 +152,4 @@ def ends_text(dialect):
 def run_text(stage, dialect, dtypes):
     """Return the text of the module that does a stage of arithmetic on numbers: see `number_lines`."""
     rows = "rows and taken != 0" if stage.guarded else "rows"
-    return _SCALARS.format(
-        header=dialect.header, rows=rows, body=indented(number_lines(stage, dialect, dtypes), 2)
-    )
+    return _SCALARS.format(header=dialect.header, rows=rows, body=indented(number_lines(stage, dialect, dtypes), 2))

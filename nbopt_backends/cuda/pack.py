@@ -48,9 +48,7 @@ class Pack:
         self.device = backend.allocate(self.host.shape, self.host.dtype)
         for part in self._parts:
             given = part.values
-            part.values = (
-                self.host[part.offset : part.offset + given.nbytes].view(given.dtype).reshape(given.shape)
-            )
+            part.values = self.host[part.offset : part.offset + given.nbytes].view(given.dtype).reshape(given.shape)
             part.values[...] = given
             part.address = self.device.address + part.offset
 

@@ -63,10 +63,7 @@ class DevicePlan(Plan):
     def take(self, rows, gradients):
         """Do what `Plan.take` does for gradients on this GPU, and note that the tables must be copied, and which of these can move."""
         backend, device = self.backend, self.backend.device_id
-        if any(
-            tensor.storage.home is not backend and tensor.storage.home.device_id != device
-            for tensor in gradients
-        ):
+        if any(tensor.storage.home is not backend and tensor.storage.home.device_id != device for tensor in gradients):
             return False  # looked at afresh, it is refused
         if not super().take(rows, gradients):
             return False

@@ -39,9 +39,7 @@ class Stages:
     def __init__(self, backend, program, shared, layout, image):
         self.program, self.passes = program, len(program.passes()) * len(layout.groups)
         self._backend, self._layout, self._image = backend, layout, image
-        self._dtypes = dict(
-            zip(range(program.extents.count(ELEMENT), len(program.names)), (dtype.name for dtype in shared))
-        )
+        self._dtypes = dict(zip(range(program.extents.count(ELEMENT), len(program.names)), (dtype.name for dtype in shared)))
         pack = Pack()
         self.taken = pack.add(np.ones(2, np.int64))
         self._starts = pack.add(layout.tile_starts)
@@ -76,15 +74,8 @@ class Stages:
     def _results(self):
         """Return the memory of the tiles' results by level."""
         tiles = int(self._layout.tile_starts[-1])
-        passes = [
-            (level, stage)
-            for level, stage in self.program.stages()
-            if isinstance(stage, Pass) and stage.reductions
-        ]
-        return {
-            level: self._backend.allocate((tiles, len(stage.reductions)), np.float64)
-            for level, stage in passes
-        }
+        passes = [(level, stage) for level, stage in self.program.stages() if isinstance(stage, Pass) and stage.reductions]
+        return {level: self._backend.allocate((tiles, len(stage.reductions)), np.float64) for level, stage in passes}
 
     def _end_tables(self, pack):
         """Return the ends of reductions by the level at which they are known, each with its records."""
@@ -92,10 +83,7 @@ class Stages:
         for level, stage in self.program.stages():
             if isinstance(stage, Combine):
                 ends.setdefault(level, []).append(stage)
-        return {
-            level: (found, pack.add(np.array([self._record(end) for end in found], np.int64)))
-            for level, found in ends.items()
-        }
+        return {level: (found, pack.add(np.array([self._record(end) for end in found], np.int64))) for level, found in ends.items()}
 
     def _record(self, end):
         if end.source < 0:
@@ -124,10 +112,7 @@ class Stages:
         found = [((False, level, 0), launch) for level in self._ends for launch in self._folds(level)]
         for place, stage in self.program.order():
             if isinstance(stage, Pass):
-                found += [
-                    (place, self._pass(place[1], stage, number, taken))
-                    for number in range(len(self._layout.groups))
-                ]
+                found += [(place, self._pass(place[1], stage, number, taken)) for number in range(len(self._layout.groups))]
             elif isinstance(stage, Scalars):
                 found.append((place, self._scalars(stage, taken)))
         return found
@@ -135,11 +120,7 @@ class Stages:
     def conditions(self):
         """Return the place of each verdict in the order of the step, and the address of its condition."""
         numbers = self._image.numbers.address
-        return [
-            (place, numbers + 8 * stage.condition)
-            for place, stage in self.program.order()
-            if isinstance(stage, Verdict)
-        ]
+        return [(place, numbers + 8 * stage.condition) for place, stage in self.program.order() if isinstance(stage, Verdict)]
 
     def _pass(self, level, stage, number, taken):
         backend, image, group = self._backend, self._image, self._layout.groups[number]
@@ -170,9 +151,7 @@ class Stages:
         numbers = (image.numbers.address, image.stride)
         found = []
         if any(end.over == "tensor" or end.source >= 0 for end in ends):
-            found.append(
-                (ends_kernel(self._backend, "fold_tiles"), blocks(len(ends) * rows), (*first, rows, *numbers))
-            )
+            found.append((ends_kernel(self._backend, "fold_tiles"), blocks(len(ends) * rows), (*first, rows, *numbers)))
         if any(end.over == "step" for end in ends):
             arguments = (
                 self._full.address,

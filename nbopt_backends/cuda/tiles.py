@@ -97,9 +97,6 @@ def _words(pieces):
     for _, index, word in pieces.rounded:
         count = pieces.width * word // 64
         lines.append(f"word = at * {count}")
-        words = [
-            f"drawn(k{index}, l{index}, uint64(first + word % {LANES} + {k}), word // {LANES})"
-            for k in range(count)
-        ]
+        words = [f"drawn(k{index}, l{index}, uint64(first + word % {LANES} + {k}), word // {LANES})" for k in range(count)]
         lines.append(f"u{index} = slices{word}({', '.join(words)})")
     return lines

@@ -67,7 +67,8 @@ class ToyBackend(nbopt.Backend):
                 self.compilations += 1
 
         def run(count):
-            self.launches += run_stages([ToyStep(self.kernels, *one, self.rng_seed, count) for one in given])
+            passes = run_stages([ToyStep(self.kernels, *one, self.rng_seed, count) for one in given])
+            self.launches += passes
 
         return run
 

@@ -183,7 +183,7 @@ class Adam(Optimizer):
         gradient_clip_norm: SupportsFloat | None = None,
         gradient_clip_value: SupportsFloat | None = None,
         param_clip_value: SupportsFloat | None = None,
-        name: str | None = "adam",
+        name: str | None = 'adam',
         *,
         schedule: _Schedule | None = None,
         state_dtype: Any = None,
@@ -373,7 +373,7 @@ class ShiftAdaMax(Optimizer):
         beta_2: SupportsFloat = 0.999,
         epsilon: SupportsFloat = 1e-08,
         schedule: _Schedule | None = None,
-        name: str | None = "ShiftAdaMax",
+        name: str | None = 'ShiftAdaMax',
         *,
         state_dtype: Any = None,
     ) -> None: ...

@@ -111,7 +111,8 @@ class NumbaCPU(CompiledBackend, HostBackend):
             for plan, update in zip(plans, updates):
                 plan.give(update.numbers)
             random = array("Q", (self.rng_seed, count))
-            self.launches += run(stages, n_stages, random.buffer_info()[0])
+            passes = run(stages, n_stages, random.buffer_info()[0])
+            self.launches += passes  # apart from the call, in which other threads count theirs
 
         return launch
 

@@ -157,7 +157,8 @@ class Reference(HostBackend):
         self.check_together(updates)
 
         def run(count):
-            self.launches += run_stages([Interpreter(*given, self.rng_seed, count) for given in looked_at])
+            passes = run_stages([Interpreter(*given, self.rng_seed, count) for given in looked_at])
+            self.launches += passes  # apart from the call, in which other threads count theirs
 
         return run
 

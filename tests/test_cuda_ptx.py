@@ -146,7 +146,8 @@ def test_passes_that_reduce_are_exact(name, strided, dtype, arithmetic, kept):
     stage = pass_of(name, 0)
     assert stage.reductions
     bits = tuple(kept * (slot in stage.written()) for slot in range(len(stage.names)))
-    text = update_text(stage, DIALECT, (dtype,) * len(stage.names), arithmetic, strided, bits)
+    shared = not program_of(name).differs()
+    text = update_text(stage, DIALECT, (dtype,) * len(stage.names), arithmetic, strided, bits, shared)
     ptx = ptx_of(text, "update", N_ARGUMENTS, (9, 0))
     assert_exact(ptx)
     assert_no_local_memory(ptx)
@@ -291,6 +292,7 @@ def test_no_storage_makes_a_kernel_inexact_or_spill_registers_and_float32_needs_
     kernel = machine_code.Kernel(text)
     assert not kernel.spilled
     assert dtype != "float32" or kernel.registers <= 64
+    assert (name, dtype) != ("rmsprop", "float32") or kernel.registers <= 32
 
 
 @pytest.mark.parametrize("row, moves", [("rmsprop, float32", 20), ("rmsprop, bfloat16, states float32, stochastic", 14)])

@@ -10,6 +10,7 @@ from numba import njit, prange
 from nbopt_backends.cpu.primitives import (
     call_kernel,
     call_scalars,
+    empty,
     fold_max_float64,
     fold_min_float64,
     fold_sum_float64,
@@ -118,8 +119,8 @@ def run_strided_chunk(kernel, chunk, random):
     if not strided:
         call_kernel(kernel, row, offset, n, place, numbers, random, sums)
         return
-    buffer = np.empty(width * PIECE, np.float64)
-    addresses = np.empty(width, np.int64)
+    buffer = empty(width * PIECE, np.float64)
+    addresses = empty(width, np.int64)
     for start in range(0, n, PIECE):
         m = min(PIECE, n - start)
         for slot in range(width):

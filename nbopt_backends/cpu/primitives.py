@@ -147,6 +147,8 @@ absolute = _llvm_function("fabs", 1)
 sqrt = _llvm_function("sqrt", 1)
 rint = _llvm_function("rint", 1)
 exp, log, tanh, exp2, log2 = math.exp, math.log, math.tanh, np.exp2, np.log2
+# Called as an attribute of numpy, Numba makes an error that it drops, whose text has the file's name: which fails in an ASCII locale.
+empty = np.empty
 
 
 @njit(inline="always")

@@ -36,7 +36,7 @@ def tile_sum(source, n, lanes):
 def row_sums(matrix, m, n, tiles, sums):
     """Write the sum of every tile of every row of a contiguous (m, n) matrix to sums[m, tiles]."""
     for c in prange(m * tiles):
-        lanes = np.empty({LANES}, np.{arithmetic})
+        lanes = empty({LANES}, np.{arithmetic})
         row, tile = c // tiles, c % tiles
         source = matrix + (row * n + tile * {TILE}) * {lane_bytes}
         store_{arithmetic}(sums, c, -1, tile_sum(source, min({TILE}, n - tile * {TILE}), lanes.ctypes.data))

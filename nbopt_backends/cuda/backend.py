@@ -233,9 +233,15 @@ class DeviceBackend(CompiledBackend):
 
     # --- compiled code ---
 
-    def text(self, stage, group):
-        """Return the text of the kernel of a pass for a group of tensors."""
-        return self.marked(update_text(stage, self.dialect(), group.dtypes, group.arithmetic, group.strided, group.kept))
+    def text(self, stage, group, shared=True):
+        """Return the text of the kernel of a pass for a group of tensors; `shared` as in `update_text`."""
+        options = (group.strided, group.kept, shared)
+        return self.marked(update_text(stage, self.dialect(), group.dtypes, group.arithmetic, *options))
+
+    def texts(self, program, layout):
+        """Return the texts of the kernels of a program's passes."""
+        shared = not program.differs()
+        return [self.text(stage, group, shared) for stage in program.passes() for group in layout.groups]
 
     def sums_kernel(self, name, arithmetic):
         """Return a kernel of `reductions.sums_text`."""

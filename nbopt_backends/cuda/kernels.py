@@ -74,7 +74,7 @@ def goes_by_tiles(stage, dtypes, kept):
     return bool(stage.reductions or rounded_stores(stage, dtypes, kept))
 
 
-def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None):
+def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, shared=True):
     """Return the text of the module that holds the kernel of a pass.
 
     For RMSProp on float32 it reads
@@ -95,13 +95,11 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None):
             ...
 
         def update(table, chunks, n_chunks, numbers, stride, random, views, taken, sums):
+            s0 = float32(load_float64(numbers, 0, -1))
             ...
-                own = numbers + number * stride
-                s0 = float32(load_float64(own, 0, -1))
-                ...
-                r0 = reciprocal_float32(s0)
-                exact = r0 != float32(0)
-                ...
+            r0 = reciprocal_float32(s0)
+            exact = r0 != float32(0)
+            ...
                 while i < whole:
                     x0 = load_float32x4(p0, i)
                     ...
@@ -146,13 +144,18 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None):
         Whether some tensors are not contiguous: then every element's address is computed from its position.
     kept : tuple of int, optional
         For each slot, how many mantissa bits a stochastic rounding keeps, or 0; all 0 without it.
+    shared : bool
+        Whether all parameters have the same numbers. Then they are loaded before the loop over chunks, which takes fewer
+        registers: RMSProp 32, else 36, and with 32 a multiprocessor has all the threads that it can have.
     """
-    pieces = Pieces(stage, dialect, dtypes, arithmetic, strided, kept or (0,) * len(dtypes))
+    pieces = Pieces(stage, dialect, dtypes, arithmetic, strided, kept or (0,) * len(dtypes), shared)
     form = reducing if stage.reductions else _rounding if pieces.rounded else _strided if strided else _contiguous
     before = ["if load_int64(taken, 0, -1) == 0:", "    return"] if stage.guarded else []
     if pieces.rounded:
         before.append("seed, count = load_uint64(random, 0, -1), load_uint64(random, 1, -1)")
         before += [f"k{index}, l{index} = keys(seed, count, uint64({number}))" for number, index, _ in pieces.rounded]
+    if shared:
+        before += pieces.loaded_numbers()
     body = [*(f"    {line}" for line in before), form(pieces)]
     return dialect.header + _KERNEL.format(head="\n".join(pieces.head()), body="\n".join(body))
 

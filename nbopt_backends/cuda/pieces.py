@@ -41,7 +41,8 @@ class Pieces:
         How many elements a thread takes at a time.
     """
 
-    def __init__(self, stage, dialect, dtypes, arithmetic, strided, kept):
+    def __init__(self, stage, dialect, dtypes, arithmetic, strided, kept, shared):
+        self.shared = shared
         self.stage, self.dialect, self.dtypes, self.arithmetic, self.strided, self.kept = (
             stage,
             dialect,
@@ -111,18 +112,24 @@ class Pieces:
     def chunk(self):
         """Return the lines that look at a chunk: its tensor's numbers and addresses."""
         lines = _CHUNK.format(row_bytes=8 * len(self.stage.names)).split("\n")
-        if self.numbers:
-            lines.append("own = numbers + number * stride")
-        for j in self.numbers:
-            loaded = f"load_float64(own, {j}, -1)"
-            lines.append(f"s{j} = {loaded if self.arithmetic == 'float64' else f'{self.arithmetic}({loaded})'}")
-        if self.divisors:
-            lines += [f"r{j} = reciprocal_{self.arithmetic}(s{j})" for j in self.divisors]
-            lines.append(f"exact = {' and '.join(f'r{j} != {self.arithmetic}(0)' for j in self.divisors)}")
+        lines += [] if self.shared else self.loaded_numbers()
         if self.strided:
             return [*lines, f"geometry = views + number * {8 * len(self.stage.names)}"]
         for slot in self.moved:
             lines.append(f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[self.dtypes[slot]]})  # {self._what(slot)}")
+        return lines
+
+    def loaded_numbers(self):
+        """Return the lines that load the numbers of a parameter, which are rounded once."""
+        own, lines = "numbers", []
+        if self.numbers and not self.shared:
+            own, lines = "own", ["own = numbers + number * stride"]
+        for j in self.numbers:
+            loaded = f"load_float64({own}, {j}, -1)"
+            lines.append(f"s{j} = {loaded if self.arithmetic == 'float64' else f'{self.arithmetic}({loaded})'}")
+        if self.divisors:
+            lines += [f"r{j} = reciprocal_{self.arithmetic}(s{j})" for j in self.divisors]
+            lines.append(f"exact = {' and '.join(f'r{j} != {self.arithmetic}(0)' for j in self.divisors)}")
         return lines
 
     def _what(self, slot):

@@ -138,7 +138,7 @@ class Stages:
         arguments += [taken, self._sums[level].address if stage.reductions else 0]
         threads = threads_per_chunk(stage, group.dtypes, group.strided, group.kept)
         return (
-            backend.kernel(backend.text(stage, group), backend.stem, "update"),
+            backend.kernel(backend.text(stage, group, not self.program.differs()), backend.stem, "update"),
             backend.device.blocks(n_chunks, threads),
             tuple(arguments),
         )

@@ -244,12 +244,12 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
     buffers = []
     for number, index, word in rounded:
         draws = word // 16
-        buffers.append(f"lanes{index} = np.empty(({2 + draws}, {LANES}), np.uint64)")
+        buffers.append(f"lanes{index} = empty(({2 + draws}, {LANES}), np.uint64)")
         buffers.append(f"w{index} = lanes{index}.ctypes.data + {2 * LANES * 8}  # the words behind the generators' states")
         before.append(f"draw(lanes{index}, random, {number}, place + start, start == 0, {draws})")
     folds = []
     for number, (op, _) in enumerate(program.reductions):
-        buffers.append(f"buffer{number} = np.empty({TILE}, np.{arithmetic})")
+        buffers.append(f"buffer{number} = empty({TILE}, np.{arithmetic})")
         buffers.append(f"b{number} = buffer{number}.ctypes.data")
         # By its array, which Numba would free after its last use.
         folds.append(f"store_float64(sums, {number}, -1, float64(fold_{op}_{arithmetic}(buffer{number}.ctypes.data, m)))")

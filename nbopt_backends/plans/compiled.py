@@ -66,6 +66,10 @@ class CompiledBackend(ArrayBackend):
         """Return the text of the kernel of a pass for a group of tensors."""
         raise NotImplementedError(f"{type(self).__name__} has no texts of kernels")
 
+    def texts(self, program, layout):
+        """Return the texts of the kernels of a program's passes."""
+        return [self.text(stage, group) for stage in program.passes() for group in layout.groups]
+
     def marked(self, text):
         """Return a module's text with the mark of `fast_math`, where that is on, which makes another module of it."""
         return text + ("\n# fast_math\n" if self.fast_math else "")
@@ -75,7 +79,7 @@ class CompiledBackend(ArrayBackend):
         arrays, kept = self.checked_columns(update)
         program = update.program
         layout = Layout(arrays, program.written(), layout_key(arrays, kept), self.memory)
-        texts = [self.text(stage, group) for stage in program.passes() for group in layout.groups]
+        texts = self.texts(program, layout)
         stages = [_stages(program, group) for group in layout.groups]
         return [*stages, *(f"# {source.load(text, self.stem).__file__}\n{text}" for text in texts)]
 

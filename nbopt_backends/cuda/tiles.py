@@ -53,7 +53,7 @@ def reducing(pieces):
     neutral = [f"{arithmetic}({_JOINED[op][1]})" for op, _ in reductions]
     every = [(r, k) for r in range(len(reductions)) for k in range(width)]
 
-    def rounds(level):
+    def rounds(level, again):  # given itself, since a function that knows itself is a circle, which waits for the collector
         """Return the lines that fold every 2**level-th vector from `at` on into a{level}_..., in two rounds."""
         start, found = [f"a{level}_{r}_{k} = {neutral[r]}" for r, k in every], []
         for r, k in every:
@@ -66,7 +66,7 @@ def reducing(pieces):
             inner = [*_words(pieces), *pieces.some(), *found, f"at += {2**level * step // width}"]
             return [*start, *lines, *(f"    {line}" for line in inner)]
         outer = f"at{level}"
-        inner = [f"at = {outer}", *rounds(level + 1), *found, f"{outer} += {2**level * step // width}"]
+        inner = [f"at = {outer}", *again(level + 1, again), *found, f"{outer} += {2**level * step // width}"]
         return [*start, f"{outer} = at", "for _ in range(2):", *(f"    {line}" for line in inner)]
 
     buffers = [f"b{r} = cuda.shared.array({step}, {arithmetic})" for r in range(len(reductions))]
@@ -79,7 +79,7 @@ def reducing(pieces):
         chunk=indented([*pieces.chunk(), *first], 2),
         width=width,
         step=step,
-        elements=indented(["at = lane", *rounds(0)], 3),
+        elements=indented(["at = lane", *rounds(0, rounds)], 3),
         leave=indented([f"b{r}[lane * {width} + {k}] = a0_{r}_{k}" for r, k in every], 3),
         joins=indented(joins, 4),
         results=indented(results, 3),

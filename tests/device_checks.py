@@ -293,7 +293,7 @@ def test_reductions_over_many_tensors(cuda, name):
 
 
 @pytest.mark.parametrize("rounding", thorough_but([False, True], True, where=["gpu"]))
-@pytest.mark.parametrize("name", ["lamb", "careful"])
+@pytest.mark.parametrize("name", thorough_but(["lamb", "careful"], "careful", where=["gpu"]))
 def test_reductions_of_strided_tensors(cuda, name, rounding):
     """They go by C order; the tensors' memory does not matter, nor where it begins."""
 

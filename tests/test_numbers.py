@@ -329,3 +329,26 @@ def test_parameter_clip(be):
         param = param * 10.0 - grad / be.bsz
         param = param if clip is None else np.clip(param, -clip, clip)
         np.testing.assert_array_equal(values_of(trained), param)
+
+
+def test_names_of_the_step():
+    """An attribute that is called like a number of the step is another one, where a division by zero is computed exactly, too."""
+    optimizer = Rules.make(lambda self, step: 10.0 * self.t + step.t + step.epoch + self.epoch * (1.0 / (1.0 / self.zero)), zero=1.0, epoch=3.0)
+    for zero in (1.0, 0.0, 0.0):  # 1 / 0 is infinite, and 1 / that is 0
+        optimizer.zero, trained, t = zero, layers(), optimizer.t
+        param, grad = values_of(trained), trained[0].grads[0]
+        optimizer.optimize(trained, 7)
+        np.testing.assert_allclose(values_of(trained), param - (10.0 * t + t + 1 + 7.0 + 3.0 * zero) * grad / 2, rtol=1e-12)
+    assert type(optimizer).traced == 1
+
+
+@pytest.mark.parametrize("value", ["0.5", b"0.5", [0.5]], ids=str)
+def test_no_number(value):
+    """An attribute that is no number any more is refused, and nothing changes."""
+    optimizer, trained = Rules.make(lambda self, step: self.a, a=1.0), layers()
+    optimizer.optimize(trained, 0)
+    before, optimizer.a = values_of(trained), value
+    with pytest.raises(nbopt.errors.OperandError, match="not"):
+        optimizer.optimize(trained, 0)
+    assert optimizer.t == 1
+    np.testing.assert_array_equal(values_of(trained), before)

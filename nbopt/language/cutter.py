@@ -1,5 +1,7 @@
 """The cutter: from a trace to a program of stages."""
 
+import functools
+
 from nbopt.language.scalars import ScalarCode
 from nbopt.language.stages import ELEMENT, LEAVES, STEP, TENSOR, Combine, Pass, Program, Scalars, Verdict, operands_of
 
@@ -85,7 +87,11 @@ def cut(names, slots, code, tests=(), guard=None):
     scalars : ScalarCode
         Its outputs are the numbers that the host gives.
     """
-    names, slots, code = tuple(names), tuple(slots), list(code)
+    return _cut(tuple(names), tuple(slots), tuple(code), tuple(tests), guard)
+
+
+@functools.lru_cache(maxsize=256)  # a rule that is traced at every step is cut once
+def _cut(names, slots, code, tests, guard):
     earliest = best = _Cutter(names, slots, code, guard, {})
     program = earliest.cut()
     for move in _moves(earliest, len(program.levels)):

@@ -77,8 +77,8 @@ class ScalarCode(NamedTuple):
     Attributes
     ----------
     code : tuple of tuples
-    outputs : tuple of int or None
-        The lines whose values are wanted. None: a number that the host does not know, given as 1.0.
+    outputs : tuple of int
+        The lines whose values are wanted.
     tests : tuple of (int, bool)
         Lines whose values a rule has looked at, and whether it was for their truth only.
     """
@@ -102,8 +102,7 @@ class ScalarCode(NamedTuple):
         -------
         ScalarCode
         """
-        from_host = [index for index in outputs if code[index] != ("source", "scale")]
-        needed = {*from_host, *(index for index, _ in tests)}
+        needed = {*outputs, *(index for index, _ in tests)}
         for index in range(len(code) - 1, -1, -1):
             if index in needed and code[index][0] not in ("number", "source"):
                 needed.update(code[index][1:])
@@ -112,7 +111,7 @@ class ScalarCode(NamedTuple):
         for index in sorted(needed):
             op, *operands = code[index]
             lines.append((op, *operands) if op in ("number", "source") else (op, *(places[operand] for operand in operands)))
-        return cls(tuple(lines), tuple(places.get(index) for index in outputs), tuple((places[index], truth) for index, truth in tests))
+        return cls(tuple(lines), tuple(places[index] for index in outputs), tuple((places[index], truth) for index, truth in tests))
 
     @property
     def own(self):
@@ -126,24 +125,23 @@ class ScalarCode(NamedTuple):
         -------
         callable
             ``function(numbers, lr, t, epoch, divisor, *own)`` takes the trace's numbers, those of the step, and the attributes `own` in their
-            order. It returns a list of the outputs and a tuple of what the tests find. It raises TypeError or ValueError if something is no
-            number, and ArithmeticError where IEEE 754 has an infinity: `exactly` does not.
+            order. It returns a list of the outputs and a tuple of what the tests find. It raises AttributeError or TypeError if something is
+            no number, and ArithmeticError where IEEE 754 has an infinity: `exactly` does not.
         """
         return _compiled(self)
 
     def exactly(self, numbers, *sources):
         """Do what the function does by IEEE 754, which is slower."""
-        known = dict(zip((*GIVEN, *self.own), sources))
+        known = dict(zip((*GIVEN, *(f"self.{name}" for name in self.own)), sources))
         found: list[Any] = []
         for op, *operands in self.code:
             if op == "number":
                 found.append(numbers[operands[0]])
             elif op == "source":
-                found.append(float(known[operands[0].removeprefix("self.")]))
+                found.append(known[operands[0]].__float__())
             else:
                 found.append(evaluate(op, *(found[operand] for operand in operands)))
-        outputs = [1.0 if line is None else found[line] for line in self.outputs]
-        return outputs, tuple(found[line] != 0 if truth else found[line] for line, truth in self.tests)
+        return [found[line] for line in self.outputs], tuple(found[line] != 0 if truth else found[line] for line, truth in self.tests)
 
     def text(self):
         """Return the text of the function.
@@ -158,12 +156,12 @@ class ScalarCode(NamedTuple):
             if op == "number":
                 spelled = f"numbers[{operands[0]}]"
             elif op == "source":
-                spelled = f"float({own.get(operands[0], operands[0])})"
+                spelled = f"{own.get(operands[0], operands[0])}.__float__()"  # float() would take a text, too
             else:
                 values = [f"v{operand}" for operand in operands]
                 spelled = _SPELLED[op].format(*values) if op in _SPELLED else f"{op}({', '.join(values)})"
             lines.append(f"    v{index} = {spelled}\n")
-        outputs = ", ".join("1.0" if line is None else f"v{line}" for line in self.outputs)
+        outputs = ", ".join(f"v{line}" for line in self.outputs)
         tests = "".join(f"v{line} != 0, " if truth else f"v{line}, " for line, truth in self.tests)
         arguments = ", ".join(f"{name}=None" for name in GIVEN)
         return f"def scalars(numbers, {arguments}, *own):\n{''.join(lines)}    return [{outputs}], ({tests})\n"

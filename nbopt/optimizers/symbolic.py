@@ -18,17 +18,14 @@ class Reader:
 
     Attributes
     ----------
-    sources : set of str
-        The attributes that are numbers.
     guards : dict
-        Other attributes that can be compared, with their values.
+        The attributes that are no numbers and can be compared, with their values.
     reusable : bool
         Whether the trace depends on nothing else.
     """
 
     def __init__(self, tracer, optimizer):
         self.tracer, self.optimizer = tracer, optimizer
-        self.sources: set[str] = set()
         self.guards: dict = {}
         self.reusable = True
 
@@ -37,7 +34,6 @@ class Reader:
         if name == "be" or isinstance(value, Value):
             return value
         if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
-            self.sources.add(name)
             return self.tracer.source(f"self.{name}", value)
         if name not in self.optimizer.__dict__ and callable(value):
             return value  # a method
@@ -70,19 +66,17 @@ def _symbolic_setattr(self, name, value):
     raise KeepsSomethingError
 
 
-_symbolic_classes: dict[type, type] = {}
-
-
 def symbolic(optimizer, reader):
     """Return what a rule gets as ``self``: an instance of the same class, with the same attributes, whose reads go through `reader`."""
     own = type(optimizer)
-    found = _symbolic_classes.get(own)
+    found = own.__dict__.get("_symbolic_")  # kept by the class, so that both can end
     if found is None:
         contents = {
             "__slots__": ("_reader_",), "__getattribute__": _symbolic_getattribute, "__setattr__": _symbolic_setattr,
             "__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__,
         }  # fmt: skip
-        found = _symbolic_classes[own] = types.new_class(own.__name__, (own,), {"symbolic": True}, lambda space: space.update(contents))
+        found = types.new_class(own.__name__, (own,), {"symbolic": True}, lambda space: space.update(contents))
+        own._symbolic_ = found
     new: Any = object.__new__(found)
     object.__setattr__(new, "__dict__", optimizer.__dict__)
     object.__setattr__(new, "_reader_", reader)

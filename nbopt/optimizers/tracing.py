@@ -170,7 +170,7 @@ class Trace:
                 values, found = self._function(*given)
             except ArithmeticError:
                 values, found = self._scalars.exactly(*given)
-        except (TypeError, ValueError):  # an attribute is no number any more
+        except (AttributeError, TypeError, ValueError):  # an attribute is no number any more
             return None
         return values if fresh or found == self._found else None
 

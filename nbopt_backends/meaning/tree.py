@@ -5,7 +5,7 @@ values, with h the largest power of two below n, those from h on are added to th
 one value is left. The results of the tiles are float64; they are folded in the same way into the parameter's result, and the results of the
 parameters with elements, in list order, into the step's.
 
-Here it stands in NumPy; `fold` of `nbopt_backends.cpu.primitives` and of `nbopt_backends.cuda.primitives` are the same in Numba.
+Here it stands in NumPy. `fold` of `nbopt_backends.cpu.primitives` is the same in Numba. CUDA's is in `nbopt_backends.cuda.tiles` and `numbers`.
 """
 
 import numpy as np

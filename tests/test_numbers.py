@@ -11,8 +11,8 @@ from nbopt.language.scalars import evaluate, power
 
 SHAPE = (3, 4)
 LIBRARY = [
-    nbopt.ASGD, nbopt.AdaBelief, nbopt.Adadelta, nbopt.Adagrad, nbopt.Adam, nbopt.AdaMax, nbopt.AdamW, nbopt.AMSGrad, nbopt.Lion, nbopt.RAdam,
-    nbopt.RMSProp, nbopt.Rprop, nbopt.ShiftAdaMax, nbopt.Yogi,
+    nbopt.ASGD, nbopt.AdaBelief, nbopt.Adadelta, nbopt.Adagrad, nbopt.Adam, nbopt.AdaMax, nbopt.AdamW, nbopt.AMSGrad, nbopt.Lion,
+    nbopt.NAdam, nbopt.RAdam, nbopt.RMSProp, nbopt.Rprop, nbopt.ShiftAdaMax, nbopt.Yogi,
 ]  # fmt: skip
 
 

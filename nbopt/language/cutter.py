@@ -3,7 +3,7 @@
 import functools
 
 from nbopt.language.scalars import ScalarCode
-from nbopt.language.stages import ELEMENT, LEAVES, STEP, TENSOR, Combine, Pass, Program, Scalars, Verdict, operands_of
+from nbopt.language.stages import ELEMENT, LEAVES, STEP, TENSOR, Combine, Pass, Program, Scalars, Verdict, extents_of, operands_of
 
 
 def loses(code, slot):
@@ -27,32 +27,6 @@ def loses(code, slot):
         if line == ("load", slot) or (line[0] != "store" and computed.intersection(operands)):
             computed.add(index)
     return bool(computed - read)
-
-
-def extents_of(code, slots):
-    """Return the extent of each line of a trace.
-
-    Parameters
-    ----------
-    code : sequence of tuples
-    slots : sequence of int
-        The slots' extents.
-
-    Returns
-    -------
-    list of int
-    """
-    extents: list[int] = []
-    for line in code:
-        if line[0] in ("load", "store"):
-            extents.append(slots[line[1]])
-        elif line[0] == "size":
-            extents.append(TENSOR)
-        elif line[0] == "reduce":
-            extents.append(TENSOR if line[2] == "tensor" else STEP)
-        else:
-            extents.append(max((extents[operand] for operand in operands_of(line)), default=STEP))
-    return extents
 
 
 def _levels(code, floors):

@@ -41,7 +41,10 @@ def power(base, exponent):
     float
     """
     if exponent != exponent or abs(exponent) >= _MOST_SQUARINGS or exponent != int(exponent):
-        return evaluate_numbers("power", base, exponent)
+        try:
+            return base**exponent if base > 0 else evaluate_numbers("power", base, exponent)
+        except OverflowError:
+            return math.inf
     result, rest = 1.0, abs(int(exponent))
     while rest:
         if rest & 1:

@@ -281,6 +281,32 @@ class Program(NamedTuple):
         return [sum(sizes[line[1]] for line in one.code if line[0] in ("load", "store")) for one in self.passes()]
 
 
+def extents_of(code, slots, known=()):
+    """Return the extent of each line of a trace.
+
+    Parameters
+    ----------
+    code : sequence of tuples
+    slots : sequence of int
+        The slots' extents.
+    known : sequence of int
+        The extents of the first lines.
+
+    Returns
+    -------
+    list of int
+    """
+    extents = [*known]
+    for line in code[len(extents) :]:
+        if line[0] in ("load", "store"):
+            extents.append(slots[line[1]])
+        elif line[0] in ("size", "reduce"):
+            extents.append(STEP if line[2:3] == ("step",) else TENSOR)
+        else:
+            extents.append(max((extents[operand] for operand in operands_of(line)), default=STEP))
+    return extents
+
+
 def operands_of(line):
     """Return the positions of the values that a line of a trace is computed from."""
     op, *rest = line

@@ -14,7 +14,7 @@ from nbopt.errors import TraceError
 from nbopt.language.cutter import cut
 from nbopt.language.expressions import Node, as_number
 from nbopt.language.scalars import evaluate
-from nbopt.language.stages import ELEMENT, STEP, TENSOR, operands_of
+from nbopt.language.stages import ELEMENT, STEP, TENSOR, extents_of, operands_of
 from nbopt.language.values import Number, Slot, Value
 
 
@@ -91,7 +91,12 @@ class Tracer:
         """Return the extent of a node or a number."""
         if type(value) is Slot:
             return self.slot_extents[value.number]
-        return self._extents[value.index] if isinstance(value, Value) else STEP
+        return self._extent(value.index) if isinstance(value, Value) else STEP
+
+    def _extent(self, line):
+        if line >= len(self._extents):
+            self._extents = extents_of(self.code, self.slot_extents, self._extents)
+        return self._extents[line]
 
     def source(self, name, number):
         """Return a number of the step.
@@ -139,14 +144,14 @@ class Tracer:
         Value
         """
         line = self.operand(value)
-        if self._extents[line] <= (TENSOR if over == "tensor" else STEP):
+        if self._extent(line) <= (TENSOR if over == "tensor" else STEP):
             return value
         return Value(self, self._line(("reduce", op, over, line)))
 
     def only_if(self, value):
         """Append a condition: where it is 0 or NaN, the step stores nothing."""
         line = self.operand(value)
-        if self._extents[line] > STEP:
+        if self._extent(line) > STEP:
             raise TraceError(
                 "step.only_if takes one number for the whole step, such as be.finite(step.norm(grad)); this value varies with the parameter. "
                 "Reduce it over all parameters: step.min(x), step.sum(x)"
@@ -171,10 +176,10 @@ class Tracer:
             line = self.operand(value)
         except RecursionError:
             raise too_deep() from None
-        if self._extents[line] > self.slot_extents[number]:
+        if self.slot_extents[number] < ELEMENT and self._extent(line) > self.slot_extents[number]:
             extents = "one number for the whole step", "one number for each parameter", "one for each element"
             raise TraceError(
-                f"{self.names[number]} holds {extents[self.slot_extents[number]]}, and the value assigned to it is {extents[self._extents[line]]}: "
+                f"{self.names[number]} holds {extents[self.slot_extents[number]]}, and the value assigned to it is {extents[self._extent(line)]}: "
                 "reduce it first (be.sum, be.mean, be.norm, or step.sum and so on)"
             )
         self._line(("store", number, line))
@@ -208,15 +213,7 @@ class Tracer:
         return line
 
     def _line(self, line):
-        op = line[0]
-        if op in ("load", "store"):
-            extent = self.slot_extents[line[1]]
-        elif op in ("size", "reduce"):
-            extent = STEP if line[2:3] == ("step",) else TENSOR
-        else:
-            extent = max((self._extents[operand] for operand in operands_of(line)), default=STEP)
         self.code.append(line)
-        self._extents.append(extent)
         return len(self.code) - 1
 
     def leaf(self, node):

@@ -22,7 +22,6 @@ class NAdam(MomentOptimizer):
     """
 
     state_names = ("mean", "mean_square")
-    pure = False  # the product of the momenta goes on from step to step
 
     learning_rate = hyper(2e-3)
     epsilon = hyper(doc="Keeps the division finite. It stands beside the corrected root, as in PyTorch.")
@@ -43,11 +42,16 @@ class NAdam(MomentOptimizer):
         self._products = key, count, product
         return product
 
+    def update_of(self, *args):
+        """Return one step as an `Update`, see `Optimizer.update_of`. The product of the momenta is a number that the rule reads."""
+        self._product_now = self._product(self.t + 1)
+        return super().update_of(*args)
+
     def rule(self, step, param, grad, mean, mean_square):
         """One step; see the class."""
         be, b1, b2, t = self.be, self.beta_1, self.beta_2, step.t
         _, root = self.corrections(step)
-        rate, product, ahead = step.lr * root, self._product(t), self._momentum(t + 1)
+        rate, product, ahead = step.lr * root, self._product_now, self._momentum(t + 1)
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
         nesterov = rate * ahead / (1.0 - product * ahead) * mean + rate * (1.0 - self._momentum(t)) / (1.0 - product) * grad

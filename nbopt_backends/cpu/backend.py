@@ -4,7 +4,6 @@ import threading
 from array import array
 from functools import partial
 from types import FunctionType
-from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -41,23 +40,6 @@ def update(row, offset, n, place, scalars, random, sums):
         i = start + k
 {body}""",
 )
-
-
-class Launch(NamedTuple):
-    """A compiled function with its arguments, for sums outside a step.
-
-    Attributes
-    ----------
-    serial : callable
-        Returns the variant for one thread.
-    parallel : callable or None
-        The variant for all threads; None where one thread is faster.
-    arguments : tuple of int
-    """
-
-    serial: object
-    parallel: object
-    arguments: tuple
 
 
 # All that may be relaxed without giving up NaN and infinities.
@@ -125,38 +107,21 @@ class NumbaCPU(CompiledBackend, HostBackend):
             first.joined = numbers, (records.ctypes.data, len(records), run), records, chunks
         return first.joined[1]
 
-    def _runner(self, elements):
-        """Return what runs stages over so many elements: on all threads or, where they are few, on one."""
-        serial = partial(self._function, _DRIVERS, "drivers", "run_stages", False, _RUN)
+    def _runner(self, elements, text=_DRIVERS, stem="drivers", name="run_stages", signature=_RUN):
+        """Return what runs a compiled function over so many elements: on all threads or, where they are few, on one."""
+        serial = partial(self._function, text, stem, name, False, signature)
         if not self.threads.worthwhile(elements):
             return serial()
-        parallel = self._function(_DRIVERS, "drivers", "run_stages", True, _RUN)
+        parallel = self._function(text, stem, name, True, signature)
 
         def run(*arguments):
             return serial()(*arguments) if self.threads.serial() else self.threads.run(parallel, *arguments)
 
         return run
 
-    def _launch(self, launch, *last):
-        self.launches += 1
-        if launch.parallel and not self.threads.serial():
-            self.threads.run(launch.parallel, *launch.arguments, *last)
-        else:
-            launch.serial()(*launch.arguments, *last)
-
     def new_plan(self, update, layout):
         """Return a plan with everything compiled."""
         return CpuPlan(self, update, layout)
-
-    def _launch_of(self, text, stem, name, elements, arguments):
-        """Return a launch over so many elements, on all threads or, where they are few, on one."""
-        serial = partial(self._function, text, stem, name, False)
-        parallel = None
-        if self.threads.worthwhile(elements):
-            parallel = self._function(text, stem, name, True)
-        else:
-            serial()  # compiles it now and not in the middle of a step
-        return Launch(serial, parallel, arguments)
 
     # --- compiled code ---
 
@@ -242,8 +207,8 @@ class NumbaCPU(CompiledBackend, HostBackend):
         while True:
             tiles = tile_count(n)
             sums = np.empty((m, tiles), dtype)
-            arguments = (matrix.ctypes.data, m, n, tiles, sums.ctypes.data)
-            self._launch(self._launch_of(text, "sums", "row_sums", matrix.size, arguments))
+            self._runner(matrix.size, text, "sums", "row_sums", None)(matrix.ctypes.data, m, n, tiles, sums.ctypes.data)
+            self.launches += 1
             if tiles == 1:
                 return sums[:, 0]
             matrix, n = sums, tiles

@@ -5,7 +5,9 @@ results: a load reads memory, a store writes it at once, and a step with a condi
 all is kept, or the counters alone.
 """
 
+import functools
 import math
+import operator
 
 import numpy as np
 
@@ -88,7 +90,7 @@ class Update:
         for line in code:
             op, *rest = line
             operands = operands_of(line)
-            extent = max((extents[operand] for operand in operands), default=STEP)
+            extent = functools.reduce(operator.or_, (extents[operand] for operand in operands), STEP)
             knows.append(op == "taken" or any(knows[operand] for operand in operands))
             if op == "number":
                 new = [np.float64(self.tracer.numbers[rest[0]]) for _ in rows]

@@ -14,8 +14,6 @@ from nbopt.language.stages import ELEMENT, STEP, TENSOR
 from nbopt.language.trace import Tracer
 
 SLOTS = {"a": ELEMENT, "b": ELEMENT, "c": ELEMENT, "each": TENSOR, "shared": STEP, "counter": STEP}
-#: The backends whose slots can be one number for each parameter.
-WITH_TENSOR_SLOTS = {"reference"}
 SHAPES = [(2, 3), (), (0, 4), (5,)]
 BINARY = ["add", "subtract", "multiply", "divide", "maximum", "minimum", "less"]
 UNARY = ["negative", "absolute", "sqrt", "sgn", "finite"]
@@ -40,7 +38,7 @@ class Generator:
 
     def pick(self, number, finest=ELEMENT):
         """Return the value that a number picks among those up to an extent, the last ones first."""
-        fit = [value for value in self.values if self.tracer.extent(value[0]) <= finest]
+        fit = [value for value in self.values if not self.tracer.extent(value[0]) & ~finest]
         return fit[-1 - number % len(fit)]
 
     def add(self, value, reads):
@@ -83,7 +81,7 @@ class Generator:
 
 def generated(be, given_lines):
     """Return the tracer of such lines, after which what came last is stored, so that little is left out."""
-    generator = Generator([name for name in SLOTS if SLOTS[name] != TENSOR or be.name in WITH_TENSOR_SLOTS])
+    generator = Generator([*SLOTS])
     for line in given_lines:
         generator.line(*line)
     for slot in range(len(generator.slots)):
@@ -118,7 +116,10 @@ def prepared(be, plain):
     """Return the update of a backend that does what `plain` does line by line, and its memory."""
     tracer, memory = plain.tracer, plain.copies()
     program, scalars = tracer.program()
-    numbers, _ = scalars.function()(tracer.numbers, SOURCES["lr"])
+    try:
+        numbers, _ = scalars.function()(tracer.numbers, SOURCES["lr"])
+    except ArithmeticError:  # as a step does
+        numbers, _ = scalars.exactly(tracer.numbers, SOURCES["lr"])
     slots = list(zip(memory, tracer.slot_extents))
     columns = [[be.wrap(array) for array in column] for column, extent in slots if extent != STEP]
     shared = [be.wrap(column[0]) for column, extent in slots if extent == STEP]

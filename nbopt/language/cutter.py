@@ -143,7 +143,7 @@ class _Cutter:
         found, stack = set(), [index]
         while stack:
             here = stack.pop()
-            if here in found or (self.extents[here] < ELEMENT and here != index):
+            if here in found or (self.extents[here] != ELEMENT and here != index):
                 continue
             found.add(here)
             if here == index or self.code[here][0] != "store":
@@ -184,9 +184,10 @@ class _Cutter:
         if self.guard is not None:
             last = max(last, self.guard)
         levels = tuple(self._level(level) for level in range(last + 1))
-        end = self._stores([index for index in self.place if index in self.counters], STEP, False)
+        counters = [index for index in self.place if index in self.counters]
+        ends = [self._stores([index for index in counters if self.extents[index] == extent], extent, False) for extent in (STEP, TENSOR)]
         size = next((self.number[index] for index, line in enumerate(self.code) if line[0] == "size" and index in self.number), None)
-        return Program(self.names, self.slots, len(self.given), self.n_numbers, size, levels, end, self.guard)
+        return Program(self.names, self.slots, len(self.given), self.n_numbers, size, levels, (*filter(None, ends),), self.guard)
 
     def _give_numbers(self):
         """Give a number to each value below the extent of elements that another stage uses. Return the host's, in the order of their numbers."""
@@ -194,7 +195,7 @@ class _Cutter:
         for index in sorted(self.needed):
             line = self.code[index]
             if line[0] == "only_if" or not self.by_host[index]:
-                used += [operand for operand in operands_of(line) if self.extents[operand] < ELEMENT and not self._beside(operand, index)]
+                used += [operand for operand in operands_of(line) if self.extents[operand] != ELEMENT and not self._beside(operand, index)]
         used = [index for index in used if not self.knows[index]]
         outputs = list(dict.fromkeys(operand for operand in used if self.by_host[operand]))
         for index in outputs:
@@ -210,7 +211,7 @@ class _Cutter:
             return False
         if self.knows[index] and not self.knows[operand] and not (self.code[operand][0] == "load" and self.code[operand][1] in self.counted):
             return False  # counters come last, when another slot may hold a new value
-        return self.levels[operand] == self.levels[index] and self.extents[operand] == self.extents[index] < ELEMENT
+        return self.levels[operand] == self.levels[index] and self.extents[operand] == self.extents[index] != ELEMENT
 
     # --- the stages of one level ---
 
@@ -221,7 +222,7 @@ class _Cutter:
                 stages.append(self._combine(index))
         scalars = [
             index for index in sorted(self.needed)
-            if self.levels[index] == level and self.extents[index] < ELEMENT and not self.by_host[index] and index not in self.counters
+            if self.levels[index] == level and self.extents[index] != ELEMENT and not self.by_host[index] and index not in self.counters
             and code[index][0] not in ("reduce", "only_if", "size", "taken") and (code[index][0] != "store" or index in self.number)
             and not self.knows[index]
         ]  # fmt: skip
@@ -244,7 +245,7 @@ class _Cutter:
 
     def _combine(self, index):
         _, op, over, value = self.code[index]
-        source = ~self.number[value] if self.extents[value] < ELEMENT else self._reductions(self.levels[index] - 1).index(index)
+        source = ~self.number[value] if self.extents[value] != ELEMENT else self._reductions(self.levels[index] - 1).index(index)
         guarded = self.guard is not None and self.levels[index] > self.guard
         return Combine(op, over, self.levels[index] - 1, source, self.number[index], guarded)
 
@@ -303,7 +304,7 @@ class _Cutter:
         stack = [*stores, *(self.code[index][3] for index in reductions)]
         while stack:
             here = stack.pop()
-            if here in wanted or self.extents[here] < ELEMENT:
+            if here in wanted or self.extents[here] != ELEMENT:
                 continue
             wanted.add(here)
             stored_before = self.code[here][0] == "store" and self.place[here] < level

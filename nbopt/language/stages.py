@@ -13,15 +13,17 @@ A trace is straight-line code. Each line gives a value, which later lines know b
     (op, operand, ...)            a primitive of `nbopt.language.ops`
 
 Each value has an extent, which says what it varies with: STEP (one number for all parameters), TENSOR (one for each parameter) or ELEMENT. An
-operation has the largest extent of its operands; a reduction has a smaller one.
+extent is a set of bits, so that an operation has the union of its operands' extents. A reduction has a smaller one.
 
 `nbopt.language.cutter.cut` makes a `Program` of it: a list of stages that run one after the other. A value's *level* is the number of reductions on
 the longest way to it, and all elements' values of one level share a pass over memory.
 """
 
+import functools
+import operator
 from typing import NamedTuple
 
-STEP, TENSOR, ELEMENT = range(3)
+STEP, TENSOR, ELEMENT = 0, 1, -1
 #: Lines that are computed from nothing.
 LEAVES = ("number", "source", "size", "taken", "load")
 
@@ -175,7 +177,7 @@ class Program(NamedTuple):
         Which number is the parameter's number of elements.
     levels : tuple of tuple
         The stages, level by level, in the order in which they run.
-    end : Scalars or None
+    ends : tuple of Scalars
         What runs after everything else, also where the step's condition is false: counters.
     verdict : int or None
         At which level the step's condition is known.
@@ -187,7 +189,7 @@ class Program(NamedTuple):
     n_numbers: int
     size: int | None
     levels: tuple
-    end: Scalars | None = None
+    ends: tuple = ()
     verdict: int | None = None
 
     @classmethod
@@ -216,7 +218,7 @@ class Program(NamedTuple):
         list of (int, Pass, Combine, Scalars or Verdict)
         """
         found = [(level, stage) for level, stages in enumerate(self.levels) for stage in stages]
-        return [*found, (len(self.levels), self.end)] if self.end else found
+        return found + [(len(self.levels), end) for end in self.ends]
 
     def order(self):
         """Return all stages with their places in the order of a step, in which those of several programs can be sorted.
@@ -232,7 +234,7 @@ class Program(NamedTuple):
         for level, stage in self.stages():
             first = isinstance(stage, Combine) or (isinstance(stage, Scalars) and stage.outputs)
             part = 1 if isinstance(stage, Verdict) else 0 if first else 2
-            found.append(((stage is self.end, level, part), stage))
+            found.append(((level == len(self.levels), level, part), stage))
         return found
 
     def differs(self):
@@ -243,7 +245,7 @@ class Program(NamedTuple):
         bool
         """
         over_tensors = any(isinstance(stage, Combine) and stage.over == "tensor" for _, stage in self.stages())
-        return over_tensors or self.size is not None or any(isinstance(s, Scalars) and s.extent == TENSOR and s.outputs for _, s in self.stages())
+        return over_tensors or self.size is not None or any(isinstance(s, Scalars) and s.extent == TENSOR for _, s in self.stages())
 
     def passes(self):
         """Return the passes over elements.
@@ -303,7 +305,7 @@ def extents_of(code, slots, known=()):
         elif line[0] in ("size", "reduce"):
             extents.append(STEP if line[2:3] == ("step",) else TENSOR)
         else:
-            extents.append(max((extents[operand] for operand in operands_of(line)), default=STEP))
+            extents.append(functools.reduce(operator.or_, (extents[operand] for operand in operands_of(line)), STEP))
     return extents
 
 

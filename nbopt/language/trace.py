@@ -144,14 +144,14 @@ class Tracer:
         Value
         """
         line = self.operand(value)
-        if self._extent(line) <= (TENSOR if over == "tensor" else STEP):
+        if self._extent(line) | TENSOR == TENSOR and (over == "tensor" or self._extent(line) == STEP):
             return value
         return Value(self, self._line(("reduce", op, over, line)))
 
     def only_if(self, value):
         """Append a condition: where it is 0 or NaN, the step stores nothing."""
         line = self.operand(value)
-        if self._extent(line) > STEP:
+        if self._extent(line) != STEP:
             raise TraceError(
                 "step.only_if takes one number for the whole step, such as be.finite(step.norm(grad)); this value varies with the parameter. "
                 "Reduce it over all parameters: step.min(x), step.sum(x)"
@@ -176,8 +176,8 @@ class Tracer:
             line = self.operand(value)
         except RecursionError:
             raise too_deep() from None
-        if self.slot_extents[number] < ELEMENT and self._extent(line) > self.slot_extents[number]:
-            extents = "one number for the whole step", "one number for each parameter", "one for each element"
+        if self._extent(line) & ~self.slot_extents[number]:
+            extents = {STEP: "one number for the whole step", TENSOR: "one number for each parameter", ELEMENT: "one for each element"}
             raise TraceError(
                 f"{self.names[number]} holds {extents[self.slot_extents[number]]}, and the value assigned to it is {extents[self._extent(line)]}: "
                 "reduce it first (be.sum, be.mean, be.norm, or step.sum and so on)"

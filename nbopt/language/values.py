@@ -62,7 +62,7 @@ class Value(Lazy):
         return self.tracer.size() if self.tracer.extent(self) == ELEMENT else 1.0
 
     def __bool__(self):
-        if self.tracer.extent(self) < ELEMENT:
+        if self.tracer.extent(self) != ELEMENT:
             raise TraceError(
                 "an if needs to know a number that is computed on the device while the step runs: it comes from a reduction, or from memory. "
                 f"Write be.where(condition, a, b), {self.be_advice}."

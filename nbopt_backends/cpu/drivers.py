@@ -67,7 +67,8 @@ def run_stages(stages, n_stages, random):
         elif kind == COMBINE:
             combine(stage)
         elif kind == SCALARS:
-            for row in range(load_int64(stage, 7, -1)):
+            for k in range(load_int64(stage, 7, -1)):
+                row = load_int64(load_int64(stage, 8, -1), k, -1)
                 slots = load_int64(stage, 3, -1) + row * load_int64(stage, 4, -1) * 8
                 call_scalars(load_int64(stage, 2, -1), slots, load_int64(stage, 5, -1) + row * load_int64(stage, 6, -1), taken)
         else:

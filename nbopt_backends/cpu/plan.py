@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbopt.language.stages import ELEMENT, TENSOR, Combine, Pass, Scalars, Verdict
+from nbopt.language.stages import Combine, Pass, Scalars, Verdict
 from nbopt_backends.cpu.drivers import CHUNK_FIELDS, COMBINE, FIELDS, PASS, SCALARS, STRIDED_PASS, VERDICT
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.plans.plan import Plan
@@ -96,7 +96,9 @@ class CpuPlan(Plan):
         level = order[1]
         if isinstance(stage, Pass):
             return [self._pass(level, stage, group) for group in self.layout.groups]
-        return [{Combine: self._combine, Scalars: self._scalars, Verdict: self._verdict}[type(stage)](stage)]
+        if isinstance(stage, Scalars):
+            return [self._scalars(stage, *kind) for kind in self.kinds_of(stage)]
+        return [self._verdict(stage) if isinstance(stage, Verdict) else self._combine(stage)]
 
     def _pass(self, level, stage, group):
         layout, table, rows = self.layout, self.layout.table, group.chunks[:, 0]
@@ -122,12 +124,11 @@ class CpuPlan(Plan):
         fields += [self.numbers.ctypes.data, self._stride, stage.output, self._scratch.ctypes.data, len(self.numbers)]
         return Record(COMBINE, stage.guarded, fields)
 
-    def _scalars(self, stage):
-        table = self.layout.table
-        dtypes = dict(zip(range(self.program.extents.count(ELEMENT), len(self.program.names)), (dtype.name for dtype in self.shared)))
-        function = self.backend.scalars_of(stage, {line[1]: dtypes[line[1]] for line in stage.code if line[0] in ("load", "store", "round")})
-        rows = len(self.numbers) if stage.extent == TENSOR or stage.outputs else 1
-        return Record(SCALARS, stage.guarded, [function.address, table.ctypes.data, table.shape[1], self.numbers.ctypes.data, self._stride, rows])
+    def _scalars(self, stage, dtypes, rows):
+        table, function = self.layout.table, self.backend.scalars_of(stage, dtypes)
+        numbers = self.numbers.ctypes.data, self._stride
+        fields = [function.address, table.ctypes.data, table.shape[1], *numbers, len(rows), self._address(rows)]
+        return Record(SCALARS, stage.guarded, fields)
 
     def _verdict(self, stage):
         return Record(VERDICT, False, [self.numbers.ctypes.data + 8 * stage.condition])

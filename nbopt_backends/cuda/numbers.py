@@ -121,7 +121,7 @@ def judge(condition, first, taken):
 '''
 
 _SCALARS = '''{header}
-def run(table, width, first, stride, rows, verdict):
+def run(table, width, first, stride, rows, n_rows, verdict):
     """Do arithmetic on the numbers of so many parameters: a thread for each.
 
     Parameters
@@ -130,16 +130,18 @@ def run(table, width, first, stride, rows, verdict):
         Address of int64[rows, width]: the addresses of the slots.
     first, stride : int64
         Address of the first row's numbers, and the bytes from one row's to the next.
-    rows : int64
+    rows, n_rows : int64
+        Address of int64[n_rows]: which parameters.
     verdict : int64
         Address of an int64: whether the step is taken.
     """
     taken = load_int64(verdict, 0, -1)
-    number = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
-    while number < {rows}:
+    k = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+    while k < {rows}:
+        number = load_int64(rows, k, -1)
         row, numbers = table + number * width * 8, first + number * stride
 {body}
-        number += int64(cuda.gridDim.x) * cuda.blockDim.x
+        k += int64(cuda.gridDim.x) * cuda.blockDim.x
 '''
 
 
@@ -151,5 +153,5 @@ def ends_text(dialect):
 
 def run_text(stage, dialect, dtypes):
     """Return the text of the module that does a stage of arithmetic on numbers: see `number_lines`."""
-    rows = "rows and taken != 0" if stage.guarded else "rows"
+    rows = "n_rows and taken != 0" if stage.guarded else "n_rows"
     return _SCALARS.format(header=dialect.header, rows=rows, body=indented(number_lines(stage, dialect, dtypes), 2))

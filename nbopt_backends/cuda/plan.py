@@ -39,7 +39,7 @@ class DevicePlan(Plan):
         self.new_tables = self.new_numbers = True
         self.pointers = {}
         self.image = Image(backend, update.program, layout)
-        self.stages = Stages(backend, update.program, self.shared, layout, self.image)
+        self.stages = Stages(backend, self)
         self._rounds = any(any(group.kept) for group in layout.groups)
         self._given = None
 

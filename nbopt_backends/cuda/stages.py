@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbopt.language.stages import ELEMENT, TENSOR, Combine, Pass, Scalars, Verdict
+from nbopt.language.stages import Combine, Pass, Scalars, Verdict
 from nbopt_backends.cuda.kernels import goes_by_tiles, threads_per_chunk
 from nbopt_backends.cuda.numbers import ends_text, run_text
 from nbopt_backends.cuda.pack import Pack
@@ -21,12 +21,8 @@ class Stages:
     Parameters
     ----------
     backend : DeviceBackend
-    program : Program
-    shared : list of numpy.dtype
-        Of the slots that are one number for the whole step.
-    layout : Layout
-    image : Image
-        Of the same program and layout.
+    plan : DevicePlan
+        Its image is there already.
 
     Attributes
     ----------
@@ -36,15 +32,17 @@ class Stages:
         How many of the launches are passes.
     """
 
-    def __init__(self, backend, program, shared, layout, image):
+    def __init__(self, backend, plan):
+        program, layout = plan.program, plan.layout
         self.program, self.passes = program, len(program.passes()) * len(layout.groups)
-        self._backend, self._layout, self._image = backend, layout, image
-        self._dtypes = dict(zip(range(program.extents.count(ELEMENT), len(program.names)), (dtype.name for dtype in shared)))
+        self._backend, self._layout, self._image = backend, layout, plan.image
         pack = Pack()
         self.taken = pack.add(np.ones(2, np.int64))
         self._starts = pack.add(layout.tile_starts)
         self._full = pack.add(np.flatnonzero(np.diff(layout.tile_starts)))
         self._chunks = self._chunk_tables(pack)
+        scalars = [stage for _, stage in program.stages() if isinstance(stage, Scalars)]
+        self._rows = {stage: [(dtypes, pack.add(rows)) for dtypes, rows in plan.kinds_of(stage)] for stage in scalars}
         geometries = {place: pack.add(geometry) for place, geometry in layout.geometries.items()}
         self._views = pack.add(np.zeros(layout.table.shape, np.int64))
         self._sums = self._results()
@@ -114,7 +112,7 @@ class Stages:
             if isinstance(stage, Pass):
                 found += [(place, self._pass(place[1], stage, number, taken)) for number in range(len(self._layout.groups))]
             elif isinstance(stage, Scalars):
-                found.append((place, self._scalars(stage, taken)))
+                found += [(place, self._scalars(stage, taken, *kind)) for kind in self._rows[stage]]
         return found
 
     def conditions(self):
@@ -163,27 +161,11 @@ class Stages:
             found.append((ends_kernel(self._backend, "fold_rows"), blocks(len(ends)), (*first, *arguments)))
         return found
 
-    def _scalars(self, stage, taken):
-        backend, image = self._backend, self._image
-        text = run_text(
-            stage,
-            backend.dialect(),
-            {line[1]: self._dtypes[line[1]] for line in stage.code if line[0] in ("load", "store", "round")},
-        )
-        rows = len(image.numbers.values) if stage.extent == TENSOR or stage.outputs else 1
-        arguments = (
-            image.table.address,
-            image.table.values.shape[1],
-            image.numbers.address,
-            image.stride,
-            rows,
-            taken,
-        )
-        return (
-            backend.kernel(backend.marked(text), "cuda_numbers", "run"),
-            backend.device.blocks(rows, 1),
-            arguments,
-        )
+    def _scalars(self, stage, taken, dtypes, rows):
+        backend, image, n_rows = self._backend, self._image, len(rows.values)
+        text = run_text(stage, backend.dialect(), dtypes)
+        arguments = image.table.address, image.table.values.shape[1], image.numbers.address, image.stride, rows.address, n_rows, taken
+        return backend.kernel(backend.marked(text), "cuda_numbers", "run"), backend.device.blocks(n_rows, 1), arguments
 
 
 def ends_kernel(backend, name):

@@ -52,7 +52,7 @@ class CompiledBackend(ArrayBackend):
             if plan.layout.key == key and plan.fits(self, update):
                 break
         else:
-            plan = self.new_plan(update, Layout(arrays, update.program.written(), key, self.memory, len(update.shared)))
+            plan = self.new_plan(update, Layout(arrays, update.program, key, self.memory))
             plans.insert(0, plan)
             del plans[MOST_LAYOUTS:]
         plan.refresh(update, arrays)
@@ -78,7 +78,7 @@ class CompiledBackend(ArrayBackend):
         """Return the stages of the update, with the bytes that the passes move, and the texts of its kernels, each with the name of its file."""
         arrays, kept = self.checked_columns(update)
         program = update.program
-        layout = Layout(arrays, program.written(), layout_key(arrays, kept), self.memory)
+        layout = Layout(arrays, program, layout_key(arrays, kept), self.memory)
         texts = self.texts(program, layout)
         stages = [_stages(program, group) for group in layout.groups]
         return [*stages, *(f"# {source.load(text, self.stem).__file__}\n{text}" for text in texts)]

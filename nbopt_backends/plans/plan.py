@@ -10,6 +10,7 @@ from operator import attrgetter
 import numpy as np
 
 from nbopt.language.ops import compute_dtype
+from nbopt.language.stages import ELEMENT, STEP
 from nbopt_backends.arrays.memory import address_of, byte_range, reach
 from nbopt_backends.meaning.tree import TILE, tiles_of
 from nbopt_backends.meaning.xoroshiro import BLOCK, first_blocks
@@ -49,6 +50,30 @@ class Plan:
         self.serials = None
         self.earlier = []
         self.number, self.joined = next(_numbers), None
+
+    def kinds_of(self, stage):
+        """Return the rows of numbers that a stage of scalar code is done for.
+
+        Parameters
+        ----------
+        stage : Scalars
+
+        Returns
+        -------
+        list of (dict of int to str, numpy.ndarray)
+            One entry for each combination of dtypes that the stage's slots have: slot -> dtype's name; int64, the rows.
+        """
+        slots = [line[1] for line in stage.code if line[0] in ("load", "store", "round")]
+        shared = dict(zip(range(self.program.extents.count(STEP) * -1, 0), self.shared))
+        width = len(self.program.names)
+        once = {slot: shared[slot - width].name for slot in slots if slot - width in shared}
+        if stage.extent == STEP:
+            return [(once, np.arange(len(self.layout.table) if stage.outputs and self.program.differs() else 1))]
+        structures, kinds = self.layout.key[0], {}
+        own = [slot for slot in slots if slot not in once]
+        for row in range(self.layout.n_rows):
+            kinds.setdefault(tuple(structures[slot][row][1].name for slot in own), []).append(row)
+        return [({**once, **dict(zip(own, dtypes))}, np.array(rows, np.int64)) for dtypes, rows in kinds.items()]
 
     def fits(self, backend, update):
         """Return whether this is a plan of `backend` for the structure of `update`, whatever its tensors."""
@@ -163,17 +188,17 @@ class Group:
         Whether some slots are not contiguous.
     """
 
-    def __init__(self, rows, dtypes, kept, arrays, block_starts):
+    def __init__(self, rows, dtypes, kept, arrays, block_starts, elements):
         self.rows = rows
         self.dtypes = dtypes
         self.kept = kept
-        self.arithmetic = compute_dtype(dtypes).name
+        self.arithmetic = compute_dtype(dtypes[slot] for slot in elements).name
         self.sizes = [row[0].size for row in arrays]
         self.first_blocks = block_starts[self.rows]
         self.chunks = self.cut(CHUNK)
         self.places = block_starts[self.chunks[:, 0]] * BLOCK + self.chunks[:, 1]
         self.elements = sum(self.sizes)
-        self.strided = not all(array.flags.c_contiguous for row in arrays for array in row)
+        self.strided = not all(row[slot].flags.c_contiguous for row in arrays for slot in elements)
 
     def cut(self, chunk):
         """Return the group's tensors in pieces, int64[n, 3]: the tensor's place in the list of all, offset and length in elements."""
@@ -189,19 +214,18 @@ class Layout:
     ----------
     arrays : list of list of array
         As `ArrayBackend.array_of` gives them, one list for each slot.
-    written : list of int
-        The slots that the program stores to.
+    program : Program
     key : tuple
         Of these arrays, as `layout_key` gives it.
     memory : str
         Whose arrays they are: `Backend.memory`.
-    n_shared : int
-        How many slots more there are that are one number for the whole step.
 
     Attributes
     ----------
-    key, written, memory
+    key, memory
         As given.
+    written : list of int
+        The slots that the program stores to.
     groups : list of Group
     n_rows : int
     sizes : list of int
@@ -216,8 +240,8 @@ class Layout:
         What `point_gradients` was given last, if the tables still say so.
     """
 
-    def __init__(self, arrays, written, key, memory="host", n_shared=0):
-        self.key, self.written, self.memory = key, written, memory
+    def __init__(self, arrays, program, key, memory="host"):
+        self.key, self.written, self.memory = key, program.written(), memory
         _, kept, listing = key
         self._address_of = _host_address if memory == "host" else attrgetter("address")
         rows = list(zip(*arrays))
@@ -227,12 +251,13 @@ class Layout:
             if row[0].size:
                 kinds.setdefault((tuple(array.dtype.name for array in row), kept[number]), []).append(number)
         block_starts = first_blocks([row[0].size for row in rows], listing)
-        self.groups = [Group(numbers, *kind, [rows[n] for n in numbers], block_starts) for kind, numbers in kinds.items()]
+        elements = [slot for slot, extent in enumerate(program.extents) if extent == ELEMENT]
+        self.groups = [Group(numbers, *kind, [rows[n] for n in numbers], block_starts, elements) for kind, numbers in kinds.items()]
         self.n_rows, self.sizes = len(rows), [row[0].size for row in rows]
-        self.table = np.zeros((max(1, self.n_rows), len(arrays) + n_shared), np.int64)
+        self.table = np.zeros((max(1, self.n_rows), len(program.names)), np.int64)
         self.geometries = {
-            (number, slot): _geometry(array, slot in written)
-            for group in self.groups if group.strided for number in group.rows for slot, array in enumerate(rows[number])
+            (number, slot): _geometry(rows[number][slot], slot in self.written)
+            for group in self.groups if group.strided for number in group.rows for slot in elements
         }  # fmt: skip
         self.pointed_at = self._gradients = None
         self.tile_starts = np.cumsum([0, *(tiles_of(size) for size in self.sizes)], dtype=np.int64)

@@ -27,6 +27,7 @@ from nbopt.optimizers import (
     RMSProp,
     Rprop,
     ShiftAdaMax,
+    State,
     Yogi,
     get_param_list,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "Schedule",
     "ShiftAdaMax",
     "ShiftSchedule",
+    "State",
     "StepSchedule",
     "Tensor",
     "Yogi",

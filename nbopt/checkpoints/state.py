@@ -26,7 +26,9 @@ def state_dict(optimizer, layers):
     return {
         "version": VERSION,
         "optimizer": _description(optimizer),
-        "optimizers": [{"path": path, "type": member.modulenm, "t": _count(member), "skipped": member.skipped} for path, member in members],
+        "optimizers": [
+            {"path": path, "type": member.modulenm, "t": _count(member), "skipped": member.skipped, **_numbers(member)} for path, member in members
+        ],
         "rng": be.rng_get_state(),
         "layers": [
             {"name": _name(layer), "parameters": [_parameter(be, param, states, called) for param, states, called in entries]}
@@ -74,11 +76,31 @@ def check_structure(state, values):
         "rng": {"seed": int, "updates": int},
         "layers": [{"name": name, "parameters": [of_parameter]}],
     }
-    if not _is_built_like(state, structure):
+    if not _is_built_like(_without_numbers(state), structure):
         raise CheckpointError("this is no state of nbopt: pass what optimizer.state_dict(layers) returned, unchanged")
 
 
+def _numbers(optimizer):
+    """Return the states that are one number for all parameters, as a part of an entry, which is empty if there is none."""
+    found = {name: float(np.ravel(getattr(value, "get", lambda value=value: value)())[0]) for name, value in optimizer.step_states.items()}
+    return {"numbers": found} if found else {}
+
+
+def _without_numbers(state):
+    """Return a state without what not every entry of an optimizer has."""
+    optimizers = state.get("optimizers") if isinstance(state, dict) else None
+    if not isinstance(optimizers, list) or not all(_is_built_like(_numbers_of(own), {str: float}) for own in optimizers):
+        return state
+    return {**state, "optimizers": [{key: own[key] for key in own if key != "numbers"} for own in optimizers]}
+
+
+def _numbers_of(own):
+    return own.get("numbers", {}) if isinstance(own, dict) else None
+
+
 def _is_built_like(value, structure):
+    if structure == {str: float}:
+        return isinstance(value, dict) and all(isinstance(key, str) and isinstance(item, float) for key, item in value.items())
     if isinstance(structure, dict):
         known = isinstance(value, dict) and value.keys() == structure.keys()
         return known and all(_is_built_like(value[key], part) for key, part in structure.items())
@@ -296,6 +318,8 @@ def _attributes(optimizer, state, hyperparameters):
         found.append((member, "t", own["t"]))
         if own["skipped"] != member.skipped and not member.members():  # a MultiOptimizer has its optimizers' count
             found.append((member, "skipped", own["skipped"]))
+        if member.step_states or "numbers" in own:
+            found.append((member, "step_states", dict(own.get("numbers", {}))))
     return found
 
 
@@ -319,7 +343,9 @@ def _check_states(owner, parameter, called):
     """Check saved states as `optimize` would, before they are read. One that overrides `optimize`, neon's way, may keep what it likes."""
     if owner.has_own_optimize or not parameter["states"]:
         return
-    own = [f"{owner.classnm}.{name}" for name in owner.state_names]
+    shape = tuple(parameter["values"].shape)
+    declared = {f"{owner.classnm}.{name}": state for name, state in owner.every_state(shape).items()}
+    own = [*declared]
     saved = [state["name"] for state in parameter["states"]]
     named = [name for name in saved if name is not None and "." in name]
     # Some optimizers don't use all of their states, by their hyper-parameters, which may be the checkpoint's.
@@ -329,7 +355,6 @@ def _check_states(owner, parameter, called):
             f"{', '.join(own) or 'none'}. Load it with the optimizer that it was saved with, and the layers' old names."
         )
     for state in parameter["states"]:
-        if tuple(state["values"].shape) != tuple(parameter["values"].shape):
-            raise CheckpointError(
-                f"{called} has a state of shape {tuple(state['values'].shape)} in the checkpoint, and {owner.classnm}'s are of the parameter's shape"
-            )
+        found, wanted = tuple(state["values"].shape), declared[state["name"]].shape(shape) if state["name"] in declared else shape
+        if found != wanted:
+            raise CheckpointError(f"{called} has a state of shape {found} in the checkpoint, and that of {owner.classnm} is of shape {wanted}")

@@ -58,8 +58,8 @@ class Value(Lazy):
         return self.tracer.reduce(op, over, self)
 
     def count(self):
-        """Return how many elements a reduction of this value is over."""
-        return self.tracer.size() if self.tracer.extent(self) == ELEMENT else 1.0
+        """Return how many elements a mean of this value is over; at least 1, so that the mean over none is 0."""
+        return apply_named("maximum", self.tracer.size(), 1.0) if self.tracer.extent(self) == ELEMENT else 1.0
 
     def __bool__(self):
         if self.tracer.extent(self) != ELEMENT:

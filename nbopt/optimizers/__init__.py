@@ -18,6 +18,7 @@ from nbopt.optimizers.radam import RAdam
 from nbopt.optimizers.rmsprop import RMSProp
 from nbopt.optimizers.rprop import Rprop
 from nbopt.optimizers.shift_adamax import ShiftAdaMax
+from nbopt.optimizers.states import State
 from nbopt.optimizers.step import Step
 from nbopt.optimizers.yogi import Yogi
 
@@ -39,6 +40,7 @@ __all__ = [
     "RMSProp",
     "Rprop",
     "ShiftAdaMax",
+    "State",
     "Step",
     "Yogi",
     "get_param_list",

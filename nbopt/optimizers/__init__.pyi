@@ -7,6 +7,7 @@ from nbopt.layers import get_param_list as get_param_list
 from nbopt.optimizers.base import Optimizer as Optimizer
 from nbopt.optimizers.moments import MomentOptimizer as MomentOptimizer
 from nbopt.optimizers.multi import MultiOptimizer as MultiOptimizer
+from nbopt.optimizers.states import State as State
 from nbopt.optimizers.step import Step as Step
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "RMSProp",
     "Rprop",
     "ShiftAdaMax",
+    "State",
     "Step",
     "Yogi",
     "get_param_list",

@@ -18,7 +18,7 @@ from nbopt.naming import Described
 from nbopt.optimizers.constructor import checked
 from nbopt.optimizers.declared import Declared
 from nbopt.optimizers.hyper import hyper
-from nbopt.optimizers.states import check_effect, checked_columns, place_in, storage_name
+from nbopt.optimizers.states import State, check_effect, checked_columns, place_in, storage_name
 from nbopt.optimizers.tracing import Traces
 from nbopt.schedules import Schedule
 
@@ -36,6 +36,8 @@ class _Kept:
     traces : Traces
     trace : Trace or None
         That of the last step.
+    declared : dict
+        Names of states -> what `Optimizer.declared_states` returns.
     told_of_lost_states : bool
         Whether there was a warning, see `warn_of_lost_states`.
     listed : tuple or None
@@ -45,6 +47,7 @@ class _Kept:
     def __init__(self):
         self.plans: list = []
         self.traces = Traces()
+        self.declared: dict = {}
         self.trace: Any = None
         self.listed: Any = None
         self.told_of_lost_states = False
@@ -99,6 +102,8 @@ class Optimizer(Declared, Described):
     skip_nonfinite: Any = False
     t = 0
     pure = True
+    #: Whether each parameter has its own count of steps: `nbopt.torch` says so.
+    counts_each = False
 
     stochastic_round = hyper(False, checks.rounding, "How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.")
     learning_rate = hyper(None, checks.non_negative, "What the schedule starts from.", torch="lr")
@@ -164,6 +169,69 @@ class Optimizer(Declared, Described):
             `state_names`, unless a subclass needs fewer at times.
         """
         return self.state_names
+
+    def states(self, shape):
+        """Declare the states beside a parameter of some shape. A subclass overrides it where `state_names` does not say enough.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            The parameter's.
+
+        Returns
+        -------
+        dict of str to State
+            In the order of the rule's arguments.
+        """
+        return dict.fromkeys(self.states_in_use(), State())
+
+    def declared_states(self):
+        """Return the states that the rule takes now.
+
+        Returns
+        -------
+        tuple of (str, State)
+        """
+        if type(self).states is not Optimizer.states:
+            return tuple(self.states(()).items())
+        names, kept = self.states_in_use(), self._cache().declared
+        found = kept.get(names)
+        if found is None:
+            found = kept[names] = tuple((name, State()) for name in names)
+        return found
+
+    def every_state(self, shape):
+        """Return the states that may stand beside a parameter of some shape, whatever the hyper-parameters.
+
+        Parameters
+        ----------
+        shape : tuple of int
+
+        Returns
+        -------
+        dict of str to State
+        """
+        if type(self).states is Optimizer.states:
+            return dict.fromkeys(self.state_names, State())
+        return {name: state for name, state in self.states(shape).items() if state.axes != "step"}
+
+    @property
+    def step_states(self):
+        """Dict of str to Tensor : the states that are one number for all parameters. On a device, reading one waits for the steps so far."""
+        return self.__dict__.setdefault("_step_states", {})
+
+    @step_states.setter
+    def step_states(self, states):
+        self.__dict__["_step_states"] = states
+
+    def _step_state(self, be, name, state, rate):
+        """Return the tensor of a state that is one number for the whole step, which begins here if there is none."""
+        kept = self.step_states
+        tensor = kept.get(name)
+        if not isinstance(tensor, Tensor) or tensor.be is not be:
+            value = state.beginning(rate) if tensor is None else _value(tensor)
+            tensor = kept[name] = be.array([value], state.dtype or "float64", name)
+        return tensor
 
     def optimize(self, layer_list, epoch):
         """Update the parameters of all layers, in place, by one step.
@@ -282,12 +350,16 @@ class Optimizer(Declared, Described):
             epoch = checks.unwrapped(epoch)
             checks.epoch("epoch", epoch)
         divisor, loss_scale = self._divisor(bsz)
-        kept = self._cache()
-        options = self.states_in_use(), bool(self.gradient_clip_norm), self.skip_nonfinite, loss_scale is not None  # those of `Options`
-        kept.trace, numbers = kept.traces.of(self, options, self._rate(epoch), divisor, epoch)
+        kept, be = self._cache(), self._backend()
+        states = self.declared_states()
+        # Those of `Options`.
+        options = states, bool(self.gradient_clip_norm), self.skip_nonfinite, loss_scale is not None, self.counts_each
+        rate = self._rate(epoch)
+        kept.trace, numbers = kept.traces.of(self, options, rate, divisor, epoch)
         shared = [] if loss_scale is None else [loss_scale]
         if self.skip_nonfinite:
             shared.append(self.skipped_tensor)
+        shared += [self._step_state(be, name, state, rate) for name, state in states if state.axes == "step"]
 
         def committed():
             object.__setattr__(self, "t", self.t + 1)  # without the checks of what users assign, which take longer
@@ -479,7 +551,17 @@ class Optimizer(Declared, Described):
     def __getstate__(self):
         # An adapter gives its own copies of optimizers a backend of their own.
         state = {key: value for key, value in self.__dict__.items() if key not in ("_kept", "be")}
-        return {**state, "_skipped": self.skipped} if "_skipped" in state else state  # copy.copy would share the tensor
+        # copy.copy would share the tensors.
+        if "_skipped" in state:
+            state["_skipped"] = self.skipped
+        if "_step_states" in state:
+            state["_step_states"] = {name: _value(tensor) for name, tensor in self.step_states.items()}
+        return state
+
+
+def _value(tensor):
+    """Return the number in a tensor of one element, or a number as it is."""
+    return float(tensor.get()[0]) if isinstance(tensor, Tensor) else tensor
 
 
 def _flat(params):

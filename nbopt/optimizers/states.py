@@ -1,15 +1,70 @@
 """The tensors of a step: parameters, gradients and states, checked, and made where there are none yet."""
 
 import inspect
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nbopt.errors import DtypeError, NboptError, ShapeError, StateError, TraceError
 from nbopt.language.cutter import loses
+from nbopt.language.stages import ELEMENT, STEP, TENSOR
 from nbopt.layers import as_gradient, entries_of, wrapped
 
 #: What to type where states have to go.
 _AFRESH = "Empty the lists of states to start afresh: for states in layer.states: states.clear()"
+
+
+class State(NamedTuple):
+    """What a rule keeps from step to step: how it varies, and how it begins.
+
+    Attributes
+    ----------
+    axes : str or tuple
+        ``"all"``: one value for each element of the parameter. ``()``: one for each parameter. ``"step"``: one for all parameters of a step.
+    init : float or str
+        What it is at first: a number, ``"param"`` (the parameter's value) or ``"lr"`` (the learning rate of the step that makes it).
+    dtype : dtype, optional
+        Without it: float64 for one value of the whole step; else the optimizer's ``state_dtype``, or what that stands for.
+    """
+
+    axes: Any = "all"
+    init: Any = 0.0
+    dtype: Any = None
+
+    def extent(self):
+        """Return what it varies with, see `nbopt.language.stages`."""
+        return {"all": ELEMENT, "step": STEP}.get(self.axes, TENSOR)
+
+    def shape(self, shape):
+        """Return its shape beside a parameter of some shape."""
+        return shape if self.axes == "all" else (1,) * len(shape)
+
+    def made(self, be, param, name, dtype, rate):
+        """Return a new tensor with the value of the beginning.
+
+        Parameters
+        ----------
+        be : Backend
+        param : Tensor
+        name : str
+            The tensor's.
+        dtype : dtype or None
+            The optimizer's ``state_dtype``.
+        rate : float or None
+            The learning rate.
+
+        Returns
+        -------
+        Tensor
+        """
+        dtype = self.dtype or dtype or ("float64" if param.dtype == np.float64 else "float32")
+        if self.init == "param":
+            return be.array(param, dtype, name)
+        return be.empty(self.shape(param.shape), dtype, name).fill(self.beginning(rate))
+
+    def beginning(self, rate):
+        """Return the number that it begins with."""
+        return rate if self.init == "lr" else self.init
 
 
 def checked_columns(optimizer, be, params, made, place=lambda number, states: f"parameter {number}"):
@@ -35,7 +90,8 @@ def checked_columns(optimizer, be, params, made, place=lambda number, states: f"
     LayerError, ShapeError, StateError
         If the entries are malformed, a gradient or state has another shape than its parameter, or the states are another optimizer's.
     """
-    names = optimizer.states_in_use()
+    declared = optimizer.trace_in_use().options.states
+    own = [(name, state) for name, state in declared if state.axes != "step"]
     rows = []
     for number, (param, grad, states) in enumerate(entries_of(params)):
         part = ""
@@ -46,18 +102,19 @@ def checked_columns(optimizer, be, params, made, place=lambda number, states: f"
             part = ""
             if param.shape != grad.shape:
                 raise ShapeError(f"it has shape {param.shape} and its gradient {grad.shape}")
-            rows.append([param, grad, *_states_of(optimizer, be, param, grad, states, names, made)])
+            rows.append([param, grad, *_states_of(optimizer, be, param, states, own, made)])
         except NboptError as error:
             raise type(error)(f"{part}{place(number, states)}: {error}") from None
     return [list(column) for column in zip(*rows)]
 
 
-def _states_of(optimizer, be, param, grad, states, names, made):
+def _states_of(optimizer, be, param, states, declared, made):
+    names = [name for name, _ in declared]
     # Where none is in use any more, those that were stay as they are.
     own = [f"{optimizer.classnm}.{name}" for name in names or optimizer.state_names]
     if not states:
-        dtype = optimizer.state_dtype or ("float64" if param.dtype == np.float64 else "float32")
-        new = [be.zeros(grad.shape, dtype, f"{optimizer.classnm}.{name}") for name in names]
+        dtype, rate = optimizer.state_dtype, optimizer.trace_in_use().rate
+        new = [state.made(be, param, f"{optimizer.classnm}.{name}", dtype, rate) for name, state in declared]
         if new:
             made.append((states, new))
         return new
@@ -68,9 +125,9 @@ def _states_of(optimizer, be, param, grad, states, names, made):
     if len(states) != len(own) and (names or len(states) > len(own)):
         raise StateError(f"{optimizer.classnm} keeps {len(own)} states ({', '.join(own) or 'none'}), and the parameter has {len(states)}. {_AFRESH}")
     used = [wrapped(be, state, f"the state {name}") for state, name in zip(states, names)]
-    for state, name in zip(used, names):
-        if state.shape != grad.shape:
-            raise ShapeError(f"its state {name} has shape {state.shape}, and its gradient {grad.shape}")
+    for state, (name, kind) in zip(used, declared):
+        if state.shape != kind.shape(param.shape):
+            raise ShapeError(f"its state {name} has shape {state.shape}; for a parameter of shape {param.shape} it is {kind.shape(param.shape)}")
     return used
 
 
@@ -90,7 +147,8 @@ def check_effect(optimizer, new_states):
     """
     if optimizer.t:
         return
-    code, own = optimizer.trace_in_use().tracer.code, ("param", "grad", *optimizer.states_in_use())
+    trace = optimizer.trace_in_use()
+    code, slots, declared = trace.tracer.code, trace.tracer.names, trace.options.states
     lost = {line[1] for line in code if line[0] == "load"} - {line[1] for line in code if line[0] == "store"}
     if 0 in lost and loses(code, 0):
         raise TraceError(
@@ -98,8 +156,9 @@ def check_effect(optimizer, new_states):
             "write param[:] = ..., not param = ..., which only gives the value a name"
         )
     arguments = [*inspect.signature(optimizer.rule).parameters][1:]  # as the user calls them
-    names = arguments if len(arguments) == len(own) else own
-    for name in [names[slot] for slot in sorted(lost) if 1 < slot < len(own) and new_states]:
+    own = [name for name, _ in declared]
+    names = arguments[2:] if len(arguments) == len(own) + 2 else own
+    for name in [name for name, (own, state) in zip(names, declared) if slots.index(own) in lost and state.init == 0.0 and new_states]:
         raise TraceError(
             f"the rule of {optimizer.classnm} reads the state {name}, which starts at 0, and never assigns it: write {name}[:] = ... "
             f"(a plain {name} = ... only gives a value another name). If it is meant to stay as it is, write {name}[:] = {name}"

@@ -94,7 +94,8 @@ class Step:
         if self._tracer.extent(x) == STEP:
             return x
         size = self._tracer.size()
-        return self.sum(x) / self.sum(size if self._tracer.extent(x) == ELEMENT else size / size)
+        count = self.sum(size if self._tracer.extent(x) == ELEMENT else size / size)
+        return self.sum(x) / apply_named("maximum", count, 1.0)
 
     def norm(self, x):
         """Return the Euclidean norm over all elements of all parameters.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from nbopt.errors import TraceError
 from nbopt.language.expressions import apply_named
-from nbopt.language.stages import ELEMENT, STEP, Program
+from nbopt.language.stages import ELEMENT, STEP, TENSOR, Program
 from nbopt.language.trace import Tracer, tracing
 from nbopt.optimizers.step import Step
 from nbopt.optimizers.symbolic import KeepsSomethingError, Reader, symbolic
@@ -25,24 +25,33 @@ class Options(NamedTuple):
 
     Attributes
     ----------
-    states : tuple of str
-        The states that the rule takes.
+    states : tuple of (str, State)
+        The states that the rule takes, in its order.
     clips : bool
         Whether the norm of the gradients is clipped.
     skips : bool
         Whether steps are skipped whose gradients are not finite: then there is a slot ``skipped``.
     loss_scale : bool
         Whether the loss scale is in memory: then there is a slot ``loss_scale``.
+    counts : bool
+        Whether each parameter has its own count of steps, in a slot ``step``.
     """
 
     states: tuple
     clips: bool
     skips: bool
     loss_scale: bool
+    counts: bool = False
+
+    def columns(self):
+        """Return the slots of each parameter, by their names: what each varies with."""
+        states = {name: state.extent() for name, state in self.states if state.axes != "step"}
+        return {"param": ELEMENT, "grad": ELEMENT, **states, **({"step": TENSOR} if self.counts else {})}
 
     def shared(self):
         """Return the names of the slots that are one number for the whole step."""
-        return ("loss_scale",) * self.loss_scale + ("skipped",) * self.skips
+        states = tuple(name for name, state in self.states if state.axes == "step")
+        return ("loss_scale",) * self.loss_scale + ("skipped",) * self.skips + states
 
 
 class Trace:
@@ -54,6 +63,8 @@ class Trace:
     tracer : Tracer
         Whose code it is.
     options : Options
+    rate : float or None
+        The learning rate of the last step.
     reusable : bool
         Whether another step may find it.
     """
@@ -97,8 +108,8 @@ class Trace:
             How many assignments to the parameter there are, if the last of them is to be clipped; else 0.
         """
         rate, divisor, epoch = given
-        names, shared = ("param", "grad", *options.states), options.shared()
-        tracer = Tracer((*names, *shared), (ELEMENT,) * len(names) + (STEP,) * len(shared))
+        columns, shared = options.columns(), options.shared()
+        tracer = Tracer((*columns, *shared), (*columns.values(), *(STEP,) * len(shared)))
         reader = Reader(tracer, optimizer)
         known = {"t": optimizer.t + 1, "number": optimizer.t + 1, "epoch": epoch}
         if rate is not None:
@@ -106,6 +117,8 @@ class Trace:
         if not impure:
             known = {name: tracer.source("t" if name == "number" else name, number) for name, number in known.items()}
         slots = dict(zip(tracer.names, tracer.slots()))
+        if options.counts:
+            known["t"] = slots["step"] + 1.0
         raw, own = slots["grad"], optimizer if impure else symbolic(optimizer, reader)
         by = tracer.source("divisor", divisor)
         if options.loss_scale:
@@ -125,11 +138,13 @@ class Trace:
             bound = own.param_clip_value
             clips_param = bool(bound)
             tracer.amended, tracer.amend = (0, last), lambda value: own.clip_value(value, bound)
-            param, states = slots["param"], [slots[name] for name in options.states]
+            param, states = slots["param"], [slots[name] for name, _ in options.states]
             returned = own.rule(step, param, scale * grad if scaled else grad, *states)
             stores = tracer.stores
             if options.skips:
                 slots["skipped"][:] = slots["skipped"] + (1.0 - tracer.taken())
+            if options.counts:
+                slots["step"][:] = slots["step"] + tracer.taken()
         finally:
             tracing.active = False
         if returned is not None:
@@ -149,7 +164,8 @@ class Trace:
         -------
         str
         """
-        options = [f"{name} = {value!r}" for name, value in self.options._asdict().items()]
+        named = {**self.options._asdict(), "states": tuple(name for name, _ in self.options.states)}
+        options = [f"{name} = {value!r}" for name, value in named.items()]
         attributes = [f"self.{name} = {value!r}" for name, value in zip(self._guard_names, self._guarded)]
         tests = [f"a test of a number is {found!r}" for found in self._found]
         return ", ".join([*options, *attributes, *tests])
@@ -164,6 +180,7 @@ class Trace:
         """Return the numbers that the host gives in this step, or None if the step needs another trace, which a fresh one never does."""
         if options != self.options or self._guards(optimizer) != self._guarded:
             return None
+        self.rate = rate
         try:
             given = self.tracer.numbers, rate, optimizer.t + 1, epoch, divisor, *self._own(optimizer)
             try:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbopt.language.stages import Combine, Pass, Scalars, Verdict
+from nbopt.language.stages import Pass, Scalars, Verdict
 from nbopt_backends.cpu.drivers import CHUNK_FIELDS, COMBINE, FIELDS, PASS, SCALARS, STRIDED_PASS, VERDICT
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.plans.plan import Plan

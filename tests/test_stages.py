@@ -27,8 +27,8 @@ class Traced:
         self.p, self.g, self.m, self.v, self.d, self.s, self.n = self.slots = self.tracer.slots()
         self.step = Step(self.tracer, {}, 1.0)
 
-    def program(self, guard=None):
-        return self.tracer.program(guard)[0]
+    def program(self, guard=None, waits=()):
+        return self.tracer.program(guard, waits)[0]
 
     def stored(self, guard=None):
         """Return for each slot that is stored, by name, in which passes or scalar stages: their levels."""

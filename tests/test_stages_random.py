@@ -124,8 +124,8 @@ def prepared(be, plain):
     columns = [[be.wrap(array) for array in column] for column, extent in slots if extent != STEP]
     shared = [be.wrap(column[0]) for column, extent in slots if extent == STEP]
 
-    def recut(guard):
-        return tracer.program(guard)[0]
+    def recut(guard, waits):
+        return tracer.program(guard, waits)[0]
 
     more = {"plans": [], "stochastic_round": plain.stochastic_round, "shared": shared, "recut": recut}
     return Update(program, numbers, None, lambda update: columns, **more), memory

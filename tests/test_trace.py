@@ -478,13 +478,6 @@ def test_places_in_a_rule_are_refused(be, name):
         trace(lambda p, g, s: getattr(be, name)(g))
 
 
-@pytest.mark.parametrize("name", ["sum", "mean", "max", "min", "var", "std", "norm"])
-def test_an_axis_in_a_rule_is_refused(be, name):
-    """A rule reduces whole parameters."""
-    with pytest.raises(TraceError, match="leave out axis=0"):
-        trace(lambda p, g, s: getattr(be, name)(g * 2, axis=0))
-
-
 def test_a_tensor_in_a_rule_is_refused_and_states_are_named_as_the_mend(be):
     mask = nbopt.Tensor(be, np.ones(3, np.float32), "mask")
 

@@ -17,9 +17,7 @@ def _reduced(name, value, axis, keepdims):
     if isinstance(value, Value):
         if name not in ("sum", "max", "min"):
             raise TraceError(f"a rule has be.sum, be.mean, be.max, be.min, be.norm, be.var and be.std, not be.{name}")
-        if axis is not None:
-            raise TraceError(f"in a rule, be.{name} is over all elements of the parameter: leave out axis={axis!r}")
-        return value.reduce(name, "tensor")
+        return value.reduce(name, axis)
     reduction = Reduction(name, value, axis, keepdims)
     shape_of(reduction)
     return reduction
@@ -130,7 +128,7 @@ def _composed_reduction(build):
 def _mean(arg, axis, keepdims):
     total = _reduced("sum", arg, axis, keepdims)
     if isinstance(arg, Value):
-        return apply("divide", total, arg.count())
+        return apply("divide", total, arg.count(axis))
     shape = shape_of(arg)
     return apply("divide", total, float(np.prod(shape, dtype=np.int64) if axis is None else shape[axis]))
 

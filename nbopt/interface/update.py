@@ -3,6 +3,8 @@
 from operator import attrgetter
 from typing import Any
 
+from nbopt.errors import TraceError
+
 _serials = attrgetter("serial")
 
 
@@ -47,11 +49,14 @@ class Update:
         Where the rows are some of a longer list of parameters: the number of elements of each of these, and which of them each row is. The
         random bits of a row belong to its place in the whole list.
     recut : callable or None
-        ``recut(level)`` returns the program whose guarded stores wait until that level, see `nbopt.language.cutter.cut`.
+        ``recut(guard, waits)`` returns the program whose guarded stores, and whose reductions over the step, wait until some levels, see
+        `nbopt.language.cutter.cut`.
+    set : int or None
+        Updates of a step with the same one are parts of one call: their reductions over the step are over the parameters of all of them.
     """
 
     __slots__ = (
-        "_tensors", "addresses", "arrays", "columns", "commit", "key", "listing", "numbers", "plans", "program", "recut", "shared",
+        "_tensors", "addresses", "arrays", "columns", "commit", "key", "listing", "numbers", "plans", "program", "recut", "set", "shared",
         "stochastic_round",
     )  # fmt: skip
 
@@ -60,6 +65,7 @@ class Update:
         self.arrays: Any = None
         self.addresses: Any = None
         self.listing: Any = None
+        self.set: Any = None
         self.list_tensors(tensors)
         self.columns, self.commit, self.plans = columns, commit, plans
         self.stochastic_round, self.shared, self.recut = stochastic_round, shared, recut
@@ -94,9 +100,48 @@ class Update:
         return list(self._tensors())
 
 
+def sets_of(updates):
+    """Return the lists of those updates that are parts of one call."""
+    found: dict = {}
+    for update in updates:
+        if update.set is not None:
+            found.setdefault(update.set, []).append(update)
+    return [*found.values()]
+
+
 def decide_together(updates):
-    """Cut programs again whose guarded stores must wait for a condition that another update of the step knows later."""
-    levels = [update.program.verdict for update in updates if update.program.verdict is not None]
-    for update in updates if len(set(levels)) > 1 else ():
-        if update.program.verdict is not None:
-            update.program = update.recut(max(levels))
+    """Cut the programs of a step again, as far as they must wait for each other.
+
+    Guarded stores wait for all conditions. The k-th reduction over the step is the same one in all parts of a call.
+
+    Raises
+    ------
+    TraceError
+        If the parts of a call have other reductions over the step.
+    """
+    sets, changed = sets_of(updates), True
+    for members in sets:
+        _check_alike(members)
+    while changed:
+        changed = False
+        levels = [update.program.verdict for update in updates if update.program.verdict is not None]
+        waits = {}
+        for members in sets:
+            known = [[level for _, level in update.program.over_the_step()] for update in members]
+            waits.update(dict.fromkeys(map(id, members), [*map(max, zip(*known))]))
+        for update in updates:
+            program = update.program
+            own = [level for _, level in program.over_the_step()]
+            guard = None if program.verdict is None else max(levels)
+            if (program.verdict, own) != (guard, waits.get(id(update), own)):
+                update.program, changed = update.recut(guard, waits.get(id(update), own)), True
+
+
+def _check_alike(members):
+    found = [[op for op, _ in update.program.over_the_step()] for update in members]
+    for ops in found:
+        if ops != found[0]:
+            raise TraceError(
+                f"a rule has the reductions over the step {', '.join(found[0]) or '(none)'} for some parameters, and {', '.join(ops) or '(none)'} "
+                "for others: each must stand in all branches, in the same order, since it is over all parameters"
+            )

@@ -3,7 +3,21 @@
 import functools
 
 from nbopt.language.scalars import ScalarCode
-from nbopt.language.stages import ELEMENT, LEAVES, STEP, TENSOR, Combine, Pass, Program, Scalars, Verdict, extents_of, operands_of
+from nbopt.language.stages import (
+    ELEMENT,
+    LEAVES,
+    STEP,
+    TENSOR,
+    Combine,
+    Pass,
+    Program,
+    Scalars,
+    Verdict,
+    extents_of,
+    is_number,
+    is_slice,
+    operands_of,
+)
 
 
 def loses(code, slot):
@@ -37,7 +51,7 @@ def _levels(code, floors):
     return levels
 
 
-def cut(names, slots, code, tests=(), guard=None):
+def cut(names, slots, code, tests=(), guard=None, ndim=None, waits=()):
     """Cut a trace into the stages that a backend runs, and the scalar code that gives the host's numbers.
 
     Lines that nothing needs are left out.
@@ -54,6 +68,10 @@ def cut(names, slots, code, tests=(), guard=None):
         Values that the scalar code is to give as well, see `ScalarCode`.
     guard : int, optional
         The level at which all conditions of the step are known, which is that of this trace's unless another update of the step has a later one.
+    ndim : int, optional
+        How many axes the parameters have, if that matters.
+    waits : sequence of int
+        The levels at which the reductions over the step are known, in the order of the trace, if they must wait for those of other traces.
 
     Returns
     -------
@@ -61,19 +79,31 @@ def cut(names, slots, code, tests=(), guard=None):
     scalars : ScalarCode
         Its outputs are the numbers that the host gives.
     """
-    return _cut(tuple(names), tuple(slots), tuple(code), tuple(tests), guard)
+    return _cut(tuple(names), tuple(slots), tuple(code), tuple(tests), guard, ndim, tuple(waits))
 
 
 @functools.lru_cache(maxsize=256)  # a rule that is traced at every step is cut once
-def _cut(names, slots, code, tests, guard):
-    earliest = best = _Cutter(names, slots, code, guard, {})
+def _cut(names, slots, code, tests, guard, ndim, waits):
+    floors = {line: level - 1 for line, level in zip(_over_the_step(code), waits)}
+    earliest = best = _Cutter(names, slots, code, guard, ndim, floors)
     program = earliest.cut()
     for move in _moves(earliest, len(program.levels)):
-        cutter = _Cutter(names, slots, code, guard, {**best.floors, **move})
+        cutter = _Cutter(names, slots, code, guard, ndim, {**best.floors, **move})
         other = cutter.cut()
-        if len(other.levels) == len(program.levels) and other.verdict == program.verdict and _moved(other) < _moved(program):
+        same = len(other.levels) == len(program.levels) and (other.verdict, other.over_the_step()) == (program.verdict, program.over_the_step())
+        if same and _moved(other) < _moved(program):
             best, program = cutter, other
     return program, ScalarCode.of(code, best.given, tests)
+
+
+def _over_the_step(code):
+    """Return the lines that are reductions over the step, as far as they are needed."""
+    needed = _needed(code)
+    return [index for index, line in enumerate(code) if line[0] == "reduce" and line[2] == "step" and index in needed]
+
+
+def _needed(code):
+    return _cone_of(code, [index for index, line in enumerate(code) if line[0] in ("store", "only_if")])
 
 
 def _moved(program):
@@ -110,12 +140,15 @@ def _cone_of(code, lines):
     return found
 
 
+_NOT_BY_HOST = {"load", "store", "size", "length", "taken", "reduce", "only_if"}
+
+
 class _Cutter:
     """One way to place stores and reductions: as early as can be, but not before the level in `floors`, a dict by line."""
 
-    def __init__(self, names, slots, code, guard, floors):
-        self.names, self.slots, self.code, self.floors = names, slots, code, floors
-        self.extents, self.levels = extents_of(code, slots), _levels(code, floors)
+    def __init__(self, names, slots, code, guard, ndim, floors):
+        self.names, self.slots, self.code, self.ndim, self.floors = names, slots, code, ndim, floors
+        self.extents, self.levels = extents_of(code, slots, ndim=ndim), _levels(code, floors)
         self.by_host = self._host()
         own = max((self.levels[index] for index, line in enumerate(code) if line[0] == "only_if"), default=None)
         self.guard = None if own is None else max(own, guard or 0)
@@ -125,9 +158,11 @@ class _Cutter:
         self.counted = {line[1] for index, line in enumerate(code) if index in self.counters}
         self.counted -= {line[1] for index, line in enumerate(code) if line[0] == "store" and index not in self.counters}
         self.numbered = {index: number for number, index in enumerate(i for i, line in enumerate(code) if line[0] == "store")}
-        self.needed = _cone_of(code, [index for index, line in enumerate(code) if line[0] in ("store", "only_if")])
+        self.needed, over_the_step = _needed(code), _over_the_step(code)
+        self.rank = {index: rank for rank, index in enumerate(over_the_step)}
         self.place = self._places_of_sinks()
         self.number: dict[int, int] = {}  # line -> which number of the parameters it is
+        self.slot: dict[int, int] = {}  # line, which is a slice -> which slot it is left in for other stages
 
     # --- what happens where ---
 
@@ -135,7 +170,7 @@ class _Cutter:
         found: list[bool] = []
         for line in self.code:
             op = line[0]
-            found.append(op not in ("load", "store", "size", "taken", "reduce", "only_if") and all(found[operand] for operand in operands_of(line)))
+            found.append(op not in _NOT_BY_HOST and all(found[operand] for operand in operands_of(line)))
         return found
 
     def _cone(self, index):
@@ -187,16 +222,27 @@ class _Cutter:
         counters = [index for index in self.place if index in self.counters]
         ends = [self._stores([index for index in counters if self.extents[index] == extent], extent, False) for extent in (STEP, TENSOR)]
         size = next((self.number[index] for index, line in enumerate(self.code) if line[0] == "size" and index in self.number), None)
-        return Program(self.names, self.slots, len(self.given), self.n_numbers, size, levels, (*filter(None, ends),), self.guard)
+        lengths = tuple((self.number[index], line[1]) for index, line in enumerate(self.code) if line[0] == "length" and index in self.number)
+        numbers = len(self.given), self.n_numbers, size
+        ends = tuple(end for end in ends if end)
+        return Program(self.all_names, self.all_slots, *numbers, levels, ends, self.guard, self.ndim, len(self.slot), lengths)
 
     def _give_numbers(self):
-        """Give a number to each value below the extent of elements that another stage uses. Return the host's, in the order of their numbers."""
+        """Give a number or a slot to each value below the extent of elements that another stage uses.
+
+        Return the host's, in the order of their numbers.
+        """
         used = []
         for index in sorted(self.needed):
             line = self.code[index]
             if line[0] == "only_if" or not self.by_host[index]:
                 used += [operand for operand in operands_of(line) if self.extents[operand] != ELEMENT and not self._beside(operand, index)]
         used = [index for index in used if not self.knows[index]]
+        slices = [index for index in sorted(set(used)) if is_slice(self.extents[index])]
+        self.slot = {index: len(self.names) + place for place, index in enumerate(slices)}
+        self.all_names = (*self.names, *(f"slice{place}" for place in range(len(slices))))
+        self.all_slots = (*self.slots, *(self.extents[index] for index in slices))
+        used = [index for index in used if index not in self.slot]
         outputs = list(dict.fromkeys(operand for operand in used if self.by_host[operand]))
         for index in outputs:
             self.number[index] = len(self.number)
@@ -206,12 +252,22 @@ class _Cutter:
         return outputs
 
     def _beside(self, operand, index):
-        """Return whether two lines stand in the same scalar stage, so that one knows the other without a number."""
+        """Return whether two lines stand in the same stage, so that one knows the other without a number or a slot."""
+        if is_slice(self.extents[operand]):
+            if self.code[operand][0] == "reduce":
+                return False
+            op, place = self.code[index][0], self.place.get(index, self.levels[index])
+            wide = self.extents[operand] if op == "reduce" else self.extents[index]
+            return wide == self.extents[operand] and self._home(operand) == place
         if self.by_host[operand] or self.code[operand][0] in ("reduce", "size", "store") or self.code[index][0] in ("reduce", "only_if", "store"):
             return False
         if self.knows[index] and not self.knows[operand] and not (self.code[operand][0] == "load" and self.code[operand][1] in self.counted):
             return False  # counters come last, when another slot may hold a new value
         return self.levels[operand] == self.levels[index] and self.extents[operand] == self.extents[index] != ELEMENT
+
+    def _home(self, index):
+        """Return the level of the pass in which a slice is computed."""
+        return self.place[index] if self.code[index][0] == "store" else self.levels[index]
 
     # --- the stages of one level ---
 
@@ -222,8 +278,8 @@ class _Cutter:
                 stages.append(self._combine(index))
         scalars = [
             index for index in sorted(self.needed)
-            if self.levels[index] == level and self.extents[index] != ELEMENT and not self.by_host[index] and index not in self.counters
-            and code[index][0] not in ("reduce", "only_if", "size", "taken") and (code[index][0] != "store" or index in self.number)
+            if self.levels[index] == level and is_number(self.extents[index]) and not self.by_host[index] and index not in self.counters
+            and code[index][0] not in ("reduce", "only_if", "size", "length", "taken") and (code[index][0] != "store" or index in self.number)
             and not self.knows[index]
         ]  # fmt: skip
         for extent in (STEP, TENSOR):
@@ -234,8 +290,9 @@ class _Cutter:
             here = [index for index in self._sinks("store", level) if self.extents[index] == extent and index not in self.counters]
             found = self._stores(here, extent, self._is_guarded(level))
             stages += [found] if found else []
-        found = self._pass(level)
-        return tuple([*stages, found] if found else stages)
+        slices = {extent for extent in self.extents if is_slice(extent)}
+        found = [self._pass(level, extent) for extent in (*sorted(slices, key=int.bit_count), ELEMENT)]
+        return tuple([*stages, *(one for one in found if one)])
 
     def _is_guarded(self, level):
         return self.guard is not None and level >= self.guard
@@ -245,13 +302,19 @@ class _Cutter:
 
     def _combine(self, index):
         _, op, over, value = self.code[index]
-        source = ~self.number[value] if self.extents[value] != ELEMENT else self._reductions(self.levels[index] - 1).index(index)
-        guarded = self.guard is not None and self.levels[index] > self.guard
-        return Combine(op, over, self.levels[index] - 1, source, self.number[index], guarded)
+        level, extent = self.levels[index] - 1, self.extents[value]
+        guarded = self.guard is not None and level + 1 > self.guard
+        rank = self.rank.get(index)
+        if is_number(extent):
+            return Combine(op, over, level, ~self.number[value], self.number[index], guarded, rank=rank)
+        along_axes = is_slice(self.extents[index])
+        source = self._reductions(level, extent, along_axes).index(index)
+        return Combine(op, over, level, source, self.slot[index] if along_axes else self.number[index], guarded, extent, rank)
 
-    def _reductions(self, level):
-        """Return the reductions whose partial results the pass of a level gives."""
-        return [index for index in self._sinks("reduce", level) if self.extents[self.code[index][3]] == ELEMENT]
+    def _reductions(self, level, extent, along_axes):
+        """Return the reductions whose partial results the pass of a level over some extent gives."""
+        found = [index for index in self._sinks("reduce", level) if self.extents[self.code[index][3]] == extent]
+        return [index for index in found if is_slice(self.extents[index]) == along_axes]
 
     def _scalars(self, lines, extent):
         if not lines:
@@ -296,23 +359,29 @@ class _Cutter:
             places[index] = len(code) - 1
         return Scalars(extent, tuple(code), (), guarded)
 
-    def _pass(self, level):
-        """Return the loop of a level, or None if it has nothing to do."""
-        stores = [index for index in self._sinks("store", level) if self.extents[index] == ELEMENT]
-        reductions = self._reductions(level)
+    def _pass(self, level, extent):
+        """Return the loop of a level over elements or slices, or None if it has nothing to do."""
+        stores = [index for index in self._sinks("store", level) if self.extents[index] == extent]
+        reductions, folds = (self._reductions(level, extent, along_axes) for along_axes in (False, True))
+        left = [index for index in self.slot if self.extents[index] == extent and self._home(index) == level and self.code[index][0] != "reduce"]
         wanted: set[int] = set()
-        stack = [*stores, *(self.code[index][3] for index in reductions)]
+        given: list[int] = []  # slices that another stage has left
+        stack = [*stores, *left, *(self.code[index][3] for index in (*reductions, *folds))]
         while stack:
             here = stack.pop()
-            if here in wanted or self.extents[here] != ELEMENT:
+            if here in wanted or here in given or is_number(self.extents[here]):
+                continue
+            if is_slice(self.extents[here]) and (self.extents[here] != extent or self._home(here) != level or self.code[here][0] == "reduce"):
+                given.append(here)
                 continue
             wanted.add(here)
             stored_before = self.code[here][0] == "store" and self.place[here] < level
             stack.extend([] if stored_before else operands_of(self.code[here]))
         if not wanted:
             return None
-        places: dict[int, int] = {}
-        code: list[tuple] = []
+        given.sort()
+        code: list[tuple] = [("load", self.slot[index]) for index in given]
+        places: dict[int, int] = {index: place for place, index in enumerate(given)}
         for index in sorted(wanted):
             op, *rest = self.code[index]
             line: tuple
@@ -327,5 +396,7 @@ class _Cutter:
                 line = (op, *(self._operand(operand, places) for operand in rest))
             places[index] = len(code)
             code.append(line)
+        code += [("store", self.slot[index], places[index], 0) for index in sorted(left)]
         partial = tuple((self.code[index][1], self._operand(self.code[index][3], places)) for index in reductions)
-        return Pass(self.names, tuple(code), partial, self._is_guarded(level))
+        along_axes = tuple((self.code[index][1], self._operand(self.code[index][3], places), self.extents[index]) for index in folds)
+        return Pass(self.all_names, tuple(code), partial, self._is_guarded(level), extent, along_axes)

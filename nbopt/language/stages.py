@@ -5,15 +5,18 @@ A trace is straight-line code. Each line gives a value, which later lines know b
     ("number", k)                 the trace's number k: a Python number that stood in the rule
     ("source", name)              a number of the step that the host knows: "lr", "t", "self.decay", ...
     ("size",)                     the number of elements of the parameter
+    ("length", axes)              the number of elements of a slice: along the axes of this extent
     ("taken",)                    1 if the step stores what `step.only_if` guards, else 0
     ("load", slot)                read a slot; emitted at its first use only
     ("store", slot, value)        write a slot; the line's value is what was stored, after rounding
-    ("reduce", op, over, value)   the sum, max or min of all elements of a parameter ("tensor"), or of all parameters ("step")
+    ("reduce", op, over, value)   the sum, max or min of all elements of a parameter ("tensor"), of all parameters of the optimizer's call ("step"), or
+                                  along some axes: then `over` is the extent of the result
     ("only_if", value)            store nothing where the value is 0 or NaN
     (op, operand, ...)            a primitive of `nbopt.language.ops`
 
-Each value has an extent, which says what it varies with: STEP (one number for all parameters), TENSOR (one for each parameter) or ELEMENT. An
-extent is a set of bits, so that an operation has the union of its operands' extents. A reduction has a smaller one.
+Each value has an extent, which says what it varies with: STEP (one number for all parameters), TENSOR (one for each parameter), ELEMENT, or a
+slice: the parameter and some of its axes. An extent is a set of bits, so that an operation has the union of its operands' extents: bit 0 is the
+parameter, bit k + 1 its axis k, and ELEMENT has all bits. A reduction has a smaller one. Only a trace for parameters of one number of axes has slices.
 
 `nbopt.language.cutter.cut` makes a `Program` of it: a list of stages that run one after the other. A value's *level* is the number of reductions on
 the longest way to it, and all elements' values of one level share a pass over memory.
@@ -25,11 +28,33 @@ from typing import NamedTuple
 
 STEP, TENSOR, ELEMENT = 0, 1, -1
 #: Lines that are computed from nothing.
-LEAVES = ("number", "source", "size", "taken", "load")
+LEAVES = ("number", "source", "size", "length", "taken", "load")
+
+
+def is_number(extent):
+    """Return whether a value of this extent is one number for each parameter, or for all."""
+    return extent in (STEP, TENSOR)
+
+
+def is_slice(extent):
+    """Return whether a value of this extent varies with some axes of the parameter."""
+    return extent > TENSOR
+
+
+def along(axes):
+    """Return the extent of what varies with the parameter and some of its axes."""
+    return TENSOR | sum(2 << axis for axis in axes)
+
+
+def axes_of(extent, ndim):
+    """Return which of the axes of a parameter an extent varies with, as a list."""
+    return [axis for axis in range(ndim) if extent & 2 << axis]
 
 
 class Pass(NamedTuple):
     """One loop over all elements of all parameters: loads, arithmetic, stores, and partial results of reductions.
+
+    A pass over slices is a loop over the elements of what varies with some axes only.
 
     Attributes
     ----------
@@ -43,12 +68,32 @@ class Pass(NamedTuple):
         Each reduction's op, and the operand that it reduces.
     guarded : bool
         Whether it is left out where the step's condition is false.
+    extent : int
+        What it loops over: ELEMENT, or a slice's.
+    folds : tuple of (str, int, int)
+        Each reduction along axes: its op, the operand, and the extent of the result.
     """
 
     names: tuple
     code: tuple
     reductions: tuple = ()
     guarded: bool = False
+    extent: int = ELEMENT
+    folds: tuple = ()
+
+    def has_slices(self, extents):
+        """Return whether some of its values are slices of what it loops over.
+
+        Parameters
+        ----------
+        extents : sequence of int
+            The slots'.
+
+        Returns
+        -------
+        bool
+        """
+        return self.extent != ELEMENT or bool(self.folds) or any(extents[slot] != self.extent for slot in self.used())
 
     def written(self):
         """Return which slots are stored to.
@@ -98,7 +143,8 @@ class Pass(NamedTuple):
         list of int
             Ascending.
         """
-        operands = [operand for line in self.code for operand in _values(line)] + [operand for _, operand in self.reductions]
+        operands = [operand for line in self.code for operand in _values(line)]
+        operands += [reduction[1] for reduction in (*self.reductions, *self.folds)]
         return sorted({~operand for operand in operands if operand < 0})
 
 
@@ -109,16 +155,20 @@ class Combine(NamedTuple):
     ----------
     op : str
         ``"sum"``, ``"max"`` or ``"min"``.
-    over : str
-        ``"tensor"`` or ``"step"``.
+    over : str or int
+        ``"tensor"`` or ``"step"``; or the extent of the result, which is a slice.
     level : int
         Of the pass that has the partial results, the number of the level before.
     source : int
-        Which of that pass's reductions; or ``~k``: number k of each parameter.
+        Which of that pass's reductions, or of its folds if the result is a slice; or ``~k``: number k of each parameter.
     output : int
-        Which number of the parameters it becomes.
+        Which number of the parameters it becomes, or which slot if it is a slice.
     guarded : bool
         As for `Pass`.
+    extent : int
+        That of the pass.
+    rank : int or None
+        Which of the trace's reductions over the step it is.
     """
 
     op: str
@@ -127,6 +177,8 @@ class Combine(NamedTuple):
     source: int
     output: int
     guarded: bool = False
+    extent: int = ELEMENT
+    rank: int | None = None
 
 
 class Scalars(NamedTuple):
@@ -170,7 +222,8 @@ class Program(NamedTuple):
     names : tuple of str
         The slots' names.
     extents : tuple of int
-        The slots' extents. One of extent STEP is the same memory for every parameter.
+        The slots' extents. One of extent STEP is the same memory for every parameter. Those of each parameter come first, then those of extent
+        STEP, then workspace.
     n_given, n_numbers : int
         How many numbers of a parameter the host gives (the outputs of the scalar code), and how many there are.
     size : int or None
@@ -181,6 +234,12 @@ class Program(NamedTuple):
         What runs after everything else, also where the step's condition is false: counters.
     verdict : int or None
         At which level the step's condition is known.
+    ndim : int or None
+        How many axes the parameters have, if that matters.
+    workspace : int
+        How many of the slots are workspace: slices that one stage leaves to others, in the dtype of the parameter's arithmetic.
+    lengths : tuple of (int, int)
+        Which numbers are numbers of elements along some axes: the number, and the extent that has these axes.
     """
 
     names: tuple
@@ -191,6 +250,9 @@ class Program(NamedTuple):
     levels: tuple
     ends: tuple = ()
     verdict: int | None = None
+    ndim: int | None = None
+    workspace: int = 0
+    lengths: tuple = ()
 
     @classmethod
     def of(cls, names, code, n_given=0):
@@ -223,7 +285,8 @@ class Program(NamedTuple):
     def order(self):
         """Return all stages with their places in the order of a step, in which those of several programs can be sorted.
 
-        Within a level, what the conditions are computed from comes before the conditions, and these before all else. Counters come last.
+        Within a level, what the conditions are computed from comes before the conditions, and these before all else; coarser slices come before
+        finer ones. Counters come last.
 
         Returns
         -------
@@ -232,9 +295,7 @@ class Program(NamedTuple):
         """
         found = []
         for level, stage in self.stages():
-            first = isinstance(stage, Combine) or (isinstance(stage, Scalars) and stage.outputs)
-            part = 1 if isinstance(stage, Verdict) else 0 if first else 2
-            found.append(((level == len(self.levels), level, part), stage))
+            found.append(((level == len(self.levels), level, _part(stage)), stage))
         return found
 
     def differs(self):
@@ -245,7 +306,7 @@ class Program(NamedTuple):
         bool
         """
         over_tensors = any(isinstance(stage, Combine) and stage.over == "tensor" for _, stage in self.stages())
-        return over_tensors or self.size is not None or any(isinstance(s, Scalars) and s.extent == TENSOR for _, s in self.stages())
+        return over_tensors or self.size is not None or bool(self.lengths) or any(isinstance(s, Scalars) and s.extent == TENSOR for _, s in self.stages())
 
     def passes(self):
         """Return the passes over elements.
@@ -254,7 +315,59 @@ class Program(NamedTuple):
         -------
         list of Pass
         """
+        return [stage for stage in self.loops() if stage.extent == ELEMENT]
+
+    def loops(self):
+        """Return the passes over elements and over slices.
+
+        Returns
+        -------
+        list of Pass
+        """
         return [stage for _, stage in self.stages() if isinstance(stage, Pass)]
+
+    def over_the_step(self):
+        """Return the reductions over the step, in the order of the trace, each with the level at which it is known.
+
+        Returns
+        -------
+        list of (str, int)
+            The op, the level.
+        """
+        found = [stage for _, stage in self.stages() if isinstance(stage, Combine) and stage.rank is not None]
+        return [(stage.op, stage.level + 1) for stage in sorted(found, key=lambda stage: stage.rank)]
+
+    def without_shared_stores(self):
+        """Return the program without its stores to slots of extent STEP: another program of the same step does them.
+
+        Returns
+        -------
+        Program
+        """
+
+        def stays(stage):
+            return not isinstance(stage, Scalars) or stage.outputs or stage.extent != STEP
+
+        levels = tuple(tuple(filter(stays, stages)) for stages in self.levels)
+        return self._replace(levels=levels, ends=tuple(filter(stays, self.ends)))
+
+    def columns(self):
+        """Return the slots that each parameter has, workspace aside.
+
+        Returns
+        -------
+        list of int
+        """
+        return [slot for slot, extent in enumerate(self.extents[: len(self.extents) - self.workspace]) if extent != STEP]
+
+    def shared(self):
+        """Return the slots that are one number for the whole step.
+
+        Returns
+        -------
+        list of int
+        """
+        return [slot for slot, extent in enumerate(self.extents) if extent == STEP]
 
     def written(self):
         """Return which slots are stored to.
@@ -268,7 +381,7 @@ class Program(NamedTuple):
         return sorted({line[1] for stage in stages for line in stage.code if line[0] == "store"})
 
     def bytes_moved(self, sizes):
-        """Return how many bytes the passes move for each element.
+        """Return how many bytes of elements, not of slices, the passes move for each element.
 
         Parameters
         ----------
@@ -280,10 +393,21 @@ class Program(NamedTuple):
         list of int
             One number for each pass.
         """
-        return [sum(sizes[line[1]] for line in one.code if line[0] in ("load", "store")) for one in self.passes()]
+        moved = [[line[1] for line in one.code if line[0] in ("load", "store") and self.extents[line[1]] == ELEMENT] for one in self.passes()]
+        return [sum(sizes[slot] for slot in slots) for slots in moved]
 
 
-def extents_of(code, slots, known=()):
+def _part(stage):
+    if isinstance(stage, Combine):
+        return 1 if stage.over == "step" else 0
+    if isinstance(stage, Scalars):
+        return 2 if stage.outputs else 4
+    if isinstance(stage, Verdict):
+        return 3
+    return 5 + stage.extent.bit_count() if is_slice(stage.extent) else 99
+
+
+def extents_of(code, slots, known=(), ndim=None):
     """Return the extent of each line of a trace.
 
     Parameters
@@ -293,19 +417,24 @@ def extents_of(code, slots, known=()):
         The slots' extents.
     known : sequence of int
         The extents of the first lines.
+    ndim : int, optional
+        How many axes the parameters have.
 
     Returns
     -------
     list of int
     """
-    extents = [*known]
+    extents, every = [*known], along(range(ndim)) if ndim else ELEMENT
     for line in code[len(extents) :]:
         if line[0] in ("load", "store"):
             extents.append(slots[line[1]])
-        elif line[0] in ("size", "reduce"):
-            extents.append(STEP if line[2:3] == ("step",) else TENSOR)
+        elif line[0] == "reduce":
+            extents.append({"step": STEP, "tensor": TENSOR}.get(line[2], line[2]))
+        elif line[0] in ("size", "length"):
+            extents.append(TENSOR)
         else:
-            extents.append(functools.reduce(operator.or_, (extents[operand] for operand in operands_of(line)), STEP))
+            found = functools.reduce(operator.or_, (extents[operand] for operand in operands_of(line)), STEP)
+            extents.append(ELEMENT if found == every else found)
     return extents
 
 

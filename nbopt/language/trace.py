@@ -14,13 +14,22 @@ from nbopt.errors import TraceError
 from nbopt.language.cutter import cut
 from nbopt.language.expressions import Node, as_number
 from nbopt.language.scalars import evaluate
-from nbopt.language.stages import ELEMENT, STEP, TENSOR, extents_of, operands_of
+from nbopt.language.stages import ELEMENT, STEP, TENSOR, along, axes_of, extents_of, is_number, operands_of
 from nbopt.language.values import Number, Slot, Value
 
 
 def too_deep():
     """Return the error of an expression that is nested more deeply than Python's stack."""
     return TraceError("the expression is nested too deeply: assign parts of it to tensors of their own")
+
+
+def _called(extent):
+    numbers = {STEP: "one number for the whole step", TENSOR: "one number for each parameter", ELEMENT: "one for each element"}
+    return numbers.get(extent) or f"one for each slice along the axes {axes_of(extent, extent.bit_length())}"
+
+
+class NeedsAxesError(Exception):
+    """A rule depends on how many axes the parameters have, and is to be traced for each number of axes."""
 
 
 class _Tracing(threading.local):
@@ -40,6 +49,8 @@ class Tracer:
         The slots' names.
     slots : sequence of int, optional
         Their extents, see `nbopt.language.stages`; all vary with elements without it.
+    ndim : int, optional
+        How many axes the parameters have. Without it a rule that asks raises `NeedsAxesError`.
 
     Attributes
     ----------
@@ -57,8 +68,8 @@ class Tracer:
         The numbers of the step that the rule has looked at: the line, whether it was for its truth only, and what it found.
     """
 
-    def __init__(self, names, slots=None):
-        self.names = tuple(names)
+    def __init__(self, names, slots=None, ndim=None):
+        self.names, self.ndim = tuple(names), ndim
         self.slot_extents = tuple(slots or (ELEMENT,) * len(self.names))
         self.code: list[tuple] = []
         self._extents: list[int] = []
@@ -77,15 +88,15 @@ class Tracer:
         # Kept here they would make a circle, which only the garbage collector could end.
         return [Slot(self, number, name) for number, name in enumerate(self.names)]
 
-    def program(self, guard=None):
+    def program(self, guard=None, waits=()):
         """Return the program of all assignments so far, and the scalar code of its numbers.
 
         Parameters
         ----------
-        guard : int, optional
+        guard, waits
             See `nbopt.language.cutter.cut`.
         """
-        return cut(self.names, self.slot_extents, self.code, [(line, truth) for line, truth, _ in self.tests], guard)
+        return cut(self.names, self.slot_extents, self.code, [(line, truth) for line, truth, _ in self.tests], guard, self.ndim, waits)
 
     def extent(self, value):
         """Return the extent of a node or a number."""
@@ -95,7 +106,7 @@ class Tracer:
 
     def _extent(self, line):
         if line >= len(self._extents):
-            self._extents = extents_of(self.code, self.slot_extents, self._extents)
+            self._extents = extents_of(self.code, self.slot_extents, self._extents, self.ndim)
         return self._extents[line]
 
     def source(self, name, number):
@@ -121,6 +132,40 @@ class Tracer:
         """Return the number of elements of the parameter."""
         return Value(self, self._once(("size",)))
 
+    def length(self, extent):
+        """Return the number of elements along the axes of an extent."""
+        return Value(self, self._once(("length", extent)))
+
+    def axes(self, axis=None):
+        """Return the extent that has some axes, or all.
+
+        Parameters
+        ----------
+        axis : int or tuple of int, optional
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        NeedsAxesError
+            If it is not known how many axes the parameters have.
+        TraceError
+            If they have no such axis.
+        """
+        if self.ndim is None:
+            raise NeedsAxesError
+        if axis is None:
+            return along(range(self.ndim))
+        asked = axis if isinstance(axis, tuple) else (axis,)
+        if not all(isinstance(one, int) and not isinstance(one, bool) for one in asked):
+            raise TraceError(f"axis= takes an int or a tuple of ints, not {axis!r}")
+        for one in asked:
+            if not -self.ndim <= one < self.ndim:
+                raise TraceError(f"axis={axis!r} asks for an axis that a parameter with {self.ndim} axes does not have")
+        return along({one % self.ndim for one in asked})
+
     def taken(self):
         """Return 1.0 if the step stores what a condition guards, else 0.0, for counters alone."""
         return Value(self, self._once(("taken",)))
@@ -135,8 +180,8 @@ class Tracer:
         ----------
         op : str
             ``"sum"``, ``"max"`` or ``"min"``.
-        over : str
-            ``"tensor"``: over the elements of each parameter. ``"step"``: over all elements of all parameters.
+        over : str or int
+            ``"tensor"``: over the elements of each parameter. ``"step"``: over all elements of all parameters. Else over the axes of this extent.
         value : Node or float
 
         Returns
@@ -144,7 +189,14 @@ class Tracer:
         Value
         """
         line = self.operand(value)
-        if self._extent(line) | TENSOR == TENSOR and (over == "tensor" or self._extent(line) == STEP):
+        extent = self._extent(line)
+        if not isinstance(over, str):
+            wide = self.axes() if extent == ELEMENT else extent
+            rest = wide & ~over | wide & TENSOR
+            if rest == wide:
+                return value
+            over = "tensor" if rest == TENSOR else rest
+        elif is_number(extent) and (over == "tensor" or extent == STEP):
             return value
         return Value(self, self._line(("reduce", op, over, line)))
 
@@ -177,9 +229,8 @@ class Tracer:
         except RecursionError:
             raise too_deep() from None
         if self._extent(line) & ~self.slot_extents[number]:
-            extents = {STEP: "one number for the whole step", TENSOR: "one number for each parameter", ELEMENT: "one for each element"}
             raise TraceError(
-                f"{self.names[number]} holds {extents[self.slot_extents[number]]}, and the value assigned to it is {extents[self._extent(line)]}: "
+                f"{self.names[number]} holds {_called(self.slot_extents[number])}, and the value assigned to it is {_called(self._extent(line))}: "
                 "reduce it first (be.sum, be.mean, be.norm, or step.sum and so on)"
             )
         self._line(("store", number, line))

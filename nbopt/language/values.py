@@ -5,7 +5,7 @@ import numbers
 from nbopt.errors import TraceError
 from nbopt.language.expressions import Lazy, apply_named
 from nbopt.language.ops import COMPOSED, PRIMITIVES
-from nbopt.language.stages import ELEMENT
+from nbopt.language.stages import ELEMENT, TENSOR, axes_of, is_number
 
 _SHAPES = {"shape", "size", "ndim", "dim", "numel", "dtype", "device", "itemsize", "nbytes", "len"}
 
@@ -41,25 +41,34 @@ class Value(Lazy):
     def __getitem__(self, key):
         raise TraceError("an expression can't be indexed: a rule works on all elements alike")
 
-    def reduce(self, op, over):
+    def reduce(self, op, axis=None):
         """Put a reduction onto the tape.
 
         Parameters
         ----------
         op : str
             ``"sum"``, ``"max"`` or ``"min"``.
-        over : str
-            ``"tensor"`` or ``"step"``.
+        axis : int or tuple of int, optional
+            Which axes of the parameter it is over; all without it.
 
         Returns
         -------
         Value
         """
-        return self.tracer.reduce(op, over, self)
+        return self.tracer.reduce(op, "tensor" if axis is None else self.tracer.axes(axis), self)
 
-    def count(self):
+    def count(self, axis=None):
         """Return how many elements a mean of this value is over; at least 1, so that the mean over none is 0."""
-        return apply_named("maximum", self.tracer.size(), 1.0) if self.tracer.extent(self) == ELEMENT else 1.0
+        tracer, extent = self.tracer, self.tracer.extent(self)
+        if axis is None and extent == ELEMENT:
+            count = tracer.size()
+        else:
+            every = TENSOR if is_number(extent) else tracer.axes() if extent == ELEMENT else extent
+            gone = every & (every if axis is None else tracer.axes(axis)) & ~TENSOR
+            if not gone:
+                return 1.0
+            count = tracer.length(gone | TENSOR)
+        return apply_named("maximum", count, 1.0)
 
     def __bool__(self):
         if self.tracer.extent(self) != ELEMENT:
@@ -177,6 +186,17 @@ class Slot(Value):
     def size(self):
         """Return the parameter's number of elements."""
         return self.tracer.size()
+
+    @property
+    def ndim(self):
+        """Return how many axes the parameter has: the rule is traced for each number of axes."""
+        return len(axes_of(self.tracer.axes(), self.tracer.ndim))
+
+    @property
+    def shape(self):
+        """Return the lengths of the parameter's axes, which are numbers of the parameter."""
+        self.tracer.axes()
+        return tuple(self.tracer.length(2 << axis | TENSOR) for axis in range(self.tracer.ndim))
 
     def __setitem__(self, key, value):
         if not (isinstance(key, slice) and key == slice(None)):

@@ -1,5 +1,6 @@
 """Optimizer: everything that the optimizers have in common, and what users subclass."""
 
+import functools
 import inspect
 import math
 from itertools import chain
@@ -12,7 +13,7 @@ from nbopt.checkpoints import state as checkpoint
 from nbopt.errors import ArgumentError, TraceError
 from nbopt.interface.update import Update
 from nbopt.language.stages import ELEMENT, STEP
-from nbopt.language.trace import Tracer
+from nbopt.language.trace import NeedsAxesError, Tracer
 from nbopt.layers import as_gradient, as_layers, check_distinct, get_param_list, read, rows_with_gradients, warn_of_lost_states
 from nbopt.naming import Described
 from nbopt.optimizers.constructor import checked
@@ -36,6 +37,8 @@ class _Kept:
     traces : Traces
     trace : Trace or None
         That of the last step.
+    by_axes : bool
+        Whether the rule has turned out to depend on the parameters' number of axes.
     declared : dict
         Names of states -> what `Optimizer.declared_states` returns.
     told_of_lost_states : bool
@@ -47,6 +50,7 @@ class _Kept:
     def __init__(self):
         self.plans: list = []
         self.traces = Traces()
+        self.by_axes = False
         self.declared: dict = {}
         self.trace: Any = None
         self.listed: Any = None
@@ -185,15 +189,15 @@ class Optimizer(Declared, Described):
         """
         return dict.fromkeys(self.states_in_use(), State())
 
-    def declared_states(self):
-        """Return the states that the rule takes now.
+    def declared_states(self, shape=()):
+        """Return the states that the rule takes now, beside a parameter of some shape.
 
         Returns
         -------
         tuple of (str, State)
         """
         if type(self).states is not Optimizer.states:
-            return tuple(self.states(()).items())
+            return tuple(self.states(shape).items())
         names, kept = self.states_in_use(), self._cache().declared
         found = kept.get(names)
         if found is None:
@@ -271,12 +275,61 @@ class Optimizer(Declared, Described):
         params = get_param_list(layers)
         if not params:
             return []
+        try:
+            return self._updates(be, layers, params, epoch)
+        except NeedsAxesError:
+            self._cache().by_axes = True
+            return self._updates(be, layers, params, epoch)
+
+    def _updates(self, be, layers, params, epoch):
+        """Return the step over some entries: one update, or one for each kind of parameter that the rule is traced for."""
+        if not self._by_axes():
+            update = self._update(be, layers, params, epoch, None, True)
+            if update.key is None:  # some are plain arrays, or have no gradient
+                sizes, rows = rows_with_gradients(params)
+                if len(rows) < len(params):
+                    if not rows:
+                        return []
+                    update = self._update(be, layers, [params[row] for row in rows], epoch, None, True)
+                    update.listing = sizes, rows
+            return [update]
+        sizes, rows = rows_with_gradients(params)
+        kinds: dict[tuple, list[int]] = {}
+        for row in rows:
+            kinds.setdefault(self._kind(params[row][0][0]), []).append(row)
+        found = []
+        for kind, own in kinds.items():
+            update = self._update(be, layers, [params[row] for row in own], epoch, kind, not found)
+            update.listing, update.set = (sizes, own), id(self)
+            found.append(update)
+        return found
+
+    def _by_axes(self):
+        """Return whether the rule is traced for each number of axes that parameters have."""
+        return type(self).states is not Optimizer.states or self._cache().by_axes
+
+    def _kind(self, param):
+        """Return what a trace for this parameter depends on: its number of axes, and the states that are declared for its shape."""
+        shape = tuple(getattr(param, "shape", ()))
+        return len(shape), self.declared_states(shape)
+
+    def _update(self, be, layers, params, epoch, kind, counts):
+        """Return the update over some entries.
+
+        Parameters
+        ----------
+        kind : tuple or None
+            As `_kind` returns it, if the rule depends on it.
+        counts : bool
+            Whether it is what counts the step.
+        """
         made: list[tuple[list, list]] = []
 
         def columns(update):
             check_distinct(layers)
-            found = checked_columns(self, be, params, made, lambda number, states: place_in(layers, states) or f"parameter {number}")
-            check_effect(self, bool(made))
+            place = lambda number, states: place_in(layers, states) or f"parameter {number}"  # noqa: E731
+            found = checked_columns(self, trace, be, params, made, place)
+            check_effect(self, trace, bool(made))
             if made:
                 new = {id(states): tensors for states, tensors in made}
                 update.list_tensors(_flat([(pair, new.get(id(states), states)) for pair, states in params]))
@@ -288,13 +341,9 @@ class Optimizer(Declared, Described):
             for states, new in made:
                 states.extend(new)
 
-        update = self.update_of(_flat(params), columns, commit, epoch, be.bsz)
-        if update.key is None:  # some are plain arrays, or have no gradient
-            sizes, rows = rows_with_gradients(params)
-            if len(rows) < len(params):
-                params = [params[row] for row in rows]  # in `columns`, too
-                update.restrict(_flat(params), (sizes, rows))
-        return [update] if params else []
+        update = self.update_of(_flat(params), columns, commit, epoch, be.bsz, kind, counts)
+        trace = self.trace_in_use()
+        return update
 
     @property
     def skipped(self):
@@ -326,7 +375,7 @@ class Optimizer(Declared, Described):
         # Wrapped anew at each step: PyTorch can exchange the memory under the same object.
         return float(bsz), read(self._backend(), scale, "the loss scale")
 
-    def update_of(self, tensors, columns, commit, epoch, bsz):
+    def update_of(self, tensors, columns, commit, epoch, bsz, kind=None, counts=True):
         """Return one step as an `Update`, without running it or changing anything. Adapters to other libraries are made of this.
 
         Parameters
@@ -336,6 +385,10 @@ class Optimizer(Declared, Described):
         epoch : int
         bsz : int
             The batch size by which gradients are divided.
+        kind : (int, tuple of (str, State)), optional
+            The number of axes of the parameters, and the states beside them, if the rule depends on these.
+        counts : bool
+            Whether it is the update that counts the step, of several for one.
 
         Returns
         -------
@@ -351,9 +404,9 @@ class Optimizer(Declared, Described):
             checks.epoch("epoch", epoch)
         divisor, loss_scale = self._divisor(bsz)
         kept, be = self._cache(), self._backend()
-        states = self.declared_states()
+        ndim, states = kind or (None, self.declared_states())
         # Those of `Options`.
-        options = states, bool(self.gradient_clip_norm), self.skip_nonfinite, loss_scale is not None, self.counts_each
+        options = states, bool(self.gradient_clip_norm), self.skip_nonfinite, loss_scale is not None, self.counts_each, ndim
         rate = self._rate(epoch)
         kept.trace, numbers = kept.traces.of(self, options, rate, divisor, epoch)
         shared = [] if loss_scale is None else [loss_scale]
@@ -362,11 +415,16 @@ class Optimizer(Declared, Described):
         shared += [self._step_state(be, name, state, rate) for name, state in states if state.axes == "step"]
 
         def committed():
+            if not counts:
+                return commit()
             object.__setattr__(self, "t", self.t + 1)  # without the checks of what users assign, which take longer
             commit()
 
         trace = kept.trace
-        return Update(trace.program, numbers, tensors, columns, committed, kept.plans, self.stochastic_round, shared, trace.recut)
+        program, recut = trace.program, trace.recut
+        if not counts:
+            program, recut = trace.recut(counts=False), functools.partial(trace.recut, counts=False)
+        return Update(program, numbers, tensors, columns, committed, kept.plans, self.stochastic_round, shared, recut)
 
     @classmethod
     def rebuilt(cls, description):

@@ -7,7 +7,7 @@ import numpy as np
 
 from nbopt.errors import DtypeError, NboptError, ShapeError, StateError, TraceError
 from nbopt.language.cutter import loses
-from nbopt.language.stages import ELEMENT, STEP, TENSOR
+from nbopt.language.stages import ELEMENT, STEP, along
 from nbopt.layers import as_gradient, entries_of, wrapped
 
 #: What to type where states have to go.
@@ -20,7 +20,8 @@ class State(NamedTuple):
     Attributes
     ----------
     axes : str or tuple
-        ``"all"``: one value for each element of the parameter. ``()``: one for each parameter. ``"step"``: one for all parameters of a step.
+        ``"all"``: one value for each element of the parameter. A tuple of axes: one for each slice along these; the state's other axes have
+        length 1. ``()``: one for each parameter. ``"step"``: one for all parameters of a step.
     init : float or str
         What it is at first: a number, ``"param"`` (the parameter's value) or ``"lr"`` (the learning rate of the step that makes it).
     dtype : dtype, optional
@@ -31,13 +32,26 @@ class State(NamedTuple):
     init: Any = 0.0
     dtype: Any = None
 
-    def extent(self):
-        """Return what it varies with, see `nbopt.language.stages`."""
-        return {"all": ELEMENT, "step": STEP}.get(self.axes, TENSOR)
+    def extent(self, ndim=None):
+        """Return what it varies with beside a parameter of so many axes, see `nbopt.language.stages`."""
+        if isinstance(self.axes, str):
+            return {"all": ELEMENT, "step": STEP}[self.axes]
+        found = along(self._axes(ndim))
+        return ELEMENT if ndim and found == along(range(ndim)) else found
 
     def shape(self, shape):
         """Return its shape beside a parameter of some shape."""
-        return shape if self.axes == "all" else (1,) * len(shape)
+        if self.axes == "all":
+            return shape
+        kept = self._axes(len(shape))
+        return tuple(length if axis in kept else 1 for axis, length in enumerate(shape))
+
+    def _axes(self, ndim):
+        if not self.axes:
+            return ()
+        if ndim is None or not all(-ndim <= axis < ndim for axis in self.axes):
+            raise StateError(f"a state along the axes {self.axes} can't stand beside a parameter with {ndim} axes")
+        return {axis % ndim for axis in self.axes}
 
     def made(self, be, param, name, dtype, rate):
         """Return a new tensor with the value of the beginning.
@@ -67,12 +81,14 @@ class State(NamedTuple):
         return rate if self.init == "lr" else self.init
 
 
-def checked_columns(optimizer, be, params, made, place=lambda number, states: f"parameter {number}"):
+def checked_columns(optimizer, trace, be, params, made, place=lambda number, states: f"parameter {number}"):
     """Return the columns of an `Update` over `params`, validated, with new states where there are none yet.
 
     Parameters
     ----------
     optimizer : Optimizer
+    trace : Trace
+        What the states are for.
     be : Backend
     params : list of ((W, dW), states)
     made : list
@@ -90,8 +106,7 @@ def checked_columns(optimizer, be, params, made, place=lambda number, states: f"
     LayerError, ShapeError, StateError
         If the entries are malformed, a gradient or state has another shape than its parameter, or the states are another optimizer's.
     """
-    declared = optimizer.trace_in_use().options.states
-    own = [(name, state) for name, state in declared if state.axes != "step"]
+    own = [(name, state) for name, state in trace.options.states if state.axes != "step"]
     rows = []
     for number, (param, grad, states) in enumerate(entries_of(params)):
         part = ""
@@ -102,18 +117,18 @@ def checked_columns(optimizer, be, params, made, place=lambda number, states: f"
             part = ""
             if param.shape != grad.shape:
                 raise ShapeError(f"it has shape {param.shape} and its gradient {grad.shape}")
-            rows.append([param, grad, *_states_of(optimizer, be, param, states, own, made)])
+            rows.append([param, grad, *_states_of(optimizer, trace.rate, be, param, states, own, made)])
         except NboptError as error:
             raise type(error)(f"{part}{place(number, states)}: {error}") from None
     return [list(column) for column in zip(*rows)]
 
 
-def _states_of(optimizer, be, param, states, declared, made):
+def _states_of(optimizer, rate, be, param, states, declared, made):
     names = [name for name, _ in declared]
     # Where none is in use any more, those that were stay as they are.
     own = [f"{optimizer.classnm}.{name}" for name in names or optimizer.state_names]
     if not states:
-        dtype, rate = optimizer.state_dtype, optimizer.trace_in_use().rate
+        dtype = optimizer.state_dtype
         new = [state.made(be, param, f"{optimizer.classnm}.{name}", dtype, rate) for name, state in declared]
         if new:
             made.append((states, new))
@@ -131,12 +146,13 @@ def _states_of(optimizer, be, param, states, declared, made):
     return used
 
 
-def check_effect(optimizer, new_states):
+def check_effect(optimizer, trace, new_states):
     """Check in the first step that the rule does not lose what it computes: that it assigns the states that it reads, and the parameter.
 
     Parameters
     ----------
     optimizer : Optimizer
+    trace : Trace
     new_states : bool
         Whether states are made in this step. Those that were there before need not be 0, so a rule may just read them.
 
@@ -147,7 +163,6 @@ def check_effect(optimizer, new_states):
     """
     if optimizer.t:
         return
-    trace = optimizer.trace_in_use()
     code, slots, declared = trace.tracer.code, trace.tracer.names, trace.options.states
     lost = {line[1] for line in code if line[0] == "load"} - {line[1] for line in code if line[0] == "store"}
     if 0 in lost and loses(code, 0):

@@ -15,7 +15,7 @@ from nbopt.optimizers.step import Step
 from nbopt.optimizers.symbolic import KeepsSomethingError, Reader, symbolic
 
 #: Traces that are kept for one optimizer: tests that take turns find theirs again.
-_MOST_TRACES = 8
+_MOST_TRACES = 16
 #: Traces in a row that served one step each, after which there is a warning.
 _TOO_OFTEN = 8
 
@@ -35,6 +35,8 @@ class Options(NamedTuple):
         Whether the loss scale is in memory: then there is a slot ``loss_scale``.
     counts : bool
         Whether each parameter has its own count of steps, in a slot ``step``.
+    ndim : int or None
+        How many axes the parameters have, if the rule depends on it.
     """
 
     states: tuple
@@ -42,10 +44,11 @@ class Options(NamedTuple):
     skips: bool
     loss_scale: bool
     counts: bool = False
+    ndim: int | None = None
 
     def columns(self):
         """Return the slots of each parameter, by their names: what each varies with."""
-        states = {name: state.extent() for name, state in self.states if state.axes != "step"}
+        states = {name: state.extent(self.ndim) for name, state in self.states if state.axes != "step"}
         return {"param": ELEMENT, "grad": ELEMENT, **states, **({"step": TENSOR} if self.counts else {})}
 
     def shared(self):
@@ -81,7 +84,7 @@ class Trace:
         self._own, self._scalars, self._function = _getter(scalars.own), scalars, scalars.function()
         self._guard_names = tuple(reader.guards)
         self._guarded, self._guards = tuple(reader.guards.values()), _getter(reader.guards)
-        self._recut: dict[int, Program] = {}
+        self._recut: dict[tuple, Program] = {}
 
     @staticmethod
     def _run(optimizer, options, given, impure, scaled=False, last=0):
@@ -109,7 +112,7 @@ class Trace:
         """
         rate, divisor, epoch = given
         columns, shared = options.columns(), options.shared()
-        tracer = Tracer((*columns, *shared), (*columns.values(), *(STEP,) * len(shared)))
+        tracer = Tracer((*columns, *shared), (*columns.values(), *(STEP,) * len(shared)), options.ndim)
         reader = Reader(tracer, optimizer)
         known = {"t": optimizer.t + 1, "number": optimizer.t + 1, "epoch": epoch}
         if rate is not None:
@@ -170,11 +173,16 @@ class Trace:
         tests = [f"a test of a number is {found!r}" for found in self._found]
         return ", ".join([*options, *attributes, *tests])
 
-    def recut(self, guard):
-        """Return the program whose guarded stores wait until a level."""
-        if guard not in self._recut:
-            self._recut[guard] = self.tracer.program(guard)[0]
-        return self._recut[guard]
+    def recut(self, guard=None, waits=(), counts=True):
+        """Return the program that waits for others, see `nbopt.interface.update.Update`.
+
+        Of several for one call, all but the one that counts the step leave out what is stored for the whole step.
+        """
+        key = guard, tuple(waits), counts
+        if key not in self._recut:
+            program = self.tracer.program(guard, waits)[0]
+            self._recut[key] = program if counts else program.without_shared_stores()
+        return self._recut[key]
 
     def numbers(self, optimizer, options, rate, divisor, epoch, fresh=False):
         """Return the numbers that the host gives in this step, or None if the step needs another trace, which a fresh one never does."""

@@ -619,8 +619,9 @@ class _Group:
         def columns(update):
             tensors = [wrapped(be, grad, _called(row)) for row, grad in zip(rows, grads)]
             found = list(zip(zip(self._tensors, tensors), self._states))
-            check_effect(optimizer, bool(self._made))
-            return checked_columns(optimizer, be, found, [], lambda number, _: f"parameter {rows[number]} of the group")
+            trace = optimizer.trace_in_use()
+            check_effect(optimizer, trace, bool(self._made))
+            return checked_columns(optimizer, trace, be, found, [], lambda number, _: f"parameter {rows[number]} of the group")
 
         def commit():
             group["t"] = optimizer.t

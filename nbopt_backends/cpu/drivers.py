@@ -30,7 +30,7 @@ PIECE = 4096  # elements that are gathered at a time, a tile of a reduction; a c
 # pass has the address of its kernel, that of int64[chunks, CHUNK_FIELDS], and the number of the chunks; for the others see below.
 FIELDS = 16
 CHUNK_FIELDS = 9
-PASS, STRIDED_PASS, COMBINE, SCALARS, VERDICT = range(5)
+PASS, STRIDED_PASS, COMBINE, COMBINE_STEP, SCALARS, VERDICT = range(6)
 
 
 def run_stages(stages, n_stages, random):
@@ -66,6 +66,8 @@ def run_stages(stages, n_stages, random):
                     run_strided_chunk(kernel, chunks + c * CHUNK_FIELDS * 8, random)
         elif kind == COMBINE:
             combine(stage)
+        elif kind == COMBINE_STEP:
+            combine_step(stage)
         elif kind == SCALARS:
             for k in range(load_int64(stage, 7, -1)):
                 row = load_int64(load_int64(stage, 8, -1), k, -1)
@@ -144,43 +146,47 @@ def run_strided_chunk(kernel, chunk, random):
 
 @njit(error_model="numpy")
 def combine(stage):
-    """End a reduction: fold the results of the tiles of each tensor, and over the step those of the tensors.
+    """Fold the results of the tiles of each parameter, or take a number of each.
 
     Parameters
     ----------
     stage : int64
-        Address of the record: 2 the op (0 sum, 1 max, 2 min); 3 whether it is over the step; 4 the address of the results of the tiles, or 0 if what
-        is reduced is number 5 of each row; 5 the number, or the bytes from one tile's result to the next's; 6 the address of int64[rows + 1],
-        where each row's tiles begin; 7 the rows; 8, 9 the address of the first row's numbers, and the bytes from one row's to the next; 10 which
-        number the result is; 11 that of float64[the larger of tiles and rows], scratch memory; 12 how many rows have numbers of their own.
+        Address of the record: 2 the op (0 sum, 1 max, 2 min); 3 the address of int64[rows + 1], where each row's tiles begin, or 0 if what is taken is
+        a number of each row; 4, 5 the address of the first tile's result or the first row's number, and the bytes from one to the next; 6 the rows;
+        7, 8 the address of the first row's result, and the bytes from one to the next; 9 that of float64[tiles], scratch memory.
     """
-    op, over_step = load_int64(stage, 2, -1), load_int64(stage, 3, -1) != 0
-    sums, step, starts, rows = load_int64(stage, 4, -1), load_int64(stage, 5, -1), load_int64(stage, 6, -1), load_int64(stage, 7, -1)
-    numbers, stride, output, scratch = load_int64(stage, 8, -1), load_int64(stage, 9, -1), load_int64(stage, 10, -1), load_int64(stage, 11, -1)
-    full = 0
+    op, starts, sums, step = load_int64(stage, 2, -1), load_int64(stage, 3, -1), load_int64(stage, 4, -1), load_int64(stage, 5, -1)
+    rows, target, target_step = load_int64(stage, 6, -1), load_int64(stage, 7, -1), load_int64(stage, 8, -1)
+    scratch = load_int64(stage, 9, -1)
     for row in range(rows):
-        first = load_int64(starts, row, -1)
-        n = load_int64(starts, row + 1, -1) - first
-        if n == 0:
-            if not over_step:
-                store_float64(numbers + row * stride, output, -1, fold_of(op, scratch, 0))
-            continue
-        here = scratch + full * 8
-        if sums == 0:
-            found = load_float64(numbers + row * stride, step, -1)
+        if starts == 0:
+            found = load_float64(sums + row * step, 0, -1)
         else:
+            first = load_int64(starts, row, -1)
+            n = load_int64(starts, row + 1, -1) - first
             for k in range(n):
-                store_float64(here, k, -1, load_float64(sums + (first + k) * step, 0, -1))
-            found = fold_of(op, here, n)
-        if over_step:
-            store_float64(here, 0, -1, found)
-            full += 1
-        else:
-            store_float64(numbers + row * stride, output, -1, found)
-    if over_step:
-        found = fold_of(op, scratch, full)
-        for row in range(load_int64(stage, 12, -1)):
-            store_float64(numbers + row * stride, output, -1, found)
+                store_float64(scratch, k, -1, load_float64(sums + (first + k) * step, 0, -1))
+            found = fold_of(op, scratch, n)
+        store_float64(target + row * target_step, 0, -1, found)
+
+
+@njit(error_model="numpy")
+def combine_step(stage):
+    """Fold the results of all parameters of a call into a number that each of some rows gets.
+
+    Parameters
+    ----------
+    stage : int64
+        Address of the record: 2 the op; 3, 4 the address of the first row's number, and the bytes from one to the next; 5 the rows; 6, 7 the address
+        of int64[n], the addresses of the results, and n; 8 that of float64[n], scratch memory.
+    """
+    op, target, step, rows = load_int64(stage, 2, -1), load_int64(stage, 3, -1), load_int64(stage, 4, -1), load_int64(stage, 5, -1)
+    results, n, scratch = load_int64(stage, 6, -1), load_int64(stage, 7, -1), load_int64(stage, 8, -1)
+    for k in range(n):
+        store_float64(scratch, k, -1, load_float64(load_int64(results, k, -1), 0, -1))
+    found = fold_of(op, scratch, n)
+    for row in range(rows):
+        store_float64(target + row * step, 0, -1, found)
 
 
 @njit(error_model="numpy")

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbopt.language.stages import Pass, Scalars, Verdict
-from nbopt_backends.cpu.drivers import CHUNK_FIELDS, COMBINE, FIELDS, PASS, SCALARS, STRIDED_PASS, VERDICT
+from nbopt.language.stages import Combine, Pass, Scalars
+from nbopt_backends.cpu.drivers import CHUNK_FIELDS, COMBINE, COMBINE_STEP, FIELDS, PASS, SCALARS, STRIDED_PASS, VERDICT
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.plans.plan import Plan
 
@@ -24,12 +24,15 @@ class Record(NamedTuple):
         From the third on.
     chunks : numpy.ndarray or None
         int64[chunks, CHUNK_FIELDS], of a pass.
+    rank : int or None
+        Of a reduction over the step: which one it is, see `Combine`.
     """
 
     kind: int
     guarded: bool
     fields: list
     chunks: np.ndarray | None = None
+    rank: int | None = None
 
 
 class CpuPlan(Plan):
@@ -43,6 +46,8 @@ class CpuPlan(Plan):
         For each stage its place in the order of the step, see `Program.order`, and its record.
     elements : int
         Of all tensors.
+    results : dict of int to list of (int, int)
+        For each reduction over the step: each parameter's place in the list of all, and the address of what is reduced of it.
     """
 
     def __init__(self, backend, update, layout):
@@ -58,10 +63,9 @@ class CpuPlan(Plan):
         self._partial = self._results(program)
         self._scratch = np.zeros(max(1, layout.n_rows, layout.tile_starts[-1]))
         self._views = self._geometries()
-        self.records = []
+        self.records, self.results = [], {}
         for order, stage in program.order():
-            for record in self._records(order, stage):
-                self.records.append((order, record))
+            self.records += self._records(order, stage)
 
     def give(self, numbers):
         """Set the numbers that the host gives, of all parameters."""
@@ -94,11 +98,15 @@ class CpuPlan(Plan):
 
     def _records(self, order, stage):
         level = order[1]
+        if isinstance(stage, Combine):
+            return self._combine(order, stage)
         if isinstance(stage, Pass):
-            return [self._pass(level, stage, group) for group in self.layout.groups]
-        if isinstance(stage, Scalars):
-            return [self._scalars(stage, *kind) for kind in self.kinds_of(stage)]
-        return [self._verdict(stage) if isinstance(stage, Verdict) else self._combine(stage)]
+            found = [self._pass(level, stage, group) for group in self.layout.groups]
+        elif isinstance(stage, Scalars):
+            found = [self._scalars(stage, *kind) for kind in self.kinds_of(stage)]
+        else:
+            found = [self._verdict(stage)]
+        return [(order, record) for record in found]
 
     def _pass(self, level, stage, group):
         layout, table, rows = self.layout, self.layout.table, group.chunks[:, 0]
@@ -113,15 +121,29 @@ class CpuPlan(Plan):
         chunks[:, 7], chunks[:, 8] = self._views.ctypes.data + rows * self._views.strides[0], table.shape[1]
         return Record(STRIDED_PASS if group.strided else PASS, stage.guarded, [self.backend.kernel_of(stage, group).address], chunks)
 
-    def _combine(self, stage):
-        layout = self.layout
+    def _combine(self, order, stage):
+        """Return the records of the end of a reduction: of what folds each parameter's tiles, and over the step of what folds the results."""
+        numbers = self.numbers.ctypes.data, self._stride
+        if stage.over != "step":
+            return [(order, self._fold_rows(stage, numbers[0] + 8 * stage.output, self._stride))]
+        found = []
         if stage.source < 0:
-            source = [0, ~stage.source]
+            first, stride = numbers[0] + 8 * ~stage.source, self._stride
+        else:
+            first, stride = self._address(np.zeros(max(1, self.layout.n_rows))), 8
+            found.append(((*order[:2], 0), self._fold_rows(stage, first, stride)))
+        full = np.flatnonzero(np.diff(self.layout.tile_starts)).tolist()
+        self.results[stage.rank] = [(self.places[row], first + row * stride) for row in full]
+        fields = [_OPS[stage.op], numbers[0] + 8 * stage.output, self._stride, len(self.numbers)]
+        return [*found, (order, Record(COMBINE_STEP, stage.guarded, fields, rank=stage.rank))]
+
+    def _fold_rows(self, stage, target, step):
+        if stage.source < 0:
+            source = [0, self.numbers.ctypes.data + 8 * ~stage.source, self._stride]
         else:
             sums = self._partial[stage.level]
-            source = [sums.ctypes.data + 8 * stage.source, sums.strides[0]]
-        fields = [_OPS[stage.op], stage.over == "step", *source, layout.tile_starts.ctypes.data, layout.n_rows]
-        fields += [self.numbers.ctypes.data, self._stride, stage.output, self._scratch.ctypes.data, len(self.numbers)]
+            source = [self.layout.tile_starts.ctypes.data, sums.ctypes.data + 8 * stage.source, sums.strides[0]]
+        fields = [_OPS[stage.op], *source, self.layout.n_rows, target, step, self._scratch.ctypes.data]
         return Record(COMBINE, stage.guarded, fields)
 
     def _scalars(self, stage, dtypes, rows):
@@ -147,13 +169,20 @@ def in_order(plans):
         What the records point to, besides the memory of the plans.
     """
     entries = sorted((entry for plan in plans for entry in plan.records), key=lambda entry: entry[0])
+    owner = {id(record): plan for plan in plans for _, record in plan.records}
     joined: dict = {}
     for number, (place, record) in enumerate(entries):
-        alone = () if record.chunks is not None else (number,)
+        alone = () if record.chunks is not None else (number,)  # passes are joined
         joined.setdefault((place, record.kind, record.guarded, *(record.fields if not alone else ()), *alone), []).append(record)
     records, kept = [], []
     for group in joined.values():
         fields = [group[0].kind, group[0].guarded, *group[0].fields]
+        if group[0].rank is not None:
+            parts = [plan for plan in plans if plan is owner[id(group[0])] or (plan.set is not None and plan.set == owner[id(group[0])].set)]
+            results = sorted(result for plan in parts for result in plan.results[group[0].rank])
+            addresses, scratch = np.array([address for _, address in results], np.int64), np.zeros(max(1, len(results)))
+            kept += [addresses, scratch]
+            fields += [addresses.ctypes.data, len(addresses), scratch.ctypes.data]
         if group[0].chunks is not None:
             chunks = np.concatenate([record.chunks for record in group])
             kept.append(chunks)

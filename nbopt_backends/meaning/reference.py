@@ -1,13 +1,16 @@
 """Reference: a NumPy interpreter of programs, short and slow. It defines what every op and every stage means."""
 
+import math
+
 import numpy as np
 
 from nbopt.language.ops import PRIMITIVES, compute_dtype
 from nbopt.language.scalars import evaluate
-from nbopt.language.stages import ELEMENT, Combine, Pass, Scalars, Verdict
+from nbopt.language.stages import ELEMENT, Combine, Pass, Scalars, Verdict, axes_of
 from nbopt_backends.arrays.host import HostBackend
 from nbopt_backends.meaning.reduction import tree_sum
 from nbopt_backends.meaning.rounding import FORMATS, nearest, stochastic
+from nbopt_backends.meaning.slices import expanded, reduced, row_results, shape_of, walk_of
 from nbopt_backends.meaning.tree import OPS, combined, partial_results
 from nbopt_backends.meaning.xoroshiro import first_blocks, random_slices
 
@@ -28,15 +31,21 @@ class Interpreter:
     """
 
     def __init__(self, update, arrays, kept, shared, seed, count):
-        self.program, self.seed, self.count = update.program, seed, count
+        self.program, self.seed, self.count, self.set = update.program, seed, count, update.set
+        self.places = update.listing[1] if update.listing else range(len(arrays[0]))
         self.rows = [[*row, *shared] for row in zip(*arrays)]
-        self.kept = [[*row, *(0 for _ in shared)] for row in zip(*kept)]
+        for row in self.rows:
+            row += [np.zeros(shape_of(row[0].shape, extent), self.dtype_of(row)) for extent in self.program.extents[len(row) :]]
+        self.kept = [[*row, *(0 for _ in self.program.names[len(row) :])] for row in zip(*kept)]
         self.blocks = first_blocks([row[0].size for row in self.rows], update.listing).tolist()
         self.shared = dict(zip(range(len(arrays), len(update.program.names)), shared))
         self.numbers = np.zeros((max(1, len(self.rows)), update.program.n_numbers))
         self.numbers[:, : update.program.n_given] = update.numbers
         if update.program.size is not None:
             self.numbers[: len(self.rows), update.program.size] = [row[0].size for row in self.rows]
+        for number, extent in update.program.lengths:
+            lengths = [math.prod(row[0].shape[axis] for axis in axes_of(extent, row[0].ndim)) for row in self.rows]
+            self.numbers[: len(self.rows), number] = lengths
         self.partial: dict = {}
 
     def is_true(self, condition):
@@ -44,18 +53,19 @@ class Interpreter:
         value = self.numbers[0, condition]
         return bool(value == value and value != 0)
 
-    def run(self, level, stage, taken):
-        """Run one stage; `taken` is whether the conditions so far hold."""
+    def run(self, level, stage, taken, parts=()):
+        """Run one stage; `taken` is whether the conditions so far hold, `parts` are the updates of the same call, this one among them."""
         if isinstance(stage, Combine):
-            self._combine(stage)
+            self._combine(stage, parts or [self])
         elif isinstance(stage, Scalars):
             rows = range(len(self.numbers)) if stage.extent or stage.outputs else [0]
             for number in rows:
                 self._scalars(stage, number, taken)
         elif isinstance(stage, Pass):
+            run = self._run_pass_with_slices if stage.has_slices(self.program.extents) else self.run_pass
             for number, row in enumerate(self.rows):
                 if row[0].size:
-                    self.run_pass(level, stage, number, row)
+                    run(level, stage, number, row)
 
     def run_pass(self, level, stage, number, row):
         """Run a pass over one parameter, given its number and its arrays."""
@@ -78,6 +88,40 @@ class Interpreter:
                 values.append(PRIMITIVES[op].numpy(*map(value, operands)))
         self.keep(level, stage, number, [value(operand) for _, operand in stage.reductions])
 
+    def _run_pass_with_slices(self, level, stage, number, row):
+        """Run a pass over one parameter, or a slice of it, as over a matrix."""
+        extents, dtype = self.program.extents, self.dtype_of(row)
+        walk = walk_of(row[0].shape, extents, stage.extent)
+        values: list = []
+
+        def value(operand):
+            return dtype.type(self.numbers[number, ~operand]) if operand < 0 else values[operand]
+
+        def matrix(operand):
+            return np.broadcast_to(value(operand), (walk.rows, walk.columns))
+
+        for op, *operands in stage.code:
+            if op == "load":
+                values.append(expanded(row[operands[0]].reshape(-1).astype(dtype), walk, operands[0]))
+            elif op in ("store", "round"):
+                slot, operand, place = operands
+                new = self._rounded(matrix(operand).reshape(row[slot].shape), number, slot, place)
+                if op == "store":
+                    row[slot][...] = new
+                values.append(new.reshape(walk.rows, walk.columns).astype(dtype))
+            else:
+                values.append(PRIMITIVES[op].numpy(*map(value, operands)))
+        for index, (op, operand) in enumerate(stage.reductions):
+            self.partial[level, stage.extent, index, number] = row_results(op, matrix(operand)).reshape(-1)
+        for index, (op, operand, extent) in enumerate(stage.folds):
+            slot = self._slot_of(level, stage.extent, index)
+            row[slot][...] = reduced(op, matrix(operand), walk, slot, row[slot].size).reshape(row[slot].shape)
+
+    def _slot_of(self, level, extent, index):
+        """Return where the result of a reduction along axes goes."""
+        ends = [stage for _, stage in self.program.stages() if isinstance(stage, Combine) and not isinstance(stage.over, str)]
+        return next(end.output for end in ends if (end.level, end.extent, end.source) == (level, extent, index))
+
     def dtype_of(self, row):
         """Return the dtype of the arithmetic on one parameter's elements."""
         return compute_dtype(array.dtype for array, extent in zip(row, self.program.extents) if extent == ELEMENT)
@@ -86,7 +130,7 @@ class Interpreter:
         """Reduce the tiles of what the reductions of a pass take of one parameter."""
         for index, ((op, _), value) in enumerate(zip(stage.reductions, values)):
             every = np.broadcast_to(value, self.rows[number][0].shape)
-            self.partial[level, index, number] = partial_results(op, np.ravel(every))
+            self.partial[level, ELEMENT, index, number] = partial_results(op, np.ravel(every))
 
     def _rounded(self, values, number, slot, place):
         storage, kept = self.rows[number][slot].dtype.name, self.kept[number][slot]
@@ -95,18 +139,26 @@ class Interpreter:
         random = random_slices(self.seed, self.count, place, self.blocks[number], values.size, FORMATS[storage].word)
         return stochastic(values, storage, kept, random.reshape(values.shape))
 
-    def _combine(self, stage):
-        numbers, full = self.numbers, [number for number, row in enumerate(self.rows) if row[0].size]
+    def _results(self, stage):
+        """Return what a reduction gives for each parameter with elements, by number."""
+        full = [number for number, row in enumerate(self.rows) if row[0].size]
         if stage.source < 0:
-            found = {number: numbers[number, ~stage.source] for number in full}
-        else:
-            found = {number: combined(stage.op, self.partial[stage.level, stage.source, number]) for number in full}
+            return {number: self.numbers[number, ~stage.source] for number in full}
+        return {number: combined(stage.op, self.partial[stage.level, stage.extent, stage.source, number]) for number in full}
+
+    def _combine(self, stage, parts):
+        if not isinstance(stage.over, str):
+            return  # the pass has left it in its slot
         if stage.over == "step":
-            numbers[:, stage.output] = combined(stage.op, [*found.values()])
+            found = {}
+            for part in parts:
+                same = next(end for _, end in part.program.stages() if isinstance(end, Combine) and end.rank == stage.rank)
+                found.update({part.places[number]: result for number, result in part._results(same).items()})
+            self.numbers[:, stage.output] = combined(stage.op, [found[place] for place in sorted(found)])
         else:
-            numbers[:, stage.output] = OPS[stage.op][1]
-            for number, result in found.items():
-                numbers[number, stage.output] = result
+            self.numbers[:, stage.output] = OPS[stage.op][1]
+            for number, result in self._results(stage).items():
+                self.numbers[number, stage.output] = result
 
     def _scalars(self, stage, number, taken):
         row = self.rows[number] if self.rows else self.shared
@@ -141,7 +193,7 @@ def run_stages(steps):
             if isinstance(stage, Verdict):
                 taken = taken and step.is_true(stage.condition)
             elif taken or not stage.guarded:
-                step.run(place[1], stage, taken)
+                step.run(place[1], stage, taken, [other for other in steps if step.set is not None and other.set == step.set])
                 passes += isinstance(stage, Pass) * len(step.rows)
     return passes
 

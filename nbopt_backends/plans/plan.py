@@ -33,6 +33,10 @@ class Plan:
         The optimizer's, when the layout was built.
     shared : list of numpy.dtype
         Of the slots that are one number for the whole step.
+    set : int or None
+        See `Update`.
+    places : sequence of int
+        Each row's place in the list of all parameters.
     serials : list of int or None
         The tensors that the address tables are of now: param, grad of each row, then the states of each row.
     number : int
@@ -47,6 +51,7 @@ class Plan:
     def __init__(self, backend, update, layout):
         self.backend, self.program, self.stochastic_round = backend, update.program, update.stochastic_round
         self.layout, self.shared = layout, [tensor.dtype for tensor in update.shared]
+        self.set, self.places = update.set, update.listing[1] if update.listing else range(layout.n_rows)
         self.serials = None
         self.earlier = []
         self.number, self.joined = next(_numbers), None
@@ -82,6 +87,7 @@ class Plan:
             and self.backend is backend
             and self.stochastic_round is update.stochastic_round  # 1 and True differ, and small ints are unique
             and self.layout.key[2] == update.listing
+            and self.set == update.set
             and (not self.shared or self.shared == [tensor.dtype for tensor in update.shared])
         )
 

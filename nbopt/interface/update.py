@@ -128,7 +128,8 @@ def decide_together(updates):
         waits = {}
         for members in sets:
             known = [[level for _, level in update.program.over_the_step()] for update in members]
-            waits.update(dict.fromkeys(map(id, members), [*map(max, zip(*known))]))
+            latest = [*map(max, zip(*known))]
+            waits.update({id(update): latest for update in members})
         for update in updates:
             program = update.program
             own = [level for _, level in program.over_the_step()]

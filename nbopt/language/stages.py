@@ -9,14 +9,14 @@ A trace is straight-line code. Each line gives a value, which later lines know b
     ("taken",)                    1 if the step stores what `step.only_if` guards, else 0
     ("load", slot)                read a slot; emitted at its first use only
     ("store", slot, value)        write a slot; the line's value is what was stored, after rounding
-    ("reduce", op, over, value)   the sum, max or min of all elements of a parameter ("tensor"), of all parameters of the optimizer's call ("step"), or
-                                  along some axes: then `over` is the extent of the result
+    ("reduce", op, over, value)   the sum, max or min of all elements of a parameter ("tensor"), or of all parameters ("step"), or along some axes:
+                                  then `over` is the extent of the result
     ("only_if", value)            store nothing where the value is 0 or NaN
     (op, operand, ...)            a primitive of `nbopt.language.ops`
 
 Each value has an extent, which says what it varies with: STEP (one number for all parameters), TENSOR (one for each parameter), ELEMENT, or a
 slice: the parameter and some of its axes. An extent is a set of bits, so that an operation has the union of its operands' extents: bit 0 is the
-parameter, bit k + 1 its axis k, and ELEMENT has all bits. A reduction has a smaller one. Only a trace for parameters of one number of axes has slices.
+parameter, bit k + 1 its axis k, and ELEMENT has all bits. A reduction has a smaller one. A trace with slices is for one number of axes.
 
 `nbopt.language.cutter.cut` makes a `Program` of it: a list of stages that run one after the other. A value's *level* is the number of reductions on
 the longest way to it, and all elements' values of one level share a pass over memory.
@@ -306,7 +306,8 @@ class Program(NamedTuple):
         bool
         """
         over_tensors = any(isinstance(stage, Combine) and stage.over == "tensor" for _, stage in self.stages())
-        return over_tensors or self.size is not None or bool(self.lengths) or any(isinstance(s, Scalars) and s.extent == TENSOR for _, s in self.stages())
+        each = any(isinstance(stage, Scalars) and stage.extent == TENSOR for _, stage in self.stages())
+        return over_tensors or each or self.size is not None or bool(self.lengths)
 
     def passes(self):
         """Return the passes over elements.

@@ -151,8 +151,8 @@ def combine(stage):
     Parameters
     ----------
     stage : int64
-        Address of the record: 2 the op (0 sum, 1 max, 2 min); 3 the address of int64[rows + 1], where each row's tiles begin, or 0 if what is taken is
-        a number of each row; 4, 5 the address of the first tile's result or the first row's number, and the bytes from one to the next; 6 the rows;
+        Address of the record: 2 the op (0 sum, 1 max, 2 min); 3 the address of int64[rows + 1], where each row's tiles begin, or 0 if what is taken
+        is a number of each row; 4, 5 the address of the first tile's result or the first row's number, and the bytes from one to the next; 6 the rows;
         7, 8 the address of the first row's result, and the bytes from one to the next; 9 that of float64[tiles], scratch memory.
     """
     op, starts, sums, step = load_int64(stage, 2, -1), load_int64(stage, 3, -1), load_int64(stage, 4, -1), load_int64(stage, 5, -1)

@@ -76,8 +76,8 @@ class CpuPlan(Plan):
 
     def share(self, tensors):
         """Note where the slots are that are one number for the whole step."""
-        for place, tensor in enumerate(tensors, -len(tensors)):
-            self.layout.table[:, place] = tensor.storage.__array_interface__["data"][0]
+        for slot, tensor in zip(self.program.shared(), tensors):
+            self.layout.table[:, slot] = tensor.storage.__array_interface__["data"][0]
 
     def _address(self, array):
         self._kept_alive.append(array)

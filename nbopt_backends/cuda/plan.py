@@ -104,11 +104,11 @@ class DevicePlan(Plan):
     def share(self, tensors):
         """Note where the slots are that are one number for the whole step."""
         table = self.layout.table
-        for place, tensor in enumerate(tensors, -len(tensors)):
+        for slot, tensor in zip(self.program.shared(), tensors):
             address = self.backend.array_of(tensor).address
-            if table[0, place] != address:
+            if table[0, slot] != address:
                 self.new_tables = True
-                table[:, place] = address
+                table[:, slot] = address
 
     def give(self, numbers, seed, count):
         """Write the numbers of the step that the host gives into the image."""

@@ -113,7 +113,7 @@ class Interpreter:
                 values.append(PRIMITIVES[op].numpy(*map(value, operands)))
         for index, (op, operand) in enumerate(stage.reductions):
             self.partial[level, stage.extent, index, number] = row_results(op, matrix(operand)).reshape(-1)
-        for index, (op, operand, extent) in enumerate(stage.folds):
+        for index, (op, operand, _) in enumerate(stage.folds):
             slot = self._slot_of(level, stage.extent, index)
             row[slot][...] = reduced(op, matrix(operand), walk, slot, row[slot].size).reshape(row[slot].shape)
 

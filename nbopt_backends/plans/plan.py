@@ -9,8 +9,9 @@ from operator import attrgetter
 
 import numpy as np
 
+from nbopt.errors import LayoutError
 from nbopt.language.ops import compute_dtype
-from nbopt.language.stages import ELEMENT, STEP
+from nbopt.language.stages import ELEMENT, STEP, is_slice
 from nbopt_backends.arrays.memory import address_of, byte_range, reach
 from nbopt_backends.meaning.tree import TILE, tiles_of
 from nbopt_backends.meaning.xoroshiro import BLOCK, first_blocks
@@ -69,9 +70,8 @@ class Plan:
             One entry for each combination of dtypes that the stage's slots have: slot -> dtype's name; int64, the rows.
         """
         slots = [line[1] for line in stage.code if line[0] in ("load", "store", "round")]
-        shared = dict(zip(range(self.program.extents.count(STEP) * -1, 0), self.shared))
-        width = len(self.program.names)
-        once = {slot: shared[slot - width].name for slot in slots if slot - width in shared}
+        shared = dict(zip(self.program.shared(), self.shared))
+        once = {slot: shared[slot].name for slot in slots if slot in shared}
         if stage.extent == STEP:
             return [(once, np.arange(len(self.layout.table) if stage.outputs and self.program.differs() else 1))]
         structures, kinds = self.layout.key[0], {}
@@ -206,6 +206,12 @@ class Group:
         self.elements = sum(self.sizes)
         self.strided = not all(row[slot].flags.c_contiguous for row in arrays for slot in elements)
 
+    def widen(self, width, workspace):
+        """Let the dtypes and roundings be those of all slots: the last ones are workspace, those before it are none of a pass's."""
+        between = width - workspace - len(self.dtypes)
+        self.dtypes = (*self.dtypes, *("float64",) * between, *(self.arithmetic,) * workspace)
+        self.kept = (*self.kept, *(0,) * (between + workspace))
+
     def cut(self, chunk):
         """Return the group's tensors in pieces, int64[n, 3]: the tensor's place in the list of all, offset and length in elements."""
         table = chunk_table(self.sizes, chunk)
@@ -237,7 +243,7 @@ class Layout:
     sizes : list of int
         The elements of each row.
     table : numpy.ndarray
-        int64[rows, width]: the addresses of each slot of each tensor. Slots that are one number for the whole step come last.
+        int64[rows, width]: the addresses of each slot of each tensor, those of workspace included.
     geometries : dict
         (row, slot) -> the geometry of each slot of each row of the groups that are strided, see `nbopt_backends.cpu.drivers`.
     tile_starts : numpy.ndarray
@@ -258,8 +264,12 @@ class Layout:
                 kinds.setdefault((tuple(array.dtype.name for array in row), kept[number]), []).append(number)
         block_starts = first_blocks([row[0].size for row in rows], listing)
         elements = [slot for slot, extent in enumerate(program.extents) if extent == ELEMENT]
+        _check_slices(program, rows)
         self.groups = [Group(numbers, *kind, [rows[n] for n in numbers], block_starts, elements) for kind, numbers in kinds.items()]
         self.n_rows, self.sizes = len(rows), [row[0].size for row in rows]
+        if program.workspace:
+            for group in self.groups:
+                group.widen(len(program.names), program.workspace)
         self.table = np.zeros((max(1, self.n_rows), len(program.names)), np.int64)
         self.geometries = {
             (number, slot): _geometry(rows[number][slot], slot in self.written)
@@ -347,6 +357,15 @@ class Layout:
         """Return whether the step writes memory in any of the spans, int64 arrays of first bytes and of bytes after the last."""
         after = self._ends.searchsorted(starts, side="right")  # the first written span that reaches beyond the start
         return bool((self._starts[after] < ends).any())
+
+
+def _check_slices(program, rows):
+    """Refuse slices of parameters that are strided: they are small, and kernels take them as they lie."""
+    slices = [slot for slot in program.columns() if is_slice(program.extents[slot])]
+    for number, row in enumerate(rows):
+        for slot in slices:
+            if not row[slot].flags.c_contiguous:
+                raise LayoutError(f"{program.names[slot]} number {number} must be contiguous: make a copy of it (numpy.ascontiguousarray(x))")
 
 
 def _host_address(array):

@@ -220,11 +220,11 @@ class _Cutter:
             last = max(last, self.guard)
         levels = tuple(self._level(level) for level in range(last + 1))
         counters = [index for index in self.place if index in self.counters]
-        ends = [self._stores([index for index in counters if self.extents[index] == extent], extent, False) for extent in (STEP, TENSOR)]
+        stages = [self._stores([index for index in counters if self.extents[index] == extent], extent, False) for extent in (STEP, TENSOR)]
         size = next((self.number[index] for index, line in enumerate(self.code) if line[0] == "size" and index in self.number), None)
         lengths = tuple((self.number[index], line[1]) for index, line in enumerate(self.code) if line[0] == "length" and index in self.number)
         numbers = len(self.given), self.n_numbers, size
-        ends = tuple(end for end in ends if end)
+        ends = tuple(stage for stage in stages if stage)
         return Program(self.all_names, self.all_slots, *numbers, levels, ends, self.guard, self.ndim, len(self.slot), lengths)
 
     def _give_numbers(self):
@@ -259,7 +259,8 @@ class _Cutter:
             op, place = self.code[index][0], self.place.get(index, self.levels[index])
             wide = self.extents[operand] if op == "reduce" else self.extents[index]
             return wide == self.extents[operand] and self._home(operand) == place
-        if self.by_host[operand] or self.code[operand][0] in ("reduce", "size", "store") or self.code[index][0] in ("reduce", "only_if", "store"):
+        alone = self.code[operand][0] in ("reduce", "size", "length", "store") or self.code[index][0] in ("reduce", "only_if", "store")
+        if alone or self.by_host[operand]:
             return False
         if self.knows[index] and not self.knows[operand] and not (self.code[operand][0] == "load" and self.code[operand][1] in self.counted):
             return False  # counters come last, when another slot may hold a new value

@@ -336,7 +336,7 @@ class Program(NamedTuple):
             The op, the level.
         """
         found = [stage for _, stage in self.stages() if isinstance(stage, Combine) and stage.rank is not None]
-        return [(stage.op, stage.level + 1) for stage in sorted(found, key=lambda stage: stage.rank)]
+        return [(stage.op, stage.level + 1) for stage in sorted(found, key=lambda stage: stage.rank or 0)]
 
     def without_shared_stores(self):
         """Return the program without its stores to slots of extent STEP: another program of the same step does them.

@@ -275,7 +275,10 @@ class Tracer:
         )
 
     def _check_fresh(self, index):
-        """Check that no slot that the value at `index` was computed from has been assigned since."""
+        """Check that no slot that the value at `index` was computed from has been assigned since.
+
+        What a reduction has given stays what it is, so it may be used later.
+        """
         seen, stack = set(), [index]
         while stack:
             here = stack.pop()
@@ -290,5 +293,5 @@ class Tracer:
                         f"an expression built from {name} is used after {name} was assigned: it would not be clear which value it means. "
                         f"Build the expression after {name}[:] = ..., or assign it before."
                     )
-            else:
+            elif op != "reduce":
                 stack.extend(operands_of(self.code[here]))

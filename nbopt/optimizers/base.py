@@ -297,7 +297,7 @@ class Optimizer(Declared, Described):
         kinds: dict[tuple, list[int]] = {}
         for row in rows:
             kinds.setdefault(self._kind(params[row][0][0]), []).append(row)
-        found = []
+        found: list[Update] = []
         for kind, own in kinds.items():
             update = self._update(be, layers, [params[row] for row in own], epoch, kind, not found)
             update.listing, update.set = (sizes, own), id(self)

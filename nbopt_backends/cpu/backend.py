@@ -16,6 +16,7 @@ from nbopt_backends.cpu.plan import CpuPlan, in_order
 from nbopt_backends.cpu.reductions import reduction_text
 from nbopt_backends.cpu.threads import Threads, threading_layer
 from nbopt_backends.lowering import source
+from nbopt_backends.lowering.slices import sliced_text
 from nbopt_backends.lowering.text import Dialect, kernel_text, scalars_text
 from nbopt_backends.meaning.reduction import tile_count
 from nbopt_backends.plans.compiled import CompiledBackend
@@ -139,6 +140,23 @@ class NumbaCPU(CompiledBackend, HostBackend):
             Its `address` is that of the compiled function.
         """
         return self._compiled((stage, group.dtypes, group.kept), lambda: self.text(stage, group), "update")
+
+    def sliced_kernel_of(self, stage, group, extents, flags):
+        """Return the kernel of a pass that knows slices, as `kernel_of` does.
+
+        Parameters
+        ----------
+        stage : Pass
+        group : nbopt_backends.plans.plan.Group
+        extents, flags : tuple of int
+            See `sliced_text`.
+
+        Returns
+        -------
+        object
+        """
+        text = lambda: sliced_text(stage, DIALECT, group.dtypes, group.arithmetic, group.kept, extents, flags)  # noqa: E731
+        return self._compiled((stage, group.dtypes, group.kept, extents, flags), lambda: self.marked(text()), "update")
 
     def scalars_of(self, stage, dtypes):
         """Return a stage of arithmetic on numbers, compiled at first use.

@@ -5,19 +5,26 @@ int64, addresses too, so that a call costs under a microsecond of unboxing.
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import float32, float64, njit, prange
 
 from nbopt_backends.cpu.primitives import (
+    band_address,
+    band_begins,
     call_kernel,
     call_scalars,
     empty,
     fold_max_float64,
     fold_min_float64,
     fold_sum_float64,
+    load_float32,
     load_float64,
     load_int16,
     load_int32,
     load_int64,
+    maximum,
+    minimum,
+    row_offset,
+    store_float32,
     store_float64,
     store_int16,
     store_int32,
@@ -30,7 +37,9 @@ PIECE = 4096  # elements that are gathered at a time, a tile of a reduction; a c
 # pass has the address of its kernel, that of int64[chunks, CHUNK_FIELDS], and the number of the chunks; for the others see below.
 FIELDS = 16
 CHUNK_FIELDS = 9
-PASS, STRIDED_PASS, COMBINE, COMBINE_STEP, SCALARS, VERDICT = range(6)
+PASS, STRIDED_PASS, COMBINE, COMBINE_STEP, SCALARS, VERDICT, SLICED_PASS, COMBINE_SLICES = range(8)
+SLICED_FIELDS = 10
+SLICE_FIELDS = 12
 
 
 def run_stages(stages, n_stages, random):
@@ -55,15 +64,22 @@ def run_stages(stages, n_stages, random):
         kind = load_int64(stage, 0, -1)
         if load_int64(stage, 1, -1) != 0 and taken == 0:
             continue
-        if kind == PASS or kind == STRIDED_PASS:
+        if kind == PASS or kind == STRIDED_PASS or kind == SLICED_PASS:
             passes += 1
             kernel, chunks, n_chunks = load_int64(stage, 2, -1), load_int64(stage, 3, -1), load_int64(stage, 4, -1)
             if kind == PASS:
                 for c in prange(n_chunks):
                     run_chunk(kernel, chunks + c * CHUNK_FIELDS * 8, random)
-            else:
+            elif kind == STRIDED_PASS:
                 for c in prange(n_chunks):
                     run_strided_chunk(kernel, chunks + c * CHUNK_FIELDS * 8, random)
+            else:
+                for c in prange(n_chunks):
+                    run_sliced_chunk(kernel, chunks + c * SLICED_FIELDS * 8, random)
+        elif kind == COMBINE_SLICES:
+            op, entries = load_int64(stage, 2, -1), load_int64(stage, 3, -1)
+            for e in prange(load_int64(stage, 4, -1)):
+                combine_slice(op, entries + e * SLICE_FIELDS * 8)
         elif kind == COMBINE:
             combine(stage)
         elif kind == COMBINE_STEP:
@@ -145,6 +161,99 @@ def run_strided_chunk(kernel, chunk, random):
 
 
 @njit(error_model="numpy")
+def run_sliced_chunk(kernel, chunk, random):
+    """Run the kernel of a pass that knows slices over some rows and columns.
+
+    Parameters
+    ----------
+    kernel : int64
+        Address of ``void kernel(slots, chunk, walk, numbers, random, 0, 0)``.
+    chunk : int64
+        Address of int64[SLICED_FIELDS]: 0 the address of int64[width], the addresses of the tensor's slots; 1 that of the walk; 2, 3 the first row
+        and the one after the last; 4, 5 the columns, likewise; 6 the address of the tensor's numbers; 7 the number of the slots' first element, see
+        `primitives.draw`; 8 the address of the geometries, see `run_strided_chunk`; 9 the width.
+    random : int64
+        As for `run_stages`.
+    """
+    slots, walk, numbers = load_int64(chunk, 0, -1), load_int64(chunk, 1, -1), load_int64(chunk, 6, -1)
+    geometry, width = load_int64(chunk, 8, -1), load_int64(chunk, 9, -1)
+    strided = 0
+    for slot in range(width):
+        shape = load_int64(geometry, slot, -1)
+        if shape != 0 and load_int64(shape, 0, -1) > 0:
+            strided += 1
+    if strided == 0:
+        call_kernel(kernel, slots, chunk, walk, numbers, random, 0, 0)
+        return
+    # Whole rows: what they take of a strided slot lies in one piece in the buffer.
+    columns = load_int64(walk, 0, -1)
+    start = load_int64(chunk, 2, -1) * columns
+    n = load_int64(chunk, 3, -1) * columns - start
+    buffer = empty(strided * n, np.float64)
+    addresses = empty(width, np.int64)
+    used = 0
+    for slot in range(width):
+        shape = load_int64(geometry, slot, -1)
+        addresses[slot] = load_int64(slots, slot, -1)
+        if shape != 0 and load_int64(shape, 0, -1) > 0:
+            here = buffer.ctypes.data + used * n * 8
+            copy_strided(here, addresses[slot], shape, start, n, True)
+            addresses[slot] = here - start * load_int64(shape, 1, -1)
+            used += 1
+    call_kernel(kernel, addresses.ctypes.data, chunk, walk, numbers, random, 0, 0)
+    for slot in range(width):
+        shape = load_int64(geometry, slot, -1)
+        if shape != 0 and load_int64(shape, 0, -1) == 2:
+            here = addresses[slot] + start * load_int64(shape, 1, -1)
+            copy_strided(here, load_int64(slots, slot, -1), shape, start, n, False)
+
+
+@njit(error_model="numpy")
+def combine_slice(op, entry):
+    """End a reduction along axes of one parameter.
+
+    Parameters
+    ----------
+    op : int64
+        0 sum, 1 max, 2 min.
+    entry : int64
+        Address of int64[SLICE_FIELDS]: 0 the address of the walk; 1 a slot that is laid out as the result is; 2 which of the pass's reductions along
+        axes it is; 3 the address of the result; 4 its elements; 5 whether it keeps the columns; 6 the address of the first partial result, if it does
+        not keep them; 7, 8 how many float64 a tile has, and the tiles of a row; 9 the address of float64[elements], scratch memory; 10 whether the
+        arithmetic is float64; 11 the rows.
+    """
+    walk, slot, fold, target = load_int64(entry, 0, -1), load_int64(entry, 1, -1), load_int64(entry, 2, -1), load_int64(entry, 3, -1)
+    size, keeps = load_int64(entry, 4, -1), load_int64(entry, 5, -1) != 0
+    partial, step, tiles, scratch = load_int64(entry, 6, -1), load_int64(entry, 7, -1), load_int64(entry, 8, -1), load_int64(entry, 9, -1)
+    wide, rows, columns = load_int64(entry, 10, -1) != 0, load_int64(entry, 11, -1), load_int64(walk, 0, -1)
+    for k in range(size):
+        store_float64(scratch, k, -1, fold_of(op, scratch, 0))
+    for row in range(rows):
+        place = row_offset(walk, slot, row)
+        if not keeps:
+            found = load_float64(scratch, place, -1)
+            for tile in range(tiles):
+                found = joined(op, found, load_float64(partial, (row * tiles + tile) * step, -1))
+            store_float64(scratch, place, -1, found)
+        elif band_begins(walk, fold, row):
+            here = band_address(walk, fold, row, columns * (8 if wide else 4))
+            for c in range(columns):
+                value = load_float64(here, c, -1) if wide else float64(load_float32(here, c, -1))
+                store_float64(scratch, place + c, -1, joined(op, load_float64(scratch, place + c, -1), value))
+    for k in range(size):
+        if wide:
+            store_float64(target, k, -1, load_float64(scratch, k, -1))
+        else:
+            store_float32(target, k, -1, float32(load_float64(scratch, k, -1)))
+
+
+@njit(error_model="numpy")
+def joined(op, a, b):
+    """Return what two float64 become."""
+    return a + b if op == 0 else (maximum(a, b) if op == 1 else minimum(a, b))
+
+
+@njit(error_model="numpy")
 def combine(stage):
     """Fold the results of the tiles of each parameter, or take a number of each.
 
@@ -152,8 +261,8 @@ def combine(stage):
     ----------
     stage : int64
         Address of the record: 2 the op (0 sum, 1 max, 2 min); 3 the address of int64[rows + 1], where each row's tiles begin, or 0 if what is taken
-        is a number of each row; 4, 5 the address of the first tile's result or the first row's number, and the bytes from one to the next; 6 the rows;
-        7, 8 the address of the first row's result, and the bytes from one to the next; 9 that of float64[tiles], scratch memory.
+        is a number of each row; 4, 5 the address of the first tile's result or the first row's number, and the bytes from one to the next; 6 the
+        rows; 7, 8 the address of the first row's result, and the bytes from one to the next; 9 that of float64[tiles], scratch memory.
     """
     op, starts, sums, step = load_int64(stage, 2, -1), load_int64(stage, 3, -1), load_int64(stage, 4, -1), load_int64(stage, 5, -1)
     rows, target, target_step = load_int64(stage, 6, -1), load_int64(stage, 7, -1), load_int64(stage, 8, -1)

@@ -1,12 +1,14 @@
 """CpuPlan: the stages of a step as records that `nbopt_backends.cpu.drivers.run_stages` goes through."""
 
+import math
 from struct import Struct
 from typing import NamedTuple
 
 import numpy as np
 
-from nbopt.language.stages import Combine, Pass, Scalars
+from nbopt.language.stages import Combine, Pass, Scalars, axes_of
 from nbopt_backends.cpu.drivers import CHUNK_FIELDS, COMBINE, COMBINE_STEP, FIELDS, PASS, SCALARS, STRIDED_PASS, VERDICT
+from nbopt_backends.cpu.slices import SlicedPass, end_of, workspace_of
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.plans.plan import Plan
 
@@ -35,6 +37,10 @@ class Record(NamedTuple):
     rank: int | None = None
 
 
+def _guarded(stage, kind, fields):
+    return kind, stage.guarded, fields
+
+
 class CpuPlan(Plan):
     """A plan whose tables are in the host's memory.
 
@@ -58,11 +64,19 @@ class CpuPlan(Plan):
         self._given = Struct(f"{program.n_given}d")
         if program.size is not None:
             self.numbers[: layout.n_rows, program.size] = layout.sizes
-        self._stride = self.numbers.strides[0] if len(self.numbers) > 1 else 0
+        for number, extent in program.lengths:
+            shapes = [shape for shape, *_ in layout.key[0][0]]
+            self.numbers[: layout.n_rows, number] = [math.prod(shape[axis] for axis in axes_of(extent, len(shape))) for shape in shapes]
+        self.stride = self.numbers.strides[0] if len(self.numbers) > 1 else 0
         self._kept_alive: list = []
         self._partial = self._results(program)
-        self._scratch = np.zeros(max(1, layout.n_rows, layout.tile_starts[-1]))
-        self._views = self._geometries()
+        self.views = self._geometries()
+        if program.workspace:
+            workspace_of(self)
+        sliced = [(level, stage) for level, stage in program.stages() if isinstance(stage, Pass) and stage.has_slices(program.extents)]
+        self._sliced = {(level, stage.extent): SlicedPass(self, stage) for level, stage in sliced}
+        tiles = [layout.tile_starts, *(one.starts for one in self._sliced.values())]
+        self._scratch = np.zeros(max(1, *(int(starts[-1]) for starts in tiles)))
         self.records, self.results = [], {}
         for order, stage in program.order():
             self.records += self._records(order, stage)
@@ -79,7 +93,8 @@ class CpuPlan(Plan):
         for slot, tensor in zip(self.program.shared(), tensors):
             self.layout.table[:, slot] = tensor.storage.__array_interface__["data"][0]
 
-    def _address(self, array):
+    def kept_alive(self, array):
+        """Return the address of an array, which lives as long as the plan."""
         self._kept_alive.append(array)
         return array.ctypes.data
 
@@ -93,14 +108,17 @@ class CpuPlan(Plan):
         """Return int64[rows, slots]: the addresses of the geometries; 0 for rows that have none."""
         found = np.zeros(self.layout.table.shape, np.int64)
         for place, geometry in self.layout.geometries.items():
-            found[place] = self._address(geometry)
+            found[place] = self.kept_alive(geometry)
         return found
 
     def _records(self, order, stage):
         level = order[1]
         if isinstance(stage, Combine):
             return self._combine(order, stage)
-        if isinstance(stage, Pass):
+        if isinstance(stage, Pass) and (level, stage.extent) in self._sliced:
+            sliced = self._sliced[level, stage.extent]
+            found = [Record(*_guarded(stage, *sliced.record(group, flags)), chunks) for group, flags, chunks in sliced.records()]
+        elif isinstance(stage, Pass):
             found = [self._pass(level, stage, group) for group in self.layout.groups]
         elif isinstance(stage, Scalars):
             found = [self._scalars(stage, *kind) for kind in self.kinds_of(stage)]
@@ -114,32 +132,36 @@ class CpuPlan(Plan):
         chunks = np.zeros((len(rows), CHUNK_FIELDS), np.int64)
         chunks[:, 0] = table.ctypes.data + rows * table.strides[0]
         chunks[:, 1:3], chunks[:, 3] = group.chunks[:, 1:], group.places
-        chunks[:, 4] = self.numbers.ctypes.data + rows * self._stride
+        chunks[:, 4] = self.numbers.ctypes.data + rows * self.stride
         if sums is not None:
             chunks[:, 5] = sums.ctypes.data + layout.first_tiles(group.chunks) * sums.strides[0]
             chunks[:, 6] = sums.strides[0]
-        chunks[:, 7], chunks[:, 8] = self._views.ctypes.data + rows * self._views.strides[0], table.shape[1]
+        chunks[:, 7], chunks[:, 8] = self.views.ctypes.data + rows * self.views.strides[0], table.shape[1]
         return Record(STRIDED_PASS if group.strided else PASS, stage.guarded, [self.backend.kernel_of(stage, group).address], chunks)
 
     def _combine(self, order, stage):
         """Return the records of the end of a reduction: of what folds each parameter's tiles, and over the step of what folds the results."""
-        numbers = self.numbers.ctypes.data, self._stride
+        numbers = self.numbers.ctypes.data, self.stride
+        if not isinstance(stage.over, str):
+            return [(order, Record(*_guarded(stage, *end_of(stage, self._sliced))))]
         if stage.over != "step":
-            return [(order, self._fold_rows(stage, numbers[0] + 8 * stage.output, self._stride))]
+            return [(order, self._fold_rows(stage, numbers[0] + 8 * stage.output, self.stride))]
         found = []
         if stage.source < 0:
-            first, stride = numbers[0] + 8 * ~stage.source, self._stride
+            first, stride = numbers[0] + 8 * ~stage.source, self.stride
         else:
-            first, stride = self._address(np.zeros(max(1, self.layout.n_rows))), 8
+            first, stride = self.kept_alive(np.zeros(max(1, self.layout.n_rows))), 8
             found.append(((*order[:2], 0), self._fold_rows(stage, first, stride)))
         full = np.flatnonzero(np.diff(self.layout.tile_starts)).tolist()
         self.results[stage.rank] = [(self.places[row], first + row * stride) for row in full]
-        fields = [_OPS[stage.op], numbers[0] + 8 * stage.output, self._stride, len(self.numbers)]
+        fields = [_OPS[stage.op], numbers[0] + 8 * stage.output, self.stride, len(self.numbers)]
         return [*found, (order, Record(COMBINE_STEP, stage.guarded, fields, rank=stage.rank))]
 
     def _fold_rows(self, stage, target, step):
         if stage.source < 0:
-            source = [0, self.numbers.ctypes.data + 8 * ~stage.source, self._stride]
+            source = [0, self.numbers.ctypes.data + 8 * ~stage.source, self.stride]
+        elif (stage.level, stage.extent) in self._sliced:
+            source = self._sliced[stage.level, stage.extent].source(stage.source)
         else:
             sums = self._partial[stage.level]
             source = [self.layout.tile_starts.ctypes.data, sums.ctypes.data + 8 * stage.source, sums.strides[0]]
@@ -148,8 +170,8 @@ class CpuPlan(Plan):
 
     def _scalars(self, stage, dtypes, rows):
         table, function = self.layout.table, self.backend.scalars_of(stage, dtypes)
-        numbers = self.numbers.ctypes.data, self._stride
-        fields = [function.address, table.ctypes.data, table.shape[1], *numbers, len(rows), self._address(rows)]
+        numbers = self.numbers.ctypes.data, self.stride
+        fields = [function.address, table.ctypes.data, table.shape[1], *numbers, len(rows), self.kept_alive(rows)]
         return Record(SCALARS, stage.guarded, fields)
 
     def _verdict(self, stage):

@@ -274,6 +274,43 @@ def draw(lanes, random, assignment, place, fresh, draws):
             lanes[number, lane], lanes[0, lane], lanes[1, lane] = _advanced(lanes[0, lane], lanes[1, lane])
 
 
+# --- slices: see nbopt_backends.meaning.slices; a walk is what nbopt_backends.cpu.slices makes ---
+
+
+@njit(error_model="numpy")
+def row_offset(walk, slot, row):
+    """Return where the first column of a row is in a slot that varies with some of the axes."""
+    n = load_int64(walk, 1, -1)
+    first = load_int64(walk, 3, -1) + slot * n
+    found = 0
+    for group in range(n - 1, -1, -1):
+        length = load_int64(walk, 5 + group, -1)
+        found += row % length * load_int64(walk, first + group, -1)
+        row //= length
+    return found
+
+
+@njit(error_model="numpy")
+def last_group(walk):
+    """Return how many rows lie next to each other along the last of the groups of axes."""
+    n = load_int64(walk, 1, -1)
+    return load_int64(walk, 4 + n, -1) if n > 0 else 1
+
+
+@njit(error_model="numpy")
+def band_address(walk, fold, row, size):
+    """Return the address of the results of the band of a row, given the bytes of one band's results."""
+    last, field = last_group(walk), load_int64(walk, 4, -1) + 2 * fold
+    band = load_int64(walk, field + 1, -1)
+    return load_int64(walk, field, -1) + (row // last * -(-last // band) + row % last // band) * size
+
+
+@njit(error_model="numpy")
+def band_begins(walk, fold, row):
+    """Return whether a row is the first one of its band."""
+    return row % last_group(walk) % load_int64(walk, load_int64(walk, 4, -1) + 2 * fold + 1, -1) == 0
+
+
 # --- reductions: see nbopt_backends.meaning.tree ---
 
 

@@ -89,7 +89,7 @@ class Pieces:
         return [
             f"@once({', '.join(results)})",
             f"def {name}({', '.join(parameters)}):",
-            *(f"    {line}" for line in body_lines(stage, self.dialect, self.dtypes, self.arithmetic, self.kept)),
+            *(f"    {line}" for line in body_lines(stage, self.dialect, self.dtypes, self.arithmetic, self.kept)[0]),
             f"    return ({', '.join(returned)},)",
             "",
         ]

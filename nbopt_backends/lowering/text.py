@@ -120,7 +120,7 @@ def rule_comment(program):
             lines.append(f"v{index} = {_bare(here)}")
             here = f"v{index}"
         text.append(here)
-    return lines + [f"{op} of {_bare(spelled(value))}" for op, value in program.reductions]
+    return lines + [f"{op} of {_bare(spelled(value))}" for op, value, *_ in (*program.reductions, *program.folds)]
 
 
 def _bare(text):
@@ -133,8 +133,10 @@ def _bare(text):
     return text[1:-1] if text.startswith("(") else text
 
 
-def body_lines(program, dialect, dtypes, arithmetic, kept):
-    """Return the lines of the loop's body, for one element: each slot loaded once, each value computed once, stores in order.
+def body_lines(program, dialect, dtypes, arithmetic, kept, fixed=()):
+    """Return the lines of the loop's body, for one element, and the names of the values.
+
+    Each slot is loaded once, each value computed once, stores are in order.
 
     Parameters
     ----------
@@ -146,6 +148,8 @@ def body_lines(program, dialect, dtypes, arithmetic, kept):
         ``"float32"`` or ``"float64"``.
     kept : tuple of int
         For each slot, how many mantissa bits a stochastic rounding keeps, or 0.
+    fixed : collection of int
+        Slots whose value was loaded before the loop, as ``x{slot}``.
     """
     ops = {**COMMON_OPS, **dialect.ops}
     names = []
@@ -154,6 +158,9 @@ def body_lines(program, dialect, dtypes, arithmetic, kept):
         name = f"v{index}"
         if op == "load":
             slot = operands[0]
+            if slot in fixed:
+                names.append(f"x{slot}")
+                continue
             loaded = dialect.load.format(dtype=dtypes[slot], slot=slot)
             lines.append(f"{name} = {widened(dtypes[slot], arithmetic, loaded)}")
         elif op in ("store", "round"):
@@ -179,7 +186,7 @@ def body_lines(program, dialect, dtypes, arithmetic, kept):
         names.append(name)
     for number, (_, value) in enumerate(program.reductions):
         lines.append(dialect.partial.format(F=arithmetic, number=number, value=f"s{~value}" if value < 0 else names[value]))
-    return lines
+    return lines, names
 
 
 def widened(dtype, arithmetic, text):
@@ -253,10 +260,10 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
         buffers.append(f"b{number} = buffer{number}.ctypes.data")
         # By its array, which Numba would free after its last use.
         folds.append(f"store_float64(sums, {number}, -1, float64(fold_{op}_{arithmetic}(buffer{number}.ctypes.data, m)))")
-    scalars = [f"s{j} = {_in(arithmetic, f'load_float64(scalars, {j}, -1)')}" for j in program.scalars()]
+    scalars = [f"s{j} = {in_arithmetic(arithmetic, f'load_float64(scalars, {j}, -1)')}" for j in program.scalars()]
 
     def loop(program):
-        body = body_lines(program, dialect, dtypes, arithmetic, kept)
+        body, _ = body_lines(program, dialect, dtypes, arithmetic, kept)
         if not program.reductions:
             return dialect.loop.format(block=block, before=indented(before, 1), body=indented(body, 2)).split("\n")
         inner = dialect.tile_loop.format(block=block, before=indented(before, 1), body=indented(body, 2)).split("\n")
@@ -278,7 +285,7 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
     return dialect.header + dialect.kernel.format(**parts)
 
 
-def _in(arithmetic, text):
+def in_arithmetic(arithmetic, text):
     """Return `text`, a float64, rounded to the arithmetic."""
     return text if arithmetic == "float64" else f"{arithmetic}({text})"
 

@@ -1,0 +1,159 @@
+"""Passes that know slices, as records that `nbopt_backends.cpu.drivers.run_stages` goes through; see `nbopt_backends.meaning.slices`."""
+
+import numpy as np
+
+from nbopt.language.stages import ELEMENT
+from nbopt_backends.cpu.drivers import COMBINE_SLICES, SLICED_FIELDS, SLICED_PASS
+from nbopt_backends.lowering.slices import fold_slots
+from nbopt_backends.meaning.slices import ROWS, shape_of, tiles_of_columns, walk_of
+from nbopt_backends.meaning.tree import OPS
+from nbopt_backends.meaning.xoroshiro import BLOCK
+
+_PIECE = 16384  # elements of a chunk, about
+_COLUMNS = 16384  # of a chunk, where rows are long; a multiple of a tile
+_OPS = {op: number for number, op in enumerate(OPS)}
+
+
+class SlicedPass:
+    """One pass that knows slices over the parameters of a plan: its walks, and the memory of its partial results.
+
+    Parameters
+    ----------
+    plan : CpuPlan
+        Whose workspace has its memory.
+    stage : Pass
+
+    Attributes
+    ----------
+    starts : numpy.ndarray
+        int64[rows + 1]: where the results of each parameter's tiles begin.
+    sums : numpy.ndarray
+        float64[tiles, results].
+    """
+
+    def __init__(self, plan, stage):
+        self.plan, self.stage = plan, stage
+        extents, structures = plan.program.extents, plan.layout.key[0][0]
+        self._slots = fold_slots(stage, extents)
+        self._walks, counts = {}, [0]
+        for row, (shape, *_) in enumerate(structures):
+            walk = self._walks[row] = walk_of(shape, extents, stage.extent)
+            counts.append(walk.rows * tiles_of_columns(walk.columns) if plan.layout.sizes[row] else 0)
+        self.starts = np.cumsum(counts, dtype=np.int64)
+        self._keeping = [[bool(walk.strides[slot][-1]) for slot in self._slots] for walk in self._walks.values()]
+        self.sums = np.zeros((max(1, int(self.starts[-1])), max(1, len(stage.reductions) + len(stage.folds))))
+        self._records: dict[int, int] = {}
+        self._bands: dict[tuple[int, int], int] = {}
+        self._contiguous = np.zeros(len(extents), np.int64)
+
+    def records(self):
+        """Return for each combination of dtypes and column strides the group, its flags and its chunks, int64[chunks, SLICED_FIELDS]."""
+        found = []
+        for group in self.plan.layout.groups:
+            kinds: dict[tuple, list[int]] = {}
+            for row in group.rows:
+                strides = self._walks[row].strides
+                kinds.setdefault(tuple(own[-1] if own else 0 for own in strides), []).append(row)
+            found += [(group, flags, self._chunks(group, rows)) for flags, rows in kinds.items()]
+        return found
+
+    def _chunks(self, group, rows):
+        plan, layout = self.plan, self.plan.layout
+        first_blocks = dict(zip(group.rows, group.first_blocks.tolist()))
+        found = []
+        for row in rows:
+            walk = self._walks[row]
+            table = layout.table[row]
+            common = [table.ctypes.data, self._record(row, group)]
+            views = plan.views[row] if self.stage.extent == ELEMENT else self._contiguous
+            rest = [plan.numbers.ctypes.data + row * plan.stride, first_blocks[row] * BLOCK, views.ctypes.data, layout.table.shape[1]]
+            found += [[*common, *part, *rest] for part in _parts(walk, group.strided and self.stage.extent == ELEMENT)]
+        return np.array(found, np.int64).reshape(-1, SLICED_FIELDS)
+
+    def _record(self, row, group):
+        """Return the address of a walk, as kernels take it."""
+        walk, n = self._walks[row], len(self._walks[row].groups)
+        record = [walk.columns, n, self._results_of(row), 5 + n, 5 + n + n * len(walk.strides)]
+        record += walk.groups
+        for own in walk.strides:
+            record += own[:-1] if own else [0] * n
+        for number, (slot, keeps) in enumerate(zip(self._slots, self._keeping[row])):
+            band, address = walk.band(slot), 0
+            if keeps:
+                last = walk.groups[-1] if n else 1
+                bands = walk.rows // last * -(-last // band)
+                results = np.zeros((bands, walk.columns), group.arithmetic)
+                address = self._bands[row, number] = self.plan.kept_alive(results)
+            record += [address, band]
+        self._records[row] = self.plan.kept_alive(np.array(record, np.int64))
+        return self._records[row]
+
+    def _results_of(self, row):
+        """Return the address of the results of a parameter's tiles."""
+        return self.sums.ctypes.data + int(self.starts[row]) * self.sums.strides[0]
+
+    def source(self, number):
+        """Return where the results of a reduction to one number are: the starts, the first result, and the bytes to the next."""
+        return [self.starts.ctypes.data, self.sums.ctypes.data + 8 * number, self.sums.strides[0]]
+
+    def end(self, stage):
+        """Return the fields of the record that ends a reduction along axes, of all parameters.
+
+        Parameters
+        ----------
+        stage : Combine
+        """
+        entries = []
+        for group in self.plan.layout.groups:
+            for row in group.rows:
+                walk, keeps = self._walks[row], self._keeping[row][stage.source]
+                size = int(np.prod(shape_of(self.plan.layout.key[0][0][row][0], stage.over), dtype=np.int64))
+                scratch = self.plan.kept_alive(np.zeros(size))
+                if keeps:
+                    source = [self._bands[row, stage.source], 0, 0]
+                else:
+                    place = len(self.stage.reductions) + stage.source
+                    source = [self._results_of(row) + 8 * place, self.sums.shape[1], tiles_of_columns(walk.columns)]
+                target = int(self.plan.layout.table[row, stage.output])
+                wide = int(group.arithmetic == "float64")
+                slot = self._slots[stage.source]
+                entries.append([self._records[row], slot, stage.source, target, size, int(keeps), *source, scratch, wide, walk.rows])
+        entries = np.array(entries, np.int64).reshape(len(entries), -1)
+        return [_OPS[stage.op], self.plan.kept_alive(entries), len(entries)]
+
+    def record(self, group, flags):
+        """Return the kind and the first field of a record."""
+        return SLICED_PASS, [self.plan.backend.sliced_kernel_of(self.stage, group, self.plan.program.extents, flags).address]
+
+
+def end_of(stage, passes):
+    """Return the kind and the fields of the record that ends a reduction along axes."""
+    return COMBINE_SLICES, passes[stage.level, stage.extent].end(stage)
+
+
+def _parts(walk, whole_rows):
+    """Yield (first row, end, first column, end) of the chunks of a walk. Bands are not cut."""
+    last = walk.groups[-1] if walk.groups else 1
+    starts = [start + band for start in range(0, walk.rows, last) for band in range(0, last, ROWS)]
+    starts.append(walk.rows)
+    wide = walk.columns if whole_rows else min(walk.columns, 2 * _COLUMNS)
+    step = walk.columns if wide == walk.columns else _COLUMNS
+    band = 0
+    while band < len(starts) - 1:
+        end = band + 1
+        while end < len(starts) - 1 and (starts[end + 1] - starts[band]) * step <= _PIECE:
+            end += 1
+        for column in range(0, walk.columns, step):
+            yield starts[band], starts[end], column, min(column + step, walk.columns)
+        band = end
+
+
+def workspace_of(plan):
+    """Make the memory of a plan's workspace, and enter its addresses into the table."""
+    program, layout = plan.program, plan.layout
+    first = len(program.names) - program.workspace
+    for group in layout.groups:
+        for row in group.rows:
+            for slot in range(first, len(program.names)):
+                shape = shape_of(layout.key[0][0][row][0], program.extents[slot])
+                layout.table[row, slot] = plan.kept_alive(np.zeros(shape, group.arithmetic))

@@ -14,8 +14,8 @@ import nbopt
 from nbopt.errors import ArgumentError, DtypeError, LayoutError, OperandError
 from nbopt.language.ops import PRIMITIVES
 from nbopt_backends.arrays.memory import check_disjoint
-from nbopt_backends.meaning.reduction import tree_sum
 from nbopt_backends.meaning.reference import Interpreter, run_stages
+from nbopt_backends.meaning.tree import row_sums
 
 
 class ToyBackend(nbopt.Backend):
@@ -94,7 +94,7 @@ class ToyBackend(nbopt.Backend):
         """Reduce over an axis (None: over all elements); return a new tensor of shape `shape`."""
         array = tensor.storage if axis is None else np.moveaxis(tensor.storage, axis, -1)
         matrix = array.reshape(math.prod(shape), -1 if array.size else 0)
-        found = tree_sum(matrix) if op == "sum" else getattr(np, op)(matrix, axis=1)
+        found = row_sums(matrix) if op == "sum" else getattr(np, op)(matrix, axis=1)
         return self.wrap(np.asarray(found, tensor.dtype).reshape(shape))
 
 

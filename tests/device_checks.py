@@ -18,7 +18,7 @@ from helpers import OPTIMIZERS, same_bits, special_values, thorough_but, ulp_dis
 import nbopt
 from nbopt import errors
 from nbopt.language.ops import PRIMITIVES
-from nbopt_backends.meaning.reduction import TILE
+from nbopt_backends.meaning.tree import TILE
 
 SHAPES = [(37,), (3, 5), (), (0, 4), (64,), (2, 3, 7)]
 each_dtype = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -197,13 +197,16 @@ def test_reductions_have_the_references_bits(cuda, op, axis, dtype):
 
 @pytest.mark.parametrize("n", [0, 1, TILE - 1, TILE, 2 * TILE + 300])
 def test_sums_of_any_length(cuda, n):
-    values = np.random.default_rng(n).standard_normal(n).astype(np.float32)
-    sums = []
+    """Of a tensor and of rows. The last rows are of -0, and of what is too large for float32 in sum."""
+    values = np.random.default_rng(n).standard_normal((3, n)).astype(np.float32)
+    values[1:] = [[-0.0], [3e38]]
+    found = []
     for be in (cuda, reference()):
-        out = be.empty(1)
-        be.sum(be.array(values), out=out)
-        sums.append(out.get())
-    assert same_bits(*sums)
+        whole, rows = be.empty((1, 1)), be.empty((3, 1))
+        be.sum(be.array(values), out=whole)
+        be.sum(be.array(values), axis=1, out=rows)
+        found.append([whole.get(), rows.get()])
+    assert_same(*found)
 
 
 class Lamb(nbopt.Optimizer):

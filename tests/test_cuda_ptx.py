@@ -257,10 +257,11 @@ def test_kernels_that_may_be_skipped_leave_before_they_load_anything(strided, ke
     assert loads[0] == "ld.global.u64" and "ld.global.f32" in loads
 
 
-@pytest.mark.parametrize("name", ["row_sums", "extremes"])
-def test_reductions_compile(name):
-    ptx = ptx_of(sums_text(DIALECT, "float32"), name, 5, (9, 0), "cuda_sums")
-    assert ".f64" not in ptx
+@pytest.mark.parametrize(("name", "arguments", "wide"), [("row_sums", 6, "cvt st"), ("fold_sums", 4, "add cvt ld st"), ("extremes", 5, "")])
+def test_reductions_compile(name, arguments, wide):
+    """Only what is above the tiles of a sum is float64."""
+    ptx = ptx_of(sums_text(DIALECT, "float32"), name, arguments, (9, 0), "cuda_sums")
+    assert {i.split(".")[0] for i in instructions(ptx) if ".f64" in i} == set(wide.split())
     assert_no_local_memory(ptx)
 
 

@@ -58,7 +58,7 @@ def test_the_norm_clip_over_many_tiles_has_the_cpus_bits(cuda):
         return nbopt.RMSProp(gradient_clip_norm=0.3)
 
     cpu = nbopt.backends._load("cpu")(rng_seed=0, batch_size=8)
-    shapes = [(80_000_000,), *LARGE]  # more than 8192 tiles, so that their sums need another pass
+    shapes = [(80_000_000,), *LARGE]
     assert_same(trained(cuda, optimizer(), ("float32",), 1, shapes), trained(cpu, optimizer(), ("float32",), 1, shapes))
 
 

@@ -10,7 +10,7 @@ from line_by_line import over_numbers, over_tensor, tiles, tree
 from rules import Centred, Lamb
 
 import nbopt
-from nbopt_backends.meaning.tree import OPS, combined, fold, partial_results, tiles_of
+from nbopt_backends.meaning.tree import OPS, combined, fold, partial_results, row_sums, tiles_of
 
 SHAPES = [(300, 70), (64,), (5, 4, 33), (), (0, 3)]
 LISTS = {
@@ -305,6 +305,38 @@ def test_tree_of_many(op):
     for place in np.ndindex(3, 4):
         assert found[place] == tree(op, list(values[place]))
     assert same_bits(values, before)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tree_of_rows(dtype):
+    """Outside of rules a row is summed as a parameter's elements are, and rounded at the end."""
+    for size in SIZES:
+        rows = np.array([some_values(kind, size, dtype) for kind in ("normal", "zeros", "negative zeros", "nan", "infinities")])
+        with np.errstate(invalid="ignore"):
+            found, wanted = row_sums(rows), np.array([dtype(over_tensor("sum", row)) for row in rows])
+        assert same_bits(found, wanted)
+    assert row_sums(np.empty((0, 10_000), dtype)).shape == (0,)
+
+
+AXES = [((5, 4), None), ((70, 300), None), ((0, 3), None), ((0, 3), 0), ((5, 4), 0), ((20_000, 3), 0), ((5, 4), 1), ((3, 4097), 1)]
+
+
+@pytest.mark.parametrize(("shape", "axis"), AXES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
+def test_sums_outside(be, shape, axis, dtype):
+    """The sum of a tensor, and those along an axis, are what a rule finds for a parameter with these elements."""
+
+    class Stores(nbopt.Optimizer):
+        def rule(self, step, param, grad):
+            param[:] = self.be.sum(grad)
+
+    values, wide = np.random.default_rng(3).normal(size=shape).astype(dtype), np.result_type(dtype, np.float32)
+    rows = [values.ravel()] if axis is None else np.moveaxis(values, axis, 1)
+    params = [np.empty(len(row), wide) for row in rows]
+    Stores().optimize([nbopt.Parameters(*((param, be.bsz * row) for param, row in zip(params, rows)))], 0)
+    out = be.empty(np.zeros(shape).sum(axis, keepdims=True).shape, wide)
+    out[:] = be.sum(be.array(values, dtype), axis=axis)
+    assert same_bits(out.get().ravel(), np.array([param[0] if len(param) else 0.0 for param in params], wide))
 
 
 def test_over_nothing():

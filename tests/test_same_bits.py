@@ -19,7 +19,7 @@ NORM_CLIP = {"gradient_clip_norm": 1e-3}
 CLIPPED = ("nesterov", "adadelta", "adam", "yogi", "rprop", "asgd")  # of which the plain run compiles clips; test_plans.py clips others
 THREADS = (1, 2)
 
-# One thread is used up to 16384 elements; chunks have 16384, tiles of a sum 8192, pieces of a strided tensor 1024.
+# One thread is used up to 16384 elements; chunks have 16384, tiles of a sum 4096, pieces of a strided tensor 1024.
 SIZES = {
     "1 tensor": [1_000_003],
     "7 tensors": [1, 7, 1023, 8192, 8193, 16_385, 40_003],

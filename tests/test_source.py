@@ -21,7 +21,6 @@ from helpers import NEON, OPTIMIZERS, layers_of
 
 import nbopt
 from nbopt_backends.cpu.backend import NumbaCPU
-from nbopt_backends.cpu.reductions import reduction_text
 from nbopt_backends.cuda.dialects import DIALECT
 from nbopt_backends.cuda.kernels import update_text
 from nbopt_backends.lowering import source
@@ -100,10 +99,6 @@ def test_the_kernel_of_a_strided_expression_is_the_golden_one(cpu, kernel_texts)
     assert_golden("strided_expression", text)
 
 
-def test_the_text_of_sums_is_the_golden_one():
-    assert_golden("sums_float32", reduction_text("float32"))
-
-
 CUDA_KERNELS = {
     "cuda_rmsprop": (-1, ("float32",) * 3, {}),
     "cuda_rmsprop_norm": (0, ("float32",) * 3, {}),
@@ -123,7 +118,7 @@ def test_the_text_of_cuda_kernels_is_the_golden_one(rng, name):
 
 
 def test_there_is_no_golden_file_without_its_test():
-    expected = {*GOLDEN_OPTIMIZERS, *CUDA_KERNELS, "rmsprop_mixed", "strided_expression", "sums_float32"}
+    expected = {*GOLDEN_OPTIMIZERS, *CUDA_KERNELS, "rmsprop_mixed", "strided_expression"}
     assert {path.stem for path in GOLDEN.iterdir()} == expected
 
 

@@ -76,7 +76,7 @@ class HostBackend(ArrayBackend):
         return Tensor(self, np.ascontiguousarray(result, dtype=array.dtype).reshape(shape))
 
     def sum_last_axis(self, matrix):
-        """Return the sums of the rows of a matrix, in the fixed shape of `nbopt_backends.meaning.reduction`.
+        """Return the sums of the rows of a matrix, in the fixed shape of `nbopt_backends.meaning.tree`.
 
         Parameters
         ----------

@@ -12,13 +12,13 @@ from numba import int64, types
 from nbopt.errors import BackendError
 from nbopt_backends.arrays.host import HostBackend
 from nbopt_backends.cpu import drivers as cpu_drivers
+from nbopt_backends.cpu import sums as cpu_sums
 from nbopt_backends.cpu.plan import CpuPlan, in_order
-from nbopt_backends.cpu.reductions import reduction_text
 from nbopt_backends.cpu.threads import Threads, threading_layer
 from nbopt_backends.lowering import source
 from nbopt_backends.lowering.slices import sliced_text
 from nbopt_backends.lowering.text import Dialect, kernel_text, scalars_text
-from nbopt_backends.meaning.reduction import tile_count
+from nbopt_backends.meaning.tree import tiles_of
 from nbopt_backends.plans.compiled import CompiledBackend
 
 DIALECT = Dialect(
@@ -46,7 +46,7 @@ def update(row, offset, n, place, scalars, random, sums):
 # All that may be relaxed without giving up NaN and infinities.
 _FAST = {"contract", "reassoc", "arcp", "afn", "nsz"}
 _RUN = int64(*[int64] * 3)  # run_stages
-_DRIVERS = source.text_of(cpu_drivers)
+_DRIVERS, _SUMS = source.text_of(cpu_drivers), source.text_of(cpu_sums)
 
 
 class NumbaCPU(CompiledBackend, HostBackend):
@@ -219,17 +219,12 @@ class NumbaCPU(CompiledBackend, HostBackend):
 
     def sum_last_axis(self, matrix):
         """Return the sums of the rows of a C-contiguous (m, n) array."""
-        dtype = matrix.dtype.name
-        text = reduction_text(dtype)
         m, n = matrix.shape
-        while True:
-            tiles = tile_count(n)
-            sums = np.empty((m, tiles), dtype)
-            self._runner(matrix.size, text, "sums", "row_sums", None)(matrix.ctypes.data, m, n, tiles, sums.ctypes.data)
-            self.launches += 1
-            if tiles == 1:
-                return sums[:, 0]
-            matrix, n = sums, tiles
+        sums = np.empty((m, max(1, tiles_of(n))))
+        run = self._runner(matrix.size, _SUMS, "sums", "row_sums", None)
+        run(matrix.ctypes.data, matrix.itemsize, m, n, sums.shape[1], sums.ctypes.data)
+        self.launches += 1
+        return sums[:, 0].astype(matrix.dtype)
 
     def report(self):
         """Return what ``python -m nbopt`` says about this backend.

@@ -18,7 +18,7 @@ from nbopt_backends.cuda.reductions import sums_text
 from nbopt_backends.cuda.stages import joined
 from nbopt_backends.cuda.streams import Streams, UploadRing, stream_handle
 from nbopt_backends.lowering import source
-from nbopt_backends.meaning.reduction import tile_count
+from nbopt_backends.meaning.tree import tiles_of
 from nbopt_backends.plans.compiled import CompiledBackend
 
 _FILL = Program.of(("out",), (("store", 0, ~0, 0),), 1)
@@ -282,26 +282,21 @@ class DeviceBackend(CompiledBackend):
             self._run(_COPY, [], [matrix, storage])
         else:
             matrix = self._contiguous(storage)
-        dtype = matrix.dtype.name
         with self.device.entered():
-            stream = self.streams.ready()
-            while op == "sum":
-                tiles = tile_count(n)
-                result = self.allocate((m, tiles), matrix.dtype)
-                if m:
-                    kernel = self.sums_kernel("row_sums", dtype)
-                    self.launches += 1
-                    self.device.launch(kernel, self.device.blocks(m * tiles), stream, (matrix.address, m, n, tiles, result.address))
-                if tiles == 1:
-                    break
-                matrix, n = result, tiles
+            stream, result = self.streams.ready(), self.allocate(shape, matrix.dtype)
+            if op == "sum":
+                tiles = max(1, tiles_of(n))
+                sums = self.allocate((m, tiles), np.float64)
+                kernels = [("row_sums", m * tiles, (matrix.address, m, n, tiles, sums.address, result.address))]
+                if tiles > 1:
+                    kernels.append(("fold_sums", m, (sums.address, m, tiles, result.address)))
             else:
-                result = self.allocate((m, 1), matrix.dtype)
-                if m:
-                    kernel = self.sums_kernel("extremes", dtype)
-                    self.launches += 1
-                    self.device.launch(kernel, self.device.blocks(m), stream, (matrix.address, m, n, _KINDS[op], result.address))
-        return Tensor(self, DeviceArray(self, result.address, tuple(shape), result.dtype, owner=result.owner))
+                kernels = [("extremes", m, (matrix.address, m, n, _KINDS[op], result.address))]
+            for name, pieces, arguments in kernels if m else ():
+                kernel = self.sums_kernel(name, matrix.dtype.name)
+                self.device.launch(kernel, self.device.blocks(pieces), stream, arguments)
+            self.launches += bool(m)
+        return Tensor(self, result)
 
 
 def _broadcasts(shape, target):

@@ -7,19 +7,10 @@ from nbopt_backends.lowering.text import COMMON_OPS, indented, number_lines
 #: next, or which number; which number the result is.
 END_FIELDS = 5
 
-_ENDS = '''"""The ends of reductions, in the shape of nbopt_backends.meaning.tree, and the condition of a step."""
-
-{header}
-@inline
+_FOLD = '''@inline
 def join(op, a, b):
     """Return what two values become."""
     return {add} if op == 0 else (maximum(a, b) if op == 1 else minimum(a, b))
-
-
-@inline
-def of_nothing(op):
-    """Return the result over no values."""
-    return float64(0) if op == 0 else (float64(-inf) if op == 1 else float64(inf))
 
 
 @inline
@@ -37,6 +28,17 @@ def fold(values, step, n, op):
             i += cuda.blockDim.x
         cuda.syncthreads()
         n = half
+'''
+
+_ENDS = '''"""The ends of reductions, in the shape of nbopt_backends.meaning.tree, and the condition of a step."""
+
+{header}
+{fold}
+
+@inline
+def of_nothing(op):
+    """Return the result over no values."""
+    return float64(0) if op == 0 else (float64(-inf) if op == 1 else float64(inf))
 
 
 def fold_tiles(ends, n_ends, starts, rows, numbers, stride):
@@ -145,10 +147,14 @@ def run(table, width, first, stride, rows, n_rows, verdict):
 '''
 
 
+def fold_text(dialect):
+    """Return the text of ``fold(values, step, n, op)``, which ends a reduction."""
+    return _FOLD.format(add={**COMMON_OPS, **dialect.ops}["add"].format("a", "b"))
+
+
 def ends_text(dialect):
     """Return the text of the module that ends reductions, and judges whether a step is taken."""
-    add = {**COMMON_OPS, **dialect.ops}["add"].format("a", "b")
-    return _ENDS.format(header=dialect.header, add=add, fields=END_FIELDS, bytes=8 * END_FIELDS)
+    return _ENDS.format(header=dialect.header, fold=fold_text(dialect), fields=END_FIELDS, bytes=8 * END_FIELDS)
 
 
 def run_text(stage, dialect, dtypes):

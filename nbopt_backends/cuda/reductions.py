@@ -1,52 +1,64 @@
 """The text of CUDA kernels that reduce a tensor outside a step: sums and extremes. Pure functions of what they are given.
 
-Results have the fixed shape of `nbopt_backends.meaning.reduction`, whatever the number of blocks and threads.
+Results have the bits of the reference, whatever the number of blocks and threads.
 """
 
+from nbopt_backends.cuda.numbers import fold_text
 from nbopt_backends.lowering.text import COMMON_OPS, ITEM_SIZES
-from nbopt_backends.meaning.reduction import LANES, TILE
+from nbopt_backends.meaning.tree import TILE
 
-_SUMS = '''"""Sums of {arithmetic} values, in the shape of nbopt_backends.meaning.reduction: one block a tile, lane after lane."""
+LANES = 256
+
+_SUMS = '''"""Reductions of {arithmetic} values outside of a step. Sums have the shape of nbopt_backends.meaning.tree."""
 
 {header}
+{fold}
+
 @inline
-def tree(lanes):
-    """Add the upper half of the lanes to the lower until one is left; for all threads of a block together."""
-    cuda.syncthreads()
-    half = int64({LANES} // 2)
-    while half > 0:
-        lane = int64(cuda.threadIdx.x)
-        while lane < half:
-            lanes[lane] = {add_lanes}
-            lane += cuda.blockDim.x
-        cuda.syncthreads()
-        half >>= 1
+def value(source, i, n):
+    """Return a value of a tile of n, or behind its end -0, which changes no sum."""
+    return load_{arithmetic}(source, i, -1) if i < n else {arithmetic}(-0.0)
 
 
-def row_sums(matrix, m, n, tiles, sums):
-    """Write the sum of every tile of every row of a contiguous {arithmetic}[m, n] to sums[m, tiles]."""
+def row_sums(matrix, m, n, tiles, sums, found):
+    """Write the sum of each tile of each row of a contiguous {arithmetic}[m, n] to float64[m, tiles], or to found[m] if a row is one tile."""
     lanes = cuda.shared.array({LANES}, {arithmetic})
     c = int64(cuda.blockIdx.x)
     while c < m * tiles:
         row = c // tiles
         start = (c - row * tiles) * {TILE}
-        here = matrix + (row * n + start) * {lane_size}
-        length = min(int64({TILE}), n - start)
+        here, length = matrix + (row * n + start) * {lane_size}, n - start
         lane = int64(cuda.threadIdx.x)
         while lane < {LANES}:
-            total = {arithmetic}(0)
-            i = lane
-            while i < length:
-                x = load_{arithmetic}(here, i, -1)
-                total = {add_value}
-                i += {LANES}
-            lanes[lane] = total
+            lanes[lane] = {lane_sum}
             lane += cuda.blockDim.x
-        tree(lanes)
+        cuda.syncthreads()
+        half = int64({LANES} // 2)
+        while half > 0:
+            lane = int64(cuda.threadIdx.x)
+            while lane < half:
+                lanes[lane] = {add_lanes}
+                lane += cuda.blockDim.x
+            cuda.syncthreads()
+            half >>= 1
         if cuda.threadIdx.x == 0:
-            store_{arithmetic}(sums, c, -1, lanes[0])
+            if tiles == 1:
+                store_{arithmetic}(found, row, -1, lanes[0] if n > 0 else {arithmetic}(0))
+            else:
+                store_float64(sums, c, -1, float64(lanes[0]))
         cuda.syncthreads()
         c += cuda.gridDim.x
+
+
+def fold_sums(sums, m, tiles, found):
+    """Fold each row of float64[m, tiles], which is used up, to one of {arithmetic}[m]: a block for a row."""
+    row = int64(cuda.blockIdx.x)
+    while row < m:
+        here = sums + row * tiles * 8
+        fold(here, 8, tiles, 0)
+        if cuda.threadIdx.x == 0:
+            store_{arithmetic}(found, row, -1, {arithmetic}(load_float64(here, 0, -1)))
+        row += cuda.gridDim.x
 
 
 def extremes(matrix, m, n, kind, found):
@@ -105,13 +117,18 @@ def sums_text(dialect, arithmetic):
     arithmetic : str
         ``"float32"`` or ``"float64"``: what the values are, and what they are added in.
     """
-    ops = {**COMMON_OPS, **dialect.ops}
+    add = {**COMMON_OPS, **dialect.ops}["add"]
+    terms = [f"value(here, lane + {k}, length)" for k in range(0, TILE, LANES)]
+    while len(terms) > 1:
+        half = len(terms) // 2
+        terms = [f"({add.format(*pair)})" for pair in zip(terms[:half], terms[half:])]
     return _SUMS.format(
         header=dialect.header,
+        fold=fold_text(dialect),
         arithmetic=arithmetic,
         LANES=LANES,
         TILE=TILE,
         lane_size=ITEM_SIZES[arithmetic],
-        add_value=ops["add"].format("total", "x"),
-        add_lanes=ops["add"].format("lanes[lane]", "lanes[lane + half]"),
+        lane_sum=terms[0],
+        add_lanes=add.format("lanes[lane]", "lanes[lane + half]"),
     )

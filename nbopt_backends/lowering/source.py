@@ -82,7 +82,7 @@ def _remove(folder, process):
 
 
 # What generated modules import and compile into themselves.
-_HELPERS = ("cpu.drivers", "cpu.primitives", "cuda.primitives", "lowering.formulas", "meaning.xoroshiro")
+_HELPERS = ("cpu.drivers", "cpu.primitives", "cuda.primitives", "lowering.formulas", "meaning.tree", "meaning.xoroshiro")
 
 
 # Numba's settings by which the same text becomes other machine code. (The processor is in Numba's own key.)

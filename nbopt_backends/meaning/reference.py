@@ -8,10 +8,9 @@ from nbopt.language.ops import PRIMITIVES, compute_dtype
 from nbopt.language.scalars import evaluate
 from nbopt.language.stages import ELEMENT, Combine, Pass, Scalars, Verdict, axes_of
 from nbopt_backends.arrays.host import HostBackend
-from nbopt_backends.meaning.reduction import tree_sum
 from nbopt_backends.meaning.rounding import FORMATS, nearest, stochastic
 from nbopt_backends.meaning.slices import expanded, reduced, row_results, shape_of, walk_of
-from nbopt_backends.meaning.tree import OPS, combined, partial_results
+from nbopt_backends.meaning.tree import OPS, combined, partial_results, row_sums
 from nbopt_backends.meaning.xoroshiro import first_blocks, random_slices
 
 
@@ -216,7 +215,7 @@ class Reference(HostBackend):
 
     def sum_last_axis(self, matrix):
         """Return the sums of the rows of a (m, n) array."""
-        return tree_sum(matrix)
+        return row_sums(matrix)
 
     def explain(self, update):
         """Return the update's program as text."""

@@ -672,8 +672,12 @@ def test_assigning_the_gradient_is_refused(backend):
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
-    """A cache folder for this test, and a function after whose call everything is compiled or loaded as in a new process."""
+    """A cache folder for this test, and a function after whose call kernels are compiled or loaded as in a new process.
+
+    The loop over chunks stays, which takes far longer to compile; tests/test_source.py has processes that find that one damaged, too.
+    """
     numba_cpu = pytest.importorskip("nbopt_backends.cpu.backend")
+    cpu_step()
     folder = tmp_path / "cache"
     monkeypatch.setenv("NBOPT_CACHE_DIR", str(folder))
 
@@ -682,7 +686,6 @@ def cache(monkeypatch, tmp_path):
 
     def new_process():
         monkeypatch.setattr(numba_cpu.NumbaCPU, "_kernels", {})
-        monkeypatch.setattr(numba_cpu.NumbaCPU, "_functions", {})
         for name in generated_modules():
             monkeypatch.delitem(sys.modules, name)
 

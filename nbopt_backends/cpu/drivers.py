@@ -13,9 +13,9 @@ from nbopt_backends.cpu.primitives import (
     call_kernel,
     call_scalars,
     empty,
-    fold_max_float64,
-    fold_min_float64,
-    fold_sum_float64,
+    fold_max,
+    fold_min,
+    fold_sum,
     load_float32,
     load_float64,
     load_int16,
@@ -226,8 +226,9 @@ def combine_slice(op, entry):
     size, keeps = load_int64(entry, 4, -1), load_int64(entry, 5, -1) != 0
     partial, step, tiles, scratch = load_int64(entry, 6, -1), load_int64(entry, 7, -1), load_int64(entry, 8, -1), load_int64(entry, 9, -1)
     wide, rows, columns = load_int64(entry, 10, -1) != 0, load_int64(entry, 11, -1), load_int64(walk, 0, -1)
+    nothing = 0.0 if op == 0 else (-np.inf if op == 1 else np.inf)
     for k in range(size):
-        store_float64(scratch, k, -1, fold_of(op, scratch, 0))
+        store_float64(scratch, k, -1, nothing)
     for row in range(rows):
         place = row_offset(walk, slot, row)
         if not keeps:
@@ -302,10 +303,10 @@ def combine_step(stage):
 def fold_of(op, values, n):
     """Fold n float64, which are used up."""
     if op == 0:
-        return fold_sum_float64(values, n) if n > 0 else 0.0
+        return fold_sum(values, n) if n > 0 else 0.0
     if op == 1:
-        return fold_max_float64(values, n) if n > 0 else -np.inf
-    return fold_min_float64(values, n) if n > 0 else np.inf
+        return fold_max(values, n) if n > 0 else -np.inf
+    return fold_min(values, n) if n > 0 else np.inf
 
 
 @njit(error_model="numpy")

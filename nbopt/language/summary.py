@@ -1,6 +1,6 @@
 """A program in words, for `nbopt.explain`."""
 
-from nbopt.language.stages import STEP, Combine, Pass, Scalars
+from nbopt.language.stages import STEP, Combine, Pass, Scalars, axes_of, is_slice
 
 _OVER = {"tensor": "of each parameter", "step": "of all parameters"}
 
@@ -21,9 +21,13 @@ def summary(program, sizes):
     lines, passes = [], 0
     moved = program.bytes_moved(sizes)
     for _, stage in program.stages():
-        if isinstance(stage, Pass):
+        if isinstance(stage, Pass) and is_slice(stage.extent):
+            text = f"over {_slices(program, stage.extent)}: {_moves(program, stage)}"
+        elif isinstance(stage, Pass):
             text = f"pass {passes + 1}: {_moves(program, stage)}, {moved[passes]} bytes an element"
             passes += 1
+        elif isinstance(stage, Combine) and not isinstance(stage.over, str):
+            text = f"{program.names[stage.output]}: the {stage.op} for {_slices(program, stage.over)}"
         elif isinstance(stage, Combine):
             text = f"number {stage.output}: the {stage.op} {_OVER[stage.over]}"
         elif isinstance(stage, Scalars):
@@ -37,8 +41,13 @@ def summary(program, sizes):
 def _moves(program, stage):
     kinds = ("loads", stage.read()), ("stores", stage.written())
     parts = [f"{what} {', '.join(program.names[slot] for slot in slots)}" for what, slots in kinds if slots]
-    count = len(stage.reductions)
+    count = len(stage.reductions) + len(stage.folds)
     return "; ".join([*parts, f"{count} reduction{'s' * (count > 1)}"] if count else parts)
+
+
+def _slices(program, extent):
+    axes = axes_of(extent, program.ndim)
+    return f"each index along {'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}"
 
 
 def _scalars(program, stage):

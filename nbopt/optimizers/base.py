@@ -10,7 +10,7 @@ from nbopt import checks
 from nbopt.arrays.tensor import Tensor
 from nbopt.backends import get_backend
 from nbopt.checkpoints import state as checkpoint
-from nbopt.errors import ArgumentError, TraceError
+from nbopt.errors import ArgumentError, StateError, TraceError
 from nbopt.interface.update import Update
 from nbopt.language.stages import ELEMENT, STEP
 from nbopt.language.trace import NeedsAxesError, Tracer
@@ -299,7 +299,11 @@ class Optimizer(Declared, Described):
             kinds.setdefault(self._kind(params[row][0][0]), []).append(row)
         found: list[Update] = []
         for kind, own in kinds.items():
-            update = self._update(be, layers, [params[row] for row in own], epoch, kind, not found)
+            try:
+                update = self._update(be, layers, [params[row] for row in own], epoch, kind, not found)
+            except (StateError, TraceError) as error:
+                called = place_in(layers, params[own[0]][1]) or f"parameter {own[0]}"
+                raise type(error)(f"the rule of {self.classnm}, for {called} with {kind[0]} axes: {error}") from None
             update.listing, update.set = (sizes, own), id(self)
             found.append(update)
         return found

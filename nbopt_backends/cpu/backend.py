@@ -155,8 +155,8 @@ class NumbaCPU(CompiledBackend, HostBackend):
         -------
         object
         """
-        text = lambda: sliced_text(stage, DIALECT, group.dtypes, group.arithmetic, group.kept, extents, flags)  # noqa: E731
-        return self._compiled((stage, group.dtypes, group.kept, extents, flags), lambda: self.marked(text()), "update")
+        key = stage, group.dtypes, group.kept, extents, flags
+        return self._compiled(key, lambda: self.text_with_slices(stage, group, extents, flags), "update")
 
     def scalars_of(self, stage, dtypes):
         """Return a stage of arithmetic on numbers, compiled at first use.
@@ -177,6 +177,10 @@ class NumbaCPU(CompiledBackend, HostBackend):
     def text(self, stage, group):
         """Return the text of the kernel of a pass for a group of tensors."""
         return self.marked(kernel_text(stage, DIALECT, group.dtypes, group.arithmetic, group.kept))
+
+    def text_with_slices(self, stage, group, extents, flags):
+        """Return the text of the kernel of a pass that knows slices."""
+        return self.marked(sliced_text(stage, DIALECT, group.dtypes, group.arithmetic, group.kept, extents, flags))
 
     def _compiled(self, key, text, name):
         key = (*key, self.fast_math)

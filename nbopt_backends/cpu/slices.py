@@ -5,7 +5,7 @@ import numpy as np
 from nbopt.language.stages import ELEMENT
 from nbopt_backends.cpu.drivers import COMBINE_SLICES, SLICED_FIELDS, SLICED_PASS
 from nbopt_backends.lowering.slices import fold_slots
-from nbopt_backends.meaning.slices import ROWS, shape_of, tiles_of_columns, walk_of
+from nbopt_backends.meaning.slices import ROWS, kinds_of, shape_of, tiles_of_columns, walk_of
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.meaning.xoroshiro import BLOCK
 
@@ -50,10 +50,7 @@ class SlicedPass:
         """Return for each combination of dtypes and column strides the group, its flags and its chunks, int64[chunks, SLICED_FIELDS]."""
         found = []
         for group in self.plan.layout.groups:
-            kinds: dict[tuple, list[int]] = {}
-            for row in group.rows:
-                strides = self._walks[row].strides
-                kinds.setdefault(tuple(own[-1] if own else 0 for own in strides), []).append(row)
+            kinds = kinds_of(self.plan.layout.shapes(group), self.plan.program.extents, self.stage.extent)
             found += [(group, flags, self._chunks(group, rows)) for flags, rows in kinds.items()]
         return found
 

@@ -126,6 +126,28 @@ def walk_of(shape, extents, extent):
     return Walk([length for length, _ in own[:-1]], own[-1][0], strides)
 
 
+def kinds_of(shapes, extents, extent):
+    """Return which of some parameters can share a kernel of a pass: those whose slots lie alike along the columns.
+
+    Parameters
+    ----------
+    shapes : dict of int to tuple of int
+        The parameters' shapes, by their rows.
+    extents, extent
+        As for `walk_of`.
+
+    Returns
+    -------
+    dict of tuple of int to list of int
+        For each slot, how many of its elements lie between two columns, 0 or 1 -> rows.
+    """
+    kinds: dict[tuple, list[int]] = {}
+    for row, shape in shapes.items():
+        strides = walk_of(shape, extents, extent).strides
+        kinds.setdefault(tuple(own[-1] if own else 0 for own in strides), []).append(row)
+    return kinds
+
+
 def is_coarser(extent, other):
     """Return whether a slice varies with a part of what another extent varies with."""
     return is_slice(extent) and not extent & ~other

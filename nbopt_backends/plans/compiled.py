@@ -7,6 +7,7 @@ import numpy as np
 from nbopt.language.summary import summary
 from nbopt_backends.arrays.checks import ArrayBackend
 from nbopt_backends.lowering import source
+from nbopt_backends.meaning.slices import kinds_of
 from nbopt_backends.plans.plan import Layout, layout_key
 
 # Layouts that are remembered for one optimizer, and programs of assignments outside optimizers: far more than a run has, so
@@ -68,7 +69,19 @@ class CompiledBackend(ArrayBackend):
 
     def texts(self, program, layout):
         """Return the texts of the kernels of a program's passes."""
-        return [self.text(stage, group) for stage in program.passes() for group in layout.groups]
+        found = []
+        for stage in program.loops():
+            for group in layout.groups:
+                if stage.has_slices(program.extents):
+                    kinds = kinds_of(layout.shapes(group), program.extents, stage.extent)
+                    found += [self.text_with_slices(stage, group, program.extents, flags) for flags in kinds]
+                else:
+                    found.append(self.text(stage, group))
+        return found
+
+    def text_with_slices(self, stage, group, extents, flags):
+        """Return the text of the kernel of a pass that knows slices, for a group of tensors whose slots lie alike along the columns."""
+        raise NotImplementedError(f"{type(self).__name__} has no texts of kernels of slices")
 
     def marked(self, text):
         """Return a module's text with the mark of `fast_math`, where that is on, which makes another module of it."""
@@ -86,6 +99,6 @@ class CompiledBackend(ArrayBackend):
 
 def _stages(program, group):
     """Return the stages of a program over the tensors of a group, as comments."""
-    slots = ", ".join(f"{name} {dtype}" for name, dtype in zip(program.names, group.dtypes))
+    slots = ", ".join(f"{program.names[slot]} {group.dtypes[slot]}" for slot in program.columns())
     lines = summary(program, [np.dtype(dtype).itemsize for dtype in group.dtypes])
     return "".join(f"# {line}\n" for line in [f"The stages of a step over {slots}:", *(f"  {line}" for line in lines)])

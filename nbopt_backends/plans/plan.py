@@ -278,6 +278,10 @@ class Layout:
         self.pointed_at = self._gradients = None
         self.tile_starts = np.cumsum([0, *(tiles_of(size) for size in self.sizes)], dtype=np.int64)
 
+    def shapes(self, group):
+        """Return the shapes of the parameters of a group, by their rows."""
+        return {row: self.key[0][0][row][0] for row in group.rows}
+
     def first_tiles(self, chunks):
         """Return the number of the first tile of each chunk of a table."""
         return self.tile_starts[chunks[:, 0]] + chunks[:, 1] // TILE

@@ -168,7 +168,7 @@ class Trace:
         str
         """
         named = {**self.options._asdict(), "states": tuple(name for name, _ in self.options.states)}
-        options = [f"{name} = {value!r}" for name, value in named.items()]
+        options = [f"{name} = {value!r}" for name, value in named.items() if name not in ("counts", "ndim") or value not in (False, None)]
         attributes = [f"self.{name} = {value!r}" for name, value in zip(self._guard_names, self._guarded)]
         tests = [f"a test of a number is {found!r}" for found in self._found]
         return ", ".join([*options, *attributes, *tests])

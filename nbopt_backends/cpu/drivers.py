@@ -39,7 +39,8 @@ FIELDS = 16
 CHUNK_FIELDS = 9
 PASS, STRIDED_PASS, COMBINE, COMBINE_STEP, SCALARS, VERDICT, SLICED_PASS, COMBINE_SLICES = range(8)
 SLICED_FIELDS = 10
-SLICE_FIELDS = 12
+SLICE_FIELDS = 14
+COLUMNS_KEPT, ROWS_KEPT, ROWS_JOINED = range(3)
 
 
 def run_stages(stages, n_stages, random):
@@ -210,7 +211,7 @@ def run_sliced_chunk(kernel, chunk, random):
 
 @njit(error_model="numpy")
 def combine_slice(op, entry):
-    """End a reduction along axes of one parameter.
+    """End a reduction along axes of one parameter, or a part of it.
 
     Parameters
     ----------
@@ -218,34 +219,54 @@ def combine_slice(op, entry):
         0 sum, 1 max, 2 min.
     entry : int64
         Address of int64[SLICE_FIELDS]: 0 the address of the walk; 1 a slot that is laid out as the result is; 2 which of the pass's reductions along
-        axes it is; 3 the address of the result; 4 its elements; 5 whether it keeps the columns; 6 the address of the first partial result, if it does
-        not keep them; 7, 8 how many float64 a tile has, and the tiles of a row; 9 the address of float64[elements], scratch memory; 10 whether the
-        arithmetic is float64; 11 the rows.
+        axes it is; 3 the address of the result; 4 its elements; 5 COLUMNS_KEPT, ROWS_KEPT or ROWS_JOINED; 6 the address of the first tile's result,
+        if the columns are not kept; 7, 8 how many float64 a tile has, and the tiles of a row; 9 the address of float64[elements], scratch memory; 10
+        whether the arithmetic is float64; 11 the rows; 12, 13 the first column or row of the part, and the one after the last.
     """
     walk, slot, fold, target = load_int64(entry, 0, -1), load_int64(entry, 1, -1), load_int64(entry, 2, -1), load_int64(entry, 3, -1)
-    size, keeps = load_int64(entry, 4, -1), load_int64(entry, 5, -1) != 0
+    size, kind, columns = load_int64(entry, 4, -1), load_int64(entry, 5, -1), load_int64(walk, 0, -1)
     partial, step, tiles, scratch = load_int64(entry, 6, -1), load_int64(entry, 7, -1), load_int64(entry, 8, -1), load_int64(entry, 9, -1)
-    wide, rows, columns = load_int64(entry, 10, -1) != 0, load_int64(entry, 11, -1), load_int64(walk, 0, -1)
+    wide, rows, first, last = load_int64(entry, 10, -1), load_int64(entry, 11, -1), load_int64(entry, 12, -1), load_int64(entry, 13, -1)
     nothing = 0.0 if op == 0 else (-np.inf if op == 1 else np.inf)
-    for k in range(size):
-        store_float64(scratch, k, -1, nothing)
-    for row in range(rows):
-        place = row_offset(walk, slot, row)
-        if not keeps:
+    if kind == ROWS_KEPT:
+        for row in range(first, last):
+            found = nothing
+            for tile in range(tiles):
+                found = joined(op, found, load_float64(partial, (row * tiles + tile) * step, -1))
+            store_result(target, row, found, wide)
+    elif kind == ROWS_JOINED:
+        for k in range(size):
+            store_float64(scratch, k, -1, nothing)
+        for row in range(rows):
+            place = row_offset(walk, slot, row)
             found = load_float64(scratch, place, -1)
             for tile in range(tiles):
                 found = joined(op, found, load_float64(partial, (row * tiles + tile) * step, -1))
             store_float64(scratch, place, -1, found)
-        elif band_begins(walk, fold, row):
-            here = band_address(walk, fold, row, columns * (8 if wide else 4))
-            for c in range(columns):
-                value = load_float64(here, c, -1) if wide else float64(load_float32(here, c, -1))
-                store_float64(scratch, place + c, -1, joined(op, load_float64(scratch, place + c, -1), value))
-    for k in range(size):
-        if wide:
-            store_float64(target, k, -1, load_float64(scratch, k, -1))
-        else:
-            store_float32(target, k, -1, float32(load_float64(scratch, k, -1)))
+        for k in range(size):
+            store_result(target, k, load_float64(scratch, k, -1), wide)
+    else:
+        for start in range(0, size, columns):
+            for c in range(start + first, start + last):
+                store_float64(scratch, c, -1, nothing)
+        for row in range(rows):
+            if band_begins(walk, fold, row):
+                place, here = row_offset(walk, slot, row), band_address(walk, fold, row, columns * (8 if wide else 4))
+                for c in range(first, last):
+                    value = load_float64(here, c, -1) if wide else float64(load_float32(here, c, -1))
+                    store_float64(scratch, place + c, -1, joined(op, load_float64(scratch, place + c, -1), value))
+        for start in range(0, size, columns):
+            for c in range(start + first, start + last):
+                store_result(target, c, load_float64(scratch, c, -1), wide)
+
+
+@njit(error_model="numpy")
+def store_result(target, k, value, wide):
+    """Store a float64 as element k of float64 or float32 memory."""
+    if wide:
+        store_float64(target, k, -1, value)
+    else:
+        store_float32(target, k, -1, float32(value))
 
 
 @njit(error_model="numpy")

@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 
 from nbopt_backends.lowering import formulas as scalar
 from nbopt_backends.meaning import tree, xoroshiro
+from nbopt_backends.meaning.slices import COLUMNS
 
 # ruff: noqa: F821  (the names of `scalar`'s formulas, which are compiled below)
 
@@ -282,6 +283,8 @@ def row_offset(walk, slot, row):
     """Return where the first column of a row is in a slot that varies with some of the axes."""
     n = load_int64(walk, 1, -1)
     first = load_int64(walk, 3, -1) + slot * n
+    if n == 0 or load_int64(walk, first, -1) < 0:
+        return row  # each row has a value of its own
     found = 0
     for group in range(n - 1, -1, -1):
         length = load_int64(walk, 5 + group, -1)
@@ -313,12 +316,15 @@ def band_begins(walk, fold, row):
 
 # --- reductions: see nbopt_backends.meaning.tree ---
 
+_TILE = tree.TILE
 
-def _folding(join, load, store, size, of_tiles=True):
+
+def _folding(join, load, store, size, full):
     """Return ``fold(values, n)``: it reduces n values from an address on, which it uses up, to one.
 
-    With ``of_tiles`` a full tile goes faster, which takes longer to compile; the bits are the same.
+    So many values as `full` says go faster, which takes longer to compile; the bits are the same.
     """
+    of_tiles, of_rows = full == _TILE, full == COLUMNS
 
     def eight_rows(width):
         @njit(error_model="numpy")
@@ -332,7 +338,7 @@ def _folding(join, load, store, size, of_tiles=True):
 
         return fold_rows
 
-    by_512, by_64, by_8 = eight_rows(512), eight_rows(64), eight_rows(8)
+    by_512, by_64, by_16, by_8, by_2 = (eight_rows(width) for width in (512, 64, 16, 8, 2))
 
     @njit(error_model="numpy")
     def fold(values, n):
@@ -342,6 +348,11 @@ def _folding(join, load, store, size, of_tiles=True):
                 by_64(values)
                 by_8(values)
                 n = 8
+        if of_rows:
+            if n == COLUMNS:
+                by_16(values)
+                by_2(values)
+                n = 2
         while n > 1:
             half = 1
             while 2 * half < n:
@@ -360,17 +371,18 @@ def _sum_of_two(a, b):
     return a + b
 
 
-_TILE = tree.TILE
-fold_sum_float32 = _folding(_sum_of_two, load_float32, store_float32, 4)
-fold_max_float32 = _folding(maximum, load_float32, store_float32, 4)
-fold_min_float32 = _folding(minimum, load_float32, store_float32, 4)
-fold_sum_float64 = _folding(_sum_of_two, load_float64, store_float64, 8)
-fold_max_float64 = _folding(maximum, load_float64, store_float64, 8)
-fold_min_float64 = _folding(minimum, load_float64, store_float64, 8)
+def _foldings(load, store, size, full):
+    """Return the folds of sums, maxima and minima."""
+    return [_folding(join, load, store, size, full) for join in (_sum_of_two, maximum, minimum)]
+
+
+fold_sum_float32, fold_max_float32, fold_min_float32 = _foldings(load_float32, store_float32, 4, _TILE)
+fold_sum_float64, fold_max_float64, fold_min_float64 = _foldings(load_float64, store_float64, 8, _TILE)
+# Those of the tiles of rows, see nbopt_backends.meaning.slices.
+fold_row_sum_float32, fold_row_max_float32, fold_row_min_float32 = _foldings(load_float32, store_float32, 4, COLUMNS)
+fold_row_sum_float64, fold_row_max_float64, fold_row_min_float64 = _foldings(load_float64, store_float64, 8, COLUMNS)
 # Those of the results of tiles, which are few.
-fold_sum = _folding(_sum_of_two, load_float64, store_float64, 8, of_tiles=False)
-fold_max = _folding(maximum, load_float64, store_float64, 8, of_tiles=False)
-fold_min = _folding(minimum, load_float64, store_float64, 8, of_tiles=False)
+fold_sum, fold_max, fold_min = _foldings(load_float64, store_float64, 8, 0)
 
 
 def _call(arity):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from nbopt.language.stages import ELEMENT
-from nbopt_backends.cpu.drivers import COMBINE_SLICES, SLICED_FIELDS, SLICED_PASS
+from nbopt_backends.cpu.drivers import COLUMNS_KEPT, COMBINE_SLICES, ROWS_JOINED, ROWS_KEPT, SLICED_FIELDS, SLICED_PASS
 from nbopt_backends.lowering.slices import fold_slots
 from nbopt_backends.meaning.slices import ROWS, kinds_of, shape_of, tiles_of_columns, walk_of
 from nbopt_backends.meaning.tree import OPS
@@ -72,8 +72,8 @@ class SlicedPass:
         walk, n = self._walks[row], len(self._walks[row].groups)
         record = [walk.columns, n, self._results_of(row), 5 + n, 5 + n + n * len(walk.strides)]
         record += walk.groups
-        for own in walk.strides:
-            record += own[:-1] if own else [0] * n
+        for slot, own in enumerate(walk.strides):
+            record += [-1] * n if own and walk.keeps_rows(slot) else own[:-1] if own else [0] * n
         for number, (slot, keeps) in enumerate(zip(self._slots, self._keeping[row])):
             band, address = walk.band(slot), 0
             if keeps:
@@ -104,17 +104,19 @@ class SlicedPass:
         for group in self.plan.layout.groups:
             for row in group.rows:
                 walk, keeps = self._walks[row], self._keeping[row][stage.source]
+                slot, wide = self._slots[stage.source], int(group.arithmetic == "float64")
                 size = int(np.prod(shape_of(self.plan.layout.key[0][0][row][0], stage.over), dtype=np.int64))
-                scratch = self.plan.kept_alive(np.zeros(size))
-                if keeps:
-                    source = [self._bands[row, stage.source], 0, 0]
-                else:
+                kind, source = COLUMNS_KEPT, [0, 0, 0]
+                if not keeps:
+                    kind = ROWS_KEPT if walk.keeps_rows(slot) else ROWS_JOINED
                     place = len(self.stage.reductions) + stage.source
                     source = [self._results_of(row) + 8 * place, self.sums.shape[1], tiles_of_columns(walk.columns)]
+                scratch = 0 if kind == ROWS_KEPT else self.plan.kept_alive(np.zeros(size))
                 target = int(self.plan.layout.table[row, stage.output])
-                wide = int(group.arithmetic == "float64")
-                slot = self._slots[stage.source]
-                entries.append([self._records[row], slot, stage.source, target, size, int(keeps), *source, scratch, wide, walk.rows])
+                length, piece = (walk.columns, _COLUMNS) if keeps else (walk.rows, _PIECE if kind == ROWS_KEPT else walk.rows)
+                for first in range(0, length, piece):
+                    part = first, min(first + piece, length)
+                    entries.append([self._records[row], slot, stage.source, target, size, kind, *source, scratch, wide, walk.rows, *part])
         entries = np.array(entries, np.int64).reshape(len(entries), -1)
         return [_OPS[stage.op], self.plan.kept_alive(entries), len(entries)]
 

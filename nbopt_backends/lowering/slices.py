@@ -103,7 +103,7 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
     for number, op, _ in rows:
         place = f"(r * tiles + tile // {COLUMNS}) * {results} + {number}"
         # By its array, which Numba would free after its last use.
-        folds.append(f"store_float64(results, {place}, -1, float64(fold_{op}_{arithmetic}(buffer{number}.ctypes.data, m)))")
+        folds.append(f"store_float64(results, {place}, -1, float64(fold_row_{op}_{arithmetic}(buffer{number}.ctypes.data, m)))")
     if rounded:
         draws = []
         for number, index, word in rounded:

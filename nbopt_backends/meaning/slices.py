@@ -93,6 +93,11 @@ class Walk(NamedTuple):
             places = places[..., None] + np.arange(length) * stride
         return places.reshape(-1)
 
+    def keeps_rows(self, slot):
+        """Return whether each row has values of its own in a slot that does not keep the columns."""
+        steps = np.cumprod([1, *self.groups[:0:-1]])[::-1].tolist() if self.groups else []
+        return self.strides[slot] == [*steps, 0]
+
     def band(self, slot):
         """Return how many rows a band of a reduction has whose result is in a slot that keeps the columns."""
         return ROWS if self.groups and self.strides[slot][-2] == 0 else 1

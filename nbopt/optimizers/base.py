@@ -39,6 +39,8 @@ class _Kept:
         That of the last step.
     by_axes : bool
         Whether the rule has turned out to depend on the parameters' number of axes.
+    shapes : tuple or None
+        What `Optimizer._kinds` has found last: the parameters' serial numbers, their sizes, their places by shape, and the rest by these.
     declared : dict
         Names of states -> what `Optimizer.declared_states` returns.
     told_of_lost_states : bool
@@ -51,6 +53,7 @@ class _Kept:
         self.plans: list = []
         self.traces = Traces()
         self.by_axes = False
+        self.shapes: Any = None
         self.declared: dict = {}
         self.trace: Any = None
         self.listed: Any = None
@@ -293,12 +296,9 @@ class Optimizer(Declared, Described):
                     update = self._update(be, layers, [params[row] for row in rows], epoch, None, True)
                     update.listing = sizes, rows
             return [update]
-        sizes, rows = rows_with_gradients(params)
-        kinds: dict[tuple, list[int]] = {}
-        for row in rows:
-            kinds.setdefault(self._kind(params[row][0][0]), []).append(row)
+        sizes, kinds = self._kinds(params)
         found: list[Update] = []
-        for kind, own in kinds.items():
+        for kind, own in kinds:
             try:
                 update = self._update(be, layers, [params[row] for row in own], epoch, kind, not found)
             except (StateError, TraceError) as error:
@@ -312,10 +312,35 @@ class Optimizer(Declared, Described):
         """Return whether the rule is traced for each number of axes that parameters have."""
         return type(self).states is not Optimizer.states or self._cache().by_axes
 
-    def _kind(self, param):
-        """Return what a trace for this parameter depends on: its number of axes, and the states that are declared for its shape."""
-        shape = tuple(getattr(param, "shape", ()))
-        return len(shape), self.declared_states(shape)
+    def _kinds(self, params):
+        """Return the number of elements of all parameters, and those with gradients by what their trace depends on.
+
+        Returns
+        -------
+        list of int
+        list of ((int, tuple of (str, State)), list of int)
+            The number of axes and the declared states; the places of the parameters.
+        """
+        cache = self._cache()
+        try:
+            serials = [None if grad is None else param.serial for (param, grad), _ in params]
+        except (AttributeError, TypeError, ValueError):  # plain arrays, or malformed
+            serials = None
+        if serials is None or cache.shapes is None or cache.shapes[0] != serials:
+            sizes, rows = rows_with_gradients(params)
+            shapes: dict[tuple, list[int]] = {}
+            for row in rows:
+                shapes.setdefault(tuple(getattr(params[row][0][0], "shape", ())), []).append(row)
+            cache.shapes = serials, sizes, shapes, None, None
+        _, sizes, shapes, known, kinds = cache.shapes
+        declared = [self.declared_states(shape) for shape in shapes]  # hyper-parameters may matter
+        if declared != known:
+            found: dict[tuple, list[int]] = {}
+            for (shape, rows), states in zip(shapes.items(), declared):
+                found.setdefault((len(shape), states), []).extend(rows)
+            kinds = [(kind, sorted(rows)) for kind, rows in found.items()]
+            cache.shapes = (*cache.shapes[:3], declared, kinds)
+        return sizes, kinds
 
     def _update(self, be, layers, params, epoch, kind, counts):
         """Return the update over some entries.

@@ -46,10 +46,14 @@ def in_one_storage(parameter, usual, rounded):
     return pytest.mark.parametrize(("name", parameter), [pytest.param(*case, marks=() if plain else left_out) for *case, plain in cases])
 
 
-def thorough_but(values, *usual, where=()):
-    """Parameters of which the plain run takes the usual ones only (see conftest.py): those that differ most in what a kernel has to do."""
+def thorough_but(values, *usual, where=(), several=False):
+    """Parameters of which the plain run takes the usual ones only (see conftest.py): those that differ most in what a kernel has to do.
+
+    With ``several`` each value is a tuple, for several names.
+    """
     assert all(value in values for value in usual)
-    return [value if value in usual else pytest.param(value, marks=pytest.mark.thorough(*where)) for value in values]
+    left_out = pytest.mark.thorough(*where)
+    return [value if value in usual else pytest.param(*(value if several else (value,)), marks=left_out) for value in values]
 
 
 def same_bits(a, b):

@@ -5,6 +5,7 @@ import weakref
 
 import numpy as np
 import pytest
+from helpers import thorough_but
 
 import nbopt
 from nbopt.errors import NboptError
@@ -77,7 +78,7 @@ class Run:
         return sum(ref() is not None for ref in self.seen)
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", thorough_but(OPTIONS, "stochastic", "multi", where=["gpu"]))
 def test_steps(nbopt_backend, uncollected, options):
     """A steady step, a skipped one, a failed one, and one over other memory leave nothing."""
     for _ in range(2):  # in the first round things are compiled, and compilers leave something

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from device_checks import *  # noqa: F403
 from device_checks import assert_same, reference, trained
+from device_slices import *  # noqa: F403
 from helpers import OPTIMIZERS, thorough_but
 
 import nbopt

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from helpers import same_bits
 
 import nbopt
 from nbopt import State
-from tests.helpers import same_bits
 
 
 class Rows(nbopt.Optimizer):

@@ -5,10 +5,10 @@ import pickle
 
 import numpy as np
 import pytest
+from helpers import same_bits
 
 import nbopt
 from nbopt import State
-from tests.helpers import same_bits
 
 
 class Counted(nbopt.Optimizer):

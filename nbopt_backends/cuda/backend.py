@@ -15,8 +15,10 @@ from nbopt_backends.arrays.device import DeviceArray, from_foreign
 from nbopt_backends.cuda.kernels import update_text
 from nbopt_backends.cuda.plan import DevicePlan
 from nbopt_backends.cuda.reductions import sums_text
+from nbopt_backends.cuda.slices import slices_text
 from nbopt_backends.cuda.stages import joined
 from nbopt_backends.cuda.streams import Streams, UploadRing, stream_handle
+from nbopt_backends.cuda.walks import walks_of
 from nbopt_backends.lowering import source
 from nbopt_backends.meaning.tree import tiles_of
 from nbopt_backends.plans.compiled import CompiledBackend
@@ -238,10 +240,21 @@ class DeviceBackend(CompiledBackend):
         options = (group.strided, group.kept, shared)
         return self.marked(update_text(stage, self.dialect(), group.dtypes, group.arithmetic, *options))
 
+    def walk_text(self, program, stage, group, kinds):
+        """Return the text of the kernel of a pass that knows slices, for tensors of a group; `kinds` as in `slices_text`."""
+        options = (group.strided, group.kept, not program.differs())
+        return self.marked(slices_text(stage, program.extents, kinds, self.dialect(), group.dtypes, group.arithmetic, *options))
+
     def texts(self, program, layout):
         """Return the texts of the kernels of a program's passes."""
-        shared = not program.differs()
-        return [self.text(stage, group, shared) for stage in program.passes() for group in layout.groups]
+        found, shared = [], not program.differs()
+        for stage in program.loops():
+            for group in layout.groups:
+                if stage.has_slices(program.extents):
+                    found += [self.walk_text(program, stage, group, kinds) for kinds in walks_of(stage, program, layout, group)]
+                else:
+                    found.append(self.text(stage, group, shared))
+        return found
 
     def sums_kernel(self, name, arithmetic):
         """Return a kernel of `reductions.sums_text`."""

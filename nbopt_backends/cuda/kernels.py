@@ -151,9 +151,7 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, sh
     pieces = Pieces(stage, dialect, dtypes, arithmetic, strided, kept or (0,) * len(dtypes), shared)
     form = reducing if stage.reductions else _rounding if pieces.rounded else _strided if strided else _contiguous
     before = ["if load_int64(taken, 0, -1) == 0:", "    return"] if stage.guarded else []
-    if pieces.rounded:
-        before.append("seed, count = load_uint64(random, 0, -1), load_uint64(random, 1, -1)")
-        before += [f"k{index}, l{index} = keys(seed, count, uint64({number}))" for number, index, _ in pieces.rounded]
+    before += pieces.stream_keys()
     if shared:
         before += pieces.loaded_numbers()
     body = [*(f"    {line}" for line in before), form(pieces)]

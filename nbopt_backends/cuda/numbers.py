@@ -2,10 +2,12 @@
 
 from nbopt_backends.lowering.text import COMMON_OPS, indented, number_lines
 
-#: What a record of a reduction's end is: the op (0 sum, 1 max, 2 min); 1 if it is over the step; the address of the
-#: results of the tiles, or 0 if what is reduced is a number of each parameter; the bytes from one tile's result to the
-#: next, or which number; which number the result is.
+#: What a record of the end of a parameter's reduction is: the op (0 sum, 1 max, 2 min); the address of the results of the
+#: tiles, or 0 if what is reduced is a number of each parameter; the bytes from one tile's result to the next, or which
+#: number; the address of int64[rows + 1], where each row's tiles begin; which number the result is, or -1 for none.
 END_FIELDS = 5
+#: That of a reduction over the step: the op, and which number the result is.
+STEP_FIELDS = 2
 
 _FOLD = '''@inline
 def join(op, a, b):
@@ -41,7 +43,20 @@ def of_nothing(op):
     return float64(0) if op == 0 else (float64(-inf) if op == 1 else float64(inf))
 
 
-def fold_tiles(ends, n_ends, starts, rows, numbers, stride):
+@inline
+def distance(place, n, axes):
+    """Return how many bytes lie before a place in C order of n axes, given the address of their lengths and distances."""
+    found = int64(0)
+    axis = n - 1
+    while axis >= 0:
+        outer = place // load_int64(axes, 2 * axis, -1)
+        found += (place - outer * load_int64(axes, 2 * axis, -1)) * load_int64(axes, 2 * axis + 1, -1)
+        place = outer
+        axis -= 1
+    return found
+
+
+def fold_tiles(ends, n_ends, rows, numbers, stride):
     """Fold the results of each parameter's tiles, in place, and write what is over a parameter to its numbers.
 
     There is a block for each parameter and each end.
@@ -50,8 +65,6 @@ def fold_tiles(ends, n_ends, starts, rows, numbers, stride):
     ----------
     ends, n_ends : int64
         Address of int64[n_ends, {fields}].
-    starts : int64
-        Address of int64[rows + 1]: where each row's tiles begin.
     rows : int64
     numbers, stride : int64
         Address of the first row's numbers, and the bytes from one row's to the next.
@@ -60,54 +73,91 @@ def fold_tiles(ends, n_ends, starts, rows, numbers, stride):
     while c < n_ends * rows:
         number = c // rows
         row, end = c - number * rows, ends + number * {bytes}
-        op, sums, step = load_int64(end, 0, -1), load_int64(end, 2, -1), load_int64(end, 3, -1)
+        op, sums, step = load_int64(end, 0, -1), load_int64(end, 1, -1), load_int64(end, 2, -1)
+        starts, output = load_int64(end, 3, -1), load_int64(end, 4, -1)
         first = load_int64(starts, row, -1)
         n = load_int64(starts, row + 1, -1) - first
         if sums != 0:
             fold(sums + first * step, step, n, op)
-        if cuda.threadIdx.x == 0 and load_int64(end, 1, -1) == 0:
+        if cuda.threadIdx.x == 0 and output >= 0:
             own = numbers + row * stride
             found = of_nothing(op)
             if n > 0:
                 found = load_float64(own, step, -1) if sums == 0 else load_float64(sums + first * step, 0, -1)
-            store_float64(own, load_int64(end, 4, -1), -1, found)
+            store_float64(own, output, -1, found)
         c += cuda.gridDim.x
 
 
-def fold_rows(ends, n_ends, starts, full, n_full, numbers, stride, n_numbers, scratch):
+def fold_rows(ends, n_ends, results, n, numbers, stride, n_numbers, scratch):
     """Fold the parameters' results, and write what is over the step to the numbers of all: a block for each end.
 
     Parameters
     ----------
-    ends, n_ends, starts, numbers, stride : int64
+    ends, n_ends : int64
+        Address of int64[n_ends, {step_fields}].
+    results, n : int64
+        Address of int64[n_ends, n]: the addresses of the results, in the order of the parameters.
+    numbers, stride : int64
         As for `fold_tiles`.
-    full, n_full : int64
-        Address of int64[n_full]: the rows with elements.
     n_numbers : int64
         How many rows have numbers of their own.
     scratch : int64
-        Address of float64[n_ends, n_full].
+        Address of float64[n_ends, n].
     """
     c = int64(cuda.blockIdx.x)
     while c < n_ends:
-        end, values = ends + c * {bytes}, scratch + c * n_full * 8
-        op, sums, step = load_int64(end, 0, -1), load_int64(end, 2, -1), load_int64(end, 3, -1)
-        if load_int64(end, 1, -1) != 0:
-            i = int64(cuda.threadIdx.x)
-            while i < n_full:
-                row = load_int64(full, i, -1)
-                found = load_float64(numbers + row * stride, step, -1) if sums == 0 else load_float64(
-                    sums + load_int64(starts, row, -1) * step, 0, -1
-                )
-                store_float64(values, i, -1, found)
-                i += cuda.blockDim.x
-            cuda.syncthreads()
-            fold(values, 8, n_full, op)
-            found = load_float64(values, 0, -1) if n_full > 0 else of_nothing(op)
-            row = int64(cuda.threadIdx.x)
-            while row < n_numbers:
-                store_float64(numbers + row * stride, load_int64(end, 4, -1), -1, found)
-                row += cuda.blockDim.x
+        end, values = ends + c * {step_bytes}, scratch + c * n * 8
+        op = load_int64(end, 0, -1)
+        i = int64(cuda.threadIdx.x)
+        while i < n:
+            store_float64(values, i, -1, load_float64(load_int64(results, c * n + i, -1), 0, -1))
+            i += cuda.blockDim.x
+        cuda.syncthreads()
+        fold(values, 8, n, op)
+        found = load_float64(values, 0, -1) if n > 0 else of_nothing(op)
+        row = int64(cuda.threadIdx.x)
+        while row < n_numbers:
+            store_float64(numbers + row * stride, load_int64(end, 1, -1), -1, found)
+            row += cuda.blockDim.x
+        c += cuda.gridDim.x
+
+
+def join_slices(records, chunks, n_chunks):
+    """Join what folds have left of each value of slices, one after the other in C order: a thread for each value.
+
+    Parameters
+    ----------
+    records : int64
+        Address of int64: the records, see `nbopt_backends.cuda.ends.slice_record`.
+    chunks, n_chunks : int64
+        Address of int64[n_chunks, 3]: where a record begins, the first value, and how many there are.
+    """
+    c = int64(cuda.blockIdx.x)
+    while c < n_chunks:
+        record = records + 8 * load_int64(chunks, 3 * c, -1)
+        first, n = load_int64(chunks, 3 * c + 1, -1), load_int64(chunks, 3 * c + 2, -1)
+        op, source, size = load_int64(record, 0, -1), load_int64(record, 1, -1), load_int64(record, 2, -1)
+        target, target_size = load_int64(record, 3, -1), load_int64(record, 4, -1)
+        n_kept, n_gone, runs = load_int64(record, 5, -1), load_int64(record, 6, -1), load_int64(record, 7, -1)
+        kept = record + 64
+        gone = kept + 16 * n_kept
+        length, step = load_int64(gone, 2 * n_gone, -1), load_int64(gone, 2 * n_gone + 1, -1)
+        i = first + cuda.threadIdx.x
+        while i < first + n:
+            start, found, run = source + distance(i, n_kept, kept), of_nothing(op), int64(0)
+            while run < runs:
+                here, k = start + distance(run, n_gone, gone), int64(0)
+                while k < length:
+                    value = load_float64(here, 0, -1) if size == 8 else float64(load_float32(here, 0, -1))
+                    found = join(op, found, value)
+                    here += step
+                    k += 1
+                run += 1
+            if target_size == 8:
+                store_float64(target, i, -1, found)
+            else:
+                store_float32(target, i, -1, float32(found))
+            i += cuda.blockDim.x
         c += cuda.gridDim.x
 
 
@@ -154,7 +204,8 @@ def fold_text(dialect):
 
 def ends_text(dialect):
     """Return the text of the module that ends reductions, and judges whether a step is taken."""
-    return _ENDS.format(header=dialect.header, fold=fold_text(dialect), fields=END_FIELDS, bytes=8 * END_FIELDS)
+    fields = {"fields": END_FIELDS, "bytes": 8 * END_FIELDS, "step_fields": STEP_FIELDS, "step_bytes": 8 * STEP_FIELDS}
+    return _ENDS.format(header=dialect.header, fold=fold_text(dialect), **fields)
 
 
 def run_text(stage, dialect, dtypes):

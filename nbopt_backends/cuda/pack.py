@@ -1,6 +1,10 @@
 """Pack: many small arrays in one piece of device memory; Image: those that change from step to step."""
 
+import math
+
 import numpy as np
+
+from nbopt.language.stages import axes_of
 
 
 class Part:
@@ -59,8 +63,8 @@ class Image(Pack):
     Attributes
     ----------
     numbers : Part
-        float64[rows, numbers]; one row if all parameters have the same. The host gives the first ones of each row, and
-        sizes.
+        float64[rows, numbers]; one row if all parameters have the same. The host gives the first ones of each row,
+        sizes and lengths.
     stride : int
         The bytes from one row's numbers to the next; 0 if all have the same.
     random : Part
@@ -76,6 +80,9 @@ class Image(Pack):
         numbers = np.zeros((len(layout.table) if program.differs() else 1, program.n_numbers))
         if program.size is not None:
             numbers[: layout.n_rows, program.size] = layout.sizes
+        for number, extent in program.lengths:
+            shapes = [structure[0] for structure in layout.key[0][0]]
+            numbers[: layout.n_rows, number] = [math.prod(shape[axis] for axis in axes_of(extent, len(shape))) for shape in shapes]
         self.stride = numbers.strides[0] if len(numbers) > 1 else 0
         self.numbers = self.add(numbers)
         self.random = self.add(np.zeros(2, np.uint64))

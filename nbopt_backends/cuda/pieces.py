@@ -27,7 +27,7 @@ def vector_width(stage, dtypes, strided, rounded):
 
 
 class Pieces:
-    """The pieces of one kernel's text, as lists of lines. The arguments are those of `kernels.update_text`.
+    """The pieces of one kernel's text, as lists of lines. The arguments are those of `kernels.update_text`, and the width if it is known.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Pieces:
         How many elements a thread takes at a time.
     """
 
-    def __init__(self, stage, dialect, dtypes, arithmetic, strided, kept, shared):
+    def __init__(self, stage, dialect, dtypes, arithmetic, strided, kept, shared, width=None):
         self.shared = shared
         self.stage, self.dialect, self.dtypes, self.arithmetic, self.strided, self.kept = (
             stage,
@@ -58,7 +58,7 @@ class Pieces:
             stage.scalars(),
         )
         self.rounded = rounded_stores(stage, dtypes, kept)
-        self.width = vector_width(stage, dtypes, strided, self.rounded)
+        self.width = width or vector_width(stage, dtypes, strided, self.rounded)
         one_by_one = self.width == 1
         self.divisors = [] if one_by_one else scalar_divisors(stage)
 
@@ -107,6 +107,15 @@ class Pieces:
             divided,
         )
 
+    # --- what is done once ---
+
+    def stream_keys(self):
+        """Return the lines that compute the keys of the streams of random bits."""
+        if not self.rounded:
+            return []
+        lines = ["seed, count = load_uint64(random, 0, -1), load_uint64(random, 1, -1)"]
+        return lines + [f"k{index}, l{index} = keys(seed, count, uint64({number}))" for number, index, _ in self.rounded]
+
     # --- what is done for a chunk ---
 
     def chunk(self):
@@ -116,7 +125,7 @@ class Pieces:
         if self.strided:
             return [*lines, f"geometry = views + number * {8 * len(self.stage.names)}"]
         for slot in self.moved:
-            lines.append(f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[self.dtypes[slot]]})  # {self._what(slot)}")
+            lines.append(f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[self.dtypes[slot]]})  # {self.what(slot)}")
         return lines
 
     def loaded_numbers(self):
@@ -132,7 +141,8 @@ class Pieces:
             lines.append(f"exact = {' and '.join(f'r{j} != {self.arithmetic}(0)' for j in self.divisors)}")
         return lines
 
-    def _what(self, slot):
+    def what(self, slot):
+        """Return what a slot is, for a comment."""
         what = " and ".join(["read"] * (slot in self.read) + ["written"] * (slot in self.written))
         return f"{self.stage.names[slot]}: {self.dtypes[slot]}, {what}"
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from nbopt_backends.cuda.pack import Image
 from nbopt_backends.cuda.stages import Stages
+from nbopt_backends.cuda.walks import with_workspace
 from nbopt_backends.plans.plan import Plan
 
 
@@ -38,6 +39,7 @@ class DevicePlan(Plan):
         super().__init__(backend, update, layout)
         self.new_tables = self.new_numbers = True
         self.pointers = {}
+        self._workspace = with_workspace(backend, layout, update.program)
         self.image = Image(backend, update.program, layout)
         self.stages = Stages(backend, self)
         self._rounds = any(any(group.kept) for group in layout.groups)

@@ -4,15 +4,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbopt.language.stages import Combine, Pass, Scalars, Verdict
+from nbopt.language.stages import Pass, Scalars, Verdict
+from nbopt_backends.cuda.ends import Ends, ends_kernel
 from nbopt_backends.cuda.kernels import goes_by_tiles, threads_per_chunk
-from nbopt_backends.cuda.numbers import ends_text, run_text
+from nbopt_backends.cuda.numbers import run_text
 from nbopt_backends.cuda.pack import Pack
-from nbopt_backends.meaning.tree import OPS, TILE
+from nbopt_backends.cuda.walks import Walks, on_device
+from nbopt_backends.meaning.tree import TILE
 from nbopt_backends.meaning.xoroshiro import BLOCK
 
 LARGEST_CHUNK = 16384  # elements; `asv_bench/gpu.py --tune` times others
-_OPS = {op: number for number, op in enumerate(OPS)}
 
 
 class Stages:
@@ -30,71 +31,60 @@ class Stages:
         Two int64: whether the step is taken, and 1, which is read where nothing judges.
     passes : int
         How many of the launches are passes.
+    ends : Ends
     """
 
     def __init__(self, backend, plan):
         program, layout = plan.program, plan.layout
-        self.program, self.passes = program, len(program.passes()) * len(layout.groups)
+        self.program = program
         self._backend, self._layout, self._image = backend, layout, plan.image
+        passes = [(level, stage) for level, stage in program.stages() if isinstance(stage, Pass)]
+        with_slices = [(level, stage) for level, stage in passes if stage.has_slices(program.extents)]
+        self._walks = {(level, stage.extent): Walks(backend, program, layout, stage) for level, stage in with_slices}
+        self.passes = (len(passes) - len(with_slices)) * len(layout.groups) + sum(len(walks.parts) for walks in self._walks.values())
         pack = Pack()
         self.taken = pack.add(np.ones(2, np.int64))
-        self._starts = pack.add(layout.tile_starts)
-        self._full = pack.add(np.flatnonzero(np.diff(layout.tile_starts)))
         self._chunks = self._chunk_tables(pack)
         scalars = [stage for _, stage in program.stages() if isinstance(stage, Scalars)]
         self._rows = {stage: [(dtypes, pack.add(rows)) for dtypes, rows in plan.kinds_of(stage)] for stage in scalars}
         geometries = {place: pack.add(geometry) for place, geometry in layout.geometries.items()}
         self._views = pack.add(np.zeros(layout.table.shape, np.int64))
-        self._sums = self._results()
-        self._ends = self._end_tables(pack)
-        most = max((len(ends) for ends, _ in self._ends.values()), default=0) * len(self._full.values)
-        self._scratch = backend.allocate((most,), np.float64)
+        results = {(level, stage.extent): self._results(pack, level, stage) for level, stage in passes if stage.reductions}
         pack.allocate(backend)
         for place, geometry in geometries.items():
             self._views.values[place] = geometry.address
         backend.upload(pack.device, pack.host)
         self._memory = pack.device
+        self._sums = {place: memory.address for place, (memory, _) in results.items()}
+        self.ends = Ends(backend, plan, results, self._walks)
 
     # --- tables ---
 
     def _chunk_tables(self, pack):
         """Return the chunk table for each group and each of the two sizes of chunks that passes need."""
         layout, tables = self._layout, {}
+        passes = [stage for stage in self.program.passes() if not stage.has_slices(self.program.extents)]
         coarse, starts = _chunk(self._backend.device, layout), np.zeros(layout.n_rows, np.int64)
         for number, group in enumerate(layout.groups):
             starts[group.rows] = group.first_blocks
-            for tiles in {goes_by_tiles(stage, group.dtypes, group.kept) for stage in self.program.passes()}:
+            for tiles in {goes_by_tiles(stage, group.dtypes, group.kept) for stage in passes}:
                 table = group.cut(TILE if tiles else coarse)
                 blocks = starts[table[:, 0]] + table[:, 1] // BLOCK
                 tables[number, tiles] = pack.add(np.column_stack([table, blocks, layout.first_tiles(table)]))
         return tables
 
-    def _results(self):
-        """Return the memory of the tiles' results by level."""
-        tiles = int(self._layout.tile_starts[-1])
-        passes = [(level, stage) for level, stage in self.program.stages() if isinstance(stage, Pass) and stage.reductions]
-        return {level: self._backend.allocate((tiles, len(stage.reductions)), np.float64) for level, stage in passes}
-
-    def _end_tables(self, pack):
-        """Return the ends of reductions by the level at which they are known, each with its records."""
-        ends: dict[int, list] = {}
-        for level, stage in self.program.stages():
-            if isinstance(stage, Combine):
-                ends.setdefault(level, []).append(stage)
-        return {level: (found, pack.add(np.array([self._record(end) for end in found], np.int64))) for level, found in ends.items()}
-
-    def _record(self, end):
-        if end.source < 0:
-            source = [0, ~end.source]
-        else:
-            sums = self._sums[end.level]
-            source = [sums.address + 8 * end.source, sums.strides[0]]
-        return [_OPS[end.op], end.over == "step", *source, end.output]
+    def _results(self, pack, level, stage):
+        """Return the memory of the results of a pass's tiles, and where each row's begin."""
+        walks = self._walks.get((level, stage.extent))
+        if walks is not None:
+            return walks.sums, pack.add(walks.starts)
+        starts = self._layout.tile_starts
+        return self._backend.allocate((int(starts[-1]), len(stage.reductions)), np.float64), pack.add(starts)
 
     # --- launches ---
 
     def launches(self, taken):
-        """Return the launches of all stages but the verdicts.
+        """Return the launches of all stages but the verdicts, and the ends of reductions over the step.
 
         Parameters
         ----------
@@ -106,11 +96,10 @@ class Stages:
         list of (tuple, (kernel, int, tuple))
             The place in the order of the step, see `Program.order`; kernel, blocks, arguments.
         """
-        # Where a step is not taken, the ends of guarded reductions are of no use, and do no harm.
-        found = [((False, level, 0), launch) for level in self._ends for launch in self._folds(level)]
+        found = self.ends.launches.copy()
         for place, stage in self.program.order():
             if isinstance(stage, Pass):
-                found += [(place, self._pass(place[1], stage, number, taken)) for number in range(len(self._layout.groups))]
+                found += [(place, launch) for launch in self._passes(place[1], stage, taken)]
             elif isinstance(stage, Scalars):
                 found += [(place, self._scalars(stage, taken, *kind)) for kind in self._rows[stage]]
         return found
@@ -120,45 +109,22 @@ class Stages:
         numbers = self._image.numbers.address
         return [(place, numbers + 8 * stage.condition) for place, stage in self.program.order() if isinstance(stage, Verdict)]
 
-    def _pass(self, level, stage, number, taken):
-        backend, image, group = self._backend, self._image, self._layout.groups[number]
-        chunks = self._chunks[number, goes_by_tiles(stage, group.dtypes, group.kept)]
-        n_chunks = len(chunks.values)
-        arguments = [
-            image.table.address,
-            chunks.address,
-            n_chunks,
-            image.numbers.address,
-            image.stride,
-            image.random.address,
-            self._views.address,
-        ]
-        arguments += [taken, self._sums[level].address if stage.reductions else 0]
-        threads = threads_per_chunk(stage, group.dtypes, group.strided, group.kept)
-        return (
-            backend.kernel(backend.text(stage, group, not self.program.differs()), backend.stem, "update"),
-            backend.device.blocks(n_chunks, threads),
-            tuple(arguments),
-        )
-
-    def _folds(self, level):
-        """Return the launches that end the reductions that are known at a level."""
-        (ends, records), image, rows = self._ends[level], self._image, self._layout.n_rows
-        blocks = self._backend.device.blocks
-        first = (records.address, len(ends), self._starts.address)
-        numbers = (image.numbers.address, image.stride)
-        found = []
-        if any(end.over == "tensor" or end.source >= 0 for end in ends):
-            found.append((ends_kernel(self._backend, "fold_tiles"), blocks(len(ends) * rows), (*first, rows, *numbers)))
-        if any(end.over == "step" for end in ends):
-            arguments = (
-                self._full.address,
-                len(self._full.values),
-                *numbers,
-                len(image.numbers.values),
-                self._scratch.address,
-            )
-            found.append((ends_kernel(self._backend, "fold_rows"), blocks(len(ends)), (*first, *arguments)))
+    def _passes(self, level, stage, taken):
+        """Return the launches of a pass."""
+        backend, image, shared = self._backend, self._image, not self.program.differs()
+        numbers = image.numbers.address, image.stride, image.random.address
+        last = taken, self._sums.get((level, stage.extent), 0)
+        walks, found = self._walks.get((level, stage.extent)), []
+        for group, kinds, chunks, _ in walks.parts if walks else ():
+            kernel = backend.kernel(backend.walk_text(self.program, stage, group, kinds), backend.stem, "update")
+            arguments = (image.table.address, chunks.address, chunks.shape[0], *numbers, self._views.address, *last)
+            found.append((kernel, backend.device.blocks(chunks.shape[0]), arguments))
+        for number, group in enumerate(self._layout.groups if walks is None else ()):
+            chunks = self._chunks[number, goes_by_tiles(stage, group.dtypes, group.kept)]
+            threads = threads_per_chunk(stage, group.dtypes, group.strided, group.kept)
+            kernel = backend.kernel(backend.text(stage, group, shared), backend.stem, "update")
+            arguments = (image.table.address, chunks.address, len(chunks.values), *numbers, self._views.address, *last)
+            found.append((kernel, backend.device.blocks(len(chunks.values), threads), arguments))
         return found
 
     def _scalars(self, stage, taken, dtypes, rows):
@@ -166,11 +132,6 @@ class Stages:
         text = run_text(stage, backend.dialect(), dtypes)
         arguments = image.table.address, image.table.values.shape[1], image.numbers.address, image.stride, rows.address, n_rows, taken
         return backend.kernel(backend.marked(text), "cuda_numbers", "run"), backend.device.blocks(n_rows, 1), arguments
-
-
-def ends_kernel(backend, name):
-    """Return a kernel of `numbers.ends_text`."""
-    return backend.kernel(backend.marked(ends_text(backend.dialect())), "cuda_numbers", name)
 
 
 class Joined(NamedTuple):
@@ -184,11 +145,14 @@ class Joined(NamedTuple):
         Kernel, blocks, arguments; in their order.
     passes : int
         How many of them are passes.
+    memory : list of DeviceArray
+        What they take besides the memory of the plans.
     """
 
     others: list
     launches: list
     passes: int
+    memory: list
 
 
 def joined(plans):
@@ -199,8 +163,33 @@ def joined(plans):
     entries = [entry for one in stages for entry in one.launches(taken)]
     for number, (place, address) in enumerate(sorted(conditions)):
         entries.append((place, (ends_kernel(backend, "judge"), 1, (address, int(number == 0), taken))))
+    memory = _join_step_ends(plans, entries)
     entries.sort(key=lambda entry: entry[0])
-    return Joined(plans[1:], [launch for _, launch in entries], sum(one.passes for one in stages))
+    return Joined(plans[1:], [launch for _, launch in entries], sum(one.passes for one in stages), memory)
+
+
+def _join_step_ends(plans, entries):
+    """Add the ends of reductions over the step to the entries, and return what memory they take.
+
+    Those of plans that are parts of one call are over the parameters of all of them.
+    """
+    found = []
+    for plan in plans:
+        parts = [part for part in plans if part is plan or (plan.set is not None and part.set == plan.set)]
+        for level, stages in plan.stages.ends.over_the_step.items():
+            results = [sorted(result for part in parts for result in _results_of(part, stage.rank)) for stage in stages]
+            addresses = np.array([[address for _, address in own] for own in results], np.int64)
+            found.append((plan.stages.ends, level, on_device(plan.backend, addresses)))
+    tables = [table for _, _, table in found]
+    scratch = plans[0].backend.allocate((max((table.size for table in tables), default=0),), np.float64)
+    entries += [((False, level, 1), ends.fold_rows(level, table, scratch.address)) for ends, level, table in found]
+    return [*tables, scratch]
+
+
+def _results_of(plan, rank):
+    """Return what the reduction over the step with this rank is over, of a plan's parameters."""
+    ends = plan.stages.ends
+    return next(ends.results(stage) for stages in ends.over_the_step.values() for stage in stages if stage.rank == rank)
 
 
 def _chunk(device, layout):

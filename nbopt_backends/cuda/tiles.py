@@ -50,17 +50,17 @@ def reducing(pieces):
     while len(reductions) * step * ITEM_SIZES[arithmetic] > _MOST_SHARED:
         step //= 2
     depth = (TILE // step).bit_length() - 1
-    neutral = [f"{arithmetic}({_JOINED[op][1]})" for op, _ in reductions]
+    neutrals = [neutral(pieces, r) for r in range(len(reductions))]
     every = [(r, k) for r in range(len(reductions)) for k in range(width)]
 
     def rounds(level, again):  # given itself, since a function that knows itself is a circle, which waits for the collector
         """Return the lines that fold every 2**level-th vector from `at` on into a{level}_..., in two rounds."""
-        start, found = [f"a{level}_{r}_{k} = {neutral[r]}" for r, k in every], []
+        start, found = [f"a{level}_{r}_{k} = {neutrals[r]}" for r, k in every], []
         for r, k in every:
             value = f"a{level + 1}_{r}_{k}"
             if level == depth - 1:
-                value = f"e{k}[{len(pieces.written) + r}] if {k} < left else {neutral[r]}"
-            found.append(f"a{level}_{r}_{k} = {_join(pieces, r, f'a{level}_{r}_{k}', f'({value})')}")
+                value = f"e{k}[{len(pieces.written) + r}] if {k} < left else {neutrals[r]}"
+            found.append(f"a{level}_{r}_{k} = {joined(pieces, r, f'a{level}_{r}_{k}', f'({value})')}")
         if level == depth - 1:
             lines = [f"while at * {width} < n:", f"    i = at * {width}", "    left = n - i"]
             inner = [*_words(pieces), *pieces.some(), *found, f"at += {2**level * step // width}"]
@@ -70,7 +70,7 @@ def reducing(pieces):
         return [*start, f"{outer} = at", "for _ in range(2):", *(f"    {line}" for line in inner)]
 
     buffers = [f"b{r} = cuda.shared.array({step}, {arithmetic})" for r in range(len(reductions))]
-    joins = [f"b{r}[lane] = {_join(pieces, r, f'b{r}[lane]', f'b{r}[lane + half]')}" for r in range(len(reductions))]
+    joins = [f"b{r}[lane] = {joined(pieces, r, f'b{r}[lane]', f'b{r}[lane + half]')}" for r in range(len(reductions))]
     results = [f"tile = load_int64(chunks, {CHUNK_FIELDS} * c + 4, -1) * {8 * len(reductions)}"]
     results += [f"store_float64(sums + tile, {r}, -1, float64(b{r}[0]))" for r in range(len(reductions))]
     first = [f"first = load_int64(chunks, {CHUNK_FIELDS} * c + 3, -1) * {LANES}"] if pieces.rounded else []
@@ -86,9 +86,15 @@ def reducing(pieces):
     )
 
 
-def _join(pieces, reduction, *values):
+def joined(pieces, reduction, *values):
+    """Return an expression for what two values of a reduction become."""
     op = _JOINED[pieces.stage.reductions[reduction][0]][0]
     return {**COMMON_OPS, **pieces.dialect.ops}.get(op, f"{op}({{0}}, {{1}})").format(*values)
+
+
+def neutral(pieces, reduction):
+    """Return an expression for the value that changes no other one in a reduction."""
+    return f"{pieces.arithmetic}({_JOINED[pieces.stage.reductions[reduction][0]][1]})"
 
 
 def _words(pieces):

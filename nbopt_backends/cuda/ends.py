@@ -1,0 +1,153 @@
+"""The ends of reductions: the tables that the kernels of `nbopt_backends.cuda.numbers` take."""
+
+import math
+from itertools import groupby
+
+import numpy as np
+
+from nbopt.language.stages import Combine
+from nbopt_backends.cuda.numbers import ends_text
+from nbopt_backends.cuda.walks import on_device
+from nbopt_backends.meaning.tree import OPS
+from nbopt_backends.plans.chunks import chunk_table
+
+_OPS = {op: number for number, op in enumerate(OPS)}
+_VALUES = 256  # of slices that a block joins
+
+
+def ends_kernel(backend, name):
+    """Return a kernel of `numbers.ends_text`."""
+    return backend.kernel(backend.marked(ends_text(backend.dialect())), "cuda_numbers", name)
+
+
+class Ends:
+    """The ends of a program's reductions over a layout.
+
+    Parameters
+    ----------
+    backend : DeviceBackend
+    plan : DevicePlan
+    results : dict
+        (level, extent) of a pass that reduces -> the memory of its tiles' results, and the address of int64[rows + 1], where each row's begin.
+    walks : dict
+        (level, extent) of a pass that knows slices -> its `Walks`.
+
+    Attributes
+    ----------
+    launches : list of (tuple, (kernel, int, tuple))
+        Those that end reductions over parameters and along axes, as `Stages.launches` returns them.
+    over_the_step : dict of int to list of Combine
+        Those over the step by the level at which they are known.
+    """
+
+    def __init__(self, backend, plan, results, walks):
+        self._backend, self._image, self._layout, self._places = backend, plan.image, plan.layout, plan.places
+        self._results, self._walks = results, walks
+        self.over_the_step: dict = {}
+        self.launches: list = []  # where a step is not taken, the ends of guarded reductions are of no use, and do no harm
+        self._step_records: dict = {}
+        self._memory: list = []  # of the tables, which is kept
+        ends = [(level, stage) for level, stage in plan.program.stages() if isinstance(stage, Combine)]
+        for level, found in groupby(ends, key=lambda end: end[0]):
+            stages = [stage for _, stage in found]
+            self._fold_tiles(level, [stage for stage in stages if isinstance(stage.over, str) and (stage.over == "tensor" or stage.source >= 0)])
+            self._join_slices(level, [stage for stage in stages if not isinstance(stage.over, str)])
+            over = [stage for stage in stages if stage.over == "step"]
+            if over:
+                self.over_the_step[level] = over
+                self._step_records[level] = self._kept(np.array([[_OPS[stage.op], stage.output] for stage in over], np.int64))
+
+    def results(self, stage):
+        """Return where what a reduction over the step is over is.
+
+        Returns
+        -------
+        list of (int, int)
+            For each parameter with elements, its place in the list of all, and the address of its result.
+        """
+        full = np.flatnonzero(np.diff(self._layout.tile_starts)).tolist()
+        numbers = self._image.numbers.address
+        if stage.source < 0:
+            return [(self._places[row], numbers + row * self._image.stride + 8 * ~stage.source) for row in full]
+        memory, starts = self._results[stage.level, stage.extent]
+        first = memory.address + 8 * stage.source
+        return [(self._places[row], first + int(starts.values[row]) * memory.strides[0]) for row in full]
+
+    def fold_rows(self, level, results, scratch):
+        """Return the launch that ends the reductions over the step that are known at a level.
+
+        Parameters
+        ----------
+        level : int
+        results : DeviceArray
+            int64[reductions, n]: the addresses of what they are over, in the order of the parameters.
+        scratch : int
+            Address of as many float64.
+        """
+        image, records = self._image, self._step_records[level]
+        n_ends, n = results.shape
+        arguments = records.address, n_ends, results.address, n, image.numbers.address, image.stride, len(image.numbers.values), scratch
+        return ends_kernel(self._backend, "fold_rows"), self._backend.device.blocks(n_ends), arguments
+
+    def _kept(self, values):
+        self._memory.append(on_device(self._backend, values))
+        return self._memory[-1]
+
+    def _fold_tiles(self, level, stages):
+        image, rows = self._image, self._layout.n_rows
+        if not stages:
+            return
+        records = self._kept(np.array([self._record(stage) for stage in stages], np.int64))
+        arguments = records.address, len(stages), rows, image.numbers.address, image.stride
+        blocks = self._backend.device.blocks(len(stages) * rows)
+        self.launches.append(((False, level, 0), (ends_kernel(self._backend, "fold_tiles"), blocks, arguments)))
+
+    def _record(self, stage):
+        """Return the record of the end of a parameter's reduction, see `numbers.END_FIELDS`."""
+        output = stage.output if stage.over == "tensor" else -1
+        if stage.source < 0:
+            return [_OPS[stage.op], 0, ~stage.source, self._kept(self._layout.tile_starts).address, output]
+        memory, starts = self._results[stage.level, stage.extent]
+        return [_OPS[stage.op], memory.address + 8 * stage.source, memory.strides[0], starts.address, output]
+
+    def _join_slices(self, level, stages):
+        records, chunks = [], []
+        for stage in stages:
+            for left in self._walks[stage.level, stage.extent].left[stage.source]:
+                record, size = slice_record(stage.op, left, int(self._layout.table[left.row, stage.output]))
+                table = chunk_table([size], _VALUES)
+                table[:, 0] = len(records)
+                records += record
+                chunks.append(table)
+        if not chunks:
+            return
+        chunks = self._kept(np.concatenate(chunks))
+        arguments = self._kept(np.array(records, np.int64)).address, chunks.address, chunks.shape[0]
+        launch = ends_kernel(self._backend, "join_slices"), self._backend.device.blocks(chunks.shape[0]), arguments
+        self.launches.append(((False, level, 0), launch))
+
+
+def slice_record(op, left, target):
+    """Return the record of the end of a parameter's reduction along axes, and how many values the result has.
+
+    The record is: the op; the address of what is left, and the bytes of each of its values; the address of the result, likewise; how many axes are
+    kept; how many others there are but for the last, and how many places these have; the lengths and distances, in bytes, of the axes that are kept,
+    and of the others. An axis next to another one of its kind is one with it.
+
+    Parameters
+    ----------
+    op : str
+    left : Left
+    target : int
+        The address of the result.
+    """
+    kept: list[int] = []
+    gone: list[int] = []
+    for keeps, axes in groupby(left.axes, key=lambda axis: axis[0]):
+        lengths, distances = zip(*((length, distance) for _, length, distance in axes))
+        merged = kept if keeps else gone
+        merged += [math.prod(lengths), distances[-1]]
+    gone = gone or [1, 0]
+    runs = math.prod(gone[:-2:2])
+    record = [_OPS[op], left.address, left.size, target, left.result_size, len(kept) // 2, len(gone) // 2 - 1, runs, *kept, *gone]
+    return record, math.prod(kept[::2])

@@ -1,0 +1,193 @@
+"""Rules that reduce along axes, and states of rows and columns, on a device: as device_checks.py, for the simulator and a real GPU alike."""
+
+import numpy as np
+import pytest
+from device_checks import assert_same, clipped, reference, trained
+from helpers import thorough_but
+
+import nbopt
+from nbopt import State
+
+#: Bands of more and fewer rows than a unit has, tiles that are full or not, one and several groups of rows, axes of length 1, no elements.
+SLICED = [(70, 9), (64,), (3, 4, 5), (2, 1, 3, 3), (0, 4), (), (2, 140), (1, 5)]
+
+
+class Factored(nbopt.Optimizer):
+    """Running means of squares of rows and of columns, and the norm of all parameters, whatever their number of axes."""
+
+    def __init__(self, stochastic_round=False, **options):
+        super().__init__(**options)
+        self.stochastic_round, self.learning_rate = stochastic_round, 0.5
+
+    def states(self, shape):
+        if len(shape) < 2:
+            return {"square": State()}
+        every = range(len(shape))
+        return {"row": State(axes=tuple(every[:-1])), "column": State(axes=(*every[:-2], len(shape) - 1))}
+
+    def rule(self, step, param, grad, *states):
+        be = self.be
+        squares, whole = be.square(grad), step.norm(grad)
+        if len(states) == 1:
+            (square,) = states
+            square[:] = 0.5 * square + 0.5 * squares + 1e-3
+            param[:] = param - step.lr * grad / be.sqrt(square) / whole
+            return
+        row, column = states
+        row[:] = 0.5 * row + 0.5 * be.mean(squares, axis=-1) + 1e-3
+        column[:] = 0.5 * column + 0.5 * be.mean(squares, axis=-2) + 1e-3
+        update = grad / (be.sqrt(row / be.mean(row, axis=-2)) * be.sqrt(column))
+        param[:] = param - step.lr * update / be.maximum(1.0, be.norm(update) / be.sqrt(param.size)) / whole
+
+
+class Covers(nbopt.Optimizer):
+    """A state along each axis, so that each axis is told apart, and the largest of what it covers."""
+
+    def __init__(self, stochastic_round=False, **options):
+        super().__init__(**options)
+        self.stochastic_round, self.learning_rate = stochastic_round, 0.5
+
+    def states(self, shape):
+        return {f"along{axis}": State(axes=(axis,)) for axis in range(len(shape))} or {"square": State()}
+
+    def rule(self, step, param, grad, *states):
+        be, least = self.be, states[0]
+        for state in states[1:]:
+            least = be.minimum(least, state)
+        square = least + be.square(grad)
+        others = [tuple(other for other in range(param.ndim) if other != axis) for axis in range(len(states))]
+        largest = [be.max(square, axis=axes) if axes else square for axes in others]
+        total = be.sum(square, axis=0) if param.ndim else 1.0
+        param[:] = param - step.lr * grad / be.sqrt(square) / (1 + total)
+        for state, value in zip(states, largest):
+            state[:] = value
+
+
+class Centred(nbopt.Optimizer):
+    """Rows are centred, and a momentum moves by what is left; means, extremes and norms of slices; steps are left out."""
+
+    state_names = ("momentum",)
+
+    def __init__(self, bound=1e9, stochastic_round=False, **options):
+        super().__init__(**options)
+        self.stochastic_round, self.learning_rate, self.bound = stochastic_round, 0.1, bound
+
+    def rule(self, step, param, grad, momentum):
+        be = self.be
+        if param.ndim == 0:
+            step.only_if(step.max(be.absolute(grad)) < self.bound)
+            momentum[:] = 0.9 * momentum + grad / step.sum(param)
+            param[:] = param - step.lr * momentum
+            return
+        step.only_if(step.max(be.absolute(be.max(grad, axis=-1))) < self.bound)
+        means = be.mean(grad, axis=tuple(range(1, param.ndim)))
+        spread = be.max(param, axis=0) - be.min(param, axis=0)
+        norm = be.norm(means)
+        momentum[:] = 0.9 * momentum + (grad - means) / (1 + norm) / step.sum(spread)
+        param[:] = param - step.lr * momentum * (1 + spread)
+
+
+RULES = {"factored": Factored, "covers": Covers, "centred": Centred, "centred, norm clip": lambda **options: clipped(Centred(**options))}
+HOW = {
+    "float32": (("float32",), {}),
+    "float64": (("float64",), {}),
+    "mixed": (("float32", "float64", "bfloat16"), {}),
+    "bfloat16, all rounded": (("bfloat16",), {"stochastic_round": True, "state_dtype": "bfloat16"}),
+    "float16, float32 states": (("float16",), {"stochastic_round": 3}),
+}
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.covering
+def test_rules_with_slices(cuda, name, how):
+    """Parameters of any number of axes in one step have the bits of the reference, whatever is stored how."""
+    dtypes, options = HOW[how]
+
+    def run(be):
+        return trained(be, RULES[name](**options), dtypes, 2, SLICED)
+
+    assert_same(run(cuda), run(reference()))
+
+
+def test_slices_of_larger_tensors(cuda):
+    """Many bands, several tiles of columns, several groups of rows."""
+
+    def run(be):
+        return trained(be, Factored(), ("float32",), 1, [(300, 70), (64,), (5, 4, 33), (3, 300)])
+
+    assert_same(run(cuda), run(reference()))
+
+
+@pytest.mark.parametrize("rounding", thorough_but([False, True], True, where=["gpu"]))
+@pytest.mark.parametrize("name", thorough_but(["factored", "covers", "centred"], "centred", where=["gpu"]))
+def test_slices_of_strided_tensors(cuda, name, rounding):
+    """Rows and columns are those of the shape; the tensors' memory does not matter, nor where it begins."""
+
+    def pairs(be, seed, dtypes, shapes):
+        rng = np.random.default_rng(seed)
+        a, b, c, d = (be.array(rng.standard_normal((40, 14)), dtypes[0]) for _ in range(4))
+        e, f = (be.array(rng.standard_normal((12, 4, 20)), dtypes[0]) for _ in range(2))
+        return [(a[:, 12:0:-2], b[:, ::2][:, 1:]), (c[1:, :], d[:-1, :]), (e[::-2, 1:3, 15:], f[1::2, ::2, 4::-1])]
+
+    def run(be):
+        return trained(be, RULES[name](stochastic_round=rounding), ("bfloat16" if rounding else "float32",), 2, pairs=pairs)
+
+    assert_same(run(cuda), run(reference()))
+
+
+def test_steps_with_slices_are_left_out_together(cuda, monkeypatch):
+    """A condition of matrices leaves out what vectors would store, and the host reads nothing to know it."""
+
+    def run(be):
+        shapes = [(10, 9), (31,), (2, 3, 4), ()]
+        with nbopt.use_backend(be):
+            rng = np.random.default_rng(1)
+            layer = nbopt.Parameters(*((be.array(rng.standard_normal(shape)), be.empty(shape)) for shape in shapes))
+            optimizer = Centred(bound=10.0)
+            for epoch in range(3):
+                layer.grads = [be.array(rng.standard_normal(shape)) for shape in shapes]
+                layer.grads[0][3:4, 2:3] = [0.5, 1e3, 0.25][epoch]
+                with monkeypatch.context() as patch:
+                    if be is cuda and epoch:
+                        patch.setattr(cuda.device, "copy_out", None)
+                        patch.setattr(cuda.device, "synchronize", None)
+                    optimizer.optimize([layer], epoch)
+            return [p.get() for p in layer.params] + [state.get() for states in layer.states for state in states]
+
+    found = run(cuda)
+    assert_same(found, run(reference()))
+
+
+def test_slices_of_many_tensors(cuda):
+    """100 tensors, some of them empty, make the same few launches as two."""
+    launched = []
+
+    def run(be, shapes):
+        before = be.launches
+        values = trained(be, Factored(), ("float32",), 1, shapes)
+        launched.append(be.launches - before)
+        return values
+
+    shapes = [*((k % 5, 3) for k in range(50)), *((k % 5,) for k in range(50)), (70, 7)]
+    found = run(cuda, shapes)
+    run(cuda, [(4, 3), (3,)])
+    assert launched[0] == launched[1]
+    assert_same(found, run(reference(), shapes))
+
+
+def test_parameters_keep_their_places(cuda):
+    """Where others have no gradient, a parameter's random bits and its place in the norm of all are those that it would have anyway."""
+
+    def run(be):
+        with nbopt.use_backend(be):
+            rng = np.random.default_rng(1)
+            shapes = [(10, 9), (31,), (2, 3, 4), (5,), (50, 90)]
+            layer = nbopt.Parameters(*((be.array(rng.standard_normal(shape), "bfloat16"), be.empty(shape, "bfloat16")) for shape in shapes))
+            optimizer = Factored(stochastic_round=True)
+            for missing in ((), (0,), (1, 2)):
+                layer.grads = [None if k in missing else be.array(rng.standard_normal(shape), "bfloat16") for k, shape in enumerate(shapes)]
+                optimizer.optimize([layer], 0)
+            return [p.get() for p in layer.params] + [state.get() for states in layer.states for state in states]
+
+    assert_same(run(cuda), run(reference()))

@@ -29,6 +29,10 @@ class LayoutError(NboptError, ValueError):
     """An array's memory can't be used: read-only, overlapping, unaligned, byte-swapped, masked."""
 
 
+class SparseError(LayoutError, RuntimeError):
+    """A gradient is sparse, and the optimizer needs all of its elements."""
+
+
 class DtypeError(LayoutError, TypeError):
     """An array's dtype is not one that nbopt stores."""
 

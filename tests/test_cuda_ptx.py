@@ -41,21 +41,14 @@ def skipping():
     return optimizer
 
 
-def rectified():
-    """RAdam past its first steps, where its rule is another."""
-    optimizer = nbopt.RAdam()
-    optimizer.t = 10
-    return optimizer
-
-
 PROGRAMS = {
-    **OPTIMIZERS, "rmsprop clipped": lambda: nbopt.RMSProp(**CLIPPED), "radam rectified": rectified, "lamb": Lamb, "careful": Careful,
+    **OPTIMIZERS, "rmsprop clipped": lambda: nbopt.RMSProp(**CLIPPED), "lamb": Lamb, "careful": Careful,
     "skipping": skipping,
 }  # fmt: skip
 
 # Of whose instructions the others' kernels are made too, the ones with the most values alive among them.
 USUAL = (
-    "momentum", "adadelta", "shift_adamax", "rmsprop_centered", "nadam", "yogi", "rprop", "asgd", "rmsprop clipped", "radam rectified", "lamb",
+    "momentum", "adadelta", "shift_adamax", "rmsprop_centered", "nadam", "yogi", "rprop", "asgd", "rmsprop clipped", "radam", "lamb",
     "careful", "skipping",
 )  # fmt: skip
 

@@ -134,7 +134,8 @@ def test_the_optimizer_for_pytorch_says_something_of_all_its_parts():
     pytest.importorskip("torch", reason="nbopt.torch needs PyTorch: pip install nbopt[torch]")
     adapter = importlib.import_module("nbopt.torch").Optimizer
     found = parts(adapter.__doc__)
-    public = {name: value for name, value in vars(adapter).items() if not name.startswith("_")}
+    own = [cls for cls in reversed(adapter.__mro__) if cls.__module__.startswith("nbopt.torch")]
+    public = {name: value for cls in own for name, value in vars(cls).items() if not name.startswith("_")}
     assert arguments(adapter.__init__) <= described(found["Parameters"])
     assert {name for name, value in public.items() if isinstance(value, property)} <= described(found["Attributes"])
     functions = {name: value for name, value in public.items() if inspect.isfunction(value)}

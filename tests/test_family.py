@@ -299,7 +299,8 @@ def test_nadam_goes_on_from_any_t_at_once(backend, rng):
     assert all(np.isfinite(value).all() for value in values_of([layer]))
 
 
-def test_radam_compiles_its_two_rules_once_each(rng):
+def test_radam_is_one_program(rng):
+    """RAdam has one program, for its first steps as for the later ones."""
     params, grads = drawn(rng, dtype=np.float32)
     with nbopt.use_backend("cpu", num_threads=1):
         optimizer = nbopt.RAdam()
@@ -309,9 +310,7 @@ def test_radam_compiles_its_two_rules_once_each(rng):
             layer.grads = row
             programs.append(optimizer.updates(nbopt.get_backend(), [layer], 0)[0].program)
             optimizer.optimize([layer], 0)
-    assert len(set(programs)) == 2
-    assert len(set(programs[:5])) == len(set(programs[5:])) == 1  # with beta_2 = 0.999 from the sixth step on
-    assert "sqrt" not in str(programs[0]) and "sqrt" in str(programs[5])
+    assert len(set(programs)) == 1 and len(programs) > 6  # with beta_2 = 0.999 it divides from the sixth step on
 
 
 # --- states that do not start from 0 ---

@@ -98,7 +98,7 @@ def test_likeness(difference, place):
 def test_steady_steps_look_in_one_call(monkeypatch):
     """From the second step on no look goes from tensor to tensor, whatever the grad mode, and with new gradients each time."""
     counted = []
-    monkeypatch.setattr(nbopt.torch.optimizer, "kinds_of", lambda *given: counted.append(given) or kinds.kinds_of(*given))
+    monkeypatch.setattr(nbopt.torch.group, "kinds_of", lambda *given: counted.append(given) or kinds.kinds_of(*given))
     params = parameters()
     optimizer = nbopt.torch.Optimizer(params, nbopt.RMSProp())
     for _ in range(2):

@@ -128,7 +128,7 @@ def test_entries_of_others(monkeypatch):
     be = nbopt.backends.new_backend("reference")
     optimizer = nbopt.torch.Optimizer([p, q], nbopt.GradientDescentMomentum(1.0, 0.5), backend=be)
     optimizer.state[p]["average"] = torch.ones(2, dtype=torch.float64)
-    optimizer.state[q].update(note="text", step=torch.tensor(3.0), nested={"a": [torch.ones(1, dtype=torch.int64), 2]}, none=None)
+    optimizer.state[q].update(note="text", theirs=torch.tensor(3.0), nested={"a": [torch.ones(1, dtype=torch.int64), 2]}, none=None)
     q.grad = None
     optimizer.step()
     loaded = saved_and_loaded(optimizer.state_dict())
@@ -136,10 +136,10 @@ def test_entries_of_others(monkeypatch):
     other = momentum([r, s])
     other.load_state_dict(loaded)
     first, second = other.state[r], other.state[s]
-    assert set(first) == {"average", "velocity"} and first["average"].dtype == torch.float64
-    assert second["note"] == "text" and second["step"].item() == 3 and second["none"] is None
+    assert set(first) == {"average", "velocity", "step"} and first["average"].dtype == torch.float64
+    assert second["note"] == "text" and second["theirs"].item() == 3 and second["none"] is None
     assert second["nested"]["a"][0].dtype == torch.int64 and second["nested"]["a"][1] == 2
-    assert second["step"] is not loaded["state"][1]["step"]
+    assert second["theirs"] is not loaded["state"][1]["theirs"]
     assert moved(other, r, s) == [1.5, 1]
     own = other._groups[0]
     monkeypatch.setattr(own, "_wrap", None)
@@ -230,3 +230,63 @@ def test_names_in_another_order():
     renamed = momentum([("module.a", c), ("module.b", d)])
     renamed.load_state_dict(found)
     assert moved(renamed, c, d) == [1.5, 1.5]
+
+
+RULES = {"AdamW": nbopt.AdamW, "NAdam": nbopt.NAdam, "RAdam": nbopt.RAdam, "ASGD": lambda: nbopt.ASGD(t0=2.0), "Adam": nbopt.Adam}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_late_parameters(name):
+    """Each parameter has its own count of steps: one whose gradients come late moves as in an optimizer of its own."""
+    p, q = parameters()
+    late = parameters(1)[0]
+    both = nbopt.torch.Optimizer([p, q], RULES[name](), backend="reference")
+    q.grad = None
+    for _ in range(9):
+        both.step()
+    q.grad = torch.ones(4)
+    alone = nbopt.torch.Optimizer([late], RULES[name](), backend="reference")
+    for _ in range(9):
+        both.step()
+        alone.step()
+    assert torch.equal(q, late) and not torch.equal(p, q)
+    assert [both.state[x]["step"].item() for x in (p, q)] == [18, 9] and both.param_groups[0]["t"] == 18
+
+
+def test_state_dicts_without_counts():
+    """A state dict from before each parameter had its own count of steps: the group's count is all of theirs."""
+    found = []
+    for old in (False, True):
+        params = parameters()
+        optimizer = nbopt.torch.Optimizer(params, nbopt.AdamW(), backend="reference")
+        optimizer.step()
+        saved = optimizer.state_dict()
+        if old:
+            saved["state"] = {key: {name: x for name, x in states.items() if name != "step"} for key, states in saved["state"].items()}
+        optimizer.load_state_dict(saved)
+        optimizer.step()
+        found.append(params)
+    assert all(map(torch.equal, *found))
+
+
+def test_numbers_of_a_parameter():
+    """A rule may keep one number for each parameter; state[p] has it without axes."""
+
+    class Damped(nbopt.Optimizer):
+        state_names = ("factor",)
+        learning_rate = 1.0
+
+        def states(self, shape):
+            return {"factor": nbopt.State(axes=(), init="lr")}
+
+        def rule(self, step, param, grad, factor):
+            param[:] = param - factor * grad
+            factor[:] = factor * 0.5
+
+    p, q = parameters()
+    optimizer = nbopt.torch.Optimizer([p, q], Damped(), backend="reference")
+    assert [moved(optimizer, p, q) for _ in range(3)] == [[1, 1], [0.5, 0.5], [0.25, 0.25]]
+    assert optimizer.state[p]["factor"].shape == () and optimizer.state[p]["factor"].item() == 0.125
+    optimizer.load_state_dict(saved_and_loaded(optimizer.state_dict()))
+    optimizer.state[p]["factor"].fill_(2.0)
+    assert moved(optimizer, p, q) == [2, 0.125]

@@ -37,7 +37,7 @@ class ASGD(Optimizer):
         """One step; see the class."""
         before = step.t - 1
         eta = step.lr / (1.0 + self.lambd * step.lr * before) ** self.alpha
-        share = 1.0 / max(1.0, before - self.t0)
+        share = 1.0 / self.be.maximum(1.0, before - self.t0)
         param[:] = decayed(param, eta * grad, self.lambd * eta)
         # Not by step.t: a layer may join after t0, and zeros must not count in its average.
         start = self.be.where(average == 0.0, param, average)

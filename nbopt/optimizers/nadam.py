@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
+from nbopt.optimizers.states import State
 
 
 class NAdam(MomentOptimizer):
@@ -47,11 +48,20 @@ class NAdam(MomentOptimizer):
         self._product_now = self._product(self.t + 1)
         return super().update_of(*args)
 
-    def rule(self, step, param, grad, mean, mean_square):
+    def declared_states(self, shape=()):
+        """Return the states that the rule takes now: the product, too, if each parameter has its own count of steps."""
+        found = super().declared_states(shape)
+        return (*found, ("product", State((), 1.0, "float64"))) if self.counts_each else found
+
+    def rule(self, step, param, grad, mean, mean_square, product=None):
         """One step; see the class."""
         be, b1, b2, t = self.be, self.beta_1, self.beta_2, step.t
         _, root = self.corrections(step)
-        rate, product, ahead = step.lr * root, self._product_now, self._momentum(t + 1)
+        rate, ahead = step.lr * root, self._momentum(t + 1)
+        if product is None:
+            product = self._product_now
+        else:
+            product[:] = product * self._momentum(t)
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
         nesterov = rate * ahead / (1.0 - product * ahead) * mean + rate * (1.0 - self._momentum(t)) / (1.0 - product) * grad

@@ -15,8 +15,6 @@ class RAdam(MomentOptimizer):
         n_t > 5:  p = p - lr * M * sqrt((n_t - 4) * (n_t - 2) * n / ((n - 4) * (n - 2) * n_t)) * sqrt(1 - beta_2^t) / (sqrt(v) + epsilon)
         else:     p = p - lr * M
 
-    These are two kernels; with the default beta_2 the second is compiled at the sixth step.
-
     References
     ----------
     L. Liu et al., "On the Variance of the Adaptive Learning Rate and Beyond", ICLR 2020, arXiv:1908.03265; formula and defaults of PyTorch's
@@ -35,9 +33,8 @@ class RAdam(MomentOptimizer):
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
         most = 2.0 / (1.0 - b2) - 1.0
         length = most - 2.0 * t * b2**t / (1.0 - b2**t)  # of a plain average that would be as certain as the running one
-        if length > 5.0:
-            rectified = be.sqrt((length - 4.0) * (length - 2.0) * most / ((most - 4.0) * (most - 2.0) * length))
-            change = step.lr / first * rectified * root * mean / (be.sqrt(mean_square) + self.epsilon)
-        else:
-            change = step.lr / first * mean
-        param[:] = param - change
+        certain = length > 5.0
+        square = (length - 4.0) * (length - 2.0) * most / ((most - 4.0) * (most - 2.0) * length)
+        rectified = be.sqrt(be.where(certain, square, 0.0)) * root
+        factor = be.where(certain, rectified / (be.sqrt(mean_square) + self.epsilon), 1.0)
+        param[:] = param - step.lr / first * mean * factor

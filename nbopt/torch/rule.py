@@ -1,0 +1,89 @@
+"""TorchRule: what the rules with PyTorch's formulas have in common."""
+
+from typing import Any
+
+from nbopt.optimizers.base import Optimizer, decayed
+from nbopt.torch.states import STEP, Kept
+
+#: PyTorch's word -> the attributes of a rule that it stands for. Any other word is an attribute itself.
+PARTS = {
+    "lr": ("learning_rate",),
+    "betas": ("beta_1", "beta_2"),
+    "etas": ("eta_minus", "eta_plus"),
+    "step_sizes": ("size_min", "size_max"),
+}
+
+
+class TorchRule(Optimizer):
+    """Base of rules with PyTorch's formulas. Their attributes are what a group's keys say.
+
+    PyTorch checks the arguments of a constructor and nothing later. So a schedule may set what it likes.
+
+    Attributes
+    ----------
+    kept : tuple of Kept
+        The states, in the order in which the rule takes them.
+    by_name : dict of str to Kept
+        The same by their names.
+    words : tuple of str
+        The keys of a group that the rule reads.
+    """
+
+    kept: tuple[Kept, ...] = ()
+    words: tuple[str, ...] = ()
+
+    weight_decay: Any = 0.0
+    maximize: Any = False
+    decoupled_weight_decay: Any = False
+
+    learning_rate: Any = 0.0
+    checks = {name: check for name, check in Optimizer.checks.items() if name != "learning_rate"}
+    by_name: dict[str, Kept] = {}
+
+    def __init_subclass__(cls, symbolic: bool = False, **options: Any) -> None:
+        if not symbolic:
+            cls.by_name = {one.name: one for one in cls.kept}
+            cls.state_names = tuple(name for name in cls.by_name if name != STEP.name)
+            if "counts_each" not in vars(cls):
+                cls.counts_each = STEP in cls.kept
+        super().__init_subclass__(symbolic=symbolic, **options)
+
+    def kept_now(self):
+        """Return the states that there are now.
+
+        Returns
+        -------
+        list of Kept
+        """
+        return [one for one in self.kept if not one.when or getattr(self, one.when)]
+
+    def states_in_use(self):
+        """Return the names of the states that the rule takes now. The parameter's count of steps comes as ``step.t``."""
+        return tuple(one.name for one in self.kept if one is not STEP and (not one.when or getattr(self, one.when)))
+
+    def declared_states(self, shape=()):
+        """Return the states that the rule takes now.
+
+        Returns
+        -------
+        tuple of (str, State)
+        """
+        names, known = self.states_in_use(), self._cache().declared
+        found = known.get(names)
+        if found is None:
+            found = known[names] = tuple((name, self.by_name[name].declared()) for name in names)
+        return found
+
+    def slope(self, param, grad):
+        """Return the gradient that is descended: negated to ascend, and with the weight decay that is part of it."""
+        if self.maximize:
+            grad = -grad
+        if self.weight_decay and not self.decoupled_weight_decay:
+            grad = grad + self.weight_decay * param
+        return grad
+
+    def moved(self, step, param, change):
+        """Return the parameter after a change, and after the weight decay that is no part of the gradient."""
+        if self.weight_decay and self.decoupled_weight_decay:
+            return decayed(param, change, step.lr * self.weight_decay)
+        return param - change

@@ -1,0 +1,121 @@
+"""The states of a parameter, as PyTorch's optimizers keep them: their names, when there are any, and what they start from."""
+
+from typing import NamedTuple
+
+import torch
+
+from nbopt.optimizers.states import State
+
+_SIXTEEN = (torch.float16, torch.bfloat16)
+
+
+class Kept(NamedTuple):
+    """One state of a parameter.
+
+    Attributes
+    ----------
+    name : str
+        Its key in ``optimizer.state[param]``.
+    start : float or str
+        What it starts from: a number, the group's key whose value it is, or ``"param"``: the parameter.
+    when : str
+        The group's key without whose value there is no such state. Empty: there always is.
+    single : str
+        The dtype's name, if it is one number for the parameter. Else it is empty, and the state has the parameter's shape.
+    """
+
+    name: str
+    start: float | str = 0.0
+    when: str = ""
+    single: str = ""
+
+    def new(self, params, group, wanted):
+        """Return new tensors for some parameters.
+
+        Parameters
+        ----------
+        params : list of torch.Tensor
+        group : dict
+            Theirs.
+        wanted : str or None
+            As `state_dtype` takes it.
+
+        Returns
+        -------
+        list of torch.Tensor
+            Of the parameters' shapes and layouts; or views of one tensor, which a step walks through in a row.
+        """
+        if self.start == "param":
+            return [param.detach().to(state_dtype(param, wanted), copy=True) for param in params]
+        start = float(group[self.start]) if isinstance(self.start, str) else self.start
+        if self.single:
+            return list(torch.full((len(params),), start, dtype=getattr(torch, self.single), device=params[0].device).unbind())
+        return [_filled(param, start, state_dtype(param, wanted)) for param in params]
+
+    def shaped(self, value, param):
+        """Return a state as a rule takes it: one number has as many axes as the parameter, unless it is no tensor of one element."""
+        single = self.single and self is not STEP and isinstance(value, torch.Tensor) and value.numel() == 1
+        return value.view((1,) * param.ndim) if single else value
+
+    def declared(self):
+        """Return what nbopt calls it.
+
+        Returns
+        -------
+        nbopt.State
+        """
+        init = self.start if isinstance(self.start, float) else None  # these are made here
+        return State((), init, self.single) if self.single else State("all", init)
+
+    def copies(self, params, values, wanted, as_given=False):
+        """Return copies of what a state dict has, as `new` makes them.
+
+        Parameters
+        ----------
+        params : list of torch.Tensor
+        values : list of torch.Tensor or float
+            A number only if the state is one.
+        wanted : str or None
+            As `state_dtype` takes it.
+        as_given : bool
+            Whether they keep their dtypes. A number of the parameter has its own.
+
+        Returns
+        -------
+        list of torch.Tensor
+        """
+        if self.single:
+            numbers = [float(value) for value in values]
+            return list(torch.tensor(numbers, dtype=getattr(torch, self.single), device=params[0].device).unbind())
+        return [
+            value.detach().to(param.device, value.dtype if as_given else state_dtype(param, wanted), copy=True)
+            for param, value in zip(params, values)
+        ]
+
+
+#: The parameter's own count of steps.
+STEP = Kept("step", single="float32")
+
+
+def _filled(param, start, dtype):
+    if start == 0.0:
+        return torch.zeros_like(param, dtype=dtype, requires_grad=False)  # of zeroed pages, which cost nothing until they are used
+    return torch.full_like(param, start, dtype=dtype, requires_grad=False)
+
+
+def state_dtype(param, wanted):
+    """Return the dtype of a parameter's new states.
+
+    Parameters
+    ----------
+    param : torch.Tensor
+    wanted : str or None
+        What the user asks for: a dtype's name, ``"param"`` for the parameter's own, or None: 32 bits at least.
+
+    Returns
+    -------
+    torch.dtype
+    """
+    if wanted is None:
+        return torch.float32 if param.dtype in _SIXTEEN else param.dtype
+    return param.dtype if wanted == "param" else getattr(torch, wanted)

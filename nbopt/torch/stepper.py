@@ -1,0 +1,192 @@
+"""Stepper: what all of nbopt's optimizers for PyTorch have in common: the backend, the groups, and the step over all of them."""
+
+from operator import attrgetter, is_
+from typing import Any
+
+import torch
+
+from nbopt import optimizers
+from nbopt.backends import new_backend
+from nbopt.errors import LayoutError
+from nbopt.interface.backend import Backend
+from nbopt.layers import wrapped
+from nbopt.torch.counted import CountedState
+from nbopt.torch.group import Group
+from nbopt.torch.saving import Saved
+
+_dictionary = attrgetter("group")
+
+
+class Stepper(Saved, torch.optim.Optimizer):
+    """Base of nbopt's optimizers for PyTorch. Subclasses say which rule a group has, and what the group's keys mean.
+
+    A subclass calls `_begin` before PyTorch's constructor, and `_begun` after it.
+    """
+
+    state: Any
+    defaults: Any
+
+    def _begin(self, rule, backend, seed):
+        """Set what `add_param_group` needs.
+
+        Parameters
+        ----------
+        rule : nbopt.Optimizer
+            The one whose loss scale and skipping hold for the whole optimizer.
+        backend : str, Backend or None
+        seed : int
+        """
+        self._backend: Any = backend
+        self._chosen: Any = backend
+        self._seed = seed
+        self._device: Any = None
+        self._loss_scale, self._skip_nonfinite = rule.loss_scale, rule.skip_nonfinite
+        self._groups: list[Group] = []
+        self._sizes: list[int] = []
+        self._warned: set[str] = set()
+
+    def _begun(self):
+        self.state = CountedState(self.state)
+
+    def _group_of(self, group):
+        """Return a new `Group` of a dictionary, which gets what it does not say. It stays as it was if an error is raised."""
+        raise NotImplementedError
+
+    def _add(self, param_group, add):
+        """Add a group by PyTorch's method, ``add(param_group)``. If an error is raised, the groups stay what they were."""
+        before = dict(param_group) if isinstance(param_group, dict) else None
+        count = len(self.param_groups)
+        try:
+            add(param_group)
+            self._groups.append(self._group_of(param_group))
+        except BaseException:
+            del self.param_groups[count:]
+            if before is not None:
+                param_group.clear()
+                param_group.update(before)
+            raise
+
+    def _owned(self):
+        """Return the `Group` of each of `param_groups`, found by its dictionary, and made where the dictionary is new."""
+        groups = self.param_groups
+        if len(groups) != len(self._groups) or not all(map(is_, map(_dictionary, self._groups), groups)):
+            known = {id(own.group): own for own in self._groups}
+            self._groups = [known.get(id(group)) or self._group_of(group) for group in groups]
+            self._forget()
+        return self._groups
+
+    def _equip(self, rule, params):
+        """Give a group's rule the backend, and check that its parameters can be updated."""
+        self._check_device(params)
+        rule.be = self._backend
+        rule.loss_scale, rule.skip_nonfinite = self._loss_scale, self._skip_nonfinite
+        for number, param in enumerate(params):
+            if torch.nn.parameter.is_lazy(param):
+                raise LayoutError(
+                    f"parameter {number} of the group has no shape yet: call the model with some input first (torch.nn.Lazy...)"
+                )
+            wrapped(self._backend, param, f"parameter {number} of the group")
+
+    def _check_device(self, params):
+        """Make the backend for the first parameters, and check that all others are where they are."""
+        if params and self._device is None:
+            device = params[0].device
+            self._use_backend(device)
+            self._device = device
+        elif not isinstance(self._backend, Backend):
+            self._use_backend(torch.device("cpu"))  # a guess, as long as there are no parameters
+        for param in params:
+            if param.device != self._device:
+                raise LayoutError(
+                    f"parameters are on {self._device} and on {param.device}: make an optimizer for each device, after the model was moved"
+                )
+
+    def _use_backend(self, device):
+        if isinstance(self._chosen, Backend):
+            return
+        name = self._chosen or {"cpu": "cpu", "cuda": "cuda"}.get(device.type)
+        if name is None:
+            raise LayoutError(f"the parameters are on {device}, and no backend works there: use the CPU or an NVIDIA GPU")
+        made = new_backend(name, rng_seed=self._seed, device_id=device.index or 0)
+        if isinstance(self._backend, Backend):
+            made.rng_set_state(self._backend.rng_get_state())
+        self._backend = made
+        for own in self._groups:
+            own.optimizer.be = made
+
+    @property
+    def loss_scale(self):
+        """Float or torch.Tensor : what the loss was multiplied by: gradients of all groups are divided by it.
+
+        A tensor of one element is read at every step, by the device, and may be written in place. A state dict does not have it.
+        """
+        return self._loss_scale
+
+    @loss_scale.setter
+    def loss_scale(self, scale):
+        self._set_of_all("loss_scale", scale)
+
+    @property
+    def skip_nonfinite(self):
+        """Bool : whether to leave everything as it is in a step where the norm of a group's gradients is infinite or NaN.
+
+        See `nbopt.Optimizer`. A state dict does not have it.
+        """
+        return self._skip_nonfinite
+
+    @skip_nonfinite.setter
+    def skip_nonfinite(self, skip):
+        self._set_of_all("skip_nonfinite", skip)
+
+    def _set_of_all(self, name, value):
+        value = optimizers.Optimizer.checks[name](name, value)
+        setattr(self, f"_{name}", value)
+        for own in self._groups:
+            setattr(own.optimizer, name, value)
+
+    @property
+    def skipped(self):
+        """List of int : how many steps of each group `skip_nonfinite` has skipped. On a device, reading it waits for the steps so far.
+
+        The numbers are equal, but for groups without gradients in some step and groups that were added later.
+        """
+        return [own.optimizer.skipped for own in self._owned()]
+
+    def step(self, closure=None):
+        """Update all parameters that have gradients, in place: all of them, or none where something is wrong.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Computes the gradients and returns the loss.
+
+        Returns
+        -------
+        The closure's loss, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        try:
+            if type(self.state) is not CountedState:
+                self.state = CountedState(self.state)
+            owned = self._owned()
+            for own in owned:
+                own.read()
+            sizes = [len(group["params"]) for group in self.param_groups]
+            if sizes != self._sizes:
+                self._forget()  # the positions of all parameters in the list of the whole step
+                self._sizes = sizes
+            updates = [update for number, own in enumerate(owned) for update in own.updates(self, number)]
+            if updates:
+                self._backend.update(*updates)
+        except BaseException:
+            self._forget()
+            raise
+        return loss
+
+    def _forget(self, start=0):
+        for own in self._groups[start:]:
+            own.seen = None
+            own.others.clear()

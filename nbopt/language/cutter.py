@@ -258,17 +258,13 @@ class _Cutter:
                 return False
             op, place = self.code[index][0], self.place.get(index, self.levels[index])
             wide = self.extents[operand] if op == "reduce" else self.extents[index]
-            return wide == self.extents[operand] and self._home(operand) == place
+            return wide == self.extents[operand] and self.levels[operand] == place
         alone = self.code[operand][0] in ("reduce", "size", "length", "store") or self.code[index][0] in ("reduce", "only_if", "store")
         if alone or self.by_host[operand]:
             return False
         if self.knows[index] and not self.knows[operand] and not (self.code[operand][0] == "load" and self.code[operand][1] in self.counted):
             return False  # counters come last, when another slot may hold a new value
         return self.levels[operand] == self.levels[index] and self.extents[operand] == self.extents[index] != ELEMENT
-
-    def _home(self, index):
-        """Return the level of the pass in which a slice is computed."""
-        return self.place[index] if self.code[index][0] == "store" else self.levels[index]
 
     # --- the stages of one level ---
 
@@ -363,27 +359,30 @@ class _Cutter:
     def _pass(self, level, extent):
         """Return the loop of a level over elements or slices, or None if it has nothing to do."""
         stores = [index for index in self._sinks("store", level) if self.extents[index] == extent]
+        # Slices whose value was known before, and which are stored here: they had to wait.
+        late = {index for index in stores if is_slice(extent) and self.levels[index] < level}
         reductions, folds = (self._reductions(level, extent, along_axes) for along_axes in (False, True))
-        left = [index for index in self.slot if self.extents[index] == extent and self._home(index) == level and self.code[index][0] != "reduce"]
+        left = [index for index in self.slot if self.extents[index] == extent and self.levels[index] == level and self.code[index][0] != "reduce"]
         wanted: set[int] = set()
         given: list[int] = []  # slices that another stage has left
-        stack = [*stores, *left, *(self.code[index][3] for index in (*reductions, *folds))]
+        stack = [index for index in stores if index not in late]
+        stack += [*left, *(self.code[index][3] for index in (*reductions, *folds)), *(self.code[index][2] for index in late)]
         while stack:
             here = stack.pop()
             if here in wanted or here in given or is_number(self.extents[here]):
                 continue
-            if is_slice(self.extents[here]) and (self.extents[here] != extent or self._home(here) != level or self.code[here][0] == "reduce"):
+            if is_slice(self.extents[here]) and (self.extents[here] != extent or self.levels[here] != level or self.code[here][0] == "reduce"):
                 given.append(here)
                 continue
             wanted.add(here)
             stored_before = self.code[here][0] == "store" and self.place[here] < level
             stack.extend([] if stored_before else operands_of(self.code[here]))
-        if not wanted:
+        if not wanted and not given and not late:
             return None
         given.sort()
         code: list[tuple] = [("load", self.slot[index]) for index in given]
         places: dict[int, int] = {index: place for place, index in enumerate(given)}
-        for index in sorted(wanted):
+        for index in sorted(wanted | late):
             op, *rest = self.code[index]
             line: tuple
             if op == "load":

@@ -3,10 +3,10 @@
 Compiling kernels takes nearly all of the time, so the plain run leaves out what ``--thorough`` adds:
 
 - ``@pytest.mark.thorough``: tests that are slow and rarely fail. With the argument ``"gpu"`` they are left out on a
-  GPU only (its bits are the reference's, on which they run), with ``"compiled"`` on every backend that compiles.
+  GPU only (its bits are the reference's, on which they run), with ``"compiled"`` on every backend that compiles,
+  with ``"simulated"`` in the CUDA simulator, which compiles nothing and takes microseconds for each operation.
 - ``@pytest.mark.covering``: of a matrix of parameters the plain run takes one diagonal, in which each value of each
-  parameter occurs, on each backend that compiles. Where nothing is compiled (the reference, the CUDA simulator) it
-  takes all.
+  parameter occurs, on each backend but the reference, where it takes all.
 """
 
 import gc
@@ -15,7 +15,6 @@ import os
 import signal
 import tempfile
 
-import numpy as np
 import pytest
 
 # Kernels of this test run are kept apart from the user's own; a folder that outlives the run would hide a missing compilation.
@@ -24,10 +23,14 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _folder = tempfile.TemporaryDirectory(prefix="nbopt-tests-")
     os.environ["NBOPT_CACHE_DIR"] = _folder.name
 
+# There is a worker for each core, so that a second thread of a matrix product would only wait for the other workers.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # A shell starts background jobs with Ctrl-C ignored, and the tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import numpy as np
 from hypothesis import HealthCheck, settings
 
 import nbopt
@@ -73,11 +76,13 @@ def is_thorough(item):
     places = {"everywhere"}
     if item.get_closest_marker("gpu"):
         places |= {"gpu", "compiled"}
-    elif not (SIMULATING or (hasattr(item, "callspec") and item.callspec.params.get("nbopt_backend") == "reference")):
+    elif SIMULATING:
+        places.add("simulated")
+    elif not (hasattr(item, "callspec") and item.callspec.params.get("nbopt_backend") == "reference"):
         places.add("compiled")
     if any(places & set(mark.args or ["everywhere"]) for mark in item.iter_markers("thorough")):
         return True
-    return "compiled" in places and item.get_closest_marker("covering") is not None and not is_on_the_diagonal(item)
+    return len(places) > 1 and item.get_closest_marker("covering") is not None and not is_on_the_diagonal(item)
 
 
 def is_on_the_diagonal(item):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from device_checks import Careful, Lamb
+from device_slices import RULES
 from helpers import OPTIMIZERS, thorough_but
 
 import nbopt
@@ -29,6 +30,9 @@ from nbopt_backends.cuda.dialects import DIALECT, FAST
 from nbopt_backends.cuda.kernels import N_ARGUMENTS, update_text
 from nbopt_backends.cuda.numbers import ends_text, run_text
 from nbopt_backends.cuda.reductions import sums_text
+from nbopt_backends.cuda.slices import slices_text
+from nbopt_backends.cuda.walks import kind_of
+from nbopt_backends.meaning.slices import walk_of
 
 CAPABILITIES = [(8, 0), (9, 0)]
 CLIPPED = {"gradient_clip_value": 0.1, "param_clip_value": 1.0, "gradient_clip_norm": 1.0}
@@ -152,6 +156,63 @@ def test_passes_that_reduce_are_exact(name, strided, dtype, arithmetic, kept):
     compiled = machine_code.Kernel(text)
     assert not compiled.spilled
     assert compiled.registers <= (64 if dtype == "float32" and not strided else 128)
+
+
+SLICED = {
+    "rows and bands": ("factored", (300, 70), -1, ("rows", "bands")),
+    "each column of a row": ("covers", (5, 4, 33), -1, ("rows", "rows", "bands", "each")),
+    "a slice": ("factored", (5, 4, 33), 7, ("rows",)),
+    "guarded": ("centred", (300, 70), -1, ()),
+}
+
+
+def sliced(name, dtype="float32", kept=0, strided=False):
+    """The last pass with these folds: of the optimizer's parameters with a shape, over an extent; its text and that text's PTX."""
+    rule, shape, extent, kinds = SLICED[name]
+    with nbopt.use_backend("reference") as be:
+        layer = nbopt.Parameters((np.zeros(shape, np.float32), np.zeros(shape, np.float32)))
+        program = RULES[rule]().updates(be, [layer], 0)[0].program
+    stage = [one for one in program.loops() if one.extent == extent and len(one.folds) == len(kinds) and one.has_slices(program.extents)][-1]
+    walk = walk_of(shape, program.extents, extent)
+    own = len(program.names) - program.workspace
+    arithmetic = "float64" if dtype == "float64" else "float32"
+    dtypes = (dtype,) * own + (arithmetic,) * program.workspace
+    bits = tuple(kept * (slot in stage.written() and slot < own) for slot in range(len(program.names)))
+    assert tuple(kind_of(walk, program.extents.index(fold[2])) for fold in stage.folds) == kinds
+    text = slices_text(stage, program.extents, kinds, DIALECT, dtypes, arithmetic, strided, bits, not program.differs())
+    return stage, text, ptx_of(text, "update", N_ARGUMENTS, (9, 0))
+
+
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize(("dtype", "kept"), [("float32", 0), ("float64", 0), ("bfloat16", 7)])
+@pytest.mark.parametrize("name", SLICED)
+@pytest.mark.covering
+def test_passes_with_slices_are_exact(name, dtype, kept, strided):
+    """Every operation rounds by itself; rows are folded in shared memory, no value lives in local memory, and none is spilled."""
+    stage, text, ptx = sliced(name, dtype, kept, strided)
+    assert_exact(ptx)
+    assert_no_local_memory(ptx)
+    if dtype != "float64":
+        assert_float32_but_for_numbers(ptx)
+    found = instructions(ptx)
+    bits = "64" if dtype == "float64" else "32"
+    assert ("bar.sync" in ptx) == (f"st.shared.f{bits}" in found) == bool(stage.reductions or "rows" in SLICED[name][-1])
+    compiled = machine_code.Kernel(text)
+    assert not compiled.spilled
+    assert compiled.registers <= 128
+
+
+def test_neighbouring_threads_load_neighbouring_elements():
+    """A lane's place in its row is added to the row's address, times the size of an element: a warp's loads are as many bytes in one piece."""
+    _, text, ptx = sliced("rows and bands")
+    assert "column = tile * 128 + (lane & ((1 << shift) - 1))" in text and "i = (run * last + begin + start) * columns + column" in text
+    assert "load_float32(p1, i, 1)" in text and "ld.global.f32" in ptx
+
+
+def test_passes_with_slices_that_may_be_skipped_leave_before_they_load_anything():
+    _, _, ptx = sliced("guarded")
+    loads = [i for i in instructions(ptx) if i.startswith("ld.global")]
+    assert loads[0] == "ld.global.u64" and "ld.global.f32" in loads
 
 
 @pytest.mark.parametrize(("name", "count"), [("fold_tiles", 5), ("fold_rows", 8), ("join_slices", 3), ("judge", 3)])

@@ -63,12 +63,13 @@ def walks_of(stage, program, layout, group):
     found: dict = {}
     for row in group.rows:
         walk = _walk_of(_shape(layout, row), program.extents, stage.extent)
-        kinds = tuple(_kind(walk, program.extents.index(extent)) for _, _, extent in stage.folds)
+        kinds = tuple(kind_of(walk, program.extents.index(extent)) for _, _, extent in stage.folds)
         found.setdefault(kinds, []).append((row, walk))
     return found
 
 
-def _kind(walk, slot):
+def kind_of(walk, slot):
+    """Return what a fold leaves whose result is laid out as a slot is: see `slices_text`."""
     if walk.strides[slot][-1] == 0:
         return "rows"
     return "each" if walk.groups and walk.band(slot) == 1 else "bands"

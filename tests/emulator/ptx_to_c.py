@@ -25,7 +25,7 @@ _MODIFIERS = {
         "ld st": "global shared param v2 v4",
         "bra call": "uni",
         "bar": "sync",
-        "mov selp and or xor not shl shr rem copysign prmt ret": "",
+        "mov selp and or xor not shl shr rem copysign prmt bfi ret": "",
     }.items()
     for name in names.split()
 }
@@ -265,6 +265,12 @@ class Function:
 
     def do_prmt(self, parts, operands, kind):
         return self.assigned(operands[0], "b32", f"permuted({', '.join(self.value(operand, 'b32') for operand in operands[1:])})")
+
+    def do_bfi(self, parts, operands, kind):
+        source, target = (self.value(operand, f"u{bits_of(kind)}") for operand in operands[1:3])
+        begin, length = int(operands[3], 0), int(operands[4], 0)
+        mask = ((1 << length) - 1) << begin
+        return self.assigned(operands[0], kind, f"({target} & ~{mask:#x}ull) | (({source} << {begin}) & {mask:#x}ull)")
 
     def floating(self, parts, operands, kind):
         """A floating-point expression."""

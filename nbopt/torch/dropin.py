@@ -81,7 +81,7 @@ class DropIn(Stepper):
         cls.__init__ = constructor  # type: ignore[method-assign]
         whole = inspect.cleandoc(cls.__doc__ or "")
         text, _, references = whole.partition("\n\nReferences\n")
-        cls.__doc__ = f"{text}{inspect.cleandoc(_ADDED.format(name=cls.__name__))}\n\nReferences\n{references}"
+        cls.__doc__ = f"{text}\n\n{inspect.cleandoc(_ADDED.format(name=cls.__name__))}\n\nReferences\n{references}"
 
     def __init__(
         self, *args, stochastic_round=False, state_dtype=None, gradient_clip_norm=None, skip_nonfinite=False, seed=None, backend=None,

@@ -168,6 +168,11 @@ class Stepper(Saved, torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._run()
+        return loss
+
+    @torch._disable_dynamo  # a compiled training step breaks its graph here
+    def _run(self):
         try:
             if type(self.state) is not CountedState:
                 self.state = CountedState(self.state)
@@ -184,7 +189,6 @@ class Stepper(Saved, torch.optim.Optimizer):
         except BaseException:
             self._forget()
             raise
-        return loss
 
     def _forget(self, start=0):
         for own in self._groups[start:]:

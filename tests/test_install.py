@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import thorough_but
 
 import nbopt
 from nbopt_backends.cpu.backend import NumbaCPU
@@ -57,7 +58,7 @@ def bytecode(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("form", ["bytecode", "zip of bytecode", "zip of sources"])
+@pytest.mark.parametrize("form", thorough_but(["bytecode", "zip of bytecode", "zip of sources"], "bytecode", "zip of sources"))
 def test_without_sources(bytecode, tmp_path, form):
     """nbopt trains where it is installed as bytecode only, and from an archive."""
     root = bytecode

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers import OPTIMIZERS, same_bits, values_of
+from helpers import OPTIMIZERS, same_bits, thorough_but, values_of
 
 import nbopt
 from nbopt import errors
@@ -24,8 +24,7 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
-@pytest.mark.covering
+@pytest.mark.parametrize("dtype", thorough_but(["float32", "float64", "float16", "bfloat16"], "float32", "bfloat16", where=["compiled"]))
 @pytest.mark.thorough("gpu")
 def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing_but_the_counters(backend, rng, dtype, bad):
     layers = layers_with(rng, dtype)
@@ -45,7 +44,7 @@ def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing_but_the_count
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", thorough_but(OPTIMIZERS, "momentum", "adadelta", "nadam", where=["compiled"]))  # kernels know nothing of the option
 @pytest.mark.covering
 @pytest.mark.thorough("gpu")
 def test_finite_steps_have_the_bits_of_steps_without_the_option(backend, name, clip):
@@ -86,6 +85,7 @@ def test_a_first_step_that_is_skipped_leaves_states_of_zero(backend, rng):
     assert all((state.get() == 0).all() for states in layers[0].states for state in states) and optimizer.t == 1
 
 
+@pytest.mark.thorough("gpu")
 def test_the_option_can_be_switched_between_steps(backend, rng):
     layers = layers_with(rng)
     optimizer = nbopt.GradientDescentMomentum(0.1, 0.0)
@@ -115,6 +115,7 @@ def test_the_counter_is_kept_by_copies_and_from_one_backend_to_another(rng):
     assert optimizer.skipped == 2
 
 
+@pytest.mark.thorough("gpu")
 def test_random_bits_go_on_over_skipped_steps(backend):
     """A skipped step takes its number of updates, so what follows does not depend on why nothing happened."""
     states = []
@@ -144,6 +145,7 @@ def test_the_counter_is_part_of_a_checkpoint(backend, rng, tmp_path):
 # --- loss scales ---
 
 
+@pytest.mark.thorough("gpu")
 @pytest.mark.parametrize("clip", [{}, {"gradient_clip_norm": 0.3, "gradient_clip_value": 0.05}], ids=["no clip", "clips"])
 def test_a_loss_scale_that_is_a_power_of_two_undoes_itself_exactly(backend, clip):
     found = []
@@ -160,6 +162,7 @@ def test_a_loss_scale_that_is_a_power_of_two_undoes_itself_exactly(backend, clip
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("param", ["float32", "float64"])
 @pytest.mark.parametrize("clip", [{}, {"gradient_clip_norm": 0.3}], ids=["no clip", "norm clip"])
+@pytest.mark.covering
 @pytest.mark.thorough("gpu")
 def test_a_scale_in_an_array_has_the_bits_of_the_number_and_is_read_at_every_step(backend, clip, param, dtype):
     scales = [np.array([s], dtype) for s in (3.3, 1000.7, 0.1)]
@@ -287,6 +290,7 @@ def test_the_optimizers_of_a_step_are_skipped_together(backend, rng, bad, option
     assert not any(same_bits(a, b) for a, b in zip(values_of(layers), before))
 
 
+@pytest.mark.thorough("gpu")
 def test_optimizers_that_do_not_skip_go_on_and_stop_no_others(backend, rng):
     multi, optimizers, layers = several(rng, (True, False, True))
     multi.optimize(layers, 0)
@@ -317,6 +321,7 @@ def test_what_is_skipped_together_once_is_on_its_own_at_another_time(backend, rn
     assert [optimizer.skipped for optimizer in optimizers] == [1, 1, 1]
 
 
+@pytest.mark.thorough("gpu")
 def test_finite_steps_of_several_optimizers_have_the_bits_of_steps_without_the_option(backend):
     found = []
     for skip in (False, True):

@@ -15,7 +15,7 @@ import ml_dtypes
 import numba
 import numpy as np
 import pytest
-from helpers import OPTIMIZERS, ROUNDED, special_values, thorough_but, values_of
+from helpers import OPTIMIZERS, special_values, thorough_but, values_of
 
 import nbopt
 from nbopt.errors import ArgumentError
@@ -285,6 +285,7 @@ def sum_of_squares(ups, chance, variance, group, groups):
     return float((difference**2 / np.bincount(group, variance, groups)).sum())
 
 
+@pytest.mark.thorough("compiled")
 @pytest.mark.parametrize("dtype", [F32, F64, F16, BF16], ids=lambda d: d.name)
 @pytest.mark.thorough("gpu")
 def test_with_one_bit_1_1_becomes_1_or_1_5(backend, dtype):
@@ -446,6 +447,7 @@ def grid_of(values):
     return None if len(found) == 1 else int(math.floor(math.log2(found[0])) - math.log2(found[1] - found[0]))
 
 
+@pytest.mark.thorough("compiled")  # settings are the business of code that the backends share
 @pytest.mark.parametrize(
     ("optimizer_setting", "tensor_setting", "param_bits", "state_bits"),
     [
@@ -487,6 +489,7 @@ def test_optimizers_settings_in_mixes_of_storage(param, state, setting, param_bi
         assert (found_state == F32.type(MOVE)).all()
 
 
+@pytest.mark.thorough("compiled")  # settings are the business of code that the backends share
 @pytest.mark.parametrize(("setting", "param_bits", "state_bits"), [(True, 7, 7), (2, 2, 2), (False, None, None)])
 @pytest.mark.thorough("gpu")
 def test_the_backends_default_is_where_tensors_start(backend, setting, param_bits, state_bits):
@@ -586,6 +589,7 @@ def stepped_layers(dtype, shapes=((1000, 30), (777,)), **options):
     return layers, optimizer
 
 
+@pytest.mark.thorough("compiled")
 @pytest.mark.thorough("gpu")
 def test_bfloat16_parameters_gradients_and_states_take_half(backend):
     full, _ = stepped_layers(F32)
@@ -685,9 +689,13 @@ def assert_replayed(mix, make, special=False):
     return wanted
 
 
-@pytest.mark.parametrize("mix", ["float16 and bfloat16", "bfloat16, states of float32"])
-@pytest.mark.parametrize("name", thorough_but(OPTIMIZERS, *ROUNDED))
-@pytest.mark.covering
+# Every optimizer in bfloat16; both kinds of 16 bits where the most states are rounded.
+BFLOAT16 = [(name, "bfloat16, states of float32") for name in OPTIMIZERS]
+BOTH = [(name, "float16 and bfloat16") for name in OPTIMIZERS]
+LARGEST = [(name, mix) for name, mix in BOTH if name in ("adadelta", "shift_adamax")]
+
+
+@pytest.mark.parametrize(("name", "mix"), thorough_but([*BFLOAT16, *BOTH], *BFLOAT16, *LARGEST, several=True))
 def test_the_cpu_and_the_reference_give_the_same_bits(name, mix):
     make, mix = OPTIMIZERS[name], MIXES[mix]
     stochastic = assert_replayed(mix, lambda **k: make(stochastic_round=True, **k))
@@ -698,8 +706,14 @@ def test_the_cpu_and_the_reference_give_the_same_bits(name, mix):
 @pytest.mark.parametrize(
     ("mix", "setting"),
     # The first two, the test above has for several optimizers.
-    [pytest.param(name, True, marks=pytest.mark.thorough if number < 2 else ()) for number, name in enumerate(MIXES)]
-    + [("bfloat16, states of float32", False), ("float64, the rest 16 bits", False), ("float32, the rest 16 bits", 3)],
+    thorough_but(
+        [(name, True) for name in MIXES]
+        + [("bfloat16, states of float32", False), ("float64, the rest 16 bits", False), ("float32, the rest 16 bits", 3)],
+        ("float64, the rest 16 bits", True),
+        ("bfloat16, states of float32", False),
+        ("float32, the rest 16 bits", 3),
+        several=True,
+    ),
 )
 def test_the_cpu_and_the_reference_give_the_same_bits_in_every_mix(mix, setting):
     for special in (False, True):

@@ -16,7 +16,8 @@ ALL = list(OPTIMIZERS)
 WITH_NORM_CLIP = [name for name in NEON if name not in ("adadelta", "shift_adamax")]
 VALUE_CLIPS = {"gradient_clip_value": 0.25, "param_clip_value": 0.5}
 NORM_CLIP = {"gradient_clip_norm": 1e-3}
-CLIPPED = ("nesterov", "adadelta", "adam", "yogi", "rprop", "asgd")  # of which the plain run compiles clips; test_plans.py clips others
+CLIPPED = ("nesterov", "adadelta", "asgd")  # of which the plain run compiles clips; test_plans.py clips others
+DOUBLE = ("nesterov", "adadelta", "shift_adamax", "radam", "rprop")  # which the plain run compiles in float64 too
 THREADS = (1, 2)
 
 # One thread is used up to 16384 elements; chunks have 16384, tiles of a sum 4096, pieces of a strided tensor 1024.
@@ -26,9 +27,16 @@ SIZES = {
     "300 tensors": [1, 2, 3, 16_384, 20_000, *(1 + 37 * k % 700 for k in range(295))],
 }
 
-each_optimizer = pytest.mark.parametrize("name", ALL)
-each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-each_list = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+DTYPE = [np.float32, np.float64]
+each_dtype = pytest.mark.parametrize("dtype", DTYPE, ids=["float32", "float64"])
+single = pytest.mark.parametrize("dtype", thorough_but(DTYPE, np.float32), ids=["float32", "float64"])
+
+
+def with_dtypes(names):
+    """Pairs of each name and each dtype, of which the plain run takes every name in float32, and some in float64."""
+    pairs = [(name, dtype) for name in names for dtype in (np.float32, np.float64)]
+    usual = [(name, dtype) for name, dtype in pairs if dtype == np.float32 or name in DOUBLE]
+    return pytest.mark.parametrize(("name", "dtype"), thorough_but(pairs, *usual, several=True))
 
 
 @functools.cache
@@ -107,9 +115,8 @@ def test_two_threads_are_two():
 # --- special values, many sizes ---
 
 
-@each_list
-@each_dtype
-@pytest.mark.parametrize("name", NEON)
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@with_dtypes(NEON)
 @pytest.mark.covering
 def test_special_values(name, dtype, sizes):
     result = assert_same(layers_of(Values(dtype), sizes, number_of_states(name)), OPTIMIZERS[name])
@@ -118,16 +125,13 @@ def test_special_values(name, dtype, sizes):
 
 
 # Lists are the same to every rule, too.
-@each_dtype
-@pytest.mark.parametrize("name", [name for name in ALL if name not in NEON])
-@pytest.mark.covering
+@with_dtypes([name for name in ALL if name not in NEON])
 def test_special_values_of_the_others(name, dtype):
     assert_same(layers_of(Values(dtype), SIZES["7 tensors"], number_of_states(name)), OPTIMIZERS[name])
 
 
-@each_dtype
+@single
 @pytest.mark.parametrize("name", thorough_but([name for name in ALL if name != "shift_adamax"], *CLIPPED))
-@pytest.mark.covering
 def test_value_clips_of_special_values(name, dtype):
     assert_same(layers_of(Values(dtype), SIZES["7 tensors"], number_of_states(name)), lambda: OPTIMIZERS[name](**VALUE_CLIPS))
 
@@ -145,9 +149,11 @@ def test_shifts_to_subnormal_values(dtype):
     assert ((param != 0) & (np.abs(param) < tiny)).mean() > 0.2
 
 
-@each_list
-@each_dtype
-@pytest.mark.parametrize("name", WITH_NORM_CLIP)
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    thorough_but([(name, dtype) for name in WITH_NORM_CLIP for dtype in DTYPE], ("nesterov", np.float32), ("adam", np.float64), several=True),
+)
 @pytest.mark.covering
 def test_norm_clip(name, dtype, sizes):
     # States start at 0, since a special value among them could make NaN.
@@ -155,7 +161,7 @@ def test_norm_clip(name, dtype, sizes):
     assert all(np.isfinite(array).all() for array in result)
 
 
-@each_dtype
+@single
 def test_norm_clip_of_special_values(dtype):
     sizes = SIZES["7 tensors"]
     result = assert_same(layers_of(Values(dtype), sizes, 1), lambda: nbopt.RMSProp(**NORM_CLIP))
@@ -176,7 +182,7 @@ def test_norm_whose_squares_overflow_or_underflow(dtype, value):
     assert all((array == 1).all() for array in result)  # the factor is 0, or the step too small to be seen
 
 
-@each_dtype
+@single
 def test_norm_over_more_tensors_than_a_tile_of_sums_holds(dtype):
     values = Values(dtype, special=False)
     pairs = [(values.array(n), values.array(n)) for n in (1 + k % 3 for k in range(8200))]
@@ -234,7 +240,7 @@ def layers_of_layouts(values, n_states, state_dtype=None):
     return make
 
 
-@pytest.mark.parametrize("name", thorough_but(ALL, "adadelta", "shift_adamax"))
+@pytest.mark.parametrize("name", thorough_but(ALL, "shift_adamax"))  # adadelta below
 def test_strided_and_mixed_lists_of_special_values(name):
     assert_same(layers_of_layouts(Values(np.float32), number_of_states(name)), OPTIMIZERS[name])
 
@@ -300,10 +306,14 @@ HYPER = {
 }
 
 
-@pytest.mark.parametrize("bounded", [False, True], ids=["free", "bounded"])
-@each_dtype
-@each_optimizer
-@pytest.mark.covering
+FREE = [(name, False) for name in ALL]
+BOUNDED = [(name, True) for name in ALL]
+
+
+@pytest.mark.parametrize(
+    ("name", "bounded"), thorough_but([*FREE, *BOUNDED], *FREE, *[(name, bounded) for name, bounded in BOUNDED if name in CLIPPED], several=True)
+)
+@single
 @given(data=st.data())
 def test_any_hyper_parameters(name, dtype, bounded, data):
     hyper = data.draw(st.fixed_dictionaries(HYPER[name]))

@@ -82,7 +82,7 @@ def check_structure(state, values):
 
 def _numbers(optimizer):
     """Return the states that are one number for all parameters, as a part of an entry, which is empty if there is none."""
-    found = {name: float(np.ravel(getattr(value, "get", lambda value=value: value)())[0]) for name, value in optimizer.step_states.items()}
+    found = optimizer.step_numbers()
     return {"numbers": found} if found else {}
 
 

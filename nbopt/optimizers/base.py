@@ -231,6 +231,15 @@ class Optimizer(Declared, Described):
     def step_states(self, states):
         self.__dict__["_step_states"] = states
 
+    def step_numbers(self):
+        """Return the same as floats, which waits for a device.
+
+        Returns
+        -------
+        dict of str to float
+        """
+        return {name: float(_value(value)) for name, value in self.step_states.items()}
+
     def _step_state(self, be, name, state, rate):
         """Return the tensor of a state that is one number for the whole step, which begins here if there is none."""
         kept = self.step_states
@@ -281,12 +290,12 @@ class Optimizer(Declared, Described):
         try:
             return self._updates(be, layers, params, epoch)
         except NeedsAxesError:
-            self._cache().by_axes = True
+            self.trace_by_axes()
             return self._updates(be, layers, params, epoch)
 
     def _updates(self, be, layers, params, epoch):
         """Return the step over some entries: one update, or one for each kind of parameter that the rule is traced for."""
-        if not self._by_axes():
+        if not self.by_axes():
             update = self._update(be, layers, params, epoch, None, True)
             if update.key is None:  # some are plain arrays, or have no gradient
                 sizes, rows = rows_with_gradients(params)
@@ -308,9 +317,18 @@ class Optimizer(Declared, Described):
             found.append(update)
         return found
 
-    def _by_axes(self):
-        """Return whether the rule is traced for each number of axes that parameters have."""
+    def by_axes(self):
+        """Return whether the rule is traced for each number of axes that parameters have.
+
+        Returns
+        -------
+        bool
+        """
         return type(self).states is not Optimizer.states or self._cache().by_axes
+
+    def trace_by_axes(self):
+        """Note that the rule depends on the parameters' number of axes."""
+        self._cache().by_axes = True
 
     def _kinds(self, params):
         """Return the number of elements of all parameters, and those with gradients by what their trace depends on.
@@ -642,7 +660,7 @@ class Optimizer(Declared, Described):
         if "_skipped" in state:
             state["_skipped"] = self.skipped
         if "_step_states" in state:
-            state["_step_states"] = {name: _value(tensor) for name, tensor in self.step_states.items()}
+            state["_step_states"] = self.step_numbers()
         return state
 
 

@@ -226,7 +226,9 @@ class _DropInGroup(Group):
 
     def check_saved(self, saved, states):
         every: tuple[Kept, ...] = self.optimizer.kept
-        check_states(saved, self.group, states, [one.name for one in every if not one.single])
+        names = [one.name for one in every if not one.single]
+        for index, param in zip(saved["params"], self.group["params"]):
+            check_states(index, states.get(index, {}), dict.fromkeys(names, tuple(param.shape)))
         needed = {one.name for one in every if not one.when}
         for index in saved["params"]:
             found = states.get(index, {})

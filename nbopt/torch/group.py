@@ -1,5 +1,6 @@
 """A group of parameters, as a step sees it: which tensors it has, where they are, and what of that is new."""
 
+import copy
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 
 from nbopt.errors import ArgumentError, SparseError
+from nbopt.language.trace import NeedsAxesError
 from nbopt.layers import wrapped
 from nbopt.optimizers.states import check_effect, checked_columns
 from nbopt.torch.kinds import kinds_of, likeness
@@ -39,6 +41,10 @@ class Group:
         PyTorch exchanges at every step.
     others : dict of tuple of int to list
         The same, and what was made of it, for other parameters of the group that had gradients: tasks that take turns.
+    kind : tuple or None
+        Of a part of a group whose rule is traced by axes: the number of axes of its parameters, and the states beside them.
+    parts : dict of tuple to Group
+        The group's parts, by their kinds.
     """
 
     #: Whether the states of a state dict keep their dtypes.
@@ -48,6 +54,8 @@ class Group:
         self.group, self.optimizer, self.warned = group, optimizer, warned
         self.seen: Any = None
         self.others: dict[tuple, list] = {}
+        self.kind: Any = None
+        self.parts: Any = {}
         self._alike: Any = None
         self._rows: Any = ()
         self._length = -1
@@ -81,6 +89,12 @@ class Group:
     def epoch(self):
         """Return what nbopt's own schedules depend on."""
         return 0
+
+    def forget(self):
+        """Look at everything afresh in the next step."""
+        self.seen = None
+        self.others.clear()
+        self.parts.clear()
 
     def kept(self):
         """Return the states that there are now, a list of `Kept`. The parameter's count of steps is the first, if it is among them."""
@@ -189,8 +203,7 @@ class Group:
         number : int
             Which of its groups this is.
         """
-        be, group, state = whole._backend, self.group, whole.state
-        params = group["params"]
+        params = self.group["params"]
         rows: Any = range(len(params))
         grads = [*map(_grad, params)]
         try:
@@ -208,6 +221,52 @@ class Group:
             pointers = [*map(_pointer, grads)]
         if not rows:
             return []
+        if self.optimizer.by_axes():
+            return self._parts_of(whole, number, rows)
+        try:
+            return [self._update(whole, number, rows, params, grads, pointers)]
+        except NeedsAxesError:
+            self.optimizer.trace_by_axes()
+            return self._parts_of(whole, number, rows)
+
+    def _parts_of(self, whole, number, rows):
+        """Return the updates of a rule that is traced by axes: one for each number of axes and each kind of states."""
+        every, rule = self.group["params"], self.optimizer
+        kinds: dict[tuple, list[int]] = {}
+        for row in rows:
+            shape = tuple(every[row].shape)
+            kinds.setdefault((len(shape), rule.declared_states(shape)), []).append(row)
+        found: list[Any] = []
+        for kind, own in kinds.items():
+            part = self.parts.get(kind)
+            if part is None:
+                part = self.parts[kind] = copy.copy(self)
+                part.kind, part.others = kind, {}
+                part.seen = part.parts = None
+                part._rows = ()
+            params = [every[row] for row in own]
+            grads = [param.grad for param in params]
+            update = part._update(whole, number, own, params, grads, [*map(_pointer, grads)], not found)
+            update.set = update.set or id(self)
+            found.append(update)
+        return found
+
+    def _update(self, whole, number, rows, params, grads, pointers, counts=True):
+        """Return the update over some of the parameters.
+
+        Parameters
+        ----------
+        whole, number
+            As for `updates`.
+        rows : sequence of int
+            Which of the group's parameters.
+        params, grads : list of torch.Tensor
+        pointers : list of int
+            The gradients' addresses.
+        counts : bool
+            Whether it is the one that counts the group's step.
+        """
+        be, state = whole._backend, whole.state
         if rows != self._rows:
             self._turn_to(rows)
         # As little as can be, since each look at a tensor takes 50 to 150 ns.
@@ -219,7 +278,7 @@ class Group:
             for row, grad in zip(rows, grads):
                 wrapped(be, grad, _called(row))  # raises, unless the gradient has no elements
         optimizer = self.optimizer
-        names = optimizer.states_in_use()
+        names = optimizer.states_in_use() if self.kind is None else self.kind
         # As `_tensors` keep the memory of parameters alive, an equal address means the same memory.
         seen = [names, [*map(_pointer, params)], self.seen[-1] if alike else kinds_of(params, grads)]
         stamp = state.stamp[0]
@@ -232,7 +291,6 @@ class Group:
         def columns(update):
             tensors = [wrapped(be, grad, _called(row)) for row, grad in zip(rows, grads)]
             found = list(zip(zip(self._tensors, tensors), self._states))
-            trace = optimizer.trace_in_use()
             check_effect(optimizer, trace, bool(self._made))
             place = lambda number, _: f"parameter {rows[number]} of the group"  # noqa: E731
             columns = checked_columns(optimizer, trace, be, found, [], place)
@@ -246,10 +304,11 @@ class Group:
             # So a backward pass through old values is an error, as after PyTorch's own steps.
             torch.autograd.graph.increment_version(params)
 
-        update = optimizer.update_of(None, columns, commit, self.epoch(), 1)
+        update = optimizer.update_of(None, columns, commit, self.epoch(), 1, self.kind, counts)
+        trace = optimizer.trace_in_use()
         update.key, update.addresses, update.listing = self._key, np.array(pointers, np.int64), self._listing
         update.set = self.set_of_updates()
-        return [update]
+        return update
 
     def _list(self, whole, number, rows):
         """Note where the parameters are in the list of the whole step, which random bits depend on."""

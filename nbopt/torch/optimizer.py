@@ -12,7 +12,7 @@ from nbopt.torch.group import Group, listed
 from nbopt.torch.keys import COUNTERS, NOT_SET, OTHERS, GroupKeys, NotSet, one_letter_apart, warn_once
 from nbopt.torch.saving import brief, check_states
 from nbopt.torch.seeds import seed_for
-from nbopt.torch.states import STEP, Kept
+from nbopt.torch.states import STEP, Kept, kept_of
 from nbopt.torch.stepper import Stepper
 
 __all__ = ["Optimizer"]
@@ -158,6 +158,10 @@ class Optimizer(Stepper):
         return {"_optimizer": self._optimizer}
 
 
+#: A group's key in a state dict: the states that are one number for all of its parameters.
+NUMBERS = "step_states"
+
+
 class _RuleGroup(Group):
     """A group with the hyper-parameters of one of nbopt's optimizers.
 
@@ -213,11 +217,13 @@ class _RuleGroup(Group):
 
     def saved(self, group):
         epoch = group["epoch"]
-        return {**group, "optimizer": self.optimizer.classnm, "epoch": 0 if type(epoch) is NotSet else epoch}
+        numbers = {name: float(value) for name, value in self.optimizer.step_numbers().items()}
+        more = {NUMBERS: numbers} if numbers else {}
+        return {**group, "optimizer": self.optimizer.classnm, "epoch": 0 if type(epoch) is NotSet else epoch, **more}
 
     def check_saved(self, saved, states):
         optimizer = self.optimizer
-        missing, unknown = self.keys.values.keys() - saved.keys(), saved.keys() - self.keys.values.keys() - OTHERS
+        missing, unknown = self.keys.values.keys() - saved.keys(), saved.keys() - self.keys.values.keys() - OTHERS - {NUMBERS}
         # Only a state dict of before has no name of a class, and no keys of others either.
         unnamed = "optimizer" not in saved
         if "t" not in saved:
@@ -230,12 +236,14 @@ class _RuleGroup(Group):
             wrong = ""
         if wrong:
             raise StateError(f"the state dict is not of nbopt's {optimizer.classnm}: {wrong}. Load it into the optimizer that it was made by")
-        single = {one.name for one in self.kept() if one.single}
-        check_states(saved, self.group, states, set(optimizer.state_names) - single)
+        for index, param in zip(saved["params"], self.group["params"]):
+            shapes = {name: state.shape(tuple(param.shape)) for name, state in optimizer.every_state(tuple(param.shape)).items()}
+            check_states(index, states.get(index, {}), shapes)
+        known = {one.name for one in self.known()} - {STEP.name}
         for index in saved["params"] if unnamed else ():
             found = states.get(index)
-            if found and not found.keys() & set(optimizer.state_names):
-                raise StateError(f"{optimizer.classnm} keeps the states {optimizer.state_names}; the state dict has {tuple(found)}")
+            if found and not found.keys() & known:
+                raise StateError(f"{optimizer.classnm} keeps the states {tuple(known)}; the state dict has {tuple(found)}")
 
     def completed(self, saved):
         full = {"epoch": 0, **self.keys.completed({key: value for key, value in saved.items() if key != "optimizer"})}
@@ -246,15 +254,17 @@ class _RuleGroup(Group):
         return full
 
     def kept(self):
-        found = [STEP]
-        for name, state in self.optimizer.declared_states():
-            if state.axes == "all":
-                found.append(Kept(name, state.init))
-            elif state.axes == ():
-                found.append(Kept(name, state.init, single=state.dtype or "float32"))
-            elif state.axes != "step":
-                raise ArgumentError(f"the state {name} of {self.optimizer.classnm} is along some axes only, which nbopt.torch can't run yet")
-        return found
+        return [STEP, *(kept_of(*one) for one in self._declared() if one[1].axes != "step")]
+
+    def _declared(self):
+        return self.kind[1] if self.kind is not None else self.optimizer.declared_states()
+
+    def known(self):
+        every: dict[str, Kept] = {STEP.name: STEP}
+        for param in self.group["params"]:
+            states = self.optimizer.every_state(tuple(param.shape))
+            every.update({name: kept_of(name, state) for name, state in states.items() if name not in every})
+        return list(every.values())
 
     def loaded(self, saved, params, states):
         new = super().loaded(saved, params, states)
@@ -266,6 +276,7 @@ class _RuleGroup(Group):
     def go_on_with(self, group):
         if self.given is not None:
             group["optimizer"] = self.given
+        self.optimizer.step_states = group.pop(NUMBERS, {})
         super().go_on_with(group)
 
 

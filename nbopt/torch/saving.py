@@ -165,35 +165,31 @@ class Saved:
         self._forget()
 
 
-def check_states(saved, group, states, names):
-    """Raise where the states of a state dict don't fit a group's parameters.
+def check_states(index, found, shapes):
+    """Raise where the states of a parameter in a state dict don't fit it.
 
     Parameters
     ----------
-    saved : dict
-        The group of the state dict.
-    group : dict
-        The optimizer's.
-    states : dict
-        Those of the state dict, by index.
-    names : collection of str
-        The states that the optimizer has, with all axes of a parameter.
+    index : int
+        The parameter's place.
+    found : dict
+        Its states there.
+    shapes : dict of str to tuple of int
+        The states that it has here, and their shapes.
 
     Raises
     ------
     StateError
         Which says what does not fit.
     """
-    for index, param in zip(saved["params"], group["params"]):
-        found = states.get(index, {})
-        if not isinstance(found, dict):
-            raise StateError(f"the states of parameter {index} are a dict, not {brief(found)}")
-        for name in found.keys() & set(names):
-            value = found[name]
-            if not isinstance(value, torch.Tensor) or value.dtype not in _STORAGE:
-                raise StateError(f"the state {name} of parameter {index} must be a tensor of one of {_STORAGE}, not {brief(value)}")
-            if value.shape != param.shape:
-                raise StateError(f"the state {name} of parameter {index} has shape {tuple(value.shape)}, the parameter {tuple(param.shape)}")
+    if not isinstance(found, dict):
+        raise StateError(f"the states of parameter {index} are a dict, not {brief(found)}")
+    for name in found.keys() & shapes.keys():
+        value, shape = found[name], shapes[name]
+        if not isinstance(value, torch.Tensor) or value.dtype not in _STORAGE:
+            raise StateError(f"the state {name} of parameter {index} must be a tensor of one of {_STORAGE}, not {brief(value)}")
+        if value.shape != shape and not (value.numel() == 1 and all(length == 1 for length in shape)):
+            raise StateError(f"the state {name} of parameter {index} has shape {tuple(value.shape)}, and has to have {tuple(shape)}")
 
 
 def copied(value, device=None):

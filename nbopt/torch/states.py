@@ -21,13 +21,16 @@ class Kept(NamedTuple):
     when : str
         The group's key without whose value there is no such state. Empty: there always is.
     single : str
-        The dtype's name, if it is one number for the parameter. Else it is empty, and the state has the parameter's shape.
+        The dtype's name, if it is one number for the parameter. Else it is empty.
+    axes : str or tuple of int
+        As for `nbopt.State`, if it is none.
     """
 
     name: str
     start: float | str = 0.0
     when: str = ""
     single: str = ""
+    axes: str | tuple = "all"
 
     def new(self, params, group, wanted):
         """Return new tensors for some parameters.
@@ -50,6 +53,9 @@ class Kept(NamedTuple):
         start = float(group[self.start]) if isinstance(self.start, str) else self.start
         if self.single:
             return list(torch.full((len(params),), start, dtype=getattr(torch, self.single), device=params[0].device).unbind())
+        if self.axes != "all":
+            shapes = [State(self.axes).shape(tuple(param.shape)) for param in params]
+            return [torch.full(shape, start, dtype=state_dtype(param, wanted), device=param.device) for param, shape in zip(params, shapes)]
         return [_filled(param, start, state_dtype(param, wanted)) for param in params]
 
     def shaped(self, value, param):
@@ -91,6 +97,24 @@ class Kept(NamedTuple):
             value.detach().to(param.device, value.dtype if as_given else state_dtype(param, wanted), copy=True)
             for param, value in zip(params, values)
         ]
+
+
+def kept_of(name, state):
+    """Return the state of a parameter that a rule of nbopt's declares.
+
+    Parameters
+    ----------
+    name : str
+    state : nbopt.State
+        Not one of the whole step.
+
+    Returns
+    -------
+    Kept
+    """
+    if state.axes == ():
+        return Kept(name, state.init, single=state.dtype or "float32")
+    return Kept(name, state.init, axes=state.axes)
 
 
 #: The parameter's own count of steps.

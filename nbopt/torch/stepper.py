@@ -192,5 +192,4 @@ class Stepper(Saved, torch.optim.Optimizer):
 
     def _forget(self, start=0):
         for own in self._groups[start:]:
-            own.seen = None
-            own.others.clear()
+            own.forget()

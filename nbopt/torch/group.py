@@ -14,6 +14,7 @@ from nbopt.layers import wrapped
 from nbopt.optimizers.states import check_effect, checked_columns
 from nbopt.torch.kinds import kinds_of, likeness
 from nbopt.torch.saving import copied
+from nbopt.torch.shards import check_rule, check_shards, is_sharded, local, local_grads
 
 _grad, _serial = map(attrgetter, ("grad", "serial"))
 _pointer, _is_negative, _resolved = torch.Tensor.data_ptr, torch.Tensor.is_neg, torch.Tensor.resolve_neg
@@ -67,6 +68,7 @@ class Group:
         self._names: list = []
         self._held: list = []
         self._stamp = 0
+        self._sharded = False
         self._key: list[int] = []
         self._listing: Any = None
         self._sizes: list[int] = []
@@ -203,14 +205,17 @@ class Group:
         number : int
             Which of its groups this is.
         """
-        params = self.group["params"]
+        owners = params = self.group["params"]
         rows: Any = range(len(params))
-        grads = [*map(_grad, params)]
+        if self._sharded:
+            grads, params = local_grads(params), local(params)
+        else:
+            grads = [*map(_grad, params)]
         try:
             pointers = [*map(_pointer, grads)]
         except (TypeError, RuntimeError):  # some are None, or sparse
             rows = [row for row in rows if grads[row] is not None]
-            params, grads = [params[row] for row in rows], [grads[row] for row in rows]
+            owners, params, grads = ([x[row] for row in rows] for x in (owners, params, grads))
             for row, grad in zip(rows, grads):
                 if grad.layout is not torch.strided:
                     raise SparseError(
@@ -221,37 +226,38 @@ class Group:
             pointers = [*map(_pointer, grads)]
         if not rows:
             return []
+        if not self._sharded and not all(pointers) and any(map(is_sharded, params)):
+            self._sharded = True
+            return self.updates(whole, number)
+        given = rows, owners, params, grads, pointers
         if self.optimizer.by_axes():
-            return self._parts_of(whole, number, rows)
+            return self._parts_of(whole, number, *given)
         try:
-            return [self._update(whole, number, rows, params, grads, pointers)]
+            return [self._update(whole, number, *given)]
         except NeedsAxesError:
             self.optimizer.trace_by_axes()
-            return self._parts_of(whole, number, rows)
+            return self._parts_of(whole, number, *given)
 
-    def _parts_of(self, whole, number, rows):
+    def _parts_of(self, whole, number, *given):
         """Return the updates of a rule that is traced by axes: one for each number of axes and each kind of states."""
-        every, rule = self.group["params"], self.optimizer
         kinds: dict[tuple, list[int]] = {}
-        for row in rows:
-            shape = tuple(every[row].shape)
-            kinds.setdefault((len(shape), rule.declared_states(shape)), []).append(row)
+        for place, param in enumerate(given[2]):
+            shape = tuple(param.shape)
+            kinds.setdefault((len(shape), self.optimizer.declared_states(shape)), []).append(place)
         found: list[Any] = []
-        for kind, own in kinds.items():
+        for kind, places in kinds.items():
             part = self.parts.get(kind)
             if part is None:
                 part = self.parts[kind] = copy.copy(self)
                 part.kind, part.others = kind, {}
                 part.seen = part.parts = None
                 part._rows = ()
-            params = [every[row] for row in own]
-            grads = [param.grad for param in params]
-            update = part._update(whole, number, own, params, grads, [*map(_pointer, grads)], not found)
+            update = part._update(whole, number, *([values[place] for place in places] for values in given), counts=not found)
             update.set = update.set or id(self)
             found.append(update)
         return found
 
-    def _update(self, whole, number, rows, params, grads, pointers, counts=True):
+    def _update(self, whole, number, rows, owners, params, grads, pointers, counts=True):
         """Return the update over some of the parameters.
 
         Parameters
@@ -260,7 +266,10 @@ class Group:
             As for `updates`.
         rows : sequence of int
             Which of the group's parameters.
+        owners : list of torch.Tensor
+            These.
         params, grads : list of torch.Tensor
+            Their memory here, and that of their gradients.
         pointers : list of int
             The gradients' addresses.
         counts : bool
@@ -282,8 +291,10 @@ class Group:
         # As `_tensors` keep the memory of parameters alive, an equal address means the same memory.
         seen = [names, [*map(_pointer, params)], self.seen[-1] if alike else kinds_of(params, grads)]
         stamp = state.stamp[0]
-        if seen != self.seen or (stamp != self._stamp and not self._holds(params, state)):
-            self._wrap(be, params, rows, state)
+        if seen != self.seen or (stamp != self._stamp and not self._holds(owners, state)):
+            if self._sharded:
+                check_shards(owners, rows)
+            self._wrap(be, owners, params, rows, state)
             self._list(whole, number, rows)
             self.seen, self._alike = seen, likeness(params, grads)
         self._stamp = stamp
@@ -291,6 +302,8 @@ class Group:
         def columns(update):
             tensors = [wrapped(be, grad, _called(row)) for row, grad in zip(rows, grads)]
             found = list(zip(zip(self._tensors, tensors), self._states))
+            if self._sharded:
+                check_rule(optimizer, update.program, owners)
             check_effect(optimizer, trace, bool(self._made))
             place = lambda number, _: f"parameter {rows[number]} of the group"  # noqa: E731
             columns = checked_columns(optimizer, trace, be, found, [], place)
@@ -302,7 +315,7 @@ class Group:
                 state[param].update(new)
             self._made = []
             # So a backward pass through old values is an error, as after PyTorch's own steps.
-            torch.autograd.graph.increment_version(params)
+            torch.autograd.graph.increment_version(owners)
 
         update = optimizer.update_of(None, columns, commit, self.epoch(), 1, self.kind, counts)
         trace = optimizer.trace_in_use()
@@ -317,7 +330,7 @@ class Group:
             self._sizes, self.seen = sizes[-1], None
             self.others.clear()
             whole._forget(number + 1)  # the groups behind have other positions
-        every = self.group["params"]
+        every = local(self.group["params"])
         for other, (found, *_) in list(self.others.items()):
             if self.seen is not None or found[1] != [every[row].data_ptr() for row in other]:
                 del self.others[other]  # something was exchanged, and what it was before must not live on
@@ -341,23 +354,23 @@ class Group:
         found = [states.get(name) for states in (state.get(param, {}) for param in params) for name in self._names]
         return len(found) == len(self._held) and all(map(is_, found, self._held))
 
-    def _wrap(self, be, params, rows, state):
+    def _wrap(self, be, owners, params, rows, state):
         """Make tensors of the parameters and their states, and states where there are none."""
         optimizer, kept = self.optimizer, self.kept()
         self._made = []
         self._tensors = [wrapped(be, param, f"parameter {row} of the group") for row, param in zip(rows, params)]
         self._states, self._held, self._names = [], [], [one.name for one in kept]
-        new = self.new_states(params, state)
-        for row, param, added in zip(rows, params, new):
-            own = {**state.get(param, {}), **added}
+        new = self.new_states(owners, state)
+        for row, owner, param, added in zip(rows, owners, params, new):
+            own = {**state.get(owner, {}), **added}
             if added:
-                self._made.append((param, added))
+                self._made.append((owner, added))
             self._held += [own[one.name] for one in kept]
             tensors = [wrapped(be, one.shaped(own[one.name], param), f"the state {one.name} of parameter {row}") for one in kept]
             for tensor, one in zip(tensors, kept):
                 tensor.name = f"{optimizer.classnm}.{one.name}"
             self._states.append(tensors)
-        counts = self.counts(params, new)
+        counts = self.counts(owners, new)
         self._steps = [*map(be.wrap, counts)] if counts else [states.pop(0) for states in self._states if optimizer.counts_each]
         self._key = [*map(_serial, chain(self._tensors, chain.from_iterable(self._states), self._steps))]
 

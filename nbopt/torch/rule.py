@@ -48,6 +48,11 @@ class TorchRule(Optimizer):
                 cls.counts_each = STEP in cls.kept
         super().__init_subclass__(symbolic=symbolic, **options)
 
+    @property
+    def classnm(self):
+        """Str : the name of the class that users know."""
+        return type(self).__name__.removesuffix("Rule")
+
     def kept_now(self):
         """Return the states that there are now.
 

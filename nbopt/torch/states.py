@@ -59,7 +59,8 @@ class Kept(NamedTuple):
         return [_filled(param, start, state_dtype(param, wanted)) for param in params]
 
     def shaped(self, value, param):
-        """Return a state as a rule takes it: one number has as many axes as the parameter, unless it is no tensor of one element."""
+        """Return a state as a rule takes it: this process's share; one number with as many axes as the parameter, if it is one."""
+        value = getattr(value, "_local_tensor", value)
         single = self.single and self is not STEP and isinstance(value, torch.Tensor) and value.numel() == 1
         return value.view((1,) * param.ndim) if single else value
 

@@ -13,6 +13,7 @@ from nbopt.layers import wrapped
 from nbopt.torch.counted import CountedState
 from nbopt.torch.group import Group
 from nbopt.torch.saving import Saved
+from nbopt.torch.shards import local
 
 _dictionary = attrgetter("group")
 
@@ -85,7 +86,7 @@ class Stepper(Saved, torch.optim.Optimizer):
                 raise LayoutError(
                     f"parameter {number} of the group has no shape yet: call the model with some input first (torch.nn.Lazy...)"
                 )
-            wrapped(self._backend, param, f"parameter {number} of the group")
+            wrapped(self._backend, local([param])[0], f"parameter {number} of the group")
 
     def _check_device(self, params):
         """Make the backend for the first parameters, and check that all others are where they are."""

@@ -1,0 +1,94 @@
+"""One process of a training run with sharded parameters (FSDP2 over gloo): `python tests/sharded.py RANK WORLD FILE`.
+
+tests/test_torch_shards.py starts it. It prints "done" if all holds.
+"""
+
+import gc
+import os
+import sys
+import warnings
+
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+import nbopt.torch
+
+INPUTS = torch.linspace(-1, 1, 12).view(3, 4)
+
+
+def trained(module, name, mesh=None, steps=4, **options):
+    """Train a small network; return its whole parameters and the optimizer."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    if mesh is not None:
+        fully_shard(model, mesh=mesh)
+    optimizer = getattr(module, name)(model.parameters(), lr=0.1, **options)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(INPUTS).square().sum().backward()
+        optimizer.step()
+    return [p.full_tensor().detach() if mesh is not None else p.detach() for p in model.parameters()], optimizer
+
+
+def raises(function, *words):
+    """Whether a ValueError says all the words."""
+    try:
+        function()
+    except ValueError as error:
+        return all(word in str(error) for word in words)
+    return False
+
+
+def saved_and_loaded(optimizer, params, mesh):
+    """A state dict of sharded states goes on where it was saved."""
+    other = nbopt.torch.AdamW(params, backend="reference")
+    other.load_state_dict(optimizer.state_dict())
+    for first, second in zip(optimizer.state.values(), other.state.values()):
+        assert all(type(first[key]) is type(second[key]) for key in first)
+        assert torch.equal(first["exp_avg"].full_tensor(), second["exp_avg"].full_tensor())
+        assert first["exp_avg"] is not second["exp_avg"] and first["step"] == second["step"]
+
+
+def main(rank, world, file):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
+    mesh = init_device_mesh("cpu", (world,))
+    for name in ("AdamW", "SGD", "Adagrad", "NAdam", "ASGD", "Rprop"):
+        expected, _ = trained(torch.optim, name)
+        for options in ({"backend": "reference"}, {}) if name == "AdamW" else ({"backend": "reference"},):
+            found, optimizer = trained(nbopt.torch, name, mesh, **options)
+            for a, b in zip(found, expected):
+                torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-6)
+        for states in optimizer.state.values():
+            assert all(type(value) is DTensor for value in states.values() if value.ndim), states
+    _, optimizer = trained(nbopt.torch, "AdamW", mesh, backend="reference")
+    saved_and_loaded(optimizer, optimizer.param_groups[0]["params"], mesh)
+    for extras in ({"gradient_clip_norm": 1.0}, {"skip_nonfinite": True}):
+        refused = raises(lambda extras=extras: trained(nbopt.torch, "AdamW", mesh, **extras, backend="reference"), "AdamW reduces", "DTensor")
+        assert refused == (world > 1)
+    # A plain tensor beside a sharded one, a replicated one, and a gradient that is distributed in another way.
+    params = [torch.nn.Parameter(torch.ones(6)), *(torch.nn.Parameter(distribute_tensor(torch.ones(6), mesh, [p])) for p in (Shard(0), Replicate()))]
+    for param, place in zip(params[1:], (Shard(0), Replicate())):
+        param.grad = distribute_tensor(torch.ones(6), mesh, [place])
+    params[0].grad = torch.ones(6)
+    optimizer = nbopt.torch.SGD(params, lr=0.5, backend="reference")
+    optimizer.step()
+    assert all(getattr(p, "full_tensor", lambda p=p: p)().tolist() == [0.5] * 6 for p in params)
+    params[1].grad = distribute_tensor(torch.ones(6), mesh, [Replicate()])
+    assert world == 1 or raises(optimizer.step, "parameter 1", "redistribute")
+    params[1].grad = None
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(100):
+        optimizer.step()
+    gc.collect()
+    assert len(gc.get_objects()) <= before + 10
+    torch.distributed.destroy_process_group()
+    print("done")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    warnings.simplefilter("ignore")
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -1,0 +1,31 @@
+"""DTensors: sharded parameters, as FSDP2 makes them, are updated share by share."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="these tests need PyTorch: pip install nbopt[torch]")
+if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
+    pytest.skip("this PyTorch has no gloo, by which processes talk", allow_module_level=True)
+
+WORKER = pathlib.Path(__file__).with_name("sharded.py")
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_sharded(world, tmp_path):
+    """One process, or two, train what one does with plain tensors; what can't be run is refused; nothing grows."""
+    command = [sys.executable, str(WORKER)]
+    started = [
+        subprocess.Popen([*command, str(rank), str(world), str(tmp_path / "store")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for rank in range(world)
+    ]
+    try:
+        for process in started:
+            out, err = process.communicate(timeout=300)
+            assert out.strip().endswith("done"), err[-3000:]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()

@@ -418,7 +418,7 @@ def test_bad_steps():
 @pytest.mark.parametrize("name", NAMES)
 def test_grad_scaler(name, unscaled):
     """Under GradScaler a step divides the gradients, in place of a pass of its own, and a step with an infinite gradient does nothing."""
-    results = []
+    results, counts = [], []
     for module in (torch.optim, nbopt.torch):
         params = parameters(torch.float32, [(5,), (3, 2)])
         optimizer = made(module, name, params, **RICH.get(name, {}))
@@ -434,8 +434,27 @@ def test_grad_scaler(name, unscaled):
             scaler.update()
         results.append(params)
         assert not hasattr(optimizer, "grad_scale") and scaler.get_scale() == 2.0**11
+        counts.append([float(states["step"]) for states in optimizer.state.values() if "step" in states])
+    assert counts[0] == counts[1]
     torch.testing.assert_close(results[1], results[0], **tolerances(torch.float32))
     assert optimizer.loss_scale == 1.0
+
+
+def test_found_inf():
+    """A step with found_inf does nothing to values, states and counts, compiled too; who made it, and when, does not matter."""
+    for backend in ("reference", "cpu"):
+        params = parameters()
+        optimizer = made(nbopt.torch, "AdamW", [{"params": params[:2]}, {"params": params[2:]}], backend, gradient_clip_norm=1.0)
+        set_grads(params, 0, missing=False)
+        for found, count in ((1.0, 0.0), (0.0, 1.0), (2.0, 1.0), (0.0, 2.0)):
+            before = [p.detach().clone() for p in params]
+            optimizer.found_inf, optimizer.grad_scale = torch.tensor(found), torch.full((1,), 4.0)
+            optimizer.step()
+            assert {float(states["step"]) for states in optimizer.state.values()} == {count}
+            assert all(torch.equal(p, b) == (found > 0 or not p.numel()) for p, b in zip(params, before))
+        del optimizer.found_inf, optimizer.grad_scale
+        optimizer.step()
+        assert {float(states["step"]) for states in optimizer.state.values()} == {3.0} and optimizer.loss_scale == 1.0
 
 
 def test_decay_groups():

@@ -136,16 +136,22 @@ class DropIn(Stepper):
         The closure's loss, or None.
         """
         scale, found_inf = (getattr(self, name, None) for name in ("grad_scale", "found_inf"))
-        if found_inf is not None and float(found_inf):
-            return None
-        if scale is None:
+        if scale is None and found_inf is None:
             return super().step(closure)
         given = self.loss_scale
-        self.loss_scale = scale if given == 1.0 else scale * given
         try:
+            if scale is not None:
+                self.loss_scale = scale if given == 1.0 else scale * given
+            self._guard(found_inf)
             return super().step(closure)
         finally:
             self.loss_scale = given
+            self._guard(None)
+
+    def _guard(self, found_inf):
+        """Leave the coming steps out if this tensor is not 0. The host doesn't look at it."""
+        for own in self._owned():
+            own.optimizer.found_inf, own.optimizer.guarded = found_inf, found_inf is not None
 
     def _group_of(self, group):
         for key, default in self.defaults.items():

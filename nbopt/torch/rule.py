@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from nbopt.layers import read
 from nbopt.optimizers.base import Optimizer, decayed
+from nbopt.optimizers.states import State
 from nbopt.torch.states import STEP, Kept
 
 #: PyTorch's word -> the attributes of a rule that it stands for. Any other word is an attribute itself.
@@ -31,6 +33,10 @@ class TorchRule(Optimizer):
 
     kept: tuple[Kept, ...] = ()
     words: tuple[str, ...] = ()
+
+    #: The number of gradients that are not finite, on the device, if someone has counted them; and whether there is one.
+    found_inf: Any = None
+    guarded: Any = False
 
     weight_decay: Any = 0.0
     maximize: Any = False
@@ -77,7 +83,23 @@ class TorchRule(Optimizer):
         found = known.get(names)
         if found is None:
             found = known[names] = tuple((name, self.by_name[name].declared()) for name in names)
-        return found
+        return (*found, ("found_inf", State("step", None))) if self.guarded else found
+
+    def _step_state(self, be, name, state, rate):
+        if name != "found_inf":
+            return super()._step_state(be, name, state, rate)
+        return read(be, self.found_inf, "found_inf")
+
+    def rule(self, step, param, grad, *states):
+        """One step, which is left out if some gradients are not finite."""
+        if self.guarded:
+            states, found_inf = states[:-1], states[-1]
+            step.only_if(found_inf == 0.0)
+        self.formula(step, param, grad, *states)
+
+    def formula(self, step, param, grad, *states):
+        """Say what one step is; see `nbopt.Optimizer.rule`. Subclasses define it."""
+        raise NotImplementedError
 
     def slope(self, param, grad):
         """Return the gradient that is descended: negated to ascend, and with the weight decay that is part of it."""

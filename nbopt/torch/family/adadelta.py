@@ -17,7 +17,7 @@ class AdadeltaRule(TorchRule):
     rho: Any = 0.9
     eps: Any = 1e-6
 
-    def rule(self, step, param, grad, square, deltas):
+    def formula(self, step, param, grad, square, deltas):
         """One step; see the class."""
         be, rho, eps = self.be, self.rho, self.eps
         grad = self.slope(param, grad)

@@ -17,7 +17,7 @@ class AdagradRule(TorchRule):
     eps: Any = 1e-10
     lr_decay: Any = 0.0
 
-    def rule(self, step, param, grad, total):
+    def formula(self, step, param, grad, total):
         """One step; see the class."""
         be, grad = self.be, self.slope(param, grad)
         rate = step.lr / (1.0 + (step.t - 1.0) * self.lr_decay)

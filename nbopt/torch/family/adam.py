@@ -19,7 +19,7 @@ class AdamRule(TorchRule):
     eps: Any = 1e-8
     amsgrad: Any = False
 
-    def rule(self, step, param, grad, mean, mean_square, largest=None):
+    def formula(self, step, param, grad, mean, mean_square, largest=None):
         """One step; see the class."""
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         first, root = 1.0 - b1**step.t, be.sqrt(1.0 - b2**step.t)

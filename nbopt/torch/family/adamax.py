@@ -18,7 +18,7 @@ class AdamaxRule(TorchRule):
     beta_2: Any = 0.999
     eps: Any = 1e-8
 
-    def rule(self, step, param, grad, mean, largest):
+    def formula(self, step, param, grad, mean, largest):
         """One step; see the class."""
         be, b1 = self.be, self.beta_1
         grad = self.slope(param, grad)

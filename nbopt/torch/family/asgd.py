@@ -19,7 +19,7 @@ class ASGDRule(TorchRule):
     alpha: Any = 0.75
     t0: Any = 1e6
 
-    def rule(self, step, param, grad, eta, mu, average):
+    def formula(self, step, param, grad, eta, mu, average):
         """One step; see the class."""
         be, grad = self.be, self.slope(param, grad)
         param[:] = decayed(param, eta * grad, self.lambd * eta)

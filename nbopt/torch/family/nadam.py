@@ -23,7 +23,7 @@ class NAdamRule(TorchRule):
         """Return the momentum of the parameter's step `t`."""
         return self.beta_1 * (1.0 - 0.5 * 0.96 ** (t * self.momentum_decay))
 
-    def rule(self, step, param, grad, product, mean, mean_square):
+    def formula(self, step, param, grad, product, mean, mean_square):
         """One step; see the class."""
         be, b1, b2, t = self.be, self.beta_1, self.beta_2, step.t
         root, now, ahead = be.sqrt(1.0 - b2**t), self.momentum(t), self.momentum(t + 1.0)

@@ -18,7 +18,7 @@ class RAdamRule(TorchRule):
     beta_2: Any = 0.999
     eps: Any = 1e-8
 
-    def rule(self, step, param, grad, mean, mean_square):
+    def formula(self, step, param, grad, mean, mean_square):
         """One step; see the class."""
         be, b1, b2, t = self.be, self.beta_1, self.beta_2, step.t
         second = 1.0 - b2**t

@@ -19,7 +19,7 @@ class RMSpropRule(TorchRule):
     momentum: Any = 0.0
     centered: Any = False
 
-    def rule(self, step, param, grad, square, *others):
+    def formula(self, step, param, grad, square, *others):
         """One step; see the class."""
         be, alpha = self.be, self.alpha
         grad = self.slope(param, grad)

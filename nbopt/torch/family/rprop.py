@@ -19,7 +19,7 @@ class RpropRule(TorchRule):
     size_min: Any = 1e-6
     size_max: Any = 50.0
 
-    def rule(self, step, param, grad, before, size):
+    def formula(self, step, param, grad, before, size):
         """One step; see the class."""
         be, grad = self.be, self.slope(param, grad)
         agreement = grad * before

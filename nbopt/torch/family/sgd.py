@@ -26,7 +26,7 @@ class SGDRule(TorchRule):
         """Bool : whether a parameter's first step is another one than the later ones."""
         return bool(self.dampening and self.momentum)
 
-    def rule(self, step, param, grad, buffer=None):
+    def formula(self, step, param, grad, buffer=None):
         """One step; see the class."""
         grad = self.slope(param, grad)
         if buffer is not None:

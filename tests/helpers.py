@@ -16,7 +16,7 @@ NEON = {
     "adam": lambda **k: nbopt.Adam(**k),
     "shift_adamax": lambda **k: nbopt.ShiftAdaMax(**k),
 }
-#: All optimizers under test; tests/test_family.py has the others' formulas.
+#: The optimizers that most files test; tests/test_family.py has the others' formulas.
 OPTIMIZERS = {
     **NEON,
     "rmsprop_momentum": lambda **k: nbopt.RMSProp(**{"momentum_coef": 0.9, **k}),
@@ -32,6 +32,15 @@ OPTIMIZERS = {
     "rprop": lambda **k: nbopt.Rprop(**k),
     "asgd": lambda **k: nbopt.ASGD(**{"t0": 1.0, **k}),
 }
+#: Every other class, found by itself. tests/test_family_sources.py compares them with the packages that they are from.
+OTHERS = {
+    kind.__name__.lower(): kind
+    for kind in map(vars(nbopt.optimizers).get, nbopt.optimizers.__all__)
+    if isinstance(kind, type) and issubclass(kind, nbopt.Optimizer) and kind not in (nbopt.Optimizer, nbopt.MultiOptimizer)
+    if kind.__name__.lower() not in {name.replace("_", "") for name in OPTIMIZERS} | {"gradientdescentmomentum"}
+}
+#: All of them.
+EVERY = {**OPTIMIZERS, **OTHERS}
 
 
 #: Those that differ most in what a kernel has to do where it rounds: 0 to 3 states, one that is read again after it was stored, one assignment under

@@ -189,7 +189,7 @@ def test_table():
     """The documentation's table has the learning rates that are declared."""
     text = (pathlib.Path(__file__).parent.parent / "docs" / "optimizers.md").read_text()
     found = dict(re.findall(r"^\| `(\w+)` \| ([\w.]*) *\|", text, re.MULTILINE))
-    for name in set(optimizers.__all__) - {"MultiOptimizer", "Optimizer", "Step", "get_param_list"}:
+    for name in set(optimizers.__all__) - {"MultiOptimizer", "Optimizer", "State", "Step", "get_param_list"}:
         parameter = inspect.signature(getattr(optimizers, name)).parameters.get("learning_rate")
         assert found[name] == ("" if parameter is None else "none" if parameter.default is parameter.empty else f"{parameter.default}")
 

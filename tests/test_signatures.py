@@ -15,30 +15,43 @@ from nbopt import errors, optimizers
 
 FIRST = "stochastic_round=False, learning_rate"
 MOMENTS = "beta_1=0.9, beta_2=0.999, epsilon=1e-08"
+DECAY = "wdecay=0.0, decoupled=True"
 CLIPS = "gradient_clip_norm=None, gradient_clip_value=None, param_clip_value=None"
 LAST = f"{CLIPS}, name=None, *, schedule=None, state_dtype=None"
 
 #: Every class with its arguments. Programs pass them by position, so they stay as they are.
 SIGNATURES = {
+    "ADOPT": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.9999, epsilon=1e-06, {DECAY}, clip_exponent=0.25, {LAST}",
     "AMSGrad": f"{FIRST}=0.001, {MOMENTS}, {LAST}",
     "ASGD": f"{FIRST}=0.01, lambd=0.0001, alpha=0.75, t0=1000000.0, {LAST}",
     "AdaBelief": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-16, epsilon_root=1e-16, {LAST}",
     "AdaMax": f"{FIRST}=0.002, {MOMENTS}, {LAST}",
     "Adadelta": "stochastic_round=False, decay=0.95, epsilon=1e-06, param_clip_value=None, name=None, *, gradient_clip_value=None, state_dtype=None",
+    "AdEMAMix": f"{FIRST}=0.001, {MOMENTS}, {DECAY}, beta_3=0.9999, alpha=5.0, warmup=None, {LAST}",
     "Adagrad": f"{FIRST}=0.01, epsilon=1e-06, {LAST}",
     "Adam": f"{FIRST}=0.001, {MOMENTS}, {CLIPS}, name='adam', *, schedule=None, state_dtype=None",
     "AdamW": f"{FIRST}=0.001, {MOMENTS}, wdecay=0.01, {LAST}",
+    "Adan": f"{FIRST}=0.001, beta_1=0.98, beta_2=0.92, beta_3=0.99, epsilon=1e-08, wdecay=0.0, decoupled=False, {LAST}",
+    "DAdaptAdam": f"{FIRST}=1.0, {MOMENTS}, {DECAY}, bias_correction=False, d0=1e-06, growth_rate=None, {LAST}",
     "GradientDescentMomentum": "learning_rate, momentum_coef, stochastic_round=False, wdecay=0.0, "
     f"{CLIPS}, name=None, schedule=None, nesterov=False, *, state_dtype=None",
+    "LAMB": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-06, {DECAY}, grad_averaging=True, {LAST}",
+    "LARS": f"{FIRST}=0.001, momentum_coef=0.9, wdecay=0.0, dampening=0.0, trust_coefficient=0.001, nesterov=False, {LAST}",
     "Lion": f"{FIRST}=0.0001, beta_1=0.9, beta_2=0.99, wdecay=0.001, {LAST}",
+    "MARS": f"{FIRST}=0.003, beta_1=0.95, beta_2=0.99, epsilon=1e-08, wdecay=0.0, gamma=0.025, optimize_1d=False, rate_1d=1.0, "
+    f"beta_1_1d=0.9, beta_2_1d=0.95, wdecay_1d=0.1, {LAST}",
     "MultiOptimizer": "optimizer_mapping, name=None",
     "NAdam": f"{FIRST}=0.002, {MOMENTS}, momentum_decay=0.004, {LAST}",
     "Optimizer": "name=None, state_dtype=None",
+    "Prodigy": f"{FIRST}=1.0, {MOMENTS}, {DECAY}, bias_correction=False, d0=1e-06, growth_rate=None, d_coef=1.0, beta_3=None, "
+    f"safeguard_warmup=False, {LAST}",
     "RAdam": f"{FIRST}=0.001, {MOMENTS}, {LAST}",
     "RMSProp": "stochastic_round=False, decay_rate=0.95, learning_rate=0.002, epsilon=1e-06, "
     f"{CLIPS}, name=None, schedule=None, *, centered=False, momentum_coef=0.0, state_dtype=None",
     "Rprop": f"{FIRST}=0.01, eta_minus=0.5, eta_plus=1.2, step_min=1e-06, step_max=50.0, {LAST}",
     "ShiftAdaMax": f"{FIRST}=0.002, {MOMENTS}, schedule=None, name='ShiftAdaMax', *, state_dtype=None",
+    "StableAdamW": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.99, epsilon=1e-08, wdecay=0.01, decoupled=True, {LAST}",
+    "Tiger": f"{FIRST}=0.001, beta=0.965, wdecay=0.01, decoupled=True, {LAST}",
     "Yogi": f"{FIRST}=0.01, beta_1=0.9, beta_2=0.999, epsilon=0.001, initial_accumulator_value=1e-06, {LAST}",
 }
 CLASSES = {name: kind for name, kind in vars(optimizers).items() if isinstance(kind, type) and issubclass(kind, optimizers.Optimizer)}
@@ -63,12 +76,13 @@ def test_arguments_become_attributes(name):
     """Every argument is found again under its name, by position and by name, and after a change."""
     parameters = inspect.signature(CLASSES[name]).parameters
     given = {key: 0.25 for key, parameter in parameters.items() if isinstance(parameter.default, float)}
+    given |= {key: not parameter.default for key, parameter in parameters.items() if isinstance(parameter.default, bool)}
     given |= {"eta_plus": 2.0} if name == "Rprop" else {}
     given |= {"learning_rate": 0.5, "momentum_coef": 0.75} if name == "GradientDescentMomentum" else {}
     given |= {key: value for key, value in {
-        "stochastic_round": True, "name": "n",
+        "name": "n", "warmup": 20.0, "growth_rate": 1.5, "beta_3": 0.5,
         "gradient_clip_norm": 2.0, "gradient_clip_value": 3.0, "param_clip_value": 4.0,
-        "schedule": nbopt.Schedule(2, 0.5), "state_dtype": "float64", "nesterov": True, "centered": True,
+        "schedule": nbopt.Schedule(2, 0.5), "state_dtype": "float64",
     }.items() if key in parameters}  # fmt: skip
     assert given.keys() == parameters.keys()
     by_name = CLASSES[name](**given)
@@ -116,7 +130,7 @@ def test_values_are_checked(name):
     for key, parameter in inspect.signature(CLASSES[name]).parameters.items():
         if key in ("name", "state_dtype"):
             continue
-        wrong = "yes" if key in ("stochastic_round", "nesterov", "centered") or parameter.default is None else -1.0
+        wrong = "yes" if isinstance(parameter.default, (bool, type(None))) else -1.0
         with pytest.raises(errors.ArgumentError, match=rf"^{key}( must be|: ).*") as assigned:
             setattr(optimizer, key, wrong)
         with pytest.raises(errors.ArgumentError) as constructed:

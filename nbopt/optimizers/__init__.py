@@ -7,41 +7,61 @@ from nbopt.optimizers.adagrad import Adagrad
 from nbopt.optimizers.adam import Adam
 from nbopt.optimizers.adamax import AdaMax
 from nbopt.optimizers.adamw import AdamW
+from nbopt.optimizers.adan import Adan
+from nbopt.optimizers.ademamix import AdEMAMix
+from nbopt.optimizers.adopt import ADOPT
 from nbopt.optimizers.amsgrad import AMSGrad
 from nbopt.optimizers.asgd import ASGD
 from nbopt.optimizers.base import Optimizer
+from nbopt.optimizers.dadaptadam import DAdaptAdam
+from nbopt.optimizers.lamb import LAMB
+from nbopt.optimizers.lars import LARS
 from nbopt.optimizers.lion import Lion
+from nbopt.optimizers.mars import MARS
 from nbopt.optimizers.momentum import GradientDescentMomentum
 from nbopt.optimizers.multi import MultiOptimizer
 from nbopt.optimizers.nadam import NAdam
+from nbopt.optimizers.prodigy import Prodigy
 from nbopt.optimizers.radam import RAdam
 from nbopt.optimizers.rmsprop import RMSProp
 from nbopt.optimizers.rprop import Rprop
 from nbopt.optimizers.shift_adamax import ShiftAdaMax
+from nbopt.optimizers.stableadamw import StableAdamW
 from nbopt.optimizers.states import State
 from nbopt.optimizers.step import Step
+from nbopt.optimizers.tiger import Tiger
 from nbopt.optimizers.yogi import Yogi
 
 __all__ = [
+    "ADOPT",
     "ASGD",
+    "LAMB",
+    "LARS",
+    "MARS",
     "AMSGrad",
+    "AdEMAMix",
     "AdaBelief",
     "AdaMax",
     "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adan",
+    "DAdaptAdam",
     "GradientDescentMomentum",
     "Lion",
     "MultiOptimizer",
     "NAdam",
     "Optimizer",
+    "Prodigy",
     "RAdam",
     "RMSProp",
     "Rprop",
     "ShiftAdaMax",
+    "StableAdamW",
     "State",
     "Step",
+    "Tiger",
     "Yogi",
     "get_param_list",
 ]

@@ -4,38 +4,79 @@
 from typing import Any, Protocol, SupportsFloat
 
 from nbopt.layers import get_param_list as get_param_list
+from nbopt.optimizers.adapted import AdaptedOptimizer as AdaptedOptimizer
 from nbopt.optimizers.base import Optimizer as Optimizer
+from nbopt.optimizers.decay import DecayOptimizer as DecayOptimizer
 from nbopt.optimizers.moments import MomentOptimizer as MomentOptimizer
 from nbopt.optimizers.multi import MultiOptimizer as MultiOptimizer
 from nbopt.optimizers.states import State as State
 from nbopt.optimizers.step import Step as Step
 
 __all__ = [
+    "ADOPT",
     "ASGD",
+    "LAMB",
+    "LARS",
+    "MARS",
     "AMSGrad",
+    "AdEMAMix",
     "AdaBelief",
     "AdaMax",
     "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adan",
+    "DAdaptAdam",
     "GradientDescentMomentum",
     "Lion",
     "MultiOptimizer",
     "NAdam",
     "Optimizer",
+    "Prodigy",
     "RAdam",
     "RMSProp",
     "Rprop",
     "ShiftAdaMax",
+    "StableAdamW",
     "State",
     "Step",
+    "Tiger",
     "Yogi",
     "get_param_list",
 ]
 
 class _Schedule(Protocol):
     def get_learning_rate(self, learning_rate: Any, epoch: Any, /) -> Any: ...
+
+class ADOPT(DecayOptimizer):
+    """Adam that divides each gradient by a mean square of the ones before it, so that it converges for every beta_2."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    wdecay: Any
+    decoupled: Any
+    clip_exponent: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.001,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.9999,
+        epsilon: SupportsFloat = 1e-06,
+        wdecay: SupportsFloat = 0.0,
+        decoupled: bool = True,
+        clip_exponent: SupportsFloat | None = 0.25,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
 
 class ASGD(Optimizer):
     """Stochastic gradient descent that also keeps the average of its parameters, which is the better answer after a long run."""
@@ -60,6 +101,99 @@ class ASGD(Optimizer):
         state_dtype: Any = None,
     ) -> None: ...
 
+class LAMB(DecayOptimizer):
+    """Adam whose step is as long for each parameter as the parameter itself, times the learning rate."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    wdecay: Any
+    decoupled: Any
+    grad_averaging: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.001,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-06,
+        wdecay: SupportsFloat = 0.0,
+        decoupled: bool = True,
+        grad_averaging: bool = True,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class LARS(Optimizer):
+    """Gradient descent with momentum, and a rate for each matrix in proportion to its norm over its gradient's."""
+
+    momentum_coef: Any
+    wdecay: Any
+    dampening: Any
+    trust_coefficient: Any
+    nesterov: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.001,
+        momentum_coef: SupportsFloat = 0.9,
+        wdecay: SupportsFloat = 0.0,
+        dampening: SupportsFloat = 0.0,
+        trust_coefficient: SupportsFloat = 0.001,
+        nesterov: bool = False,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class MARS(Optimizer):
+    """AdamW of gradients that are corrected by their change since the step before, which lessens their noise. Vectors get AdamW itself."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    wdecay: Any
+    gamma: Any
+    optimize_1d: Any
+    rate_1d: Any
+    beta_1_1d: Any
+    beta_2_1d: Any
+    wdecay_1d: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.003,
+        beta_1: SupportsFloat = 0.95,
+        beta_2: SupportsFloat = 0.99,
+        epsilon: SupportsFloat = 1e-08,
+        wdecay: SupportsFloat = 0.0,
+        gamma: SupportsFloat = 0.025,
+        optimize_1d: bool = False,
+        rate_1d: SupportsFloat = 1.0,
+        beta_1_1d: SupportsFloat = 0.9,
+        beta_2_1d: SupportsFloat = 0.95,
+        wdecay_1d: SupportsFloat = 0.1,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
 class AMSGrad(MomentOptimizer):
     """Adam that divides by the largest mean square so far, so that a rare large gradient is not forgotten."""
 
@@ -74,6 +208,39 @@ class AMSGrad(MomentOptimizer):
         beta_1: SupportsFloat = 0.9,
         beta_2: SupportsFloat = 0.999,
         epsilon: SupportsFloat = 1e-08,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class AdEMAMix(DecayOptimizer):
+    """AdamW with a second, very slow mean of gradients beside the first one."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    wdecay: Any
+    decoupled: Any
+    beta_3: Any
+    alpha: Any
+    warmup: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.001,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-08,
+        wdecay: SupportsFloat = 0.0,
+        decoupled: bool = True,
+        beta_3: SupportsFloat = 0.9999,
+        alpha: SupportsFloat = 5.0,
+        warmup: SupportsFloat | None = None,
         gradient_clip_norm: SupportsFloat | None = None,
         gradient_clip_value: SupportsFloat | None = None,
         param_clip_value: SupportsFloat | None = None,
@@ -216,6 +383,68 @@ class AdamW(MomentOptimizer):
         state_dtype: Any = None,
     ) -> None: ...
 
+class Adan(Optimizer):
+    """Adam with Nesterov's momentum, by a running mean of the differences of successive gradients."""
+
+    beta_1: Any
+    beta_2: Any
+    beta_3: Any
+    epsilon: Any
+    wdecay: Any
+    decoupled: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.001,
+        beta_1: SupportsFloat = 0.98,
+        beta_2: SupportsFloat = 0.92,
+        beta_3: SupportsFloat = 0.99,
+        epsilon: SupportsFloat = 1e-08,
+        wdecay: SupportsFloat = 0.0,
+        decoupled: bool = False,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class DAdaptAdam(AdaptedOptimizer):
+    """Adam that finds its learning rate by itself, from a lower bound of the distance to the solution."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    wdecay: Any
+    decoupled: Any
+    bias_correction: Any
+    d0: Any
+    growth_rate: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 1.0,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-08,
+        wdecay: SupportsFloat = 0.0,
+        decoupled: bool = True,
+        bias_correction: bool = False,
+        d0: SupportsFloat = 1e-06,
+        growth_rate: SupportsFloat | None = None,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
 class GradientDescentMomentum(Optimizer):
     """Stochastic gradient descent with momentum, Nesterov's too."""
 
@@ -278,6 +507,45 @@ class NAdam(MomentOptimizer):
         beta_2: SupportsFloat = 0.999,
         epsilon: SupportsFloat = 1e-08,
         momentum_decay: SupportsFloat = 0.004,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class Prodigy(AdaptedOptimizer):
+    """Adam that finds its learning rate by itself, from how far the parameters have come from where they began."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    wdecay: Any
+    decoupled: Any
+    bias_correction: Any
+    d0: Any
+    growth_rate: Any
+    d_coef: Any
+    beta_3: Any
+    safeguard_warmup: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 1.0,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-08,
+        wdecay: SupportsFloat = 0.0,
+        decoupled: bool = True,
+        bias_correction: bool = False,
+        d0: SupportsFloat = 1e-06,
+        growth_rate: SupportsFloat | None = None,
+        d_coef: SupportsFloat = 1.0,
+        beta_3: SupportsFloat | None = None,
+        safeguard_warmup: bool = False,
         gradient_clip_norm: SupportsFloat | None = None,
         gradient_clip_value: SupportsFloat | None = None,
         param_clip_value: SupportsFloat | None = None,
@@ -377,6 +645,56 @@ class ShiftAdaMax(Optimizer):
         schedule: _Schedule | None = None,
         name: str | None = 'ShiftAdaMax',
         *,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class StableAdamW(DecayOptimizer):
+    """AdamW whose steps are shorter for a parameter whose gradients have just become larger than their running mean square says."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    wdecay: Any
+    decoupled: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.001,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.99,
+        epsilon: SupportsFloat = 1e-08,
+        wdecay: SupportsFloat = 0.01,
+        decoupled: bool = True,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class Tiger(DecayOptimizer):
+    """Steps of one size along the sign of a running mean of gradients."""
+
+    beta: Any
+    wdecay: Any
+    decoupled: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.001,
+        beta: SupportsFloat = 0.965,
+        wdecay: SupportsFloat = 0.01,
+        decoupled: bool = True,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 

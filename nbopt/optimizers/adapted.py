@@ -1,0 +1,30 @@
+"""What optimizers share that find their learning rate."""
+
+from nbopt import checks
+from nbopt.optimizers.decay import DecayOptimizer
+from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.moments import MomentOptimizer
+
+
+class AdaptedOptimizer(DecayOptimizer, MomentOptimizer):
+    """Base of optimizers that multiply the learning rate by an estimate ``d`` of how far the parameters have to go.
+
+    ``optimizer.step_states["d"]`` is the estimate. It belongs to all parameters together.
+    """
+
+    learning_rate = hyper(1.0, doc="A factor of the rate that is found. Let it be 1, or a schedule that begins there.")
+    epsilon = hyper(doc="Keeps the division finite. It stands beside the uncorrected root.")
+    bias_correction = hyper(
+        False, checks.boolean, torch="use_bias_correction", doc="Whether steps are corrected for means that began at 0.",
+    )  # fmt: skip
+    d0 = hyper(1e-6, checks.positive, "The first estimate. Too small is safe.")
+    growth_rate = hyper(None, checks.optional(checks.one_or_more), "The largest factor by which the estimate may grow in one step. None: any.")
+
+    def rate(self, step, d):
+        """Return the length of a step."""
+        first, root = self.corrections(step)
+        return d * step.lr * (root / first if self.bias_correction else 1.0)
+
+    def bounded(self, estimate, d):
+        """Return the estimate, which may be ``growth_rate * d`` at most."""
+        return self.be.minimum(estimate, self.growth_rate * d) if self.growth_rate else estimate

@@ -75,7 +75,7 @@ FLOORS = [
     ["nbopt.torch", "nbopt.__main__"],
 ]
 BACKEND_FLOORS = [
-    ["nbopt_backends.meaning.xoroshiro", "nbopt_backends.meaning.rounding", "nbopt_backends.meaning.tree"],
+    ["nbopt_backends.meaning.xoroshiro", "nbopt_backends.meaning.rounding", "nbopt_backends.meaning.tree", "nbopt_backends.meaning.slices"],
     ["nbopt_backends.arrays"],
     ["nbopt_backends.plans.chunks", "nbopt_backends.plans.plan", "nbopt_backends.lowering"],
     ["nbopt_backends.plans.compiled"],

@@ -95,7 +95,7 @@ OTHER = {
     "//": (lambda be, p, g: g // 2, "// does not work"),
     "%": (lambda be, p, g: 2 % g, "% does not work"),
     "len": (lambda be, p, g: len(g), "parameters of all shapes"),
-    "shape": (lambda be, p, g: p.shape, "nbopt.MultiOptimizer"),
+    "shape": (lambda be, p, g: g.shape, "nbopt.MultiOptimizer"),
     "sum of Python": (lambda be, p, g: sum(g), "iterated over"),
     "np.asarray": (lambda be, p, g: np.asarray(g), "be.sqrt, be.where"),
     "unknown": (lambda be, p, g: g.frobnicate, "no attribute 'frobnicate'"),

@@ -193,7 +193,12 @@ class Optimizer(Declared, Described):
         return dict.fromkeys(self.states_in_use(), State())
 
     def declared_states(self, shape=()):
-        """Return the states that the rule takes now, beside a parameter of some shape.
+        """Return the states that the rule takes now.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            The parameter's.
 
         Returns
         -------

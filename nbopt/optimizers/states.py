@@ -33,14 +33,34 @@ class State(NamedTuple):
     dtype: Any = None
 
     def extent(self, ndim=None):
-        """Return what it varies with beside a parameter of so many axes, see `nbopt.language.stages`."""
+        """Return what it varies with, see `nbopt.language.stages`.
+
+        Parameters
+        ----------
+        ndim : int, optional
+            How many axes the parameter has; needed if the state is along some of them.
+
+        Returns
+        -------
+        int
+        """
         if isinstance(self.axes, str):
             return {"all": ELEMENT, "step": STEP}[self.axes]
         found = along(self._axes(ndim))
         return ELEMENT if ndim and found == along(range(ndim)) else found
 
     def shape(self, shape):
-        """Return its shape beside a parameter of some shape."""
+        """Return its shape.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            The parameter's.
+
+        Returns
+        -------
+        tuple of int
+        """
         if self.axes == "all":
             return shape
         kept = self._axes(len(shape))
@@ -77,7 +97,17 @@ class State(NamedTuple):
         return be.empty(self.shape(param.shape), dtype, name).fill(self.beginning(rate))
 
     def beginning(self, rate):
-        """Return the number that it begins with."""
+        """Return the number that it begins with.
+
+        Parameters
+        ----------
+        rate : float or None
+            The learning rate.
+
+        Returns
+        -------
+        float
+        """
         return rate if self.init == "lr" else self.init
 
 

@@ -51,6 +51,7 @@ def _check(condition, allowed, kind=float):
 non_negative = _check(lambda x: 0 <= x < math.inf, "a finite number from 0 on")
 positive = _check(lambda x: 0 < x < math.inf, "a finite number above 0")
 fraction = _check(lambda x: 0 <= x <= 1, "a number from 0 to 1")
+inside = _check(lambda x: 0 < x < 1, "a number between 0 and 1")
 below_one = _check(lambda x: 0 <= x < 1, "a number from 0 to below 1")
 one_or_more = _check(lambda x: 1 <= x < math.inf, "a finite number from 1 on")
 finite = _check(math.isfinite, "a finite number")

@@ -101,12 +101,35 @@ SOURCES = {
         nbopt.DAdaptAdam, {"learning_rate": 0.5, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.1, "bias_correction": True, "d0": 0.01},
         "pytorch_optimizer.DAdaptAdam", {"lr": 0.5, "betas": (0.8, 0.95), "eps": 0.1, "bias_correction": True, "d0": 0.01},
     ),
+    "ScheduleFreeSGD": (nbopt.ScheduleFreeSGD, {}, "schedulefree.SGDScheduleFree", {}),
+    "ScheduleFreeSGD, other numbers": (
+        nbopt.ScheduleFreeSGD,
+        {"learning_rate": 0.1, "momentum_coef": 0.7, "wdecay": 0.1, "warmup": 10, "average_power": 1.5, "weight_lr_power": 1.0},
+        "schedulefree.SGDScheduleFree", {"lr": 0.1, "momentum": 0.7, "warmup_steps": 10, "r": 1.5, "weight_lr_power": 1.0, **DECAY},
+    ),
+    "ScheduleFreeAdamW": (nbopt.ScheduleFreeAdamW, {}, "schedulefree.AdamWScheduleFree", {}),
+    "ScheduleFreeAdamW, other numbers": (
+        nbopt.ScheduleFreeAdamW,
+        {"learning_rate": 0.1, "beta_1": 0.7, "beta_2": 0.95, "epsilon": 0.1, "wdecay": 0.1, "warmup": 10, "average_power": 1.5,
+         "weight_lr_power": 1.0},
+        "schedulefree.AdamWScheduleFree",
+        {"lr": 0.1, "betas": (0.7, 0.95), "eps": 0.1, "warmup_steps": 10, "r": 1.5, "weight_lr_power": 1.0, **DECAY},
+    ),
+    "ScheduleFreeRAdam": (nbopt.ScheduleFreeRAdam, {}, "schedulefree.RAdamScheduleFree", {}),
+    "ScheduleFreeRAdam, other numbers": (
+        nbopt.ScheduleFreeRAdam,
+        {"learning_rate": 0.1, "beta_1": 0.7, "beta_2": 0.95, "epsilon": 0.1, "wdecay": 0.1, "average_power": 1.5, "weight_lr_power": 1.0,
+         "silent_sgd_phase": False},
+        "schedulefree.RAdamScheduleFree",
+        {"lr": 0.1, "betas": (0.7, 0.95), "eps": 0.1, "r": 1.5, "weight_lr_power": 1.0, "silent_sgd_phase": False, **DECAY},
+    ),
 }  # fmt: skip
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5}
 #: Class -> passes over elements, and bytes of an element in float32.
 COSTS = {
     "LAMB": (2, 40), "LARS": (2, 28), "AdEMAMix": (1, 36), "ADOPT": (1, 28), "Adan": (1, 44), "Tiger": (1, 20), "StableAdamW": (2, 36),
     "MARS": (2, 44), "Prodigy": (2, 52), "DAdaptAdam": (1, 36),
+    "ScheduleFreeSGD": (1, 20), "ScheduleFreeAdamW": (1, 28), "ScheduleFreeRAdam": (1, 28),
 }  # fmt: skip
 
 

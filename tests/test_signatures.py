@@ -16,6 +16,7 @@ from nbopt import errors, optimizers
 FIRST = "stochastic_round=False, learning_rate"
 MOMENTS = "beta_1=0.9, beta_2=0.999, epsilon=1e-08"
 DECAY = "wdecay=0.0, decoupled=True"
+AVERAGE = "wdecay=0.0, average_power=0.0, weight_lr_power=2.0"
 CLIPS = "gradient_clip_norm=None, gradient_clip_value=None, param_clip_value=None"
 LAST = f"{CLIPS}, name=None, *, schedule=None, state_dtype=None"
 
@@ -49,6 +50,9 @@ SIGNATURES = {
     "RMSProp": "stochastic_round=False, decay_rate=0.95, learning_rate=0.002, epsilon=1e-06, "
     f"{CLIPS}, name=None, schedule=None, *, centered=False, momentum_coef=0.0, state_dtype=None",
     "Rprop": f"{FIRST}=0.01, eta_minus=0.5, eta_plus=1.2, step_min=1e-06, step_max=50.0, {LAST}",
+    "ScheduleFreeAdamW": f"{FIRST}=0.0025, {MOMENTS}, warmup=None, {AVERAGE}, {LAST}",
+    "ScheduleFreeRAdam": f"{FIRST}=0.0025, {MOMENTS}, silent_sgd_phase=True, {AVERAGE}, {LAST}",
+    "ScheduleFreeSGD": f"{FIRST}=1.0, momentum_coef=0.9, warmup=None, {AVERAGE}, {LAST}",
     "ShiftAdaMax": f"{FIRST}=0.002, {MOMENTS}, schedule=None, name='ShiftAdaMax', *, state_dtype=None",
     "StableAdamW": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.99, epsilon=1e-08, wdecay=0.01, decoupled=True, {LAST}",
     "Tiger": f"{FIRST}=0.001, beta=0.965, wdecay=0.01, decoupled=True, {LAST}",

@@ -206,8 +206,11 @@ SAME_STRUCTURE = {
     "adabelief": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"learning_rate": 0.0, "epsilon_root": 0.0}],
     "rprop": [{"eta_minus": 0.0, "eta_plus": 1.0}, {"learning_rate": 0.0, "step_min": 1.0, "step_max": 1.0}],
     "asgd": [{"lambd": 0.0, "alpha": 0.0, "t0": 0.0}, {"learning_rate": 0.0, "alpha": 1.0, "t0": 1e6}],
-    # Whether a number is 0 may be structure there: each is halved.
-    **{name: [{key: value / 2 for key, value in defaults_of(kind).items() if type(value) is float}] for name, kind in OTHERS.items()},
+    # Whether a number is 0 may be structure there, and whether weight_lr_power is 2: each other one is halved.
+    **{
+        name: [{key: value / 2 for key, value in defaults_of(kind).items() if type(value) is float and key != "weight_lr_power"}]
+        for name, kind in OTHERS.items()
+    },
 }
 
 

@@ -25,6 +25,9 @@ from nbopt.optimizers.prodigy import Prodigy
 from nbopt.optimizers.radam import RAdam
 from nbopt.optimizers.rmsprop import RMSProp
 from nbopt.optimizers.rprop import Rprop
+from nbopt.optimizers.schedulefreeadamw import ScheduleFreeAdamW
+from nbopt.optimizers.schedulefreeradam import ScheduleFreeRAdam
+from nbopt.optimizers.schedulefreesgd import ScheduleFreeSGD
 from nbopt.optimizers.shift_adamax import ShiftAdaMax
 from nbopt.optimizers.stableadamw import StableAdamW
 from nbopt.optimizers.states import State
@@ -57,6 +60,9 @@ __all__ = [
     "RAdam",
     "RMSProp",
     "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeRAdam",
+    "ScheduleFreeSGD",
     "ShiftAdaMax",
     "StableAdamW",
     "State",

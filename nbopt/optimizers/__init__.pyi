@@ -9,6 +9,7 @@ from nbopt.optimizers.base import Optimizer as Optimizer
 from nbopt.optimizers.decay import DecayOptimizer as DecayOptimizer
 from nbopt.optimizers.moments import MomentOptimizer as MomentOptimizer
 from nbopt.optimizers.multi import MultiOptimizer as MultiOptimizer
+from nbopt.optimizers.schedulefree import ScheduleFreeOptimizer as ScheduleFreeOptimizer
 from nbopt.optimizers.states import State as State
 from nbopt.optimizers.step import Step as Step
 
@@ -37,6 +38,9 @@ __all__ = [
     "RAdam",
     "RMSProp",
     "Rprop",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeRAdam",
+    "ScheduleFreeSGD",
     "ShiftAdaMax",
     "StableAdamW",
     "State",
@@ -619,6 +623,95 @@ class Rprop(Optimizer):
         eta_plus: SupportsFloat = 1.2,
         step_min: SupportsFloat = 1e-06,
         step_max: SupportsFloat = 50.0,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class ScheduleFreeAdamW(ScheduleFreeOptimizer):
+    """AdamW that averages parameters in place of a schedule and of a mean of gradients."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    warmup: Any
+    wdecay: Any
+    average_power: Any
+    weight_lr_power: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.0025,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-08,
+        warmup: SupportsFloat | None = None,
+        wdecay: SupportsFloat = 0.0,
+        average_power: SupportsFloat = 0.0,
+        weight_lr_power: SupportsFloat = 2.0,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class ScheduleFreeRAdam(ScheduleFreeOptimizer):
+    """`ScheduleFreeAdamW` whose learning rate is rectified as in `RAdam`, so that it needs no warmup."""
+
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    silent_sgd_phase: Any
+    wdecay: Any
+    average_power: Any
+    weight_lr_power: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.0025,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        epsilon: SupportsFloat = 1e-08,
+        silent_sgd_phase: bool = True,
+        wdecay: SupportsFloat = 0.0,
+        average_power: SupportsFloat = 0.0,
+        weight_lr_power: SupportsFloat = 2.0,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class ScheduleFreeSGD(ScheduleFreeOptimizer):
+    """Gradient descent that averages parameters in place of a schedule and of momentum."""
+
+    momentum_coef: Any
+    warmup: Any
+    wdecay: Any
+    average_power: Any
+    weight_lr_power: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 1.0,
+        momentum_coef: SupportsFloat = 0.9,
+        warmup: SupportsFloat | None = None,
+        wdecay: SupportsFloat = 0.0,
+        average_power: SupportsFloat = 0.0,
+        weight_lr_power: SupportsFloat = 2.0,
         gradient_clip_norm: SupportsFloat | None = None,
         gradient_clip_value: SupportsFloat | None = None,
         param_clip_value: SupportsFloat | None = None,

@@ -102,6 +102,8 @@ class Optimizer(Declared, Described):
         (a global, a clock) says ``pure = False``: then the rule is run at every step, with plain numbers.
     checks : dict
         Hyper-parameter -> one of the functions in `nbopt.checks`.
+    aside : dict of str to str
+        States that there are only as long as something else stands in place of the parameter -> what to do before a step.
     """
 
     state_names: tuple[str, ...] = ()
@@ -109,6 +111,7 @@ class Optimizer(Declared, Described):
     skip_nonfinite: Any = False
     t = 0
     pure = True
+    aside: dict[str, str] = {}
     #: Whether each parameter has its own count of steps: `nbopt.torch` says so.
     counts_each = False
 
@@ -223,9 +226,10 @@ class Optimizer(Declared, Described):
         -------
         dict of str to State
         """
+        aside = dict.fromkeys(self.aside, State())
         if type(self).states is Optimizer.states:
-            return dict.fromkeys(self.state_names, State())
-        return {name: state for name, state in self.states(shape).items() if state.axes != "step"}
+            return {**dict.fromkeys(self.state_names, State()), **aside}
+        return {**{name: state for name, state in self.states(shape).items() if state.axes != "step"}, **aside}
 
     @property
     def step_states(self):

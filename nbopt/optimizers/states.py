@@ -163,6 +163,10 @@ def _states_of(optimizer, rate, be, param, states, declared, made):
         if new:
             made.append((states, new))
         return new
+    for state in states[len(own) :]:
+        reason = optimizer.aside.get(str(getattr(state, "name", None)).removeprefix(f"{optimizer.classnm}."))
+        if reason:
+            raise StateError(reason)
     for state, name in zip(states, own):
         found = getattr(state, "name", None)
         if found is not None and "." in found and found != name:

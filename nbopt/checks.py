@@ -49,6 +49,7 @@ def _check(condition, allowed, kind=float):
 
 
 non_negative = _check(lambda x: 0 <= x < math.inf, "a finite number from 0 on")
+non_positive = _check(lambda x: -math.inf < x <= 0, "a finite number up to 0")
 positive = _check(lambda x: 0 < x < math.inf, "a finite number above 0")
 fraction = _check(lambda x: 0 <= x <= 1, "a number from 0 to 1")
 inside = _check(lambda x: 0 < x < 1, "a number between 0 and 1")

@@ -123,6 +123,26 @@ SOURCES = {
         "schedulefree.RAdamScheduleFree",
         {"lr": 0.1, "betas": (0.7, 0.95), "eps": 0.1, "r": 1.5, "weight_lr_power": 1.0, "silent_sgd_phase": False, **DECAY},
     ),
+    "Adafactor": (nbopt.Adafactor, {}, "torch.optim.Adafactor", {"eps": (2.0**-23, 1e-3)}),
+    "Adafactor, other numbers": (
+        nbopt.Adafactor,
+        {"learning_rate": 0.3, "beta_2_decay": -0.5, "epsilon_1": 0.9, "epsilon_2": 1.5, "clip_threshold": 1.2, "wdecay": 0.1},
+        "torch.optim.Adafactor", {"lr": 0.3, "beta2_decay": -0.5, "eps": (0.9, 1.5), "d": 1.2, **DECAY},
+    ),
+    "CAME": (nbopt.CAME, {}, "pytorch_optimizer.CAME", {}),
+    "CAME, coupled": (nbopt.CAME, {"wdecay": 0.1, "decoupled": False}, "pytorch_optimizer.CAME", COUPLED),
+    "CAME, other numbers": (
+        nbopt.CAME,
+        {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "beta_3": 0.9, "epsilon_1": 0.1, "epsilon_2": 0.01, "clip_threshold": 0.8,
+         "wdecay": 0.1},
+        "pytorch_optimizer.CAME",
+        {"lr": 0.02, "betas": (0.8, 0.95, 0.9), "eps1": 0.1, "eps2": 0.01, "clip_threshold": 0.8, **DECAY},
+    ),
+    "SM3": (nbopt.SM3, {}, "pytorch_optimizer.SM3", {}),
+    "SM3, other numbers": (
+        nbopt.SM3, {"learning_rate": 0.02, "momentum_coef": 0.8, "beta": 0.9, "epsilon": 0.1},
+        "pytorch_optimizer.SM3", {"lr": 0.02, "momentum": 0.8, "beta": 0.9, "eps": 0.1},
+    ),
 }  # fmt: skip
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5}
 #: Class -> passes over elements, and bytes of an element in float32.
@@ -130,17 +150,18 @@ COSTS = {
     "LAMB": (2, 40), "LARS": (2, 28), "AdEMAMix": (1, 36), "ADOPT": (1, 28), "Adan": (1, 44), "Tiger": (1, 20), "StableAdamW": (2, 36),
     "MARS": (2, 44), "Prodigy": (2, 52), "DAdaptAdam": (1, 36),
     "ScheduleFreeSGD": (1, 20), "ScheduleFreeAdamW": (1, 28), "ScheduleFreeRAdam": (1, 28),
+    "Adafactor": (3, 24), "CAME": (4, 32), "SM3": (1, 12),
 }  # fmt: skip
 
 
-def drawn(dtype, steps=STEPS, shapes=SHAPES):
-    """Return parameters, and gradients of each step. The last parameter has none in the first steps."""
+def drawn(dtype, steps=STEPS, shapes=SHAPES, late=True):
+    """Return parameters, and gradients of each step. The last parameter has none in the first steps if it is late."""
     rng = np.random.default_rng(19)
     params = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
     zero = [rng.random(shape) < 0.1 for shape in shapes]
     grads = [[np.where(where, 0, rng.standard_normal(where.shape)).astype(dtype) for where in zero] for _ in range(steps)]
     grads[steps // 2] = [np.zeros_like(grad) for grad in grads[0]]
-    for row in grads[: steps // 3]:
+    for row in grads[: late * steps // 3]:
         row[-1] = None
     return params, grads
 
@@ -179,7 +200,8 @@ def theirs(place, options, params, grads):
 def test_source(label, dtype):
     """30 steps end where the source's do."""
     kind, options, place, their_options = SOURCES[label]
-    params, grads = drawn(dtype)
+    # PyTorch's own count the steps of each parameter; in nbopt that is for nbopt.torch to do.
+    params, grads = drawn(dtype, late=not place.startswith("torch."))
     wanted = theirs(place, their_options, params, grads)
     with nbopt.use_backend("reference"):
         found = ours(kind(**options), params, grads).params

@@ -27,12 +27,14 @@ SIGNATURES = {
     "ASGD": f"{FIRST}=0.01, lambd=0.0001, alpha=0.75, t0=1000000.0, {LAST}",
     "AdaBelief": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-16, epsilon_root=1e-16, {LAST}",
     "AdaMax": f"{FIRST}=0.002, {MOMENTS}, {LAST}",
+    "Adafactor": f"{FIRST}=0.01, beta_2_decay=-0.8, epsilon_1={2.0**-23}, epsilon_2=0.001, clip_threshold=1.0, wdecay=0.0, {LAST}",
     "Adadelta": "stochastic_round=False, decay=0.95, epsilon=1e-06, param_clip_value=None, name=None, *, gradient_clip_value=None, state_dtype=None",
     "AdEMAMix": f"{FIRST}=0.001, {MOMENTS}, {DECAY}, beta_3=0.9999, alpha=5.0, warmup=None, {LAST}",
     "Adagrad": f"{FIRST}=0.01, epsilon=1e-06, {LAST}",
     "Adam": f"{FIRST}=0.001, {MOMENTS}, {CLIPS}, name='adam', *, schedule=None, state_dtype=None",
     "AdamW": f"{FIRST}=0.001, {MOMENTS}, wdecay=0.01, {LAST}",
     "Adan": f"{FIRST}=0.001, beta_1=0.98, beta_2=0.92, beta_3=0.99, epsilon=1e-08, wdecay=0.0, decoupled=False, {LAST}",
+    "CAME": f"{FIRST}=0.0002, beta_1=0.9, beta_2=0.999, beta_3=0.9999, epsilon_1=1e-30, epsilon_2=1e-16, clip_threshold=1.0, {DECAY}, {LAST}",
     "DAdaptAdam": f"{FIRST}=1.0, {MOMENTS}, {DECAY}, bias_correction=False, d0=1e-06, growth_rate=None, {LAST}",
     "GradientDescentMomentum": "learning_rate, momentum_coef, stochastic_round=False, wdecay=0.0, "
     f"{CLIPS}, name=None, schedule=None, nesterov=False, *, state_dtype=None",
@@ -50,6 +52,7 @@ SIGNATURES = {
     "RMSProp": "stochastic_round=False, decay_rate=0.95, learning_rate=0.002, epsilon=1e-06, "
     f"{CLIPS}, name=None, schedule=None, *, centered=False, momentum_coef=0.0, state_dtype=None",
     "Rprop": f"{FIRST}=0.01, eta_minus=0.5, eta_plus=1.2, step_min=1e-06, step_max=50.0, {LAST}",
+    "SM3": f"{FIRST}=0.1, momentum_coef=0.0, beta=0.0, epsilon=1e-30, {LAST}",
     "ScheduleFreeAdamW": f"{FIRST}=0.0025, {MOMENTS}, warmup=None, {AVERAGE}, {LAST}",
     "ScheduleFreeRAdam": f"{FIRST}=0.0025, {MOMENTS}, silent_sgd_phase=True, {AVERAGE}, {LAST}",
     "ScheduleFreeSGD": f"{FIRST}=1.0, momentum_coef=0.9, warmup=None, {AVERAGE}, {LAST}",
@@ -81,6 +84,7 @@ def test_arguments_become_attributes(name):
     parameters = inspect.signature(CLASSES[name]).parameters
     given = {key: 0.25 for key, parameter in parameters.items() if isinstance(parameter.default, float)}
     given |= {key: not parameter.default for key, parameter in parameters.items() if isinstance(parameter.default, bool)}
+    given |= {"beta_2_decay": -0.5, "clip_threshold": 2.0} if name == "Adafactor" else {}
     given |= {"eta_plus": 2.0} if name == "Rprop" else {}
     given |= {"learning_rate": 0.5, "momentum_coef": 0.75} if name == "GradientDescentMomentum" else {}
     given |= {key: value for key, value in {
@@ -134,7 +138,7 @@ def test_values_are_checked(name):
     for key, parameter in inspect.signature(CLASSES[name]).parameters.items():
         if key in ("name", "state_dtype"):
             continue
-        wrong = "yes" if isinstance(parameter.default, (bool, type(None))) else -1.0
+        wrong = 1.0 if key == "beta_2_decay" else "yes" if isinstance(parameter.default, (bool, type(None))) else -1.0
         with pytest.raises(errors.ArgumentError, match=rf"^{key}( must be|: ).*") as assigned:
             setattr(optimizer, key, wrong)
         with pytest.raises(errors.ArgumentError) as constructed:

@@ -183,6 +183,8 @@ def defaults_of(kind):
     return {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
 
 
+#: Hyper-parameters of which half the default is structure, or not allowed.
+KEPT = {"weight_lr_power", "clip_threshold"}
 # Values of one optimizer that give the same structure: odd ones among them, which a simplifier would take away.
 SAME_STRUCTURE = {
     "momentum": [{"learning_rate": 0.0, "momentum_coef": 1.0, "wdecay": 0.0}, {"learning_rate": 1.0, "momentum_coef": 0.9, "wdecay": 1.0}],
@@ -206,9 +208,9 @@ SAME_STRUCTURE = {
     "adabelief": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"learning_rate": 0.0, "epsilon_root": 0.0}],
     "rprop": [{"eta_minus": 0.0, "eta_plus": 1.0}, {"learning_rate": 0.0, "step_min": 1.0, "step_max": 1.0}],
     "asgd": [{"lambd": 0.0, "alpha": 0.0, "t0": 0.0}, {"learning_rate": 0.0, "alpha": 1.0, "t0": 1e6}],
-    # Whether a number is 0 may be structure there, and whether weight_lr_power is 2: each other one is halved.
+    # Whether a number is 0 may be structure there: each is halved.
     **{
-        name: [{key: value / 2 for key, value in defaults_of(kind).items() if type(value) is float and key != "weight_lr_power"}]
+        name: [{key: value / 2 for key, value in defaults_of(kind).items() if type(value) is float and key not in KEPT}]
         for name, kind in OTHERS.items()
     },
 }

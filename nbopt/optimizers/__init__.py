@@ -3,6 +3,7 @@
 from nbopt.layers import get_param_list
 from nbopt.optimizers.adabelief import AdaBelief
 from nbopt.optimizers.adadelta import Adadelta
+from nbopt.optimizers.adafactor import Adafactor
 from nbopt.optimizers.adagrad import Adagrad
 from nbopt.optimizers.adam import Adam
 from nbopt.optimizers.adamax import AdaMax
@@ -13,6 +14,7 @@ from nbopt.optimizers.adopt import ADOPT
 from nbopt.optimizers.amsgrad import AMSGrad
 from nbopt.optimizers.asgd import ASGD
 from nbopt.optimizers.base import Optimizer
+from nbopt.optimizers.came import CAME
 from nbopt.optimizers.dadaptadam import DAdaptAdam
 from nbopt.optimizers.lamb import LAMB
 from nbopt.optimizers.lars import LARS
@@ -29,6 +31,7 @@ from nbopt.optimizers.schedulefreeadamw import ScheduleFreeAdamW
 from nbopt.optimizers.schedulefreeradam import ScheduleFreeRAdam
 from nbopt.optimizers.schedulefreesgd import ScheduleFreeSGD
 from nbopt.optimizers.shift_adamax import ShiftAdaMax
+from nbopt.optimizers.sm3 import SM3
 from nbopt.optimizers.stableadamw import StableAdamW
 from nbopt.optimizers.states import State
 from nbopt.optimizers.step import Step
@@ -38,14 +41,17 @@ from nbopt.optimizers.yogi import Yogi
 __all__ = [
     "ADOPT",
     "ASGD",
+    "CAME",
     "LAMB",
     "LARS",
     "MARS",
+    "SM3",
     "AMSGrad",
     "AdEMAMix",
     "AdaBelief",
     "AdaMax",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",

@@ -16,14 +16,17 @@ from nbopt.optimizers.step import Step as Step
 __all__ = [
     "ADOPT",
     "ASGD",
+    "CAME",
     "LAMB",
     "LARS",
     "MARS",
+    "SM3",
     "AMSGrad",
     "AdEMAMix",
     "AdaBelief",
     "AdaMax",
     "Adadelta",
+    "Adafactor",
     "Adagrad",
     "Adam",
     "AdamW",
@@ -96,6 +99,39 @@ class ASGD(Optimizer):
         lambd: SupportsFloat = 0.0001,
         alpha: SupportsFloat = 0.75,
         t0: SupportsFloat = 1000000.0,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class CAME(DecayOptimizer):
+    """Adafactor with a mean of its steps, which is trusted less where steps have differed from it."""
+
+    beta_1: Any
+    beta_2: Any
+    beta_3: Any
+    epsilon_1: Any
+    epsilon_2: Any
+    clip_threshold: Any
+    wdecay: Any
+    decoupled: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.0002,
+        beta_1: SupportsFloat = 0.9,
+        beta_2: SupportsFloat = 0.999,
+        beta_3: SupportsFloat = 0.9999,
+        epsilon_1: SupportsFloat = 1e-30,
+        epsilon_2: SupportsFloat = 1e-16,
+        clip_threshold: SupportsFloat = 1.0,
+        wdecay: SupportsFloat = 0.0,
+        decoupled: bool = True,
         gradient_clip_norm: SupportsFloat | None = None,
         gradient_clip_value: SupportsFloat | None = None,
         param_clip_value: SupportsFloat | None = None,
@@ -189,6 +225,29 @@ class MARS(Optimizer):
         beta_1_1d: SupportsFloat = 0.9,
         beta_2_1d: SupportsFloat = 0.95,
         wdecay_1d: SupportsFloat = 0.1,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class SM3(Optimizer):
+    """Adagrad whose sums of squares are kept for each row, each column and so on alone, as the largest of their elements."""
+
+    momentum_coef: Any
+    beta: Any
+    epsilon: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.1,
+        momentum_coef: SupportsFloat = 0.0,
+        beta: SupportsFloat = 0.0,
+        epsilon: SupportsFloat = 1e-30,
         gradient_clip_norm: SupportsFloat | None = None,
         gradient_clip_value: SupportsFloat | None = None,
         param_clip_value: SupportsFloat | None = None,
@@ -317,6 +376,33 @@ class Adadelta(Optimizer):
         name: str | None = None,
         *,
         gradient_clip_value: SupportsFloat | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class Adafactor(Optimizer):
+    """Steps along the gradient over the root of a mean square that is kept for rows and columns alone, so that states take hardly any memory."""
+
+    beta_2_decay: Any
+    epsilon_1: Any
+    epsilon_2: Any
+    clip_threshold: Any
+    wdecay: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.01,
+        beta_2_decay: SupportsFloat = -0.8,
+        epsilon_1: SupportsFloat = 1.1920928955078125e-07,
+        epsilon_2: SupportsFloat = 0.001,
+        clip_threshold: SupportsFloat = 1.0,
+        wdecay: SupportsFloat = 0.0,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 

@@ -1,0 +1,60 @@
+"""Adafactor."""
+
+from nbopt import checks
+from nbopt.optimizers.base import Optimizer, decayed
+from nbopt.optimizers.factored import factored, relative
+from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.states import State
+
+
+class Adafactor(Optimizer):
+    """Steps along the gradient over the root of a mean square that is kept for rows and columns alone, so that states take hardly any memory.
+
+    In call ``t``, counted from 1, with ``g`` the gradient after its clips, ``b = t^beta_2_decay`` and ``e1, e2`` the epsilons, for two axes or more::
+
+        r = r + b * (mean of g^2 in each row - r)
+        c = c + b * (mean of g^2 in each column - c)
+        v = r * c / max(mean of r, e1)
+        u = g / sqrt(max(v, e1^2))
+        a = max(e2, rms(p)) * min(lr, 1 / sqrt(t))
+        p = p - (a * u / max(1, rms(u) / clip_threshold) + lr * wdecay * p)
+
+    ``rms`` is the root of the mean square of one parameter. With fewer axes ``v = v + b * (g^2 - v)``.
+
+    References
+    ----------
+    N. Shazeer, M. Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", arXiv:1804.04235, 2018; formula and defaults of
+    PyTorch's Adafactor, whose first epsilon is by default that of the parameter's dtype. Here it is float32's.
+    """
+
+    state_names = ("row", "column", "mean_square")
+
+    learning_rate = hyper(0.01, doc="A step's length over the parameter's root mean square, at most.")
+    beta_2_decay = hyper(-0.8, checks.non_positive, "How fast means become slow. -1 is a plain mean of all.", torch="beta2_decay")
+    epsilon_1 = hyper(2.0**-23, checks.non_negative, "The least root mean square, in the gradient's unit.", torch="eps")
+    epsilon_2 = hyper(1e-3, checks.non_negative, "The least root mean square of a parameter.", torch="eps")
+    clip_threshold = hyper(1.0, checks.one_or_more, "The largest root mean square of a step, over the rate.", torch="d")
+    wdecay = hyper(0.0, checks.non_negative, "Weight decay, as in `AdamW`.", torch="weight_decay")
+
+    def states(self, shape):
+        """Declare the states: one number for each row and each column, or for each element of a vector."""
+        if len(shape) < 2:
+            return {"mean_square": State()}
+        return dict(zip(self.state_names, factored(shape)))
+
+    def rule(self, step, param, grad, *states):
+        """One step; see the class."""
+        be, square, size = self.be, self.be.square(grad), self.be.sqrt(param.size)
+        share = step.t**self.beta_2_decay
+        rate = be.maximum(be.norm(param) / size, self.epsilon_2) * be.minimum(step.lr, 1.0 / be.sqrt(step.t))
+        if param.ndim > 1:
+            row, column = states
+            row[:] = row + share * (be.mean(square, axis=-1) - row)
+            column[:] = column + share * (be.mean(square, axis=-2) - column)
+            mean_square = relative(be, row, self.epsilon_1) * column
+        else:
+            (mean_square,) = states
+            mean_square[:] = mean_square + share * (square - mean_square)
+        update = grad / be.sqrt(be.maximum(mean_square, be.square(self.epsilon_1)))
+        excess = be.maximum(be.norm(update) / (size * self.clip_threshold), 1.0)
+        param[:] = decayed(param, rate / excess * update, step.lr * self.wdecay)

@@ -1,0 +1,37 @@
+"""Mean squares that are kept for rows and columns alone."""
+
+from nbopt.optimizers.states import State
+
+
+def factored(shape):
+    """Return the states that stand for a mean square of each element.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        With two axes or more.
+
+    Returns
+    -------
+    (State, State)
+        One number for each row of each matrix, and one for each column. The last two axes are a matrix's.
+    """
+    *others, row, column = range(len(shape))
+    return State(axes=(*others, row)), State(axes=(*others, column))
+
+
+def relative(be, row, least=0.0):
+    """Return the means of rows over their own mean, at least some number: times those of columns they are about the means of elements.
+
+    Parameters
+    ----------
+    be : Backend
+    row : Value
+    least : float
+
+    Returns
+    -------
+    Value
+    """
+    mean = be.mean(row, axis=-2)
+    return row / (be.maximum(mean, least) if least else mean)

@@ -22,9 +22,7 @@ LANES = 256
 WALK_FIELDS = 7
 _SHARED = 16 * 1024  # bytes of shared memory that leave room for other blocks
 
-_KERNEL = '''{header}
-{head}
-@inline
+_FIRST = '''@inline
 def first_of(run, n, lengths, steps):
     """Return where a run of rows begins in a slot, given the addresses of the lengths of the n groups around it, and of the slot's steps."""
     place = int64(0)
@@ -36,10 +34,12 @@ def first_of(run, n, lengths, steps):
         group -= 1
     return place
 
+'''
 
+_KERNEL = """{header}
+{head}
 def update(table, chunks, n_chunks, numbers, stride, random, views, taken, sums):
-{before}
-    c = int64(cuda.blockIdx.x)
+{before}    c = int64(cuda.blockIdx.x)
     while c < n_chunks:
 {chunk}
         start = int64(0)
@@ -51,12 +51,10 @@ def update(table, chunks, n_chunks, numbers, stride, random, views, taken, sums)
                 while r < stop:
 {element}
                     r += 1
-{after}
-                lane += cuda.blockDim.x
-{fold}
-            start += {at_once}
+{after}                lane += cuda.blockDim.x
+{fold}            start += {at_once}
         c += cuda.gridDim.x
-'''
+"""
 
 _CHUNK = f"""number = load_int64(chunks, {CHUNK_FIELDS} * c, -1)
 row = table + number * {{row_bytes}}
@@ -89,7 +87,8 @@ _FOLD = """            cuda.syncthreads()
                     line = (run * last + begin + start + r) * tiles + tile
 {results}
                 i += cuda.blockDim.x
-            cuda.syncthreads()"""
+            cuda.syncthreads()
+"""
 
 
 def slices_text(stage, extents, kinds, dialect, dtypes, arithmetic, strided=False, kept=None, shared=True):
@@ -145,12 +144,12 @@ class _Text:
         before += [f"b{number} = cuda.shared.array({self.at_once * LANES}, {self.arithmetic})" for number, _ in self.across]
         return _KERNEL.format(
             header=pieces.dialect.header,
-            head="\n".join(pieces.head()),
-            before=indented(before, 1),
+            head="\n".join([*pieces.head(), *([_FIRST] if self.coarse else [])]),
+            before=_block(before, 1),
             chunk=indented(self._chunk(), 2),
             unit=indented(self._unit(), 4),
             element=indented(self._element(), 5),
-            after=indented(self._after(), 4),
+            after=_block(self._after(), 4),
             fold=self._fold(),
             rows=ROWS,
             lanes=LANES,
@@ -248,6 +247,11 @@ class _Text:
 
     def _nothing(self, number):
         return f"{self.arithmetic}({OPS[self.pieces.stage.reductions[number][0]][1]})"
+
+
+def _block(lines, depth):
+    """Return what `indented` does, with its last newline if there are lines."""
+    return indented(lines, depth) + "\n" * bool(lines)
 
 
 def _random(index, word):

@@ -71,7 +71,7 @@ def test_order():
 
     clips = "gradient_clip_norm=None, gradient_clip_value=None, param_clip_value=None"
     first = "stochastic_round=False, learning_rate=None, decay=0.5"
-    assert str(inspect.signature(Usual)) == f"({first}, {clips}, name=None, *, schedule=None, state_dtype=None)"
+    assert str(inspect.signature(Usual)) == f"({first}, {clips}, name=None, *, schedule=None, ema_decay=None, state_dtype=None)"
 
 
 def test_attributes():

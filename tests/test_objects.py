@@ -110,6 +110,7 @@ def test_a_description_has_all_arguments_but_names_that_nobody_chose():
             "schedule": {"type": "nbopt.StepSchedule", "config": {"step_config": [1], "change": [0.25]}},
             "centered": False,
             "momentum_coef": 0.0,
+            "ema_decay": None,
             "state_dtype": None,
         },
     }

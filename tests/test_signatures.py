@@ -18,7 +18,7 @@ MOMENTS = "beta_1=0.9, beta_2=0.999, epsilon=1e-08"
 DECAY = "wdecay=0.0, decoupled=True"
 AVERAGE = "wdecay=0.0, average_power=0.0, weight_lr_power=2.0"
 CLIPS = "gradient_clip_norm=None, gradient_clip_value=None, param_clip_value=None"
-LAST = f"{CLIPS}, name=None, *, schedule=None, state_dtype=None"
+LAST = f"{CLIPS}, name=None, *, schedule=None, ema_decay=None, state_dtype=None"
 
 #: Every class with its arguments. Programs pass them by position, so they stay as they are.
 SIGNATURES = {
@@ -28,16 +28,17 @@ SIGNATURES = {
     "AdaBelief": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-16, epsilon_root=1e-16, {LAST}",
     "AdaMax": f"{FIRST}=0.002, {MOMENTS}, {LAST}",
     "Adafactor": f"{FIRST}=0.01, beta_2_decay=-0.8, epsilon_1={2.0**-23}, epsilon_2=0.001, clip_threshold=1.0, wdecay=0.0, {LAST}",
-    "Adadelta": "stochastic_round=False, decay=0.95, epsilon=1e-06, param_clip_value=None, name=None, *, gradient_clip_value=None, state_dtype=None",
+    "Adadelta": "stochastic_round=False, decay=0.95, epsilon=1e-06, param_clip_value=None, name=None, *, "
+    "gradient_clip_value=None, ema_decay=None, state_dtype=None",
     "AdEMAMix": f"{FIRST}=0.001, {MOMENTS}, {DECAY}, beta_3=0.9999, alpha=5.0, warmup=None, {LAST}",
     "Adagrad": f"{FIRST}=0.01, epsilon=1e-06, {LAST}",
-    "Adam": f"{FIRST}=0.001, {MOMENTS}, {CLIPS}, name='adam', *, schedule=None, state_dtype=None",
+    "Adam": f"{FIRST}=0.001, {MOMENTS}, {CLIPS}, name='adam', *, schedule=None, ema_decay=None, state_dtype=None",
     "AdamW": f"{FIRST}=0.001, {MOMENTS}, wdecay=0.01, {LAST}",
     "Adan": f"{FIRST}=0.001, beta_1=0.98, beta_2=0.92, beta_3=0.99, epsilon=1e-08, wdecay=0.0, decoupled=False, {LAST}",
     "CAME": f"{FIRST}=0.0002, beta_1=0.9, beta_2=0.999, beta_3=0.9999, epsilon_1=1e-30, epsilon_2=1e-16, clip_threshold=1.0, {DECAY}, {LAST}",
     "DAdaptAdam": f"{FIRST}=1.0, {MOMENTS}, {DECAY}, bias_correction=False, d0=1e-06, growth_rate=None, {LAST}",
     "GradientDescentMomentum": "learning_rate, momentum_coef, stochastic_round=False, wdecay=0.0, "
-    f"{CLIPS}, name=None, schedule=None, nesterov=False, *, state_dtype=None",
+    f"{CLIPS}, name=None, schedule=None, nesterov=False, *, ema_decay=None, state_dtype=None",
     "LAMB": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-06, {DECAY}, grad_averaging=True, {LAST}",
     "LARS": f"{FIRST}=0.001, momentum_coef=0.9, wdecay=0.0, dampening=0.0, trust_coefficient=0.001, nesterov=False, {LAST}",
     "Lion": f"{FIRST}=0.0001, beta_1=0.9, beta_2=0.99, wdecay=0.001, {LAST}",
@@ -50,13 +51,13 @@ SIGNATURES = {
     f"safeguard_warmup=False, {LAST}",
     "RAdam": f"{FIRST}=0.001, {MOMENTS}, {LAST}",
     "RMSProp": "stochastic_round=False, decay_rate=0.95, learning_rate=0.002, epsilon=1e-06, "
-    f"{CLIPS}, name=None, schedule=None, *, centered=False, momentum_coef=0.0, state_dtype=None",
+    f"{CLIPS}, name=None, schedule=None, *, centered=False, momentum_coef=0.0, ema_decay=None, state_dtype=None",
     "Rprop": f"{FIRST}=0.01, eta_minus=0.5, eta_plus=1.2, step_min=1e-06, step_max=50.0, {LAST}",
     "SM3": f"{FIRST}=0.1, momentum_coef=0.0, beta=0.0, epsilon=1e-30, {LAST}",
     "ScheduleFreeAdamW": f"{FIRST}=0.0025, {MOMENTS}, warmup=None, {AVERAGE}, {LAST}",
     "ScheduleFreeRAdam": f"{FIRST}=0.0025, {MOMENTS}, silent_sgd_phase=True, {AVERAGE}, {LAST}",
     "ScheduleFreeSGD": f"{FIRST}=1.0, momentum_coef=0.9, warmup=None, {AVERAGE}, {LAST}",
-    "ShiftAdaMax": f"{FIRST}=0.002, {MOMENTS}, schedule=None, name='ShiftAdaMax', *, state_dtype=None",
+    "ShiftAdaMax": f"{FIRST}=0.002, {MOMENTS}, schedule=None, name='ShiftAdaMax', *, ema_decay=None, state_dtype=None",
     "StableAdamW": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.99, epsilon=1e-08, wdecay=0.01, decoupled=True, {LAST}",
     "Tiger": f"{FIRST}=0.001, beta=0.965, wdecay=0.01, decoupled=True, {LAST}",
     "Yogi": f"{FIRST}=0.01, beta_1=0.9, beta_2=0.999, epsilon=0.001, initial_accumulator_value=1e-06, {LAST}",
@@ -88,7 +89,7 @@ def test_arguments_become_attributes(name):
     given |= {"eta_plus": 2.0} if name == "Rprop" else {}
     given |= {"learning_rate": 0.5, "momentum_coef": 0.75} if name == "GradientDescentMomentum" else {}
     given |= {key: value for key, value in {
-        "name": "n", "warmup": 20.0, "growth_rate": 1.5, "beta_3": 0.5,
+        "name": "n", "warmup": 20.0, "ema_decay": 0.75, "growth_rate": 1.5, "beta_3": 0.5,
         "gradient_clip_norm": 2.0, "gradient_clip_value": 3.0, "param_clip_value": 4.0,
         "schedule": nbopt.Schedule(2, 0.5), "state_dtype": "float64",
     }.items() if key in parameters}  # fmt: skip

@@ -82,6 +82,7 @@ class ADOPT(DecayOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -105,6 +106,7 @@ class ASGD(Optimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -138,6 +140,7 @@ class CAME(DecayOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -167,6 +170,7 @@ class LAMB(DecayOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -194,6 +198,7 @@ class LARS(Optimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -231,6 +236,7 @@ class MARS(Optimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -254,6 +260,7 @@ class SM3(Optimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -277,6 +284,7 @@ class AMSGrad(MomentOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -310,6 +318,7 @@ class AdEMAMix(DecayOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -335,6 +344,7 @@ class AdaBelief(MomentOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -358,6 +368,7 @@ class AdaMax(MomentOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -376,6 +387,7 @@ class Adadelta(Optimizer):
         name: str | None = None,
         *,
         gradient_clip_value: SupportsFloat | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -403,6 +415,7 @@ class Adafactor(Optimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -422,6 +435,7 @@ class Adagrad(Optimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -445,6 +459,7 @@ class Adam(Optimizer):
         name: str | None = 'adam',
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -470,6 +485,7 @@ class AdamW(MomentOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -499,6 +515,7 @@ class Adan(Optimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -532,6 +549,7 @@ class DAdaptAdam(AdaptedOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -555,6 +573,7 @@ class GradientDescentMomentum(Optimizer):
         schedule: _Schedule | None = None,
         nesterov: bool = False,
         *,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -578,6 +597,7 @@ class Lion(Optimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -603,6 +623,7 @@ class NAdam(MomentOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -642,6 +663,7 @@ class Prodigy(AdaptedOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -665,6 +687,7 @@ class RAdam(MomentOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -690,6 +713,7 @@ class RMSProp(Optimizer):
         *,
         centered: bool = False,
         momentum_coef: SupportsFloat = 0.0,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -715,6 +739,7 @@ class Rprop(Optimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -746,6 +771,7 @@ class ScheduleFreeAdamW(ScheduleFreeOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -777,6 +803,7 @@ class ScheduleFreeRAdam(ScheduleFreeOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -804,6 +831,7 @@ class ScheduleFreeSGD(ScheduleFreeOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -824,6 +852,7 @@ class ShiftAdaMax(Optimizer):
         schedule: _Schedule | None = None,
         name: str | None = 'ShiftAdaMax',
         *,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -851,6 +880,7 @@ class StableAdamW(DecayOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -874,6 +904,7 @@ class Tiger(DecayOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -899,5 +930,6 @@ class Yogi(MomentOptimizer):
         name: str | None = None,
         *,
         schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...

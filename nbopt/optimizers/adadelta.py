@@ -28,7 +28,7 @@ class Adadelta(Optimizer):
 
     arguments = (
         "stochastic_round", "decay", "epsilon", "param_clip_value", "name",
-        "*", "gradient_clip_value", "state_dtype",
+        "*", "gradient_clip_value", "ema_decay", "state_dtype",
     )  # fmt: skip
 
     def rule(self, step, param, grad, mean_square_gradient, mean_square_update, last_update):

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -18,8 +19,9 @@ from nbopt.layers import as_gradient, as_layers, check_distinct, get_param_list,
 from nbopt.naming import Described
 from nbopt.optimizers.constructor import checked
 from nbopt.optimizers.declared import Declared
+from nbopt.optimizers.further import put_aside, put_back
 from nbopt.optimizers.hyper import hyper
-from nbopt.optimizers.states import State, check_effect, checked_columns, place_in, storage_name
+from nbopt.optimizers.states import EMA, State, check_effect, checked_columns, place_in, storage_name
 from nbopt.optimizers.tracing import Traces
 from nbopt.schedules import Schedule
 
@@ -111,7 +113,7 @@ class Optimizer(Declared, Described):
     skip_nonfinite: Any = False
     t = 0
     pure = True
-    aside: dict[str, str] = {}
+    aside: dict[str, str] = {"parameter": "`with optimizer.ema(layers)` has put means in place of the parameters: take the step after it"}
     #: Whether each parameter has its own count of steps: `nbopt.torch` says so.
     counts_each = False
 
@@ -122,10 +124,14 @@ class Optimizer(Declared, Described):
     param_clip_value = hyper(None, checks.optional(checks.finite), "Bound of each new parameter. None or 0: none.")
     name = hyper(None, takes="str, optional", doc="A name for messages.")
     schedule = hyper(None, checks.schedule, "Of the learning rate. Constant without one.", instead=Schedule)
+    ema_decay = hyper(
+        None, checks.optional(checks.below_one),
+        "Decay of a running mean of the parameters, a state of its own that `ema` puts in their place. None or 0: no mean.",
+    )  # fmt: skip
     state_dtype = hyper(None, takes="dtype, optional", doc="The dtype of new states.")
 
     checks: dict[str, Any] = {"loss_scale": checks.loss_scale, "skip_nonfinite": checks.boolean, "t": checks.count}
-    arguments: tuple = ("stochastic_round", "learning_rate", ..., *CLIPS, "name", "*", "schedule", "state_dtype")
+    arguments: tuple = ("stochastic_round", "learning_rate", ..., *CLIPS, "name", "*", "schedule", "ema_decay", "state_dtype")
 
     def __init__(self, name=None, state_dtype=None):
         super().__init__(name=name)
@@ -207,12 +213,13 @@ class Optimizer(Declared, Described):
         -------
         tuple of (str, State)
         """
+        last = (EMA,) if self.ema_decay else ()
         if type(self).states is not Optimizer.states:
-            return tuple(self.states(shape).items())
-        names, kept = self.states_in_use(), self._cache().declared
+            return (*self.states(shape).items(), *last)
+        names, kept = (*self.states_in_use(), *last), self._cache().declared
         found = kept.get(names)
         if found is None:
-            found = kept[names] = tuple((name, State()) for name in names)
+            found = kept[names] = (*((name, State()) for name in self.states_in_use()), *last)
         return found
 
     def every_state(self, shape):
@@ -226,7 +233,7 @@ class Optimizer(Declared, Described):
         -------
         dict of str to State
         """
-        aside = dict.fromkeys(self.aside, State())
+        aside = dict([EMA, *((name, State()) for name in self.aside)])
         if type(self).states is Optimizer.states:
             return {**dict.fromkeys(self.state_names, State()), **aside}
         return {**{name: state for name, state in self.states(shape).items() if state.axes != "step"}, **aside}
@@ -604,6 +611,30 @@ class Optimizer(Declared, Described):
         While it is at work it holds a copy of what it overwrites in the host's memory, to be able to put it back.
         """
         checkpoint.load_state_dict(self, state, layers, hyperparameters)
+
+    @contextmanager
+    def ema(self, layers):
+        """Have running means in place of the parameters for a while: for evaluation, and for what is saved for use.
+
+        Parameters
+        ----------
+        layers : list
+            Those that it trains. What it has not trained with an `ema_decay` stays as it is.
+
+        Yields
+        ------
+        None
+            Afterwards the parameters have their bits again. A step in between is an error.
+        """
+
+        def rule(param, mean):
+            param[:] = mean
+
+        put_aside(self, "parameter", layers, rule, EMA[0])
+        try:
+            yield
+        finally:
+            put_back(self, "parameter", layers)
 
     def clip_value(self, v, abs_bound=None):
         """Clip the elements of a value to ``[-|abs_bound|, |abs_bound|]``.

@@ -31,7 +31,7 @@ class GradientDescentMomentum(Optimizer):
 
     arguments = (
         "learning_rate", "momentum_coef", "stochastic_round", "wdecay", *CLIPS, "name", "schedule", "nesterov",
-        "*", "state_dtype",
+        "*", "ema_decay", "state_dtype",
     )  # fmt: skip
 
     def _check_together(self):

@@ -44,7 +44,7 @@ class RMSProp(Optimizer):
 
     arguments = (
         "stochastic_round", "decay_rate", "learning_rate", "epsilon", *CLIPS, "name", "schedule",
-        "*", "centered", "momentum_coef", "state_dtype",
+        "*", "centered", "momentum_coef", "ema_decay", "state_dtype",
     )  # fmt: skip
 
     def states_in_use(self):

@@ -24,7 +24,10 @@ class ScheduleFreeOptimizer(Optimizer):
     state_names: tuple[str, ...] = ("fast",)
     momentum_name = ""
     arguments = ("stochastic_round", "learning_rate", ..., "wdecay", "average_power", "weight_lr_power", *Optimizer.arguments[3:])
-    aside = {"training": "optimizer.eval(layers) has put averages in place of the parameters: write optimizer.train(layers) before the next step"}
+    aside = {
+        **Optimizer.aside,
+        "training": "optimizer.eval(layers) has put averages in place of the parameters: write optimizer.train(layers) before the next step",
+    }
 
     wdecay = hyper(0.0, checks.non_negative, "Weight decay, added to ``u``.", torch="weight_decay")
     average_power = hyper(0.0, checks.non_negative, "How much more the average takes of late steps.", torch="r")

@@ -30,7 +30,7 @@ class ShiftAdaMax(Optimizer):
     epsilon = hyper(1e-8, checks.non_negative, "Keeps the division finite.", torch="eps")
     name = hyper("ShiftAdaMax")
 
-    arguments = ("stochastic_round", "learning_rate", ..., "schedule", "name", "*", "state_dtype")
+    arguments = ("stochastic_round", "learning_rate", ..., "schedule", "name", "*", "ema_decay", "state_dtype")
 
     def rule(self, step, param, grad, mean, largest, inverse):
         """One step; see the class."""

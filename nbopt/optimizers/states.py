@@ -111,6 +111,10 @@ class State(NamedTuple):
         return rate if self.init == "lr" else self.init
 
 
+#: The running mean of a parameter, which follows the rule's own states.
+EMA = ("ema", State(init="param"))
+
+
 def checked_columns(optimizer, trace, be, params, made, place=lambda number, states: f"parameter {number}"):
     """Return the columns of an `Update` over `params`, validated, with new states where there are none yet.
 

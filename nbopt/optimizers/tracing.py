@@ -11,6 +11,7 @@ from nbopt.errors import TraceError
 from nbopt.language.expressions import apply_named
 from nbopt.language.stages import ELEMENT, STEP, TENSOR, Program
 from nbopt.language.trace import Tracer, tracing
+from nbopt.optimizers.states import EMA
 from nbopt.optimizers.step import Step
 from nbopt.optimizers.symbolic import KeepsSomethingError, Reader, symbolic
 
@@ -141,9 +142,13 @@ class Trace:
             bound = own.param_clip_value
             clips_param = bool(bound)
             tracer.amended, tracer.amend = (0, last), lambda value: own.clip_value(value, bound)
-            param, states = slots["param"], [slots[name] for name, _ in options.states]
+            averages = options.states[-1:] == (EMA,) and bool(optimizer.ema_decay)
+            param, states = slots["param"], [slots[name] for name, _ in options.states[: len(options.states) - averages]]
             returned = own.rule(step, param, scale * grad if scaled else grad, *states)
             stores = tracer.stores
+            if averages:  # of what is stored, in the parameter's own dtype
+                mean = slots[EMA[0]]
+                mean[:] = mean + (1.0 - tracer.source("self.ema_decay", optimizer.ema_decay)) * (param - mean)
             if options.skips:
                 slots["skipped"][:] = slots["skipped"] + (1.0 - tracer.taken())
             if options.counts:

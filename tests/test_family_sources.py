@@ -249,6 +249,25 @@ def test_resumes(name, resume):
         assert all(map(same_bits, values_of([layer]), values_of([twin])))
 
 
+@pytest.mark.parametrize("label", SOURCES)
+def test_torch(label):
+    """The rule runs for PyTorch, too, with the same bits."""
+    torch = pytest.importorskip("torch", reason="the door to PyTorch: pip install torch")
+    import nbopt.torch
+
+    kind, options, *_ = SOURCES[label]
+    params, grads = drawn("float32", 4, late=False)
+    found = [torch.nn.Parameter(torch.from_numpy(param.copy())) for param in params]
+    optimizer = nbopt.torch.Optimizer(found, kind(**options), backend="reference")
+    for row in grads:
+        for param, grad in zip(found, row):
+            param.grad = torch.from_numpy(grad.copy())
+        optimizer.step()
+    with nbopt.use_backend("reference"):
+        layer = ours(kind(**options), params, grads)
+    assert all(same_bits(param.detach().numpy(), own) for param, own in zip(found, layer.params))
+
+
 def made():
     """Return one label for each class."""
     return {kind.__name__: label for label, (kind, *_) in reversed(SOURCES.items())}

@@ -22,8 +22,10 @@ class AdaptedOptimizer(DecayOptimizer, MomentOptimizer):
 
     def rate(self, step, d):
         """Return the length of a step."""
-        first, root = self.corrections(step)
-        return d * step.lr * (root / first if self.bias_correction else 1.0)
+        rate = d * step.lr
+        if self.bias_correction:  # by the number of the step, not of a parameter's own: the sums are over all parameters
+            rate = rate * self.be.sqrt(1.0 - self.beta_2**step.number) / (1.0 - self.beta_1**step.number)
+        return rate
 
     def bounded(self, estimate, d):
         """Return the estimate, which may be ``growth_rate * d`` at most."""

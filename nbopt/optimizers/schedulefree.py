@@ -44,7 +44,7 @@ class ScheduleFreeOptimizer(Optimizer):
         be = self.be
         change = change + self.wdecay * param
         lr_max[:] = be.maximum(lr_max, rate)
-        weight = step.t**self.average_power * (be.square(lr_max) if self.weight_lr_power == 2.0 else lr_max**self.weight_lr_power)
+        weight = step.number**self.average_power * (be.square(lr_max) if self.weight_lr_power == 2.0 else lr_max**self.weight_lr_power)
         weight_sum[:] = weight_sum + weight
         share = be.where(weight_sum > 0.0, weight / weight_sum, 0.0)
         fast[:] = fast - rate * change

@@ -36,7 +36,7 @@ class ScheduleFreeAdamW(ScheduleFreeOptimizer):
     def rule(self, step, param, grad, fast, mean_square, lr_max, weight_sum):
         """One step; see the class."""
         be, b2 = self.be, self.beta_2
-        rate = step.lr * be.minimum(step.t / self.warmup, 1.0) if self.warmup else step.lr
+        rate = step.lr * be.minimum(step.number / self.warmup, 1.0) if self.warmup else step.lr
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
-        change = grad / (be.sqrt(mean_square / (1.0 - b2**step.t)) + self.epsilon)
+        change = grad / (be.sqrt(mean_square / (1.0 - b2**step.number)) + self.epsilon)
         self.move(step, param, change, rate, self.beta_1, fast, lr_max, weight_sum)

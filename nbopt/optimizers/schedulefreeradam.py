@@ -37,9 +37,9 @@ class ScheduleFreeRAdam(ScheduleFreeOptimizer):
     def rule(self, step, param, grad, fast, mean_square, lr_max, weight_sum):
         """One step; see the class."""
         be, b2 = self.be, self.beta_2
-        shrunk = b2**step.t
+        shrunk = b2**step.number
         longest = 2.0 / (1.0 - b2) - 1.0
-        length = longest - 2.0 * step.t * shrunk / (1.0 - shrunk)
+        length = longest - 2.0 * step.number * shrunk / (1.0 - shrunk)
         known = length > 4.0
         rectified = be.sqrt((length - 4.0) * (length - 2.0) * longest / ((longest - 4.0) * (longest - 2.0) * length))
         rate = step.lr * be.where(known, rectified, 0.0 if self.silent_sgd_phase else 1.0)

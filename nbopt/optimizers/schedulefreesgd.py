@@ -31,5 +31,5 @@ class ScheduleFreeSGD(ScheduleFreeOptimizer):
 
     def rule(self, step, param, grad, fast, lr_max, weight_sum):
         """One step; see the class."""
-        rate = step.lr * self.be.minimum(step.t / self.warmup, 1.0) if self.warmup else step.lr
+        rate = step.lr * self.be.minimum(step.number / self.warmup, 1.0) if self.warmup else step.lr
         self.move(step, param, grad, rate, self.momentum_coef, fast, lr_max, weight_sum)

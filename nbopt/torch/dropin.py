@@ -195,9 +195,7 @@ class _DropInGroup(Group):
     def take(self, found):
         rule, whole = self.optimizer, self.whole
         if found.get("differentiable"):
-            raise ArgumentError(
-                "nbopt's steps are no part of PyTorch's graph: use torch.optim for differentiable=True"
-            )
+            raise ArgumentError("nbopt's steps are no part of PyTorch's graph: use torch.optim for differentiable=True")
         rule.stochastic_round = found.get("stochastic_round", whole.stochastic_round)
         rule.gradient_clip_norm = found.get("gradient_clip_norm", whole.gradient_clip_norm)
         rule.state_dtype = whole.state_dtype if whole.state_dtype in (None, "param") else storage_name(rule.be, whole.state_dtype)

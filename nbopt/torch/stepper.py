@@ -83,9 +83,7 @@ class Stepper(Saved, torch.optim.Optimizer):
         rule.loss_scale, rule.skip_nonfinite = self._loss_scale, self._skip_nonfinite
         for number, param in enumerate(params):
             if torch.nn.parameter.is_lazy(param):
-                raise LayoutError(
-                    f"parameter {number} of the group has no shape yet: call the model with some input first (torch.nn.Lazy...)"
-                )
+                raise LayoutError(f"parameter {number} of the group has no shape yet: call the model with some input first (torch.nn.Lazy...)")
             wrapped(self._backend, local([param])[0], f"parameter {number} of the group")
 
     def _check_device(self, params):

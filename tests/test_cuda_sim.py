@@ -16,6 +16,7 @@ if importlib.util.find_spec("numba_cuda") is None:
 from device_checks import *  # noqa: F403
 from device_checks import Lamb, clipped, foreign, pairs_of, trained
 from device_slices import *  # noqa: F403
+from device_slices import Factored
 
 from nbopt_backends.cuda import numba_cuda
 from nbopt_backends.cuda.streams import UploadRing
@@ -33,7 +34,8 @@ def test_no_number_of_threads_or_blocks_changes_a_result(cuda, monkeypatch, thre
         cuda.rng_reset()
         rounded = trained(cuda, nbopt.RMSProp(stochastic_round=True, state_dtype="float16"), ("bfloat16",), shapes=[(4100,), (7, 11)], steps=1)
         reduced = trained(cuda, clipped(Lamb()), ("float32", "float64"), shapes=[(4100,), (7, 11)], steps=1)
-        return rounded + reduced + trained(cuda, nbopt.Adam(gradient_clip_norm=0.1), shapes=[(600,), (7, 11)], steps=2)
+        sliced = trained(cuda, Factored(stochastic_round=True), ("bfloat16",), shapes=[(40, 5), (2, 3, 2)], steps=1)
+        return rounded + reduced + sliced + trained(cuda, nbopt.Adam(gradient_clip_norm=0.1), shapes=[(600,), (7, 11)], steps=2)
 
     expected = run()
     monkeypatch.setattr(cuda.device, "threads", threads)

@@ -16,7 +16,6 @@ default_role = "py:obj"  # `Tensor` in a docstring is a link
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 suppress_warnings = ["ref.python"]  # numpydoc links the attribute skipped of nbopt.torch.Optimizer, and two classes have one
-autodoc_mock_imports = ["torch"]  # nbopt.torch's docstrings need no PyTorch
 numpydoc_show_class_members = False  # autodoc lists them
 
 html_theme = "furo"

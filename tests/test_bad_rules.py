@@ -17,10 +17,9 @@ def used_after(be, step, param, grad, state):
     param[:] = param - doubled
 
 
-def reduced_and_used_after(be, step, param, grad, state):
-    norm = step.norm(be.norm(param))
-    param[:] = param - grad
-    state[:] = norm * grad
+def other_reductions(be, step, param, grad, state):
+    if param.ndim > 1:
+        step.only_if(be.finite(step.max(grad)))
 
 
 MISTAKES = {
@@ -60,10 +59,10 @@ MISTAKES = {
         lambda be, step, p, g, s: step.only_if("finite"),
     ),
     "used after": (TraceError, "an expression built from state is used after state was assigned", used_after),
-    "reduced, used after": (
+    "other reductions": (
         TraceError,
-        "an expression built from param is used after param was assigned",
-        reduced_and_used_after,
+        r"has the reductions over the step max, sum for some parameters, and sum for others",
+        other_reductions,
     ),
     "argmax": (
         TraceError,
@@ -73,10 +72,15 @@ MISTAKES = {
     "argmin": (TraceError, r"not be\.argmin", lambda be, step, p, g, s: be.argmin(g)),
     "axis": (
         TraceError,
-        r"be\.sum is over all elements of the parameter: leave out axis=0",
-        lambda be, step, p, g, s: be.sum(g, axis=0),
+        "the rule of Mistaken, for parameter 0 of layer .* with 2 axes: axis=2 asks for an axis that a parameter with 2 axes does not have",
+        lambda be, step, p, g, s: be.sum(g, axis=2),
     ),
-    "axis of mean": (TraceError, "leave out axis=1", lambda be, step, p, g, s: be.mean(g, axis=1)),
+    "axis of mean": (
+        TraceError,
+        "for parameter 1 of layer .* with 1 axes: axis=-2 asks",
+        lambda be, step, p, g, s: be.mean(g, axis=-2),
+    ),
+    "axis text": (TraceError, "axis= takes an int or a tuple of ints, not 'rows'", lambda be, step, p, g, s: be.max(g, axis="rows")),
     "of a number": (
         OperandError,
         "a reduction takes a tensor or an expression, not float",

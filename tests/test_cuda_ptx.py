@@ -224,10 +224,10 @@ def test_ends_of_reductions_are_exact(name, count):
 def test_scalar_code_is_exact():
     """Powers by whole numbers are multiplications; a product and a sum stay two operations."""
     code = (("load", 0), ("multiply", 0, ~0), ("add", 1, ~1), ("power", 2, ~1), ("sqrt", 3), ("divide", 4, 2), ("store", 0, 5, 0))
-    ptx = ptx_of(run_text(Scalars(STEP, code, ((5, 2),), True), DIALECT, {0: "float32"}), "run", 6, (9, 0), "cuda_numbers")
+    ptx = ptx_of(run_text(Scalars(STEP, code, ((5, 2),), True), DIALECT, {0: "float32"}), "run", 7, (9, 0), "cuda_numbers")
     assert {"mul.rn.f64", "add.rn.f64", "sqrt.rn.f64", "div.rn.f64", "st.global.f32"} <= set(instructions(ptx))
     program = next(stage for _, stage in program_of("rmsprop clipped").stages() if isinstance(stage, Scalars))
-    assert_exact(ptx_of(run_text(program, DIALECT, {}), "run", 6, (9, 0), "cuda_numbers"))
+    assert_exact(ptx_of(run_text(program, DIALECT, {}), "run", 7, (9, 0), "cuda_numbers"))
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "shift_adamax"])

@@ -144,7 +144,7 @@ def test_pytorch_turns(looks):
         looks()
         optimizer.step()
         assert looks() == (step < 2)
-    assert [len(optimizer.state[param]) for param in params] == [1, 1, 1]
+    assert [[*optimizer.state[param]] for param in params] == [["step", "velocity"]] * 3
     assert torch.equal(params[1], params[2]) and not torch.equal(params[0], params[1])
     for param in params:
         param.data = param.data.clone()

@@ -128,3 +128,35 @@ def test_a_state_of_another_shape_is_refused(host_backend):
     layer.states[0][1] = host_backend.zeros((3, 4), name="Counted.times")
     with pytest.raises(nbopt.errors.ShapeError, match=r"its state times has shape \(3, 4\)"):
         run(Counted(), layer, steps_of(1))
+
+
+WRONG = {
+    "an int": (State(axes=0), r"a tuple of ints such as \(0,\), not 0"),
+    "a word": (State(axes="rows"), r"a tuple of ints such as \(0,\), not 'rows'"),
+    "axes of floats": (State(axes=(0.0,)), "a tuple of ints"),
+    "no such axis": (State(axes=(4,)), "can't stand beside a parameter with 2 axes"),
+    "begins as a word": (State(init="zero"), "can't begin as init='zero': it is a number"),
+    "no rate": (State(init="lr"), "the optimizer has no learning rate"),
+    "one number of a parameter": (State(axes=(), init="param"), 'only one with axes="all" can begin as the parameter'),
+    "one number of all": (State(axes="step", init="param"), "can't begin as init='param'"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_declaration_is_refused(host_backend, name):
+    """What a state can't be has an error of its own, and nothing changes."""
+    declared, message = WRONG[name]
+
+    class Wrong(nbopt.Optimizer):
+        def states(self, shape):
+            return {"kept": declared}
+
+        def rule(self, step, param, grad, kept):
+            kept[:] = kept
+            param[:] = param - grad
+
+    param = np.ones((2, 3), np.float32)
+    layer, optimizer = nbopt.Parameters((param, param.copy())), Wrong()
+    with pytest.raises(nbopt.errors.StateError, match=message):
+        optimizer.optimize([layer], 0)
+    assert (optimizer.t, layer.states, optimizer.step_states) == (0, [[]], {}) and (param == 1).all()

@@ -44,8 +44,10 @@ class State(NamedTuple):
         -------
         int
         """
-        if isinstance(self.axes, str):
-            return {"all": ELEMENT, "step": STEP}[self.axes]
+        if self.axes == "step":
+            return STEP
+        if self.axes == "all":
+            return ELEMENT
         found = along(self._axes(ndim))
         return ELEMENT if ndim and found == along(range(ndim)) else found
 
@@ -67,6 +69,8 @@ class State(NamedTuple):
         return tuple(length if axis in kept else 1 for axis, length in enumerate(shape))
 
     def _axes(self, ndim):
+        if not isinstance(self.axes, tuple) or not all(type(axis) is int for axis in self.axes):
+            raise StateError(f'the axes of a state are "all", "step" or a tuple of ints such as (0,), not {self.axes!r}')
         if not self.axes:
             return ()
         if ndim is None or not all(-ndim <= axis < ndim for axis in self.axes):
@@ -90,9 +94,16 @@ class State(NamedTuple):
         Returns
         -------
         Tensor
+
+        Raises
+        ------
+        StateError
+            If `init` makes no sense for these axes.
         """
         dtype = self.dtype or dtype or ("float64" if param.dtype == np.float64 else "float32")
         if self.init == "param":
+            if self.axes != "all":
+                raise StateError(f'the state {name} has axes={self.axes!r}: only one with axes="all" can begin as the parameter, init="param"')
             return be.array(param, dtype, name)
         return be.empty(self.shape(param.shape), dtype, name).fill(self.beginning(rate))
 
@@ -107,8 +118,17 @@ class State(NamedTuple):
         Returns
         -------
         float
+
+        Raises
+        ------
+        StateError
+            If `init` is no number here.
         """
-        return rate if self.init == "lr" else self.init
+        found = rate if self.init == "lr" else self.init
+        if isinstance(found, bool) or not isinstance(found, (int, float)):
+            why = "the optimizer has no learning rate" if self.init == "lr" else 'it is a number, "param" or "lr"'
+            raise StateError(f"a state can't begin as init={self.init!r}: {why}")
+        return found
 
 
 #: The running mean of a parameter, which follows the rule's own states.

@@ -3,9 +3,10 @@
     python asv_bench/against.py main~1                    # every row: about a minute
     python asv_bench/against.py main~1 --rows 'adapter-*' --rounds 40
 
-Each commit has a process of its own. The two take turns of random order on the same processors, so that whatever else the machine does hits
-both alike. A *hot* turn repeats the step alone. In a *cold* turn 64 MB of other memory are touched before each step, as in training. A row
-compares the medians of all turns, with the bootstrap's 95% interval.
+Each commit has a process of its own. The two take turns of random order on the same processors, so that
+whatever else the machine does hits both alike. A *hot* turn repeats the step alone. In a *cold* turn 64 MB of
+other memory are touched before each step, as in training. A row compares the medians of all turns, with the
+bootstrap's 95% interval.
 """
 
 import argparse
@@ -70,7 +71,14 @@ def process(tree, names):
     """Start `answer` with the nbopt of a tree."""
     command = [sys.executable, str(HERE / "against.py"), "--answer", *names]
     paths = os.pathsep.join([str(tree), str(HERE)])
-    started = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tree)
+    started = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tree,
+    )
     started.stdout.readline()
     return started
 
@@ -84,9 +92,13 @@ def ask(process, name, way):
 
 def main():
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("commit", help="what to compare with, such as main~1")
-    parser.add_argument("--rows", nargs="+", default=["*"], metavar="NAME", help=f"names or patterns, of {', '.join(ROWS)}")
+    parser.add_argument(
+        "--rows", nargs="+", default=["*"], metavar="NAME", help=f"names or patterns, of {', '.join(ROWS)}"
+    )
     parser.add_argument("--rounds", type=int, default=15, help="turns of each process for each row")
     args = parser.parse_args()
     from benchmarks.side_by_side import ratio
@@ -94,7 +106,9 @@ def main():
     names = [name for name in ROWS if any(fnmatch.fnmatch(name, pattern) for pattern in args.rows)]
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        archive = subprocess.run(["git", "archive", args.commit], capture_output=True, check=True, cwd=HERE.parent).stdout
+        archive = subprocess.run(
+            ["git", "archive", args.commit], capture_output=True, check=True, cwd=HERE.parent
+        ).stdout
         subprocess.run(["tar", "-x", "-C", folder], input=archive, check=True)
         both = {"before": process(folder, names), "now": process(HERE.parent, names)}
         print(f"{'':20}{'before':>10}{'now':>10}  now / before")

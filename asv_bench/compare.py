@@ -1,13 +1,14 @@
-"""Measure nbopt beside the memory's own speed and beside other libraries, in one process, and print how it stands.
+"""Measure nbopt beside the memory's own speed and beside other libraries, in one process, and print how it
+stands.
 
     python asv_bench/compare.py --json results.json       # everything: five minutes, on an idle machine
     python asv_bench/compare.py --quick                   # smaller tensors, few rounds: does it run?
     python asv_bench/compare.py --rows 'bandwidth-*' resnet50
     python asv_bench/compare.py --rows huge               # by name only: needs 18 GB
 
-All libraries have two threads on the same two processors. Contenders take turns in random order; a ratio is that of the medians over all
-turns, its interval the bootstrap's 95%. Libraries that are not installed are left out, and the table says so.
-"""
+All libraries have two threads on the same two processors. Contenders take turns in random order; a ratio is
+that of the medians over all turns, its interval the bootstrap's 95%. Libraries that are not installed are
+left out, and the table says so."""
 
 import argparse
 import contextlib
@@ -38,12 +39,16 @@ def machine():
     """Return what the numbers depend on."""
     cpu = platform.processor()
     with contextlib.suppress(OSError):
-        cpu = next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+        cpu = next(
+            line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")
+        )
     versions = {"nbopt": nbopt.__version__, "python": platform.python_version()}
     for package in ("numba", "llvmlite", "numpy", "torch", "jax", "optax", "deepspeed"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     from nbopt_backends.cpu.threads import threading_layer
 
     return {
@@ -61,7 +66,9 @@ def machine():
 
 
 class Others:
-    """How much of the processors other processes take while a row is measured: a busy machine makes bad numbers, so the report says so."""
+    """How much of the processors other processes take while a row is measured: a busy machine makes bad
+    numbers, so the report says so.
+    """
 
     def __init__(self):
         self.start = self._now()
@@ -76,7 +83,9 @@ class Others:
         return busy - sum(own[:4]), own.elapsed
 
     def processors(self):
-        """Return how many processors others kept busy since the start, on average; NaN where the system doesn't say."""
+        """Return how many processors others kept busy since the start, on average; NaN where the system
+        doesn't say.
+        """
         (busy, elapsed), (busy_before, before) = self._now(), self.start
         return max(0.0, (busy - busy_before) / (elapsed - before))
 
@@ -99,7 +108,9 @@ def lines(name, record):
         found.append(f"    {', '.join(times)}")
     if record["others"] > 0.1:
         found.append(f"    disturbed: other processes kept {record['others']:.1f} processors busy")
-    found += [f"    {contender}: left out, {reason}" for contender, reason in record.get("absent", {}).items()]
+    found += [
+        f"    {contender}: left out, {reason}" for contender, reason in record.get("absent", {}).items()
+    ]
     for check in record["checks"]:
         if check["value"] is None:
             found.append(f"    {check['what']}")
@@ -107,7 +118,9 @@ def lines(name, record):
         interval = "" if check["low"] == check["high"] else f"[{check['low']:.3g}, {check['high']:.3g}]"
         verdict = {None: "", True: "met", False: "NOT MET"}[check["met"]]
         value = f"{check['value']:.3g} {check['unit']}".strip()
-        found.append(f"    {check['what']:<32} {value:>10}  {interval:<16} {check['bar'] or '':<8} {verdict}".rstrip())
+        found.append(
+            f"    {check['what']:<32} {value:>10}  {interval:<16} {check['bar'] or '':<8} {verdict}".rstrip()
+        )
     return found
 
 
@@ -115,7 +128,11 @@ def chosen(patterns):
     """Return the names of rows that the patterns pick."""
     names = []
     for pattern in patterns:
-        matching = [name for name, (_, _, by_name_only) in ROWS.items() if name == pattern or (fnmatch.fnmatch(name, pattern) and not by_name_only)]
+        matching = [
+            name
+            for name, (_, _, by_name_only) in ROWS.items()
+            if name == pattern or (fnmatch.fnmatch(name, pattern) and not by_name_only)
+        ]
         if not matching:
             raise SystemExit(f"no row is called {pattern!r}; there are {', '.join(ROWS)}")
         names += [name for name in matching if name not in names]
@@ -124,10 +141,18 @@ def chosen(patterns):
 
 def main():
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", default=["*"], metavar="NAME", help=f"names or patterns, of {', '.join(ROWS)}")
-    parser.add_argument("--quick", action="store_true", help="smaller tensors and few rounds; the bars mean nothing then")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here, every turn's time included")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", nargs="+", default=["*"], metavar="NAME", help=f"names or patterns, of {', '.join(ROWS)}"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="smaller tensors and few rounds; the bars mean nothing then"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write everything here, every turn's time included"
+    )
     args = parser.parse_args()
     names = chosen(args.rows)
     nbopt.set_backend("cpu", rng_seed=0)
@@ -137,19 +162,28 @@ def main():
         torch.set_num_threads(THREADS)
     report = {"machine": machine(), "quick": args.quick, "rows": {}}
     about = report["machine"]
-    print(f"{about['cpu']}, {THREADS} threads ({about['threading_layer']}), load {about['load_average']:.1f}, commit {about['commit']}")
+    print(
+        f"{about['cpu']}, {THREADS} threads ({about['threading_layer']}), load {about['load_average']:.1f},"
+        f" commit {about['commit']}"
+    )
     print(", ".join(f"{package} {version}" for package, version in about["versions"].items()))
     if args.quick:
         print("quick: tensors are smaller than the names say, and the bars mean nothing")
     for name in names:
         what, function, _ = ROWS[name]
         others = Others()
-        record = {"what": what, **function(Scale(args.quick)).as_dict(), "others": round(others.processors(), 2)}
+        record = {
+            "what": what,
+            **function(Scale(args.quick)).as_dict(),
+            "others": round(others.processors(), 2),
+        }
         report["rows"][name] = record
         print("\n".join(lines(name, record)), flush=True)
         if args.json:
             args.json.write_text(json.dumps(report, indent=1) + "\n")
-    checks = [check for found in report["rows"].values() for check in found["checks"] if check["met"] is not None]
+    checks = [
+        check for found in report["rows"].values() for check in found["checks"] if check["met"] is not None
+    ]
     print(f"{sum(check['met'] for check in checks)} of {len(checks)} bars met")
 
 

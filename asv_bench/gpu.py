@@ -4,9 +4,10 @@
     python asv_bench/gpu.py --quick             # small sizes: does everything run?
     python asv_bench/gpu.py --tune              # launches of other shapes
 
-Times of large steps are between two device events; those of many small tensors are wall time, Python included. Contenders take turns, and ratios are
-those of medians. Gradients are fresh random values (16 Mi of them, repeated in larger tensors), two sets in turn; what a kernel writes is poisoned
-with NaN first wherever nothing reads it.
+Times of large steps are between two device events; those of many small tensors are wall time, Python
+included. Contenders take turns, and ratios are those of medians. Gradients are fresh random values (16 Mi of
+them, repeated in larger tensors), two sets in turn; what a kernel writes is poisoned with NaN first wherever
+nothing reads it.
 """
 
 import argparse
@@ -69,7 +70,9 @@ class Bench:
         return whole
 
     def job(self, optimizer, shapes, sets=2, dtype="float32"):
-        """Return a function that makes a step, each with the other set of gradients, past its first steps; and the layer."""
+        """Return a function that makes a step, each with the other set of gradients, past its first steps;
+        and the layer.
+        """
         params = [self.random(shape, dtype=dtype) for shape in shapes]
         grads = [[self.random(shape, 0.01, dtype) for shape in shapes] for _ in range(sets)]
         layer = nbopt.Parameters(*zip(params, grads[0]))
@@ -89,7 +92,9 @@ class Bench:
     def torch_job(self, name, shapes, **how):
         """Return the same for PyTorch."""
         torch = self.torch
-        options = {"rmsprop": {"lr": 2e-3, "alpha": 0.95, "eps": 1e-6}, "adam": {"lr": 1e-3, "eps": 1e-8}}[name]
+        options = {"rmsprop": {"lr": 2e-3, "alpha": 0.95, "eps": 1e-6}, "adam": {"lr": 1e-3, "eps": 1e-8}}[
+            name
+        ]
         params = [torch.nn.Parameter(torch.rand(shape, device="cuda")) for shape in shapes]
         grads = [[torch.rand(shape, device="cuda") * 0.01 for shape in shapes] for _ in range(2)]
         optimizer = {"rmsprop": torch.optim.RMSprop, "adam": torch.optim.Adam}[name](params, **options, **how)
@@ -108,10 +113,12 @@ class Bench:
         return step
 
     def on_device(self, steps):
-        """Time contenders between device events, in turns. Returns {name: seconds}. All run on the default stream.
+        """Time contenders between device events, in turns.
 
-        A step before the one that is timed keeps the device busy while Python prepares the latter, whose time is the device's alone.
-        """
+        Returns {name: seconds}. All run on the default stream.
+
+        A step before the one that is timed keeps the device busy while Python prepares the latter, whose time
+        is the device's alone."""
         times = {name: [] for name in steps}
         for _ in range(self.rounds):
             for name, step in steps.items():
@@ -140,7 +147,10 @@ class Bench:
     def add(self, what, value, bar, met, **facts):
         """Add a row and print it."""
         seconds = facts.pop("seconds", None) or {}
-        facts["seconds"] = {name: {"median": float(np.median(v)), "all": [float(f"{x:.4g}") for x in v]} for name, v in seconds.items()}
+        facts["seconds"] = {
+            name: {"median": float(np.median(v)), "all": [float(f"{x:.4g}") for x in v]}
+            for name, v in seconds.items()
+        }
         self.rows.append({"what": what, "value": value, "bar": bar, "met": met, **facts})
         shown = f"{value:.3f}" if isinstance(value, float) else str(value)
         mark = {True: "yes", False: "NO", None: "-"}[met]
@@ -159,17 +169,29 @@ def bandwidth(bench):
     target[:] = math.nan
 
     def copy():
-        bench.cuda.cudadrv.driver.driver.cuMemcpyDtoDAsync(target.storage.address, source.storage.address, 4 * n, 0)
+        bench.cuda.cudadrv.driver.driver.cuMemcpyDtoDAsync(
+            target.storage.address, source.storage.address, 4 * n, 0
+        )
 
     for name, make in OURS.items():
         step, _ = bench.job(make(), [(n,)])
         seconds = bench.on_device({"nbopt": step, "copy": copy})
-        rates = {"nbopt": BYTES[name] * n / np.median(seconds["nbopt"]), "copy": 8 * n / np.median(seconds["copy"])}
+        rates = {
+            "nbopt": BYTES[name] * n / np.median(seconds["nbopt"]),
+            "copy": 8 * n / np.median(seconds["copy"]),
+        }
         share = float(rates["nbopt"] / rates["copy"])
         bench.add(
-            f"{name}, {n / 2**20:.0f} Mi elements: bandwidth over a copy's", share, ">= 0.92", share >= 0.92, seconds=seconds, bytes_per_second=rates
+            f"{name}, {n / 2**20:.0f} Mi elements: bandwidth over a copy's",
+            share,
+            ">= 0.92",
+            share >= 0.92,
+            seconds=seconds,
+            bytes_per_second=rates,
         )
-    if not np.array_equal(target[:1000].get(), source[:1000].get()) or not np.array_equal(target[-1000:].get(), source[-1000:].get()):
+    if not np.array_equal(target[:1000].get(), source[:1000].get()) or not np.array_equal(
+        target[-1000:].get(), source[-1000:].get()
+    ):
         raise RuntimeError("the copy did not copy: its time means nothing")
 
 
@@ -180,13 +202,26 @@ def against_torch(bench):
         return
     bench.be.stream = 0  # PyTorch's default stream
     for name, how, bar in (("adam", {"fused": True}, 1.0), ("rmsprop", {"foreach": True}, 3.0)):
-        steps = {"nbopt": bench.job(OURS[name](), [(bench.large,)])[0], "PyTorch": bench.torch_job(name, [(bench.large,)], **how)}
-        bench.faster(f"{name}, {bench.large / 2**20:.0f} Mi: PyTorch {next(iter(how))} / nbopt", bench.on_device(steps), "PyTorch", bar)
+        steps = {
+            "nbopt": bench.job(OURS[name](), [(bench.large,)])[0],
+            "PyTorch": bench.torch_job(name, [(bench.large,)], **how),
+        }
+        bench.faster(
+            f"{name}, {bench.large / 2**20:.0f} Mi: PyTorch {next(iter(how))} / nbopt",
+            bench.on_device(steps),
+            "PyTorch",
+            bar,
+        )
         del steps
         bench.torch.cuda.empty_cache()
     for label, shapes in (("300 x 1000", [(1000,)] * 300), ("ResNet-50", resnet50())):
-        steps = {"nbopt": bench.job(nbopt.Adam(), shapes)[0], "PyTorch": bench.torch_job("adam", shapes, fused=True)}
-        bench.faster(f"adam, {label}, wall time: PyTorch fused / nbopt", bench.on_the_wall(steps), "PyTorch", 1.0)
+        steps = {
+            "nbopt": bench.job(nbopt.Adam(), shapes)[0],
+            "PyTorch": bench.torch_job("adam", shapes, fused=True),
+        }
+        bench.faster(
+            f"adam, {label}, wall time: PyTorch fused / nbopt", bench.on_the_wall(steps), "PyTorch", 1.0
+        )
     bench.be.stream = None
 
 
@@ -202,17 +237,25 @@ def norm_clip(bench):
         seconds = bench.on_device({"with": clipped, "without": bench.job(make(), [(bench.large,)])[0]})
         ratio = float(np.median(seconds["with"]) / np.median(seconds["without"]))
         bench.add(f"{name}, norm clip on: host reads in a step", len(reads), "0", not reads)
-        bench.add(f"{name}, norm clip on: time over that without", ratio, "<= 1.25", ratio <= 1.25, seconds=seconds)
+        bench.add(
+            f"{name}, norm clip on: time over that without", ratio, "<= 1.25", ratio <= 1.25, seconds=seconds
+        )
 
 
 def sixteen_bits(bench):
     """RMSProp over 16-bit storage, rounded to nearest and stochastically, beside float32 in the same turns."""
     shapes = [(bench.large,)]
     float32 = bench.job(nbopt.RMSProp(), shapes)[0]
-    for dtype, state, bar in (("bfloat16", "float32", 1.05), ("bfloat16", "bfloat16", None), ("float16", "float32", None)):
+    for dtype, state, bar in (
+        ("bfloat16", "float32", 1.05),
+        ("bfloat16", "bfloat16", None),
+        ("float16", "float32", None),
+    ):
         steps = {"float32": float32}
         for how, rounding in (("nearest", False), ("stochastic", True)):
-            steps[how] = bench.job(nbopt.RMSProp(stochastic_round=rounding, state_dtype=state), shapes, dtype=dtype)[0]
+            steps[how] = bench.job(
+                nbopt.RMSProp(stochastic_round=rounding, state_dtype=state), shapes, dtype=dtype
+            )[0]
         seconds = bench.on_device(steps)
         medians = {name: float(np.median(values)) for name, values in seconds.items()}
         label = f"rmsprop, {dtype}, states {state}"
@@ -223,7 +266,9 @@ def sixteen_bits(bench):
 
 
 def launch_shapes(bench):
-    """How large chunks and blocks should be, and whether blocks should be as many as chunks: for whoever tunes the constants."""
+    """How large chunks and blocks should be, and whether blocks should be as many as chunks: for whoever
+    tunes the constants.
+    """
     n = bench.large
     device, largest = bench.be.device, device_stages.LARGEST_CHUNK
     threads, resident = device.threads, device.resident_blocks
@@ -234,13 +279,22 @@ def launch_shapes(bench):
             for block in (128, 256, 512):
                 device_stages.LARGEST_CHUNK, device.threads = chunk, block
                 steps = {}
-                for how, most in (("a block a chunk", 2**31 - 1), ("resident blocks", resident * threads // block)):
+                for how, most in (
+                    ("a block a chunk", 2**31 - 1),
+                    ("resident blocks", resident * threads // block),
+                ):
                     device.most_blocks = most
                     steps[how] = partial(make().optimize, [layer], 0)
                     steps[how]()  # makes the plan, with these constants
                 for how, values in bench.on_device(steps).items():
                     rate = float(BYTES[name] * n / np.median(values) / 1e9)
-                    bench.add(f"{name}: chunks of {chunk}, {block} threads, {how}: GB/s", rate, "-", None, seconds={how: values})
+                    bench.add(
+                        f"{name}: chunks of {chunk}, {block} threads, {how}: GB/s",
+                        rate,
+                        "-",
+                        None,
+                        seconds={how: values},
+                    )
     device_stages.LARGEST_CHUNK, device.threads, device.most_blocks = largest, threads, 2**31 - 1
 
 
@@ -255,7 +309,11 @@ def over_2_31(bench):
     param, grad = bench.be.ones(n), bench.be.ones(n)
     grad[-1000:] = 16.0
     nbopt.GradientDescentMomentum(1.0, 0.5).optimize([nbopt.Parameters((param, grad))], 0)
-    right = bool((param[-1000:].get() == -15).all() and (param[2**31 - 1000 : 2**31].get() == 0).all() and (param[:1000].get() == 0).all())
+    right = bool(
+        (param[-1000:].get() == -15).all()
+        and (param[2**31 - 1000 : 2**31].get() == 0).all()
+        and (param[:1000].get() == 0).all()
+    )
     bench.add("a tensor of more than 2^31 elements", "right" if right else "WRONG", "right", right)
 
 
@@ -282,9 +340,13 @@ def compile_for_both(name, dtype):
 
 
 def same_bits_as_the_cpu(bench):
-    """Three steps of every optimizer over the same random values, on the CPU and on the GPU; in 16 bits with stochastic rounding."""
+    """Three steps of every optimizer over the same random values, on the CPU and on the GPU; in 16 bits with
+    stochastic rounding.
+    """
     shapes = [(3_000_017 if not bench.quick else 30_017,), (513, 1025), (7, 11, 13)]
-    with multiprocessing.get_context("spawn").Pool(min(8, os.cpu_count() or 1)) as pool:  # compiling takes a second or three, for each of 72
+    with multiprocessing.get_context("spawn").Pool(
+        min(8, os.cpu_count() or 1)
+    ) as pool:  # compiling takes a second or three, for each of 72
         pool.starmap(compile_for_both, [(name, dtype) for name in COMPARED for dtype in DTYPES], chunksize=1)
     different = []
     for name in COMPARED:
@@ -293,7 +355,12 @@ def same_bits_as_the_cpu(bench):
             for backend in (bench.be, "cpu"):
                 rng = np.random.default_rng(3)
                 with nbopt.use_backend(backend) as be:
-                    layer = nbopt.Parameters(*[(be.array(rng.standard_normal(s), dtype), be.array(rng.standard_normal(s), dtype)) for s in shapes])
+                    layer = nbopt.Parameters(
+                        *[
+                            (be.array(rng.standard_normal(s), dtype), be.array(rng.standard_normal(s), dtype))
+                            for s in shapes
+                        ]
+                    )
                     be.rng_set_state({"seed": 1, "updates": 0})
                     optimizer = compared(name, dtype)
                     for epoch in range(3):
@@ -302,7 +369,12 @@ def same_bits_as_the_cpu(bench):
                     found.append(b"".join(tensor.get().tobytes() for tensor in tensors))
             if found[0] != found[1]:
                 different.append(f"{name} {dtype}")
-    bench.add("every optimizer against the CPU's bits", "equal" if not different else ", ".join(different), "equal", not different)
+    bench.add(
+        "every optimizer against the CPU's bits",
+        "equal" if not different else ", ".join(different),
+        "equal",
+        not different,
+    )
 
 
 def main(argv=None):
@@ -329,7 +401,11 @@ def main(argv=None):
         print(f"{key:16} {value}")
     print(f"\n{'what':78} {'measured':>12}  {'bar':>10}  met")
     failures = []
-    rows = (launch_shapes,) if args.tune else (same_bits_as_the_cpu, bandwidth, against_torch, norm_clip, sixteen_bits, over_2_31)
+    rows = (
+        (launch_shapes,)
+        if args.tune
+        else (same_bits_as_the_cpu, bandwidth, against_torch, norm_clip, sixteen_bits, over_2_31)
+    )
     for row in rows:
         try:
             row(bench)
@@ -337,7 +413,9 @@ def main(argv=None):
             failures.append(f"{row.__name__}: {type(error).__name__}: {error}")
             print(f"{row.__name__} FAILED: {type(error).__name__}: {error}", flush=True)
     if args.json:
-        args.json.write_text(json.dumps({"about": about, "rows": bench.rows, "failures": failures}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps({"about": about, "rows": bench.rows, "failures": failures}, indent=1) + "\n"
+        )
     return 1 if failures or any(row["met"] is False for row in bench.rows) else 0
 
 

@@ -4,10 +4,10 @@
     python asv_bench/machine_code.py
     python asv_bench/machine_code.py --rows "adam, bfloat16"  # some rows, and what their instructions are
 
-ptxas compiles for compute capability 9.0. Counted is the way of aligned elements through the kernel's loop, where the batch size is a power of two,
-and no operand of a division or a square root is so small or so large that it takes the long way. A kernel can run at the speed of memory as long
-as it has fewer instructions for each byte that it moves than the GPU starts while memory delivers one: see docs/gpu-results.md.
-"""
+ptxas compiles for compute capability 9.0. Counted is the way of aligned elements through the kernel's loop,
+where the batch size is a power of two, and no operand of a division or a square root is so small or so large
+that it takes the long way. A kernel can run at the speed of memory as long as it has fewer instructions for
+each byte that it moves than the GPU starts while memory delivers one: see docs/gpu-results.md."""
 
 import argparse
 import heapq
@@ -65,7 +65,10 @@ class Kernel:
         linker = nvjitlink.create(3, ["-arch=sm_{}{}".format(*CAPABILITY), "-lto", "-Xptxas=-v"])
         nvjitlink.add_data(linker, nvjitlink.InputType.LTOIR, code, len(code), "kernel")
         nvjitlink.complete(linker)
-        log, cubin = bytearray(nvjitlink.get_info_log_size(linker)), bytearray(nvjitlink.get_linked_cubin_size(linker))
+        log, cubin = (
+            bytearray(nvjitlink.get_info_log_size(linker)),
+            bytearray(nvjitlink.get_linked_cubin_size(linker)),
+        )
         nvjitlink.get_info_log(linker, log)
         nvjitlink.get_linked_cubin(linker, cubin)
         nvjitlink.destroy(linker)
@@ -85,7 +88,8 @@ def program_of(make):
 
 
 def kernel_of(optimizer, dtypes, kept=0):
-    """Return the `Kernel` of one optimizer, bytes that it moves for each element, and how many elements a thread takes at a time.
+    """Return the `Kernel` of one optimizer, bytes that it moves for each element, and how many elements a
+    thread takes at a time.
 
     Parameters
     ----------
@@ -116,7 +120,9 @@ def disassembled(code):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
-        listing = subprocess.run([str(tool), "-c", file.name], capture_output=True, text=True, check=True).stdout
+        listing = subprocess.run(
+            [str(tool), "-c", file.name], capture_output=True, text=True, check=True
+        ).stdout
     instructions, labels = [], {}
     for line in listing.splitlines():
         label = re.match(r"(\.L_x_\d+):", line)
@@ -129,10 +135,11 @@ def disassembled(code):
 
 
 def way_through_the_loop(instructions, labels):
-    """Return the instructions of the shortest way through the smallest loop that loads and stores 16 bytes at a time.
+    """Return the instructions of the shortest way through the smallest loop that loads and stores 16 bytes at
+    a time.
 
-    Blocks that access less memory at a time (single elements) or call (the long way of a division) are not on it.
-    """
+    Blocks that access less memory at a time (single elements) or call (the long way of a division) are not on
+    it."""
 
     def target(index):
         found = re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", instructions[index])
@@ -142,10 +149,18 @@ def way_through_the_loop(instructions, labels):
         body = instructions[first : last + 1]
         return all(any(re.search(rf"\b{kind}\.\S*128", line) for line in body) for kind in ("LDG", "STG"))
 
-    loops = [(target(last), last) for last in range(len(instructions)) if target(last) is not None and target(last) <= last]
+    loops = [
+        (target(last), last)
+        for last in range(len(instructions))
+        if target(last) is not None and target(last) <= last
+    ]
     first, last = min((loop for loop in loops if is_loop(*loop)), key=lambda loop: loop[1] - loop[0])
     begins = {first, *(index for index in labels.values() if first < index <= last)}
-    begins |= {index + 1 for index in range(first, last) if re.search(r"\b(BRA|EXIT|RET|CALL)\b", instructions[index])}
+    begins |= {
+        index + 1
+        for index in range(first, last)
+        if re.search(r"\b(BRA|EXIT|RET|CALL)\b", instructions[index])
+    }
     ends = dict(zip(sorted(begins), [*sorted(begins)[1:], last + 1]))
 
     def is_by_the_way(line):
@@ -183,7 +198,11 @@ def main(argv=None):
         kernel, moved, width = kernel_of(*row)
         way = way_through_the_loop(*disassembled(kernel.code))
         each = len(way) / width
-        print(f"{name:50} {kernel.registers:9} {moved:6} {each:12.1f} {each / moved:14.2f}{'  SPILLS' * kernel.spilled}", flush=True)
+        print(
+            f"{name:50} {kernel.registers:9} {moved:6} {each:12.1f}"
+            f" {each / moved:14.2f}{'  SPILLS' * kernel.spilled}",
+            flush=True,
+        )
         if args.rows:
             kinds = Counter(re.sub(r"^@\S+ ", "", line).split()[0].split(".")[0] for line in way)
             print("    " + ", ".join(f"{kind} {count / width:.1f}" for kind, count in kinds.most_common()))

@@ -43,24 +43,44 @@ class Result:
         if bar:
             sign, bound = bar.split()
             met = value >= float(bound) if sign == ">=" else value <= float(bound)
-        self.checks.append({"what": what, "value": value, "low": low, "high": high, "unit": unit, "bar": bar, "met": met})
+        self.checks.append(
+            {"what": what, "value": value, "low": low, "high": high, "unit": unit, "bar": bar, "met": met}
+        )
 
     def faster(self, than, bar=None, of="nbopt"):
-        """Add how many times as long as ours another contender takes; of several the best one, which their medians decide."""
+        """Add how many times as long as ours another contender takes; of several the best one, which their
+        medians decide.
+        """
         names = [name for name in ([than] if isinstance(than, str) else than) if name in self.seconds]
         if not names:
-            self.checks.append({"what": f"{than} is absent", "value": None, "low": None, "high": None, "unit": "", "bar": bar, "met": None})
+            self.checks.append(
+                {
+                    "what": f"{than} is absent",
+                    "value": None,
+                    "low": None,
+                    "high": None,
+                    "unit": "",
+                    "bar": bar,
+                    "met": None,
+                }
+            )
             return
         best = min(names, key=lambda name: np.median(self.seconds[name]))
         self.check(f"{best} / {of}", ratio(self.seconds[best], self.seconds[of]), "x", bar)
 
     def as_dict(self):
-        times = {name: {"median": float(np.median(s)), "turns": [float(f"{x:.4g}") for x in s]} for name, s in self.seconds.items()}
+        times = {
+            name: {"median": float(np.median(s)), "turns": [float(f"{x:.4g}") for x in s]}
+            for name, s in self.seconds.items()
+        }
         return {"checks": self.checks, "seconds": times, **self.facts}
 
 
 def row(name, what, chosen_by_name_only=False):
-    """Register a function that measures something and returns a `Result`. It is given the scale that it should work at."""
+    """Register a function that measures something and returns a `Result`.
+
+    It is given the scale that it should work at.
+    """
 
     def decorator(function):
         ROWS[name] = (what, function, chosen_by_name_only)
@@ -80,7 +100,10 @@ class Scale:
 
 
 def side_by_side(steps, rounds, **facts):
-    """Measure contenders: name -> a function that makes the step. One that can't run here is left out, with the reason."""
+    """Measure contenders: name -> a function that makes the step.
+
+    One that can't run here is left out, with the reason.
+    """
     made, absent = {}, {}
     for name, make in steps.items():
         try:
@@ -98,7 +121,11 @@ def bandwidth(optimizer):
         job = Job(OPTIMIZERS[optimizer](), scale.large)
         arrays = arrays_of(job)
         stream, way = streaming_step(*arrays)
-        result = Result(measure({"nbopt": job.step, "streaming": stream}, scale.rounds), bytes=moved_bytes(*arrays), streaming_by=way)
+        result = Result(
+            measure({"nbopt": job.step, "streaming": stream}, scale.rounds),
+            bytes=moved_bytes(*arrays),
+            streaming_by=way,
+        )
         result.faster("streaming", ">= 0.95")
         return result
 
@@ -106,7 +133,9 @@ def bandwidth(optimizer):
 
 
 for _optimizer in ("momentum", "rmsprop", "adagrad", "adadelta", "adam"):
-    row(f"bandwidth-{_optimizer}", f"{_optimizer}, one tensor of 50 M: of streaming bandwidth")(bandwidth(_optimizer))
+    row(f"bandwidth-{_optimizer}", f"{_optimizer}, one tensor of 50 M: of streaming bandwidth")(
+        bandwidth(_optimizer)
+    )
 
 
 # --- other libraries ---
@@ -168,7 +197,12 @@ def gpt2(scale):
 
 @row("embeddings", "Adagrad, a recommender's 38 tensors, 57 M, nearly all of it in four")
 def embeddings(scale):
-    result = against("adagrad", MODELS["embeddings"](2 if scale.quick else 32), scale.few, torch=["PyTorch foreach", "PyTorch fused"])
+    result = against(
+        "adagrad",
+        MODELS["embeddings"](2 if scale.quick else 32),
+        scale.few,
+        torch=["PyTorch foreach", "PyTorch fused"],
+    )
     result.faster(["PyTorch foreach", "PyTorch fused"])
     return result
 
@@ -183,7 +217,9 @@ def many_rmsprop(scale):
 
 @row("300-adam", "Adam, 300 tensors of 1000")
 def many_adam(scale):
-    result = against("adam", [(1000,)] * 300, scale.rounds, torch=["PyTorch fused"], optax=True, deepspeed=True)
+    result = against(
+        "adam", [(1000,)] * 300, scale.rounds, torch=["PyTorch fused"], optax=True, deepspeed=True
+    )
     result.faster("PyTorch fused", ">= 10")
     result.faster("DeepSpeed CPUAdam")
     return result
@@ -192,7 +228,10 @@ def many_adam(scale):
 @row("300-layers", "RMSProp, the same in 300 layers: against one layer")
 def many_layers(scale):
     jobs = {"nbopt": True, "nbopt, 300 layers": False}
-    seconds = measure({name: Job(nbopt.RMSProp(), [(1000,)] * 300, one_layer=one).step for name, one in jobs.items()}, scale.rounds)
+    seconds = measure(
+        {name: Job(nbopt.RMSProp(), [(1000,)] * 300, one_layer=one).step for name, one in jobs.items()},
+        scale.rounds,
+    )
     result = Result(seconds)
     result.faster("nbopt, 300 layers")
     return result
@@ -223,7 +262,10 @@ for _count in (1, 3, 10, 30, 100, 1000):
 
 
 def adapter(shapes, bar, fresh=False):
-    """Measure steps over PyTorch's tensors. Where gradients are `fresh`, the time of setting them is taken off all contenders."""
+    """Measure steps over PyTorch's tensors.
+
+    Where gradients are `fresh`, the time of setting them is taken off all contenders.
+    """
 
     def measured(scale):
         steps = {"nbopt.torch": lambda: peers.adapter_step("rmsprop", shapes, fresh)}
@@ -242,11 +284,18 @@ def adapter(shapes, bar, fresh=False):
 
 
 row("adapter-300", "nbopt.torch, RMSProp, 300 tensors of 1000")(adapter([(1000,)] * 300, ">= 10"))
-row("adapter-300-fresh", "nbopt.torch, RMSProp, 300 tensors of 1000, other gradients at every step")(adapter([(1000,)] * 300, ">= 10", fresh=True))
-row("adapter-resnet50", "nbopt.torch, RMSProp, ResNet-50's 161 tensors")(adapter(MODELS["resnet50"](), ">= 2"))
+row("adapter-300-fresh", "nbopt.torch, RMSProp, 300 tensors of 1000, other gradients at every step")(
+    adapter([(1000,)] * 300, ">= 10", fresh=True)
+)
+row("adapter-resnet50", "nbopt.torch, RMSProp, ResNet-50's 161 tensors")(
+    adapter(MODELS["resnet50"](), ">= 2")
+)
 
 
-@row("training-loop", "AdamW in a training loop: a transformer of 3.2 M parameters in 54 tensors, the time of step() alone")
+@row(
+    "training-loop",
+    "AdamW in a training loop: a transformer of 3.2 M parameters in 54 tensors, the time of step() alone",
+)
 def training_loop(scale):
     """Steps between backward passes, as in training: the passes empty the caches and wake PyTorch's threads."""
     steps = {
@@ -281,10 +330,15 @@ def norm_clip(scale):
 # --- sixteen bits ---
 
 
-@row("sixteen-bits", "RMSProp, one tensor of 50 M, in 16 bits: against float32, and stochastic against nearest rounding")
+@row(
+    "sixteen-bits",
+    "RMSProp, one tensor of 50 M, in 16 bits: against float32, and stochastic against nearest rounding",
+)
 def sixteen_bits(scale):
     def made(dtype, state_dtype=None, stochastic_round=False):
-        return Job(nbopt.RMSProp(stochastic_round=stochastic_round, state_dtype=state_dtype), scale.large, dtype).step
+        return Job(
+            nbopt.RMSProp(stochastic_round=stochastic_round, state_dtype=state_dtype), scale.large, dtype
+        ).step
 
     steps = {
         "float32": made("float32"),
@@ -296,11 +350,26 @@ def sixteen_bits(scale):
         "fp16 stochastic": made("float16", stochastic_round=True),
     }
     result = Result(measure(steps, scale.rounds))
-    bars = {"bf16": "<= 0.75", "fp16": "<= 0.75", "all bf16 stochastic": "<= 0.60", "all bf16": None, "fp16 stochastic": None}
+    bars = {
+        "bf16": "<= 0.75",
+        "fp16": "<= 0.75",
+        "all bf16 stochastic": "<= 0.60",
+        "all bf16": None,
+        "fp16 stochastic": None,
+    }
     for name, bar in bars.items():
         result.check(f"{name} / float32", ratio(result.seconds[name], result.seconds["float32"]), "x", bar)
-    result.check("bf16 stochastic / nearest", ratio(result.seconds["bf16 stochastic"], result.seconds["bf16"]), "x", "<= 1.10")
-    result.check("all bf16 stochastic / nearest", ratio(result.seconds["all bf16 stochastic"], result.seconds["all bf16"]), "x")
+    result.check(
+        "bf16 stochastic / nearest",
+        ratio(result.seconds["bf16 stochastic"], result.seconds["bf16"]),
+        "x",
+        "<= 1.10",
+    )
+    result.check(
+        "all bf16 stochastic / nearest",
+        ratio(result.seconds["all bf16 stochastic"], result.seconds["all bf16"]),
+        "x",
+    )
     return result
 
 
@@ -360,7 +429,10 @@ def memory_growth(scale):
     result = Result()
     cases = {"one tensor": scale.large, "resnet50": MODELS["resnet50"](), "300 tensors": [(1000,)] * 300}
     for name, shapes in cases.items():
-        code = f"import nbopt; from benchmarks.memory import growth; nbopt.set_backend('cpu'); print(growth({shapes}, 100))"
+        code = (
+            "import nbopt; from benchmarks.memory import growth; nbopt.set_backend('cpu');"
+            f" print(growth({shapes}, 100))"
+        )
         value = fresh(code)
         result.check(name, (value, value, value), "MB", "<= 10")
     return result
@@ -388,7 +460,11 @@ def launches(scale):
     return result
 
 
-@row("huge", "one tensor of 2^31 + 1000 elements, GradientDescentMomentum without momentum: wrong elements", chosen_by_name_only=True)
+@row(
+    "huge",
+    "one tensor of 2^31 + 1000 elements, GradientDescentMomentum without momentum: wrong elements",
+    chosen_by_name_only=True,
+)
 def huge(scale):
     """Two arrays of 8.6 GB. Every element is checked, piece by piece, against the rule in NumPy."""
     size, piece = 2**31 + 1000, 2**24 + 1
@@ -402,7 +478,9 @@ def huge(scale):
     pieces = [(low, min(low + piece, size)) for low in range(0, size, piece)]
     for low, high in pieces:
         param[low:high], grad[low:high] = values(low, high)
-    nbopt.GradientDescentMomentum(learning_rate=0.125, momentum_coef=0.0).optimize([nbopt.Parameters((param, grad))], 0)
+    nbopt.GradientDescentMomentum(learning_rate=0.125, momentum_coef=0.0).optimize(
+        [nbopt.Parameters((param, grad))], 0
+    )
     wrong = 0
     for low, high in pieces:
         p, g = values(low, high)

@@ -15,7 +15,9 @@ myst_heading_anchors = 3  # for links to headings, as GitHub makes them
 default_role = "py:obj"  # `Tensor` in a docstring is a link
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
-suppress_warnings = ["ref.python"]  # numpydoc links the attribute skipped of nbopt.torch.Optimizer, and two classes have one
+suppress_warnings = [
+    "ref.python"
+]  # numpydoc links the attribute skipped of nbopt.torch.Optimizer, and two classes have one
 numpydoc_show_class_members = False  # autodoc lists them
 
 html_theme = "furo"
@@ -23,7 +25,10 @@ html_title = f"nbopt {version}"
 
 
 def setup(app):
-    """Keep the initials of authors: "D. P. Kingma" at the start of a line would be an item of an enumeration."""
+    """Keep the initials of authors: "D.
+
+    P. Kingma" at the start of a line would be an item of an enumeration.
+    """
 
     def escaped(app, what, name, obj, options, lines):
         lines[:] = [re.sub(r"^([A-Z])\. ", r"\1\\. ", line) for line in lines]

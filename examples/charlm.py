@@ -44,7 +44,9 @@ class Model(torch.nn.Module):
         self.output = torch.nn.Linear(width, letters)
 
     def forward(self, x, memory=None):
-        """Return scores (batch, length, letters) for the letters after ``x`` (batch, length), and the memory to go on from."""
+        """Return scores (batch, length, letters) for the letters after ``x`` (batch, length), and the memory
+        to go on from.
+        """
         y, memory = self.gru(self.embedding(x), memory)
         return self.output(y), memory
 
@@ -108,7 +110,11 @@ def main(argv=None):
     add("--optimizer", default="RMSProp", choices=OPTIMIZERS)
     add("--learning-rate", type=float, help="in place of the one that suits this job")
     add("--steps", type=int, default=1200)
-    add("--bf16", action="store_true", help="keep parameters in bfloat16, without a copy in 32 bits, and round them stochastically")
+    add(
+        "--bf16",
+        action="store_true",
+        help="keep parameters in bfloat16, without a copy in 32 bits, and round them stochastically",
+    )
     add("--seed", type=int, default=0)
     add("--plot", type=Path, default=Path("charlm.png"), help="file for the picture of the loss")
     args = parser.parse_args(argv)
@@ -125,11 +131,16 @@ def main(argv=None):
     if args.bf16:
         model.bfloat16()
         options["stochastic_round"] = True
-    optimizer = nbopt.torch.Optimizer(model.parameters(), getattr(nbopt, args.optimizer)(**options), seed=args.seed)
+    optimizer = nbopt.torch.Optimizer(
+        model.parameters(), getattr(nbopt, args.optimizer)(**options), seed=args.seed
+    )
     losses = train(model, optimizer, text, steps=args.steps)
     draw(losses, f"{args.optimizer}{', bfloat16' if args.bf16 else ''}", args.plot)
     print(write(model, letters))
-    print(f"The loss went from {losses[0]:.2f} to {sum(losses[-20:]) / len(losses[-20:]):.2f}; its curve is in {args.plot}.")
+    print(
+        f"The loss went from {losses[0]:.2f} to {sum(losses[-20:]) / len(losses[-20:]):.2f}; its curve is in"
+        f" {args.plot}."
+    )
     return losses
 
 

@@ -60,7 +60,10 @@ def array_library(backend):
 
         return torch, lambda values: torch.as_tensor(values, device="cuda")
     except ImportError:
-        raise SystemExit("--backend cuda computes gradients by CuPy or PyTorch, and neither is installed; type: pip install cupy-cuda13x") from None
+        raise SystemExit(
+            "--backend cuda computes gradients by CuPy or PyTorch, and neither is installed; type: pip"
+            " install cupy-cuda13x"
+        ) from None
 
 
 class Dense:
@@ -108,7 +111,10 @@ def forward(network, x):
 
 
 def cross_entropy(scores, true, xp=np):
-    """Return softmax's cross-entropy, summed over the batch, and its gradient by the scores. ``true`` (batch, 10) is 1 at the true class, else 0."""
+    """Return softmax's cross-entropy, summed over the batch, and its gradient by the scores.
+
+    ``true`` (batch, 10) is 1 at the true class, else 0.
+    """
     scores = scores - xp.amax(scores, axis=1, keepdims=True)  # so that exp can't overflow
     log_p = scores - xp.log(xp.exp(scores).sum(axis=1, keepdims=True))
     return -(log_p * true).sum(), xp.exp(log_p) - true
@@ -151,7 +157,9 @@ def train(optimizer, x, labels, *, backend="cpu", batch_size=64, epochs=30, seed
     nbopt.gen_backend(backend=backend, batch_size=batch_size, rng_seed=seed)
     xp, to_device = array_library(backend)
     rng = np.random.default_rng(seed)
-    network = [Dense(n, m, rng, relu=name != "output", name=name, to_device=to_device) for name, n, m in LAYERS]
+    network = [
+        Dense(n, m, rng, relu=name != "output", name=name, to_device=to_device) for name, n, m in LAYERS
+    ]
     x, true = to_device(x), to_device(np.eye(10, dtype=np.float32)[labels])
     layers = [layer.parameters for layer in network]
     steps = len(x) // batch_size  # full batches; the images left out differ every epoch
@@ -205,7 +213,10 @@ def main(argv=None):
     add("--compare", action="store_true", help="train with each of neon's optimizers, one picture")
     args = parser.parse_args(argv)
     if args.learning_rate is not None and (args.compare or args.optimizer == "Adadelta"):
-        parser.error("--learning-rate goes with one optimizer that has one: not with --compare (each has its own), not with Adadelta (it has none)")
+        parser.error(
+            "--learning-rate goes with one optimizer that has one: not with --compare (each has its own), not"
+            " with Adadelta (it has none)"
+        )
 
     x_train, x_test, labels_train, labels_test = load_data()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -228,7 +239,11 @@ def main(argv=None):
         _, to_device = array_library(args.backend)
         accuracies[name] = accuracy(network, to_device(x_test), to_device(labels_test))
         print(f"{name}: test accuracy {accuracies[name]:.2%}")
-        arrays = {f"{layer.name}.{key}": tensor.get() for layer in network for key, ((tensor, _), _) in zip("Wb", layer.parameters.get_params())}
+        arrays = {
+            f"{layer.name}.{key}": tensor.get()
+            for layer in network
+            for key, ((tensor, _), _) in zip("Wb", layer.parameters.get_params())
+        }
         np.savez(args.out / f"weights-{name}.npz", **arrays)
     picture = args.out / f"loss-{'compare' if args.compare else args.optimizer}.png"
     draw(curves, picture)

@@ -18,7 +18,16 @@ class QuasiHyperbolicMomentum(nbopt.Optimizer):
     state_names = ("mean",)
     checks = {**nbopt.Optimizer.checks, "beta": checks.below_one, "nu": checks.fraction}
 
-    def __init__(self, learning_rate=1.0, beta=0.999, nu=0.7, schedule=None, gradient_clip_norm=None, stochastic_round=False, name=None):
+    def __init__(
+        self,
+        learning_rate=1.0,
+        beta=0.999,
+        nu=0.7,
+        schedule=None,
+        gradient_clip_norm=None,
+        stochastic_round=False,
+        name=None,
+    ):
         super().__init__(name=name)
         self.learning_rate, self.beta, self.nu = learning_rate, beta, nu
         self.schedule = schedule or nbopt.Schedule()

@@ -40,7 +40,9 @@ class Bumps:
         self.sharpness = np.full(count, 4, np.float32)
         self.height = rng.normal(0, 0.1, count).astype(np.float32)
         self.gradients = [np.zeros(count, np.float32) for _ in range(3)]
-        self.parameters = nbopt.Parameters(*zip((self.place, self.sharpness, self.height), self.gradients), name="bumps")
+        self.parameters = nbopt.Parameters(
+            *zip((self.place, self.sharpness, self.height), self.gradients), name="bumps"
+        )
 
     def __call__(self, x):
         """Return the curve at the points ``x`` (n,)."""
@@ -66,7 +68,9 @@ def truth(x):
 
 def train(curve, optimizer, x, y, *, steps):
     """Fit the curve in place; return the mean squared error of every step."""
-    nbopt.gen_backend(backend="cpu", batch_size=len(x))  # gradients are sums over the points, and are divided by it
+    nbopt.gen_backend(
+        backend="cpu", batch_size=len(x)
+    )  # gradients are sums over the points, and are divided by it
     losses = []
     progress = trange(steps, desc=type(optimizer).__name__, unit="step")
     for step in progress:
@@ -105,9 +109,14 @@ def main(argv=None):
     x = rng.uniform(-3, 3, 300).astype(np.float32)
     y = (truth(x) + rng.normal(0, 0.1, len(x))).astype(np.float32)
     curve = Bumps(25, rng)
-    losses = train(curve, getattr(nbopt, args.optimizer)(**OPTIMIZERS[args.optimizer]), x, y, steps=args.steps)
+    losses = train(
+        curve, getattr(nbopt, args.optimizer)(**OPTIMIZERS[args.optimizer]), x, y, steps=args.steps
+    )
     draw(curve, x, y, losses, args.plot)
-    print(f"The mean squared error went from {losses[0]:.3f} to {losses[-1]:.4f}; the picture is in {args.plot}.")
+    print(
+        f"The mean squared error went from {losses[0]:.3f} to {losses[-1]:.4f}; the picture is in"
+        f" {args.plot}."
+    )
     return losses
 
 

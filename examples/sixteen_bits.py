@@ -1,16 +1,17 @@
 """Train with weights kept in 16 bits, rounded to nearest or stochastically, beside float32.
 
-A weight in bfloat16 has 8 significant bits, and late in a training most updates are smaller than half the distance to
-the next such number: rounded to nearest they are lost, however often they come. Rounded stochastically, each has
-its chance to move the weight, and on average all of it arrives. This example trains two networks in three settings, from
-the same seeds, draws their losses and prints a table::
+A weight in bfloat16 has 8 significant bits, and late in a training most updates are smaller than half the
+distance to the next such number: rounded to nearest they are lost, however often they come. Rounded
+stochastically, each has its chance to move the weight, and on average all of it arrives. This example trains
+two networks in three settings, from the same seeds, draws their losses and prints a table::
 
     python examples/sixteen_bits.py              # about two minutes
     python examples/sixteen_bits.py --quick      # a run of seconds
     python examples/sixteen_bits.py --compare    # other optimizers and learning rates: a longer table, no picture
 
-Only the stored weights differ between the settings. A step starts from them alone: the forward pass widens them, and the
-float32 copy is never updated. Activations, gradients and, by default, the optimizer's states are float32 everywhere.
+Only the stored weights differ between the settings. A step starts from them alone: the forward pass widens
+them, and the float32 copy is never updated. Activations, gradients and, by default, the optimizer's states
+are float32 everywhere.
 """
 
 import argparse
@@ -54,7 +55,9 @@ class StoredDense(Dense):
 
 
 class Embedding(StoredDense):
-    """The first layer: gives every character (batch, CONTEXT) its row of weights; returns them as (batch, CONTEXT * WIDTH)."""
+    """The first layer: gives every character (batch, CONTEXT) its row of weights; returns them as (batch,
+    CONTEXT * WIDTH).
+    """
 
     def forward(self, x):
         """Return the vectors of the characters, side by side."""
@@ -84,7 +87,9 @@ def digits_task(name="Adam", quick=False):
     data = load_data()
 
     def network(rng, dtype):
-        return [StoredDense(n, m, rng, dtype=dtype, relu=layer != "output", name=layer) for layer, n, m in LAYERS]
+        return [
+            StoredDense(n, m, rng, dtype=dtype, relu=layer != "output", name=layer) for layer, n, m in LAYERS
+        ]
 
     def optimizer(stochastic_round):
         return getattr(nbopt, name)(**OPTIMIZERS[name], stochastic_round=stochastic_round)
@@ -94,7 +99,9 @@ def digits_task(name="Adam", quick=False):
 
 
 def language_task(rate=2e-3, quick=False):
-    """Return a language model's job, to guess the next character of the texts of Python's ``help()``, with Adam from `rate` to 0."""
+    """Return a language model's job, to guess the next character of the texts of Python's ``help()``, with
+    Adam from `rate` to 0.
+    """
     texts = ["".join(list(topics.values())[start::10]) for start in range(10)]
     alphabet, codes = np.unique(list("".join(texts)), return_inverse=True)
     codes = np.split(codes, [len(texts[0])])[::-1]  # one topic in ten is for the test
@@ -105,7 +112,10 @@ def language_task(rate=2e-3, quick=False):
     def network(rng, dtype):
         embedding = Embedding(len(alphabet), WIDTH, rng, dtype=dtype, relu=False, name="embedding")
         names = ("hidden1", "hidden2", "output")
-        dense = [StoredDense(n, m, rng, dtype=dtype, relu=name != "output", name=name) for name, (n, m) in zip(names, pairwise(sizes))]
+        dense = [
+            StoredDense(n, m, rng, dtype=dtype, relu=name != "output", name=name)
+            for name, (n, m) in zip(names, pairwise(sizes))
+        ]
         return [embedding, *dense]
 
     seeds, epochs = (1, 1) if quick else (3, 24)
@@ -114,13 +124,23 @@ def language_task(rate=2e-3, quick=False):
         return nbopt.Adam(stochastic_round, rate, schedule=nbopt.PolySchedule(epochs, 1))
 
     data = x, x_test[::5], labels, labels_test[::5]
-    return Task(f"Characters of Python's help, Adam from {rate:g} to 0", data, network, optimizer, seeds, epochs, 100, 128)
+    return Task(
+        f"Characters of Python's help, Adam from {rate:g} to 0",
+        data,
+        network,
+        optimizer,
+        seeds,
+        epochs,
+        100,
+        128,
+    )
 
 
 def train(task, dtype, stochastic_round, seed, state_dtype=None):
     """Train a fresh network.
 
-    Returns the mean training loss of every epoch, the test accuracy, and the share of the weights that the last step changed.
+    Returns the mean training loss of every epoch, the test accuracy, and the share of the weights that the
+    last step changed.
     """
     # The backend becomes the current one. Its seed decides the random bits, and with them the whole run.
     nbopt.gen_backend(backend="cpu", batch_size=task.batch_size, rng_seed=seed)
@@ -149,12 +169,19 @@ def run(task, state_dtype=None):
     """Train `task` in all settings; print a table; return a dict of setting -> losses (seeds, epochs)."""
     curves = {}
     print(f"\n{task.title}: {task.seeds} seeds, {task.epochs} epochs of {task.steps} steps")
-    print(f"  {'weights':22}{'training loss, mean (range)':34}{'test accuracy (range)':32}moved in the last step")
+    print(
+        f"  {'weights':22}{'training loss, mean (range)':34}{'test accuracy (range)':32}moved in the last"
+        " step"
+    )
     for name, setting in SETTINGS.items():
         seeds = tqdm(range(task.seeds), desc=name, leave=False)
         runs = [train(task, *setting, seed, state_dtype) for seed in seeds]
         curves[name] = np.array([losses for losses, _, _ in runs])
-        last, accuracies, moved = curves[name][:, -1], np.array([r[1] for r in runs]), np.mean([r[2] for r in runs])
+        last, accuracies, moved = (
+            curves[name][:, -1],
+            np.array([r[1] for r in runs]),
+            np.mean([r[2] for r in runs]),
+        )
         loss = f"{last.mean():#.3g} ({last.min():#.3g} to {last.max():#.3g})"
         score = f"{accuracies.mean():.2%} ({accuracies.min():.2%} to {accuracies.max():.2%})"
         print(f"  {name:22}{loss:34}{score:32}{moved:.1%}", flush=True)
@@ -162,13 +189,17 @@ def run(task, state_dtype=None):
 
 
 def draw(results, path):
-    """Draw the losses, a dict of title -> what `run` returns, side by side into a PNG file: means, and ranges over the seeds."""
+    """Draw the losses, a dict of title -> what `run` returns, side by side into a PNG file: means, and ranges
+    over the seeds.
+    """
     figure = Figure(figsize=(11, 4.5), layout="constrained")  # without pyplot: Agg, no window
     for axes, (title, curves) in zip(figure.subplots(1, len(results)), results.items()):
         for style, (name, losses) in zip(STYLES, curves.items()):
             epochs = np.arange(1, losses.shape[1] + 1)
             axes.plot(epochs, losses.mean(axis=0), style, label=name)
-            axes.fill_between(epochs, losses.min(axis=0), losses.max(axis=0), color=style[:2], alpha=0.2, linewidth=0)
+            axes.fill_between(
+                epochs, losses.min(axis=0), losses.max(axis=0), color=style[:2], alpha=0.2, linewidth=0
+            )
         wide = min(map(np.min, curves.values())) * 10 < max(map(np.max, curves.values()))
         axes.set(title=title, xlabel="epoch", ylabel="training loss", yscale="log" if wide else "linear")
         axes.legend()
@@ -180,12 +211,25 @@ def main(argv=None):
     """Train, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one seed and fewer epochs: seconds")
-    parser.add_argument("--compare", action="store_true", help="the digits with every optimizer, the language model at several rates; no picture")
-    parser.add_argument("--state-dtype", choices=["bfloat16", "float16", "float32"], help="of the optimizer's states, float32 by default")
-    parser.add_argument("--out", type=Path, default=Path("digits-out/sixteen_bits.png"), help="the picture's file")
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="the digits with every optimizer, the language model at several rates; no picture",
+    )
+    parser.add_argument(
+        "--state-dtype",
+        choices=["bfloat16", "float16", "float32"],
+        help="of the optimizer's states, float32 by default",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("digits-out/sixteen_bits.png"), help="the picture's file"
+    )
     args = parser.parse_args(argv)
     if args.compare:
-        tasks = [*(digits_task(name, args.quick) for name in OPTIMIZERS), *(language_task(rate, args.quick) for rate in (1e-3, 2e-3, 4e-3, 8e-3))]
+        tasks = [
+            *(digits_task(name, args.quick) for name in OPTIMIZERS),
+            *(language_task(rate, args.quick) for rate in (1e-3, 2e-3, 4e-3, 8e-3)),
+        ]
     else:
         tasks = [digits_task(quick=args.quick), language_task(quick=args.quick)]
     with threadpool_limits(1, user_api="blas"):  # matrices this small are multiplied faster by one thread

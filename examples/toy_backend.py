@@ -1,4 +1,6 @@
-"""A backend in one file. Each program becomes the text of a Python function over whole NumPy arrays, which stands for a kernel.
+"""A backend in one file.
+
+Each program becomes the text of a Python function over whole NumPy arrays, which stands for a kernel.
 
 A package that installs it makes it known by an entry point, and then ``nbopt.set_backend("toy")`` finds it::
 
@@ -33,13 +35,19 @@ class ToyBackend(nbopt.Backend):
     def storage_dtype(cls, dtype):
         """Return `dtype` as a numpy.dtype, or raise DtypeError."""
         if dtype is None or np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
-            raise DtypeError(f"the toy backend stores float32 and float64, not {dtype}: convert it by x.astype(numpy.float32)")
+            raise DtypeError(
+                f"the toy backend stores float32 and float64, not {dtype}: convert it by"
+                " x.astype(numpy.float32)"
+            )
         return np.dtype(dtype)
 
     def adopt(self, obj):
         """Return the storage that shares the memory of `obj`."""
         if type(obj) is not np.ndarray or not obj.dtype.isnative:
-            raise OperandError(f"the toy backend wraps plain NumPy arrays in native byte order, not {type(obj).__name__}: be.array(x) copies")
+            raise OperandError(
+                f"the toy backend wraps plain NumPy arrays in native byte order, not {type(obj).__name__}:"
+                " be.array(x) copies"
+            )
         self.storage_dtype(obj.dtype)
         return obj
 
@@ -59,8 +67,13 @@ class ToyBackend(nbopt.Backend):
 
     def prepare(self, updates):
         """Do everything that can fail, without changing a value; return what runs the updates."""
-        given = [(update, *self._looked_at(update), [tensor.storage for tensor in update.shared]) for update in updates]
-        check_disjoint([value for update in updates if update.plans is not None for value in _labelled(update)])
+        given = [
+            (update, *self._looked_at(update), [tensor.storage for tensor in update.shared])
+            for update in updates
+        ]
+        check_disjoint(
+            [value for update in updates if update.plans is not None for value in _labelled(update)]
+        )
         for stage in (stage for update in updates for stage in update.program.passes()):
             if stage not in self.kernels:
                 self.kernels[stage] = compiled(kernel_text(stage))
@@ -77,8 +90,12 @@ class ToyBackend(nbopt.Backend):
         columns = update.columns(update)  # one list of tensors for each slot; new states are made here
         update.arrays = [[tensor.storage for tensor in column] for column in columns]
         roundings = [update.stochastic_round, *(tensor.rounding for column in columns for tensor in column)]
-        if not all(isinstance(rounding, bool) for rounding in roundings):  # True loses no bits of these dtypes, a number of bits does
-            raise ArgumentError("the toy backend rounds to nearest: set stochastic_round and rounding to False")
+        if not all(
+            isinstance(rounding, bool) for rounding in roundings
+        ):  # True loses no bits of these dtypes, a number of bits does
+            raise ArgumentError(
+                "the toy backend rounds to nearest: set stochastic_round and rounding to False"
+            )
         for array, written, label in _labelled(update):
             if written and not array.flags.writeable:
                 raise LayoutError(f"{label()} is read-only, and a step writes it")
@@ -107,11 +124,15 @@ class ToyStep(Interpreter):
 
     def run_pass(self, level, stage, number, row):
         """Run the kernel of a pass over one parameter, given its number and its arrays."""
-        self.keep(level, stage, number, self.kernels[stage](row, self.numbers[number], self.dtype_of(row).type))
+        self.keep(
+            level, stage, number, self.kernels[stage](row, self.numbers[number], self.dtype_of(row).type)
+        )
 
 
 def kernel_text(stage):
-    """Return a pass as Python: a function of one array for each slot, the parameter's numbers, and the arithmetic's type."""
+    """Return a pass as Python: a function of one array for each slot, the parameter's numbers, and the
+    arithmetic's type.
+    """
     lines = ["def kernel(arrays, numbers, dtype):"]
 
     def value(operand):
@@ -129,7 +150,9 @@ def kernel_text(stage):
         else:
             result = f"{op}({', '.join(map(value, operands))})"
         lines.append(f"    v{index} = {result}")
-    return "\n".join([*lines, f"    return [{', '.join(value(operand) for _, operand in stage.reductions)}]", ""])
+    return "\n".join(
+        [*lines, f"    return [{', '.join(value(operand) for _, operand in stage.reductions)}]", ""]
+    )
 
 
 def compiled(text):
@@ -140,6 +163,12 @@ def compiled(text):
 
 
 def _labelled(update):
-    """Return (array, whether the program writes it, what to call it) of all arrays, as `check_disjoint` takes them."""
+    """Return (array, whether the program writes it, what to call it) of all arrays, as `check_disjoint` takes
+    them.
+    """
     names, written = update.program.names, update.program.written()
-    return [(array, slot in written, lambda name=names[slot]: name) for slot, column in enumerate(update.arrays) for array in column]
+    return [
+        (array, slot in written, lambda name=names[slot]: name)
+        for slot, column in enumerate(update.arrays)
+        for array in column
+    ]

@@ -122,7 +122,11 @@ def __getattr__(name):
         except ModuleNotFoundError as error:
             if error.name != "torch":
                 raise
-            raise ImportError('nbopt.torch needs PyTorch. Type: pip install "nbopt[torch]"', name="torch") from None
-    close = {own.lower(): own for own in __all__}.get(name.lower()) or {"SGD": "GradientDescentMomentum"}.get(name)
+            raise ImportError(
+                'nbopt.torch needs PyTorch. Type: pip install "nbopt[torch]"', name="torch"
+            ) from None
+    close = {own.lower(): own for own in __all__}.get(name.lower()) or {"SGD": "GradientDescentMomentum"}.get(
+        name
+    )
     hint = f": write nbopt.{close}" if close else ""
     raise AttributeError(f"module 'nbopt' has no attribute {name!r}{hint}", name=name)

@@ -20,12 +20,16 @@ def _versions():
 
 
 def _optimizers():
-    """Return one instance of every optimizer by its name, and of those whose options are other kernels by a label."""
+    """Return one instance of every optimizer by its name, and of those whose options are other kernels by a
+    label.
+    """
     chosen = {
         "GradientDescentMomentum": nbopt.GradientDescentMomentum(0.1, 0.9, wdecay=0.01),
         "GradientDescentMomentum, no momentum": nbopt.GradientDescentMomentum(0.1, 0.0, wdecay=0.01),
         "GradientDescentMomentum, nesterov": nbopt.GradientDescentMomentum(0.1, 0.9, nesterov=True),
-        "RMSProp, clipped": nbopt.RMSProp(gradient_clip_norm=0.1, gradient_clip_value=0.01, param_clip_value=1.0),
+        "RMSProp, clipped": nbopt.RMSProp(
+            gradient_clip_norm=0.1, gradient_clip_value=0.01, param_clip_value=1.0
+        ),
         "RMSProp, centered": nbopt.RMSProp(centered=True, momentum_coef=0.9),
     }
     for name in nbopt.optimizers.__all__:
@@ -71,7 +75,9 @@ def self_check(write=print):
         cells = []
         for name, dtype in columns:
             try:
-                equal = _trained(name, _optimizers()[label], dtype) == _trained("reference", _optimizers()[label], dtype)
+                equal = _trained(name, _optimizers()[label], dtype) == _trained(
+                    "reference", _optimizers()[label], dtype
+                )
                 cells.append("same bits" if equal else "DIFFERS")
             except Exception as error:
                 equal = False
@@ -83,7 +89,10 @@ def self_check(write=print):
 
 def main():
     """Print the report; return the exit status, 1 when a check failed."""
-    print(f"nbopt {nbopt.__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    print(
+        f"nbopt {nbopt.__version__}, Python {platform.python_version()}, {platform.system()}"
+        f" {platform.machine()}"
+    )
     print(", ".join(f"{package} {version}" for package, version in _versions()))
     print("\nbackends")
     for name in known_backends():

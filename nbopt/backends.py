@@ -1,7 +1,8 @@
 """The registry of backends, and the one that is current.
 
-Built-in backends are known by their names and imported when first used. Others come through the entry-point group ``nbopt.backends``:
-a package that declares ``toy = "package.module:ToyBackend"`` there is used by ``nbopt.set_backend("toy")``.
+Built-in backends are known by their names and imported when first used. Others come through the entry-point
+group ``nbopt.backends``: a package that declares ``toy = "package.module:ToyBackend"`` there is used by
+``nbopt.set_backend("toy")``.
 """
 
 import copyreg
@@ -46,7 +47,8 @@ def gen_backend(
     Parameters
     ----------
     backend : str
-        ``"cpu"`` (also neon's ``"mkl"``), ``"cuda"`` (also neon's ``"gpu"``), ``"reference"``, or the name of an installed one.
+        ``"cpu"`` (also neon's ``"mkl"``), ``"cuda"`` (also neon's ``"gpu"``), ``"reference"``, or the name of
+        an installed one.
     rng_seed : int, optional
         Seed of stochastic rounding, from 0 to 2**64 - 1; drawn from the system without one.
     datatype : dtype
@@ -122,7 +124,10 @@ def set_backend(name_or_backend, **options):
     """
     if isinstance(name_or_backend, Backend):
         if options:
-            raise ArgumentError(f"options ({', '.join(options)}) go with a backend's name, not with a backend that exists already")
+            raise ArgumentError(
+                f"options ({', '.join(options)}) go with a backend's name, not with a backend that exists"
+                " already"
+            )
         backend = name_or_backend
     else:
         backend = new_backend(name_or_backend, **options)
@@ -136,7 +141,8 @@ def new_backend(name, **options):
 
 
 def get_backend():
-    """Return the current backend; where none is set, install the one that NBOPT_BACKEND names, else the CPU backend.
+    """Return the current backend; where none is set, install the one that NBOPT_BACKEND names, else the CPU
+    backend.
 
     Returns
     -------
@@ -154,12 +160,15 @@ def get_backend():
     try:
         return set_backend(name or "cpu")
     except BackendError as error:
-        raise type(error)(f"{error} (The environment variable NBOPT_BACKEND chose it.)" if name else str(error)) from None
+        raise type(error)(
+            f"{error} (The environment variable NBOPT_BACKEND chose it.)" if name else str(error)
+        ) from None
 
 
 @contextmanager
 def use_backend(name_or_backend, **options):
-    """Set a backend as `set_backend` does, for the duration of a ``with`` block, process-wide; then restore the former one.
+    """Set a backend as `set_backend` does, for the duration of a ``with`` block, process-wide; then restore
+    the former one.
 
     Parameters
     ----------
@@ -237,7 +246,9 @@ def _load(name):
         try:
             return getattr(importlib.import_module(module), cls)
         except ImportError as error:
-            raise BackendError(f"the backend {key!r} can't be imported: {error}. Type: pip install {_requirement(key)}") from error
+            raise BackendError(
+                f"the backend {key!r} can't be imported: {error}. Type: pip install {_requirement(key)}"
+            ) from error
     points = _entry_points()
     if not isinstance(key, str) or key not in points:
         known = ", ".join([*known_backends(), *(f"{neon} (= {ours})" for neon, ours in _NEON_NAMES.items())])
@@ -245,9 +256,14 @@ def _load(name):
     try:
         cls = points[key].load()
     except Exception as error:
-        raise BackendError(f"the backend {key!r} is installed by another package and can't be loaded: {error}") from error
+        raise BackendError(
+            f"the backend {key!r} is installed by another package and can't be loaded: {error}"
+        ) from error
     if not (isinstance(cls, type) and issubclass(cls, Backend)):
-        raise BackendError(f"the entry point {key!r} of the group {_GROUP} must name a subclass of nbopt.Backend, not {cls!r}")
+        raise BackendError(
+            f"the entry point {key!r} of the group {_GROUP} must name a subclass of nbopt.Backend, not"
+            f" {cls!r}"
+        )
     return cls
 
 
@@ -256,7 +272,8 @@ def _requirement(name):
 
 
 def _reduced(tensor):
-    # Backends hold compiled code and devices; the copy belongs to the backend that is current where it is loaded.
+    # Backends hold compiled code and devices; the copy belongs to the backend that is current where it is
+    # loaded.
     return _rebuilt, (tensor.be.picklable(tensor.storage), tensor.name, tensor.rounding)
 
 

@@ -1,6 +1,8 @@
-"""Checks of hyper-parameters: each takes a name and a value, and raises ArgumentError where the value makes no sense.
+"""Checks of hyper-parameters: each takes a name and a value, and raises ArgumentError where the value makes
+no sense.
 
-A check returns the value that is kept. Its attribute ``type`` says in a word what it takes, for documentation.
+A check returns the value that is kept. Its attribute ``type`` says in a word what it takes, for
+documentation.
 """
 
 import math
@@ -13,7 +15,9 @@ from nbopt.errors import ArgumentError
 
 
 def unwrapped(value):
-    """Return the number in an array or tensor without dimensions (NumPy's, PyTorch's, JAX's, ...), or `value` itself where it is none."""
+    """Return the number in an array or tensor without dimensions (NumPy's, PyTorch's, JAX's, ...), or `value`
+    itself where it is none.
+    """
     if isinstance(value, numbers.Real) or getattr(value, "shape", None) != ():
         return value
     return value.get().item() if isinstance(value, Tensor) else value.item()
@@ -37,7 +41,8 @@ def _check(condition, allowed, kind=float):
         value = unwrapped(value)
         if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
             try:
-                # One type from here on: NumPy's scalars, say, would pull the host's arithmetic down to their own precision.
+                # One type from here on: NumPy's scalars, say, would pull the host's arithmetic down to their
+                # own precision.
                 number = kind(value)
             except (OverflowError, ValueError):
                 number = math.nan
@@ -70,8 +75,12 @@ def optional(check):
 @_takes("Schedule, optional")
 def schedule(name, value):
     """Check a schedule: an object with a method get_learning_rate, or None."""
-    if value is not None and (isinstance(value, type) or not callable(getattr(value, "get_learning_rate", None))):
-        raise ArgumentError(f"{name} must be a schedule, such as nbopt.Schedule(10, 0.5), or None; not {value!r}")
+    if value is not None and (
+        isinstance(value, type) or not callable(getattr(value, "get_learning_rate", None))
+    ):
+        raise ArgumentError(
+            f"{name} must be a schedule, such as nbopt.Schedule(10, 0.5), or None; not {value!r}"
+        )
     return value
 
 
@@ -90,7 +99,9 @@ def loss_scale(name, value):
     if isinstance(value, (numbers.Real, type(None))):
         return positive(name, value)
     if math.prod(getattr(value, "shape", (0,))) != 1:
-        raise ArgumentError(f"{name} must be a number above 0, or an array or tensor of one element, not {value!r}")
+        raise ArgumentError(
+            f"{name} must be a number above 0, or an array or tensor of one element, not {value!r}"
+        )
     return value
 
 

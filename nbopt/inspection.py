@@ -18,8 +18,9 @@ def explain(optimizer, layers, epoch=0):
     Returns
     -------
     str
-        First what the traces depend on, and the stages of the step with the bytes that each pass moves. Then each kernel once: the rule in a
-        comment, the Python source that Numba compiles, and the file it is kept in.
+        First what the traces depend on, and the stages of the step with the bytes that each pass moves. Then
+        each kernel once: the rule in a comment, the Python source that Numba compiles, and the file it is
+        kept in.
 
     Raises
     ------
@@ -40,13 +41,19 @@ def _members(optimizer):
 def _guard(optimizer):
     """Return what the trace of an optimizer's rule depends on, as comments."""
     trace = optimizer.trace_in_use() if isinstance(optimizer, Optimizer) else None
-    return [] if trace is None else [f"# {optimizer.classnm} is traced again if one of these changes: {trace.guard()}\n"]
+    return (
+        []
+        if trace is None
+        else [f"# {optimizer.classnm} is traced again if one of these changes: {trace.guard()}\n"]
+    )
 
 
 def compile(optimizer, layers, epoch=0):
-    """Prepare the kernels of ``optimizer.optimize(layers, epoch)`` without changing any value, state or counter.
+    """Prepare the kernels of ``optimizer.optimize(layers, epoch)`` without changing any value, state or
+    counter.
 
-    The first step then starts without a pause. Kernels are kept on disk too, so a later process finds them there.
+    The first step then starts without a pause. Kernels are kept on disk too, so a later process finds them
+    there.
 
     Parameters
     ----------
@@ -65,5 +72,7 @@ def compile(optimizer, layers, epoch=0):
 
 def _updates(be, optimizer, layers, epoch):
     if not isinstance(optimizer, Optimizer):
-        raise ArgumentError(f"the optimizer must be one of nbopt's, such as nbopt.RMSProp(), not {optimizer!r}")
+        raise ArgumentError(
+            f"the optimizer must be one of nbopt's, such as nbopt.RMSProp(), not {optimizer!r}"
+        )
     return optimizer.updates(be, layers, epoch)

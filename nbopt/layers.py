@@ -20,8 +20,9 @@ def get_param_list(layer_list):
     Returns
     -------
     list of ((W, dW), states)
-        W and dW are tensors (or arrays that the backend can wrap), `states` is a list that belongs to the layer and is extended by the
-        optimizer on first use. A dW of None leaves the parameter out of this step.
+        W and dW are tensors (or arrays that the backend can wrap), `states` is a list that belongs to the
+        layer and is extended by the optimizer on first use. A dW of None leaves the parameter out of this
+        step.
 
     Raises
     ------
@@ -47,18 +48,24 @@ def as_layers(layer_list):
     try:
         return list(layer_list)
     except TypeError:
-        raise LayerError(f"layers come as a list, not as a {type(layer_list).__name__}: write [layer]") from None
+        raise LayerError(
+            f"layers come as a list, not as a {type(layer_list).__name__}: write [layer]"
+        ) from None
 
 
 def check_distinct(layers):
     """Raise LayerError where a layer is listed twice."""
     if len({*map(id, layers)}) < len(layers):
-        twice = next(layer for index, layer in enumerate(layers) if any(layer is other for other in layers[:index]))
+        twice = next(
+            layer for index, layer in enumerate(layers) if any(layer is other for other in layers[:index])
+        )
         raise LayerError(f"{twice!r} is listed twice: its parameters would be updated twice in one step")
 
 
 def entries_of(params):
-    """Yield (param, grad, states) of each entry that `get_param_list` has collected; raise LayerError where one is malformed."""
+    """Yield (param, grad, states) of each entry that `get_param_list` has collected; raise LayerError where
+    one is malformed.
+    """
     seen: set[int] = set()
     for entry in params:
         try:
@@ -66,9 +73,15 @@ def entries_of(params):
         except (TypeError, ValueError):
             raise LayerError(f"get_params() must give ((W, dW), states), not {entry!r}") from None
         if not isinstance(states, list):
-            raise LayerError(f"the states of a parameter must be a list, which the optimizer can extend; not {type(states).__name__}")
+            raise LayerError(
+                "the states of a parameter must be a list, which the optimizer can extend; not"
+                f" {type(states).__name__}"
+            )
         if id(states) in seen:
-            raise LayerError("two parameters share one list of states: give each a list of its own, [[] for _ in parameters]")
+            raise LayerError(
+                "two parameters share one list of states: give each a list of its own, [[] for _ in"
+                " parameters]"
+            )
         seen.add(id(states))
         yield param, grad, states
 
@@ -84,7 +97,8 @@ def rows_with_gradients(params):
     Returns
     -------
     (list of int, list of int)
-        The number of elements of each parameter, and the places of those that have a gradient: see `nbopt.interface.update.Update.listing`.
+        The number of elements of each parameter, and the places of those that have a gradient: see
+        `nbopt.interface.update.Update.listing`.
 
     Raises
     ------
@@ -97,7 +111,8 @@ def rows_with_gradients(params):
 
 
 def warn_of_lost_states(layer_list):
-    """Warn of the first layer that gives other lists of states whenever it is asked, so that what an optimizer puts there is lost.
+    """Warn of the first layer that gives other lists of states whenever it is asked, so that what an
+    optimizer puts there is lost.
 
     Parameters
     ----------
@@ -113,8 +128,9 @@ def warn_of_lost_states(layer_list):
         for (_, states), (_, again) in zip(get_param_list([layer]), get_param_list([layer])):
             if again is not states and not again:
                 warnings.warn(
-                    f"get_params() of {layer!r} gives a new list of states at each call, so the optimizer's states are lost after each step. "
-                    "Make the lists once, in the layer's __init__: self.states = [[] for _ in parameters]",
+                    f"get_params() of {layer!r} gives a new list of states at each call, so the optimizer's"
+                    " states are lost after each step. Make the lists once, in the layer's __init__:"
+                    " self.states = [[] for _ in parameters]",
                     stacklevel=2,
                 )
                 return True
@@ -122,7 +138,9 @@ def warn_of_lost_states(layer_list):
 
 
 def as_gradient(be, grad, param):
-    """Return what `Backend.wrap` can take to read a gradient: see `Backend.resolved`. A number, as NumPy's sums are, becomes a tensor.
+    """Return what `Backend.wrap` can take to read a gradient: see `Backend.resolved`.
+
+    A number, as NumPy's sums are, becomes a tensor.
 
     Parameters
     ----------
@@ -144,8 +162,8 @@ def _explain_layers(layer_list, error):
     for layer in as_layers(layer_list):
         if not callable(getattr(layer, "get_params", None)):
             raise LayerError(
-                f"{layer!r} is no layer: a layer has a method get_params() that returns ((W, dW), states) or a list of these. "
-                "Raw arrays become one by nbopt.Parameters((W, dW), ...)."
+                f"{layer!r} is no layer: a layer has a method get_params() that returns ((W, dW), states) or"
+                " a list of these. Raw arrays become one by nbopt.Parameters((W, dW), ...)."
             ) from error
 
 

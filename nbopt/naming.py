@@ -6,7 +6,8 @@ from typing import Any
 
 from nbopt.errors import DescriptionError
 
-# Public class path -> class. Only what stands here can be built from a description: a description never imports anything.
+# Public class path -> class. Only what stands here can be built from a description: a description never
+# imports anything.
 _registry: dict[str, type] = {}
 
 
@@ -32,8 +33,9 @@ def registered_class(path):
     except (KeyError, TypeError):
         known = ", ".join(sorted(_registry))
         raise DescriptionError(
-            f"a description names the class {path!r}, which is not a known Optimizer or Schedule. Known: {known}. "
-            "Import the module that defines the class first; nothing is imported because a description asks for it."
+            f"a description names the class {path!r}, which is not a known Optimizer or Schedule. Known:"
+            f" {known}. Import the module that defines the class first; nothing is imported because a"
+            " description asks for it."
         ) from None
 
 
@@ -43,7 +45,8 @@ class NervanaObject:
     Parameters
     ----------
     name : str, optional
-        A name for messages and for MultiOptimizer. Without one, the object is called by its class and a number.
+        A name for messages and for MultiOptimizer. Without one, the object is called by its class and a
+        number.
 
     Attributes
     ----------
@@ -80,8 +83,8 @@ class NervanaObject:
         Returns
         -------
         dict
-            ``{"type": path of the class, "config": {argument: value}}``. Objects among the values are described in
-            their turn. A name that the user did not choose is left out.
+            ``{"type": path of the class, "config": {argument: value}}``. Objects among the values are
+            described in their turn. A name that the user did not choose is left out.
         """
         config = {}
         for argument in constructor_arguments(type(self)):
@@ -97,7 +100,8 @@ class NervanaObject:
         Parameters
         ----------
         pdict : dict
-            The constructor's arguments (a description's ``config``), or a whole description with ``type`` and ``config``. It is not changed.
+            The constructor's arguments (a description's ``config``), or a whole description with ``type`` and
+            ``config``. It is not changed.
 
         Returns
         -------
@@ -115,12 +119,17 @@ class NervanaObject:
         if _is_description(pdict):
             target, config = registered_class(pdict["type"]), pdict.get("config") or {}
             if not issubclass(target, cls):
-                raise DescriptionError(f"the description is of a {target.__name__}, not of a {cls.__name__}: call {target.__name__}.gen_class")
+                raise DescriptionError(
+                    f"the description is of a {target.__name__}, not of a {cls.__name__}: call"
+                    f" {target.__name__}.gen_class"
+                )
         values = {key: _rebuild(value) for key, value in config.items()}
         allowed = constructor_arguments(target)
         unknown = sorted(set(values) - set(allowed))
         if unknown:
-            raise DescriptionError(f"{target.__name__} takes no {', '.join(unknown)}; its arguments are {', '.join(allowed)}")
+            raise DescriptionError(
+                f"{target.__name__} takes no {', '.join(unknown)}; its arguments are {', '.join(allowed)}"
+            )
         try:
             return target(**values)
         except TypeError as error:
@@ -175,14 +184,20 @@ def constructor_arguments(cls):
 
 
 def _equal(one, other):
-    """Return whether two descriptions, or values in them, are equal; arrays are if their dtypes, shapes and elements are."""
+    """Return whether two descriptions, or values in them, are equal; arrays are if their dtypes, shapes and
+    elements are.
+    """
     if one is other:
         return True
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_equal, one, other))
-    if hasattr(one, "shape") and hasattr(other, "shape") and (one.shape, one.dtype) != (other.shape, other.dtype):
+    if (
+        hasattr(one, "shape")
+        and hasattr(other, "shape")
+        and (one.shape, one.dtype) != (other.shape, other.dtype)
+    ):
         return False
     try:
         same = one == other

@@ -26,7 +26,20 @@ def _counting(name):
     return counted
 
 
-for _name in ("__setitem__", "__delitem__", "__iadd__", "__imul__", "append", "extend", "insert", "pop", "remove", "clear", "reverse", "sort"):
+for _name in (
+    "__setitem__",
+    "__delitem__",
+    "__iadd__",
+    "__imul__",
+    "append",
+    "extend",
+    "insert",
+    "pop",
+    "remove",
+    "clear",
+    "reverse",
+    "sort",
+):
     setattr(_States, _name, _counting(_name))
 
 
@@ -36,25 +49,28 @@ class Parameters(NervanaObject):
     Parameters
     ----------
     *pairs : (param, grad)
-        Arrays (or tensors) of the same shape: NumPy arrays and PyTorch's tensors on the CPU, device arrays on a GPU. JAX's arrays, which are
-        immutable, can be gradients.
+        Arrays (or tensors) of the same shape: NumPy arrays and PyTorch's tensors on the CPU, device arrays on
+        a GPU. JAX's arrays, which are immutable, can be gradients.
     name : str, optional
         What `MultiOptimizer` and messages call the layer.
 
     Attributes
     ----------
     params : tuple
-        The parameters, as they were given or set last. Assign a list to replace all (``layer.params = [W, b]``); the states stay.
+        The parameters, as they were given or set last. Assign a list to replace all (``layer.params = [W,
+        b]``); the states stay.
     grads : tuple
-        The gradients, as they were given or set last. Assign a list to replace all (``layer.grads = [dW, db]``); `set_grad` replaces one.
-        Gradients that are written in place need neither. None leaves the parameter out of the next steps. That of a parameter without
-        dimensions may be a number.
+        The gradients, as they were given or set last. Assign a list to replace all (``layer.grads = [dW,
+        db]``); `set_grad` replaces one. Gradients that are written in place need neither. None leaves the
+        parameter out of the next steps. That of a parameter without dimensions may be a number.
     states : list of list of Tensor
-        What optimizers keep for each parameter; empty until the first step. ``layer.states[0] = []`` starts the first one afresh.
+        What optimizers keep for each parameter; empty until the first step. ``layer.states[0] = []`` starts
+        the first one afresh.
 
     Notes
     -----
-    A NumPy array's ``flags.writeable`` is looked at when the parameter, its gradient or its states are replaced, not in each step.
+    A NumPy array's ``flags.writeable`` is looked at when the parameter, its gradient or its states are
+    replaced, not in each step.
 
     Examples
     --------
@@ -70,9 +86,14 @@ class Parameters(NervanaObject):
         super().__init__(name=name)
         for pair in pairs:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise LayerError(f"Parameters takes (param, grad) pairs: Parameters((W, dW), (b, db)); not {type(pair).__name__}")
+                raise LayerError(
+                    "Parameters takes (param, grad) pairs: Parameters((W, dW), (b, db)); not"
+                    f" {type(pair).__name__}"
+                )
             if isinstance(pair[0], (tuple, list)) and all(hasattr(part, "shape") for part in pair[0]):
-                raise LayerError("Parameters takes pairs as arguments of their own: Parameters(*pairs) for a list of them")
+                raise LayerError(
+                    "Parameters takes pairs as arguments of their own: Parameters(*pairs) for a list of them"
+                )
         self._params = tuple(param for param, _ in pairs)
         self._grads = [grad for _, grad in pairs]
         self._states: Any = _States([] for _ in pairs)
@@ -104,7 +125,10 @@ class Parameters(NervanaObject):
     def _one_each(self, values, called):
         values = list(values)
         if len(values) != len(self.params):
-            raise LayerError(f"there are {len(self.params)} parameters, so {len(self.params)} {called} are needed, not {len(values)}")
+            raise LayerError(
+                f"there are {len(self.params)} parameters, so {len(self.params)} {called} are needed, not"
+                f" {len(values)}"
+            )
         return values
 
     @property
@@ -136,7 +160,8 @@ class Parameters(NervanaObject):
         Returns
         -------
         list of ((Tensor, Tensor), list of Tensor)
-            ``((param, grad), states)`` for each parameter; tensors of the current backend, which share the arrays' memory.
+            ``((param, grad), states)`` for each parameter; tensors of the current backend, which share the
+            arrays' memory.
 
         Raises
         ------
@@ -150,11 +175,15 @@ class Parameters(NervanaObject):
             tensors = self._wrapped(be, self.params, "parameter")
             self._backend, self._tensors, self._entries = be, tensors, None
         if self._entries is None or self._changes != self._states.changes:
-            grads = [None if grad is None else as_gradient(be, grad, param) for param, grad in zip(self._tensors, self._grads)]
+            grads = [
+                None if grad is None else as_gradient(be, grad, param)
+                for param, grad in zip(self._tensors, self._grads)
+            ]
             wrapped = self._wrapped(be, grads, "the gradient of parameter")
             if not self._states and self.params:
                 raise LayerError(
-                    f"layer {self.name!r} has no lists of states any more. To start afresh, write layer.states = [[] for _ in layer.params]"
+                    f"layer {self.name!r} has no lists of states any more. To start afresh, write"
+                    " layer.states = [[] for _ in layer.params]"
                 )
             states = self._one_each(self._states, "lists of states")
             entries = [((param, grad), own) for param, grad, own in zip(self._tensors, wrapped, states)]

@@ -14,13 +14,15 @@ class Schedule(Described):
     Parameters
     ----------
     step_config : int or list of int, optional
-        None: the rate stays as it is. An int k: every k epochs the rate is multiplied by `change`. A list of epochs, ascending: at
-        each, the rate is multiplied by `change` (a number), or becomes the entry of `change` (a list) at the same position.
+        None: the rate stays as it is. An int k: every k epochs the rate is multiplied by `change`. A list of
+        epochs, ascending: at each, the rate is multiplied by `change` (a number), or becomes the entry of
+        `change` (a list) at the same position.
     change : float or list of float
 
     Notes
     -----
-    After neon's class of the same name. As everywhere in nbopt, the rate depends on the epoch alone, never on earlier calls.
+    After neon's class of the same name. As everywhere in nbopt, the rate depends on the epoch alone, never on
+    earlier calls.
     """
 
     def __init__(self, step_config=None, change=1.0):
@@ -28,7 +30,9 @@ class Schedule(Described):
         self.step_config, self.change = _step_config(step_config), _change(change)
         if isinstance(self.change, list):
             if not isinstance(self.step_config, list):
-                raise ArgumentError("a list of changes goes with a list of epochs: Schedule([10, 20], [0.01, 0.001])")
+                raise ArgumentError(
+                    "a list of changes goes with a list of epochs: Schedule([10, 20], [0.01, 0.001])"
+                )
             _same_length(self.step_config, self.change)
 
     def get_learning_rate(self, learning_rate, epoch):
@@ -50,7 +54,9 @@ class Schedule(Described):
         if isinstance(self.change, list):
             return _latest(self.step_config, self.change, learning_rate, epoch)
         if isinstance(self.step_config, list):
-            return learning_rate * _power(self, self.change, bisect.bisect_right(self.step_config, epoch), epoch)
+            return learning_rate * _power(
+                self, self.change, bisect.bisect_right(self.step_config, epoch), epoch
+            )
         return learning_rate * _power(self, self.change, math.floor(epoch / self.step_config), epoch)
 
 
@@ -69,7 +75,9 @@ class StepSchedule(Described):
         super().__init__()
         self.step_config, self.change = _step_config(step_config), _change(change)
         if not (isinstance(self.step_config, list) and isinstance(self.change, list)):
-            raise ArgumentError(f"StepSchedule takes a list of epochs and a list of rates, not {step_config!r} and {change!r}")
+            raise ArgumentError(
+                f"StepSchedule takes a list of epochs and a list of rates, not {step_config!r} and {change!r}"
+            )
         _same_length(self.step_config, self.change)
 
     def get_learning_rate(self, learning_rate, epoch):
@@ -161,8 +169,8 @@ def _power(schedule, factor, exponent, epoch):
         return factor**exponent
     except OverflowError:
         raise ArgumentError(
-            f"the rate of {schedule!r} at epoch {epoch} is infinite: it holds {factor} to the power of {exponent}. "
-            "Let it grow more slowly, or give a list of rates: Schedule([10, 20], [0.01, 0.1])"
+            f"the rate of {schedule!r} at epoch {epoch} is infinite: it holds {factor} to the power of"
+            f" {exponent}. Let it grow more slowly, or give a list of rates: Schedule([10, 20], [0.01, 0.1])"
         ) from None
 
 
@@ -185,7 +193,10 @@ def _change(value):
 
 def _same_length(steps, changes):
     if len(steps) != len(changes):
-        raise ArgumentError(f"step_config has {len(steps)} epochs and change {len(changes)} rates: there must be one rate for each epoch")
+        raise ArgumentError(
+            f"step_config has {len(steps)} epochs and change {len(changes)} rates: there must be one rate for"
+            " each epoch"
+        )
 
 
 def _latest(steps, rates, learning_rate, epoch):

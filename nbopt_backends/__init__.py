@@ -1,4 +1,7 @@
-"""The implementations behind `nbopt.Backend`. Importing this package imports neither Numba nor any device library."""
+"""The implementations behind `nbopt.Backend`.
+
+Importing this package imports neither Numba nor any device library.
+"""
 
 import importlib
 

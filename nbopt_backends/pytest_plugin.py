@@ -1,8 +1,9 @@
-"""pytest plugin: the fixture ``nbopt_backend`` runs a test once on each backend that ``--nbopt-backend`` names.
+"""pytest plugin: the fixture ``nbopt_backend`` runs a test once on each backend that ``--nbopt-backend``
+names.
 
-pytest loads it wherever nbopt is installed; in a checkout, ``-p nbopt_backends.pytest_plugin`` does. pytest imports its plugins at every start,
-before coverage is measured, so this one imports nbopt (and with it NumPy) only for tests that take the fixture, and stands in the package whose
-import costs nothing.
+pytest loads it wherever nbopt is installed; in a checkout, ``-p nbopt_backends.pytest_plugin`` does. pytest
+imports its plugins at every start, before coverage is measured, so this one imports nbopt (and with it NumPy)
+only for tests that take the fixture, and stands in the package whose import costs nothing.
 """
 
 import pytest
@@ -17,8 +18,10 @@ def pytest_addoption(parser):
         "--nbopt-backend",
         action="append",
         metavar="NAMES",
-        help="backends for tests that take the fixture nbopt_backend: names, separated by commas, or 'all' for all that can be used here; "
-        f"may be given several times. Default: {','.join(DEFAULT)}",
+        help=(
+            "backends for tests that take the fixture nbopt_backend: names, separated by commas, or 'all'"
+            f" for all that can be used here; may be given several times. Default: {','.join(DEFAULT)}"
+        ),
     )
 
 
@@ -52,7 +55,9 @@ def chosen_backends(values):
     from nbopt.backends import available_backends, backend_problem
 
     names = [name.strip() for value in values or DEFAULT for name in value.split(",")]
-    chosen = dict.fromkeys(found for name in names for found in (available_backends() if name == "all" else [name]))
+    chosen = dict.fromkeys(
+        found for name in names for found in (available_backends() if name == "all" else [name])
+    )
     for name in chosen:
         problem = backend_problem(name)
         if problem:
@@ -62,7 +67,9 @@ def chosen_backends(values):
 
 @pytest.fixture
 def nbopt_backend(request):
-    """Set a fresh nbopt backend for the duration of the test (seed 0, batch size 1), and restore the former one afterwards."""
+    """Set a fresh nbopt backend for the duration of the test (seed 0, batch size 1), and restore the former
+    one afterwards.
+    """
     import nbopt
 
     with nbopt.use_backend(request.param, rng_seed=0) as backend:

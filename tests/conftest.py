@@ -1,12 +1,14 @@
-"""Fixtures: every test of behaviour runs on each backend that is available, or on those that --nbopt-backend names.
+"""Fixtures: every test of behaviour runs on each backend that is available, or on those that --nbopt-backend
+names.
 
 Compiling kernels takes nearly all of the time, so the plain run leaves out what ``--thorough`` adds:
 
-- ``@pytest.mark.thorough``: tests that are slow and rarely fail. With the argument ``"gpu"`` they are left out on a
-  GPU only (its bits are the reference's, on which they run), with ``"compiled"`` on every backend that compiles,
-  with ``"simulated"`` in the CUDA simulator, which compiles nothing and takes microseconds for each operation.
-- ``@pytest.mark.covering``: of a matrix of parameters the plain run takes one diagonal, in which each value of each
-  parameter occurs, on each backend but the reference, where it takes all.
+- ``@pytest.mark.thorough``: tests that are slow and rarely fail. With the argument ``"gpu"`` they are left
+  out on a GPU only (its bits are the reference's, on which they run), with ``"compiled"`` on every backend
+  that compiles, with ``"simulated"`` in the CUDA simulator, which compiles nothing and takes microseconds for
+  each operation.
+- ``@pytest.mark.covering``: of a matrix of parameters the plain run takes one diagonal, in which each value
+  of each parameter occurs, on each backend but the reference, where it takes all.
 """
 
 import gc
@@ -17,13 +19,14 @@ import tempfile
 
 import pytest
 
-# Kernels of this test run are kept apart from the user's own; a folder that outlives the run would hide a missing compilation.
-# pytest-xdist's workers share that of the process that starts them.
+# Kernels of this test run are kept apart from the user's own; a folder that outlives the run would hide a
+# missing compilation. pytest-xdist's workers share that of the process that starts them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _folder = tempfile.TemporaryDirectory(prefix="nbopt-tests-")
     os.environ["NBOPT_CACHE_DIR"] = _folder.name
 
-# There is a worker for each core, so that a second thread of a matrix product would only wait for the other workers.
+# There is a worker for each core, so that a second thread of a matrix product would only wait for the other
+# workers.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # A shell starts background jobs with Ctrl-C ignored, and the tests send it.
@@ -42,11 +45,18 @@ pytest_plugins = ["nbopt_backends.pytest_plugin", "pytester"]
 
 # The fixtures that these tests take are the same for every example, or made anew in it.
 for _name, _examples in {"plain": 25, "thorough": 250}.items():
-    settings.register_profile(_name, max_examples=_examples, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    settings.register_profile(
+        _name,
+        max_examples=_examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
 
 
 def pytest_addoption(parser):
-    parser.addoption("--thorough", action="store_true", help="also run what is slow and rarely fails, and whole matrices")
+    parser.addoption(
+        "--thorough", action="store_true", help="also run what is slow and rarely fails, and whole matrices"
+    )
 
 
 def pytest_configure(config):
@@ -82,15 +92,21 @@ def is_thorough(item):
         places.add("compiled")
     if any(places & set(mark.args or ["everywhere"]) for mark in item.iter_markers("thorough")):
         return True
-    return len(places) > 1 and item.get_closest_marker("covering") is not None and not is_on_the_diagonal(item)
+    return (
+        len(places) > 1 and item.get_closest_marker("covering") is not None and not is_on_the_diagonal(item)
+    )
 
 
 def is_on_the_diagonal(item):
-    """Whether a case is in the row of its matrix that takes the next value of each parameter at each step, and begins again where one ends."""
+    """Whether a case is in the row of its matrix that takes the next value of each parameter at each step,
+    and begins again where one ends.
+    """
     axes = [mark.args[:2] for mark in item.iter_markers("parametrize")]
     places = [place(item, *axis) for axis in axes]
     lengths = [len(values) for _, values in axes]
-    return any(all(place == row % length for place, length in zip(places, lengths)) for row in range(max(lengths)))
+    return any(
+        all(place == row % length for place, length in zip(places, lengths)) for row in range(max(lengths))
+    )
 
 
 def place(item, names, values):

@@ -1,8 +1,9 @@
-"""Tests of the CUDA backend that the simulator and a real GPU run alike: test_cuda_sim.py and test_gpu.py take them from here.
+"""Tests of the CUDA backend that the simulator and a real GPU run alike: test_cuda_sim.py and test_gpu.py
+take them from here.
 
-They take the fixture `cuda`, a NumbaCUDA with batch size 8. Arrays are small: a simulated operation takes microseconds.
-On a GPU each kernel takes seconds to compile, so the plain run has cases that cover the matrices (see conftest.py); in
-the simulator it has a few more.
+They take the fixture `cuda`, a NumbaCUDA with batch size 8. Arrays are small: a simulated operation takes
+microseconds. On a GPU each kernel takes seconds to compile, so the plain run has cases that cover the
+matrices (see conftest.py); in the simulator it has a few more.
 """
 
 import gc
@@ -45,7 +46,10 @@ def foreign(tensor, protocol="interface", **changes):
 
 
 class Torchlike:
-    """What the backend asks a PyTorch tensor. Its memory can be exchanged under the same object, as ``p.data = ...`` does."""
+    """What the backend asks a PyTorch tensor.
+
+    Its memory can be exchanged under the same object, as ``p.data = ...`` does.
+    """
 
     is_cuda = True
     layout = "torch.strided"
@@ -79,7 +83,10 @@ def pairs_of(be, seed, dtypes, shapes=SHAPES):
     """(parameter, gradient) tensors with the same values on any backend."""
     rng = np.random.default_rng(seed)
     chosen = [dtypes[k % len(dtypes)] for k in range(len(shapes))]
-    return [(be.array(rng.standard_normal(s), d), be.array(rng.standard_normal(s), d)) for s, d in zip(shapes, chosen)]
+    return [
+        (be.array(rng.standard_normal(s), d), be.array(rng.standard_normal(s), d))
+        for s, d in zip(shapes, chosen)
+    ]
 
 
 def trained(be, optimizer, dtypes=("float32",), steps=3, shapes=SHAPES, pairs=pairs_of):
@@ -103,7 +110,11 @@ def assert_same(found, expected):
 
 
 # On a GPU float64 is in the plain run of what reduces, and in test_gpu.py.
-@pytest.mark.parametrize("dtypes", thorough_but([("float32",), ("float64",), ("float32", "float64")], ("float32",), where=DEVICES), ids="-".join)
+@pytest.mark.parametrize(
+    "dtypes",
+    thorough_but([("float32",), ("float64",), ("float32", "float64")], ("float32",), where=DEVICES),
+    ids="-".join,
+)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_has_the_references_bits(cuda, name, dtypes):
     assert_same(trained(cuda, OPTIMIZERS[name](), dtypes), trained(reference(), OPTIMIZERS[name](), dtypes))
@@ -113,13 +124,19 @@ def test_both_rules_of_radam_have_the_references_bits(cuda):
     assert_same(trained(cuda, nbopt.RAdam(), steps=8), trained(reference(), nbopt.RAdam(), steps=8))
 
 
-@pytest.mark.parametrize("dtypes", thorough_but([("float32",), ("float32", "float64")], ("float32", "float64"), where=["gpu"]), ids="-".join)
+@pytest.mark.parametrize(
+    "dtypes",
+    thorough_but([("float32",), ("float32", "float64")], ("float32", "float64"), where=["gpu"]),
+    ids="-".join,
+)
 def test_clips_have_the_references_bits(cuda, dtypes):
     def optimizer():
         return nbopt.RMSProp(gradient_clip_norm=0.3, gradient_clip_value=0.02, param_clip_value=1.5)
 
     shapes = [*SHAPES, (TILE + 77,), (5,)]
-    assert_same(trained(cuda, optimizer(), dtypes, 2, shapes), trained(reference(), optimizer(), dtypes, 2, shapes))
+    assert_same(
+        trained(cuda, optimizer(), dtypes, 2, shapes), trained(reference(), optimizer(), dtypes, 2, shapes)
+    )
 
 
 def test_the_norm_clip_goes_by_c_order_for_strided_gradients(cuda):
@@ -131,10 +148,15 @@ def test_the_norm_clip_goes_by_c_order_for_strided_gradients(cuda):
     def optimizer():
         return nbopt.GradientDescentMomentum(0.1, 0.9, gradient_clip_norm=0.1)
 
-    assert_same(trained(cuda, optimizer(), pairs=pairs, steps=2), trained(reference(), optimizer(), pairs=pairs, steps=2))
+    assert_same(
+        trained(cuda, optimizer(), pairs=pairs, steps=2),
+        trained(reference(), optimizer(), pairs=pairs, steps=2),
+    )
 
 
-@pytest.mark.parametrize("dtype", thorough_but(["float32", "float64", "float16", "bfloat16"], "float64", "float16", where=["gpu"]))
+@pytest.mark.parametrize(
+    "dtype", thorough_but(["float32", "float64", "float16", "bfloat16"], "float64", "float16", where=["gpu"])
+)
 def test_clip_gradient_norm_gives_the_references_factor(cuda, dtype):
     factors = []
     for be in (cuda, reference()):
@@ -145,7 +167,9 @@ def test_clip_gradient_norm_gives_the_references_factor(cuda, dtype):
 
 
 class EveryOp(nbopt.Optimizer):
-    """Its states are three operands, an integer, and what each op makes of them: one kernel, since to compile one for each takes long."""
+    """Its states are three operands, an integer, and what each op makes of them: one kernel, since to compile
+    one for each takes long.
+    """
 
     state_names = ("a", "b", "c", "k", *PRIMITIVES)
 
@@ -159,12 +183,16 @@ class EveryOp(nbopt.Optimizer):
 @each_dtype
 def test_every_op(cuda, dtype):
     rng = np.random.default_rng(7)
-    operands = [special_values(dtype, rng, 600) for _ in range(3)] + [np.round(rng.standard_normal(600) * 100).astype(dtype)]
+    operands = [special_values(dtype, rng, 600) for _ in range(3)] + [
+        np.round(rng.standard_normal(600) * 100).astype(dtype)
+    ]
     results = []
     for be in (cuda, reference()):
         with nbopt.use_backend(be):
             layer = nbopt.Parameters((be.zeros(600, dtype), be.zeros(600, dtype)))
-            layer.states[0].extend([*(be.array(value, dtype) for value in operands), *(be.zeros(600, dtype) for _ in PRIMITIVES)])
+            layer.states[0].extend(
+                [*(be.array(value, dtype) for value in operands), *(be.zeros(600, dtype) for _ in PRIMITIVES)]
+            )
             EveryOp().optimize([layer], 0)
             results.append([state.get() for state in layer.states[0][len(operands) :]])
     for op, found, wanted in zip(PRIMITIVES.values(), *results, strict=True):
@@ -173,7 +201,10 @@ def test_every_op(cuda, dtype):
 
 
 @each_dtype
-@pytest.mark.parametrize("op, axis", [(op, axis) for op in ("sum", "max", "min") for axis in (None, 0, 1)] + [("argmax", 1), ("argmin", 1)])
+@pytest.mark.parametrize(
+    "op, axis",
+    [(op, axis) for op in ("sum", "max", "min") for axis in (None, 0, 1)] + [("argmax", 1), ("argmin", 1)],
+)
 @pytest.mark.covering
 def test_reductions_have_the_references_bits(cuda, op, axis, dtype):
     rng = np.random.default_rng(3)
@@ -220,7 +251,9 @@ class Lamb(nbopt.Optimizer):
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         mean[:] = b1 * mean + (1 - b1) * grad
         mean_square[:] = b2 * mean_square + (1 - b2) * be.square(grad)
-        update = mean / (1 - b1**step.t) / (be.sqrt(mean_square / (1 - b2**step.t)) + 1e-6) + self.wdecay * param
+        update = (
+            mean / (1 - b1**step.t) / (be.sqrt(mean_square / (1 - b2**step.t)) + 1e-6) + self.wdecay * param
+        )
         ratio = be.norm(param) / be.norm(update)
         param[:] = param - step.lr * be.where(be.finite(ratio) * ratio > 0, ratio, 1.0) * update
 
@@ -265,7 +298,10 @@ def clipped(optimizer):
 ON_A_DEVICE = [("lamb", "bfloat16, all rounded"), ("careful", "float64")]
 
 
-@pytest.mark.parametrize(("name", "how"), thorough_but([(name, how) for name in REDUCED for how in HOW], *ON_A_DEVICE, where=DEVICES, several=True))
+@pytest.mark.parametrize(
+    ("name", "how"),
+    thorough_but([(name, how) for name in REDUCED for how in HOW], *ON_A_DEVICE, where=DEVICES, several=True),
+)
 def test_rules_that_reduce(cuda, name, how):
     """Norms and other reductions within a step have the bits of the reference, whatever is stored how."""
     dtypes, options = HOW[how]
@@ -306,7 +342,9 @@ def test_reductions_of_strided_tensors(cuda, name, rounding):
         return [(a[::2, 132:0:-1], b[:35, 1:133]), (c[:5], d[1:6]), (e[1:], f[:-1])]
 
     def run(be):
-        return trained(be, REDUCED[name](stochastic_round=rounding, state_dtype="bfloat16"), pairs=pairs, steps=2)
+        return trained(
+            be, REDUCED[name](stochastic_round=rounding, state_dtype="bfloat16"), pairs=pairs, steps=2
+        )
 
     assert_same(run(cuda), run(reference()))
 
@@ -324,13 +362,18 @@ def test_what_tiles_are_folded_to(cuda, dtype):
             param[:] = param + be.sum(param) * 0.0
 
     rng, sizes = np.random.default_rng(5), [1, 2, 3, 5, 255, 257, 1024, 1025, 2049, 4095, 4097]
-    grads = [special_values(dtype, rng, n) if n < 1000 else rng.standard_normal(n) for n in sizes] + [np.full(7, -0.0)]
+    grads = [special_values(dtype, rng, n) if n < 1000 else rng.standard_normal(n) for n in sizes] + [
+        np.full(7, -0.0)
+    ]
     results = []
     for be in (cuda, reference()):
         with nbopt.use_backend(be):
             layer = nbopt.Parameters(*((be.zeros(len(grad), dtype), be.array(grad, dtype)) for grad in grads))
             Extremes().optimize([layer], 0)
-            results.append([tensor.get() for tensor in layer.params] + [state.get() for states in layer.states for state in states])
+            results.append(
+                [tensor.get() for tensor in layer.params]
+                + [state.get() for states in layer.states for state in states]
+            )
     assert_same(*results)
     assert all(np.signbit(value).all() for value in results[0][-3:])
 
@@ -343,13 +386,17 @@ def test_a_rule_with_a_condition_of_its_own(cuda, monkeypatch):
             layer, optimizer = nbopt.Parameters(*pairs_of(be, 1, ("float32",))), Careful(bound=2.0)
             values = []
             for epoch, factor in enumerate((0.1, 100.0, np.nan, 0.2)):
-                layer.grads = [be.array(grad.get() * factor) for _, grad in pairs_of(be, epoch + 2, ("float32",))]
+                layer.grads = [
+                    be.array(grad.get() * factor) for _, grad in pairs_of(be, epoch + 2, ("float32",))
+                ]
                 with monkeypatch.context() as patch:
                     if be is cuda and epoch:
                         patch.setattr(cuda.device, "copy_out", None)
                         patch.setattr(cuda.device, "synchronize", None)
                     optimizer.optimize([layer], epoch)
-                values += [p.get() for p in layer.params] + [state.get() for states in layer.states for state in states]
+                values += [p.get() for p in layer.params] + [
+                    state.get() for states in layer.states for state in states
+                ]
             return values
 
     found = run(cuda)
@@ -421,7 +468,11 @@ def test_what_a_step_copies_to_the_device(cuda, monkeypatch):
     new = pairs_of(cuda, 2, ("float32",))[0][1]
     copies = []
     copy_in = cuda.device.copy_in
-    monkeypatch.setattr(cuda.device, "copy_in", lambda address, values, stream: (copies.append(len(values)), copy_in(address, values, stream)))
+    monkeypatch.setattr(
+        cuda.device,
+        "copy_in",
+        lambda address, values, stream: (copies.append(len(values)), copy_in(address, values, stream)),
+    )
     optimizer.optimize([layer], 2)
     assert not copies  # nothing has changed
     optimizer.learning_rate = 0.2
@@ -468,10 +519,15 @@ def test_memory_that_is_exchanged_under_the_same_object_is_noticed(cuda):
 
 
 def test_negative_bit_on_the_device(cuda):
-    """Gradients and loss scales with PyTorch's negative bit are read right in every step; parameters with it are refused."""
+    """Gradients and loss scales with PyTorch's negative bit are read right in every step; parameters with it
+    are refused.
+    """
     memory = cuda.array([-1.0, 2.0])
     param, grad = cuda.zeros(2), Torchlike(memory, negative=True)
-    layer, optimizer = nbopt.Parameters((param, grad)), nbopt.GradientDescentMomentum(8.0, 0.0)  # by the batch size, a step is the gradient
+    layer, optimizer = (
+        nbopt.Parameters((param, grad)),
+        nbopt.GradientDescentMomentum(8.0, 0.0),
+    )  # by the batch size, a step is the gradient
     optimizer.optimize([layer], 0)
     assert param.get().tolist() == [-1, 2]
     memory.set([3.0, -1.0])
@@ -519,8 +575,12 @@ def test_tensors_without_memory(cuda):
 
 
 def test_gradients_are_followed_by_their_addresses_alone(cuda):
-    """What nbopt.torch does: the tensors are shown when something else has changed, and their addresses at every step."""
-    (param, _), (_, first), (_, second) = (pairs_of(cuda, seed, ("float32",), [(20,)])[0] for seed in (1, 2, 3))
+    """What nbopt.torch does: the tensors are shown when something else has changed, and their addresses at
+    every step.
+    """
+    (param, _), (_, first), (_, second) = (
+        pairs_of(cuda, seed, ("float32",), [(20,)])[0] for seed in (1, 2, 3)
+    )
     optimizer, shown = nbopt.GradientDescentMomentum(1.0, 0.0), []
     before = param.get()
 
@@ -550,7 +610,9 @@ def test_old_gradients_are_not_kept_alive(cuda):
     assert old() is None
 
 
-@pytest.mark.parametrize("array", [np.ones(3), np.float32(1), np.ones((2, 2), np.int32)], ids=["array", "scalar", "int"])
+@pytest.mark.parametrize(
+    "array", [np.ones(3), np.float32(1), np.ones((2, 2), np.int32)], ids=["array", "scalar", "int"]
+)
 def test_host_arrays_are_refused(cuda, array):
     with pytest.raises(errors.LayoutError, match=r"host.*\.array"):
         cuda.wrap(array)
@@ -570,7 +632,9 @@ def test_arrays_of_another_gpu_are_refused(cuda, monkeypatch):
         cuda.wrap(foreign(cuda.ones(3)))
 
 
-@pytest.mark.parametrize("changes", [{"typestr": "<i4"}, {"typestr": "<c8"}, {"typestr": ">f4"}, {"mask": "yes"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"typestr": "<i4"}, {"typestr": "<c8"}, {"typestr": ">f4"}, {"mask": "yes"}], ids=str
+)
 def test_arrays_that_can_not_be_trained_are_refused(cuda, changes):
     with pytest.raises(errors.LayoutError):
         cuda.wrap(foreign(cuda.ones(3), **changes))
@@ -620,7 +684,13 @@ def test_without_memory_for_the_states_nothing_has_changed(cuda, monkeypatch):
 
 # --- 16 bits, and stochastic rounding ---
 
-MIXES = [("bfloat16",), ("float16",), ("bfloat16", "float32"), ("float64", "bfloat16", "float16"), ("float32",)]
+MIXES = [
+    ("bfloat16",),
+    ("float16",),
+    ("bfloat16", "float32"),
+    ("float64", "bfloat16", "float16"),
+    ("float32",),
+]
 BLOCKS = [(37,), (3, 5), (), (0, 4), (4096,), (2 * 4096 + 259,)]  # of the stream of random bits
 
 
@@ -640,14 +710,26 @@ def test_every_optimizer_replays_the_references_16_bits(cuda, name, dtype):
 @pytest.mark.covering
 def test_every_mix_and_rounding_has_the_references_bits(cuda, mix, rounding, state_dtype):
     def run(be):
-        return trained(be, nbopt.RMSProp(stochastic_round=rounding, learning_rate=0.1, state_dtype=state_dtype), mix, 2, [*SHAPES, (259,)])
+        return trained(
+            be,
+            nbopt.RMSProp(stochastic_round=rounding, learning_rate=0.1, state_dtype=state_dtype),
+            mix,
+            2,
+            [*SHAPES, (259,)],
+        )
 
     assert_same(run(cuda), run(reference()))
 
 
 def test_blocks_of_random_bits_are_numbered_over_the_list_of_parameters(cuda):
     def run(be):
-        return trained(be, nbopt.RMSProp(stochastic_round=True, state_dtype="bfloat16"), ("bfloat16", "float32"), 2, BLOCKS)
+        return trained(
+            be,
+            nbopt.RMSProp(stochastic_round=True, state_dtype="bfloat16"),
+            ("bfloat16", "float32"),
+            2,
+            BLOCKS,
+        )
 
     assert_same(run(cuda), run(reference()))
 
@@ -659,7 +741,13 @@ def test_a_run_goes_on_from_a_stored_state_of_the_generator(cuda):
             optimizer.optimize([layer], epoch)
         return [p.get() for p in layer.params]
 
-    made = [(nbopt.Parameters(*pairs_of(cuda, 1, ("bfloat16",))), nbopt.GradientDescentMomentum(0.3, 0.0, stochastic_round=True)) for _ in range(2)]
+    made = [
+        (
+            nbopt.Parameters(*pairs_of(cuda, 1, ("bfloat16",))),
+            nbopt.GradientDescentMomentum(0.3, 0.0, stochastic_round=True),
+        )
+        for _ in range(2)
+    ]
     steps(*made[0], range(2))
     state = cuda.rng_get_state()
     expected = steps(*made[0], range(2, 4))
@@ -684,8 +772,14 @@ def test_strided_and_unaligned_tensors_get_the_bits_of_their_positions(cuda, rou
     assert_same(run(cuda), run(reference()))
 
 
-@pytest.mark.parametrize("value", [1.1, lambda be: be.array(np.full(5000, 0.5)) + be.array(np.full(5000, 0.6))], ids=["number", "sum"])
-@pytest.mark.parametrize("dtype", thorough_but(["float16", "bfloat16", "float32", "float64"], "bfloat16", "float64", where=["gpu"]))
+@pytest.mark.parametrize(
+    "value",
+    [1.1, lambda be: be.array(np.full(5000, 0.5)) + be.array(np.full(5000, 0.6))],
+    ids=["number", "sum"],
+)
+@pytest.mark.parametrize(
+    "dtype", thorough_but(["float16", "bfloat16", "float32", "float64"], "bfloat16", "float64", where=["gpu"])
+)
 @pytest.mark.covering
 def test_assignments_round_as_their_target_says(cuda, dtype, value):
     results = []
@@ -702,7 +796,9 @@ def test_assignments_round_as_their_target_says(cuda, dtype, value):
 @pytest.mark.parametrize("to", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.covering
 def test_every_pattern_of_16_bits_widens_and_narrows_as_in_the_reference(cuda, dtype, to):
-    patterns = np.arange(0, 65536, 5 if cuda.device.name == "simulator" else 1, dtype=np.uint16).view(cuda.storage_dtype(dtype))
+    patterns = np.arange(0, 65536, 5 if cuda.device.name == "simulator" else 1, dtype=np.uint16).view(
+        cuda.storage_dtype(dtype)
+    )
     results = []
     for be in (cuda, reference()):
         out = be.empty(patterns.shape, to)
@@ -723,7 +819,9 @@ def test_boundaries_round_to_nearest_as_in_the_reference(cuda, dtype, wide):
     ties = (middle + np.nextafter(middle, np.asarray(np.inf, dtype=wide))) / 2
     halves = middle * np.asarray(1 + 2.0 ** -(11 if dtype == "float16" else 8), wide)
     below = np.nextafter(halves, np.asarray(0, wide))
-    values = np.concatenate([middle, ties, halves, below, [65504, 65519.99, 65520, 3.39e38, 1e-8, np.inf, np.nan]])
+    values = np.concatenate(
+        [middle, ties, halves, below, [65504, 65519.99, 65520, 3.39e38, 1e-8, np.inf, np.nan]]
+    )
     results = []
     for be in (cuda, reference()):
         out = be.empty(len(values), dtype)
@@ -772,8 +870,12 @@ def test_explain_shows_the_text_that_is_compiled(cuda):
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient_clip_norm": 0.1}], ids=["no clip", "norm clip"])
-@pytest.mark.parametrize("dtypes", thorough_but([("float32",), ("bfloat16", "float64")], ("float32",), where=["gpu"]), ids="-".join)
-def test_a_gradient_that_is_not_finite_skips_the_step_without_the_host_reading_anything(cuda, monkeypatch, dtypes, options):
+@pytest.mark.parametrize(
+    "dtypes", thorough_but([("float32",), ("bfloat16", "float64")], ("float32",), where=["gpu"]), ids="-".join
+)
+def test_a_gradient_that_is_not_finite_skips_the_step_without_the_host_reading_anything(
+    cuda, monkeypatch, dtypes, options
+):
     shapes = [(40,), (TILE + 3,), (2, 3)]
 
     def run(be):
@@ -794,7 +896,9 @@ def test_a_gradient_that_is_not_finite_skips_the_step_without_the_host_reading_a
                         patch.setattr(cuda.device, "synchronize", None)
                     optimizer.optimize([layer], epoch)
             assert optimizer.skipped == 2 and optimizer.t == 4
-            return [p.get() for p in layer.params] + [state.get() for states in layer.states for state in states]
+            return [p.get() for p in layer.params] + [
+                state.get() for states in layer.states for state in states
+            ]
 
     found = run(cuda)
     assert_same(found, run(reference()))
@@ -805,14 +909,23 @@ def test_a_gradient_that_is_not_finite_skips_the_step_without_the_host_reading_a
 def test_optimizers_are_skipped_together_without_the_host_reading_anything(cuda, monkeypatch, bad):
     def run(be):
         with nbopt.use_backend(be):
-            layers = [nbopt.Parameters(*pairs_of(be, number, ("float32",), [(40,), (2, 3)]), name=str(number)) for number in range(3)]
-            optimizers = [nbopt.RMSProp(gradient_clip_norm=0.1), nbopt.Adam(), nbopt.GradientDescentMomentum(0.1, 0.9)]
+            layers = [
+                nbopt.Parameters(*pairs_of(be, number, ("float32",), [(40,), (2, 3)]), name=str(number))
+                for number in range(3)
+            ]
+            optimizers = [
+                nbopt.RMSProp(gradient_clip_norm=0.1),
+                nbopt.Adam(),
+                nbopt.GradientDescentMomentum(0.1, 0.9),
+            ]
             multi = nbopt.MultiOptimizer({"default": optimizers[0], "1": optimizers[1], "2": optimizers[2]})
             for optimizer in optimizers[:2]:
                 optimizer.skip_nonfinite = True
             for epoch in range(3):
                 for number, layer in enumerate(layers):
-                    layer.grads = [grad for _, grad in pairs_of(be, 10 * epoch + number, ("float32",), [(40,), (2, 3)])]
+                    layer.grads = [
+                        grad for _, grad in pairs_of(be, 10 * epoch + number, ("float32",), [(40,), (2, 3)])
+                    ]
                 if epoch == 1:
                     layers[bad].grads[0][7:8] = np.inf
                 with monkeypatch.context() as patch:
@@ -821,7 +934,9 @@ def test_optimizers_are_skipped_together_without_the_host_reading_anything(cuda,
                         patch.setattr(cuda.device, "synchronize", None)
                     multi.optimize(layers, epoch)
             assert [optimizer.skipped for optimizer in optimizers] == [1, 1, 0]
-            return [p.get() for layer in layers for p in layer.params] + [s.get() for layer in layers for own in layer.states for s in own]
+            return [p.get() for layer in layers for p in layer.params] + [
+                s.get() for layer in layers for own in layer.states for s in own
+            ]
 
     assert_same(run(cuda), run(reference()))
 
@@ -862,7 +977,9 @@ def test_another_counter_or_scale_is_looked_at_anew(cuda):
 
 @pytest.mark.parametrize("dtype", thorough_but(["float32", "bfloat16"], "bfloat16", where=DEVICES))
 @pytest.mark.parametrize("name", thorough_but(OPTIMIZERS, "plain", where=DEVICES))
-def test_a_run_that_is_saved_goes_on_with_the_same_bits_here_and_in_the_reference(cuda, tmp_path, name, dtype):
+def test_a_run_that_is_saved_goes_on_with_the_same_bits_here_and_in_the_reference(
+    cuda, tmp_path, name, dtype
+):
     def strided(be, seed):
         return [(be.array(np.ones((4, 6)), dtype)[:, ::2], be.array(np.full((4, 3), seed), dtype))]
 
@@ -873,7 +990,9 @@ def test_a_run_that_is_saved_goes_on_with_the_same_bits_here_and_in_the_referenc
         return [p.get() for p in layer.params] + [state.get() for states in layer.states for state in states]
 
     def start(be):
-        return OPTIMIZERS[name](stochastic_round=dtype == "bfloat16"), nbopt.Parameters(*pairs_of(be, 1, (dtype,)), *strided(be, 0))
+        return OPTIMIZERS[name](stochastic_round=dtype == "bfloat16"), nbopt.Parameters(
+            *pairs_of(be, 1, (dtype,)), *strided(be, 0)
+        )
 
     optimizer, layer = start(cuda)
     go(optimizer, layer, cuda, 0, 2)

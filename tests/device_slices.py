@@ -1,4 +1,6 @@
-"""Rules that reduce along axes, and states of rows and columns, on a device: as device_checks.py, for the simulator and a real GPU alike."""
+"""Rules that reduce along axes, and states of rows and columns, on a device: as device_checks.py, for the
+simulator and a real GPU alike.
+"""
 
 import numpy as np
 import pytest
@@ -8,12 +10,15 @@ from helpers import thorough_but
 import nbopt
 from nbopt import State
 
-#: Bands of more and fewer rows than a unit has, tiles that are full or not, one and several groups of rows, axes of length 1, no elements.
+#: Bands of more and fewer rows than a unit has, tiles that are full or not, one and several groups of rows,
+# axes of length 1, no elements.
 SLICED = [(70, 9), (64,), (3, 4, 5), (2, 1, 3, 3), (0, 4), (), (2, 140), (1, 5)]
 
 
 class Factored(nbopt.Optimizer):
-    """Running means of squares of rows and of columns, and the norm of all parameters, whatever their number of axes."""
+    """Running means of squares of rows and of columns, and the norm of all parameters, whatever their number
+    of axes.
+    """
 
     def __init__(self, stochastic_round=False, **options):
         super().__init__(**options)
@@ -64,7 +69,9 @@ class Covers(nbopt.Optimizer):
 
 
 class Centred(nbopt.Optimizer):
-    """Rows are centred, and a momentum moves by what is left; means, extremes and norms of slices; steps are left out."""
+    """Rows are centred, and a momentum moves by what is left; means, extremes and norms of slices; steps are
+    left out.
+    """
 
     state_names = ("momentum",)
 
@@ -87,7 +94,12 @@ class Centred(nbopt.Optimizer):
         param[:] = param - step.lr * momentum * (1 + spread)
 
 
-RULES = {"factored": Factored, "covers": Covers, "centred": Centred, "centred, norm clip": lambda **options: clipped(Centred(**options))}
+RULES = {
+    "factored": Factored,
+    "covers": Covers,
+    "centred": Centred,
+    "centred, norm clip": lambda **options: clipped(Centred(**options)),
+}
 HOW = {
     "float32": (("float32",), {}),
     "float64": (("float64",), {}),
@@ -130,11 +142,21 @@ def test_slices_of_strided_tensors(cuda, name, rounding):
         rng = np.random.default_rng(seed)
         a, b, c, d = (be.array(rng.standard_normal((40, 14)), dtypes[0]) for _ in range(4))
         e, f = (be.array(rng.standard_normal((12, 4, 20)), dtypes[0]) for _ in range(2))
-        found = [(a[:, 12:0:-2], b[:, ::2][:, 1:]), (c[1:, :], d[:-1, :]), (e[::-2, 1:3, 15:], f[1::2, ::2, 4::-1])]
+        found = [
+            (a[:, 12:0:-2], b[:, ::2][:, 1:]),
+            (c[1:, :], d[:-1, :]),
+            (e[::-2, 1:3, 15:], f[1::2, ::2, 4::-1]),
+        ]
         return found[: 3 if cuda.device.name == "simulator" else 2]
 
     def run(be):
-        return trained(be, RULES[name](stochastic_round=rounding), ("bfloat16" if rounding else "float32",), 2, pairs=pairs)
+        return trained(
+            be,
+            RULES[name](stochastic_round=rounding),
+            ("bfloat16" if rounding else "float32",),
+            2,
+            pairs=pairs,
+        )
 
     assert_same(run(cuda), run(reference()))
 
@@ -146,7 +168,9 @@ def test_steps_with_slices_are_left_out_together(cuda, monkeypatch):
         shapes = [(10, 9), (31,), (2, 3, 4), ()]
         with nbopt.use_backend(be):
             rng = np.random.default_rng(1)
-            layer = nbopt.Parameters(*((be.array(rng.standard_normal(shape)), be.empty(shape)) for shape in shapes))
+            layer = nbopt.Parameters(
+                *((be.array(rng.standard_normal(shape)), be.empty(shape)) for shape in shapes)
+            )
             optimizer = Centred(bound=10.0)
             for epoch in range(3):
                 layer.grads = [be.array(rng.standard_normal(shape)) for shape in shapes]
@@ -156,7 +180,9 @@ def test_steps_with_slices_are_left_out_together(cuda, monkeypatch):
                         patch.setattr(cuda.device, "copy_out", None)
                         patch.setattr(cuda.device, "synchronize", None)
                     optimizer.optimize([layer], epoch)
-            return [p.get() for p in layer.params] + [state.get() for states in layer.states for state in states]
+            return [p.get() for p in layer.params] + [
+                state.get() for states in layer.states for state in states
+            ]
 
     found = run(cuda)
     assert_same(found, run(reference()))
@@ -180,17 +206,29 @@ def test_slices_of_many_tensors(cuda):
 
 
 def test_parameters_keep_their_places(cuda):
-    """Where others have no gradient, a parameter's random bits and its place in the norm of all are those that it would have anyway."""
+    """Where others have no gradient, a parameter's random bits and its place in the norm of all are those
+    that it would have anyway.
+    """
 
     def run(be):
         with nbopt.use_backend(be):
             rng = np.random.default_rng(1)
             shapes = [(10, 9), (31,), (2, 3, 4), (5,), (50, 90)]
-            layer = nbopt.Parameters(*((be.array(rng.standard_normal(shape), "bfloat16"), be.empty(shape, "bfloat16")) for shape in shapes))
+            layer = nbopt.Parameters(
+                *(
+                    (be.array(rng.standard_normal(shape), "bfloat16"), be.empty(shape, "bfloat16"))
+                    for shape in shapes
+                )
+            )
             optimizer = Factored(stochastic_round=True)
             for missing in ((), (0,), (1, 2)):
-                layer.grads = [None if k in missing else be.array(rng.standard_normal(shape), "bfloat16") for k, shape in enumerate(shapes)]
+                layer.grads = [
+                    None if k in missing else be.array(rng.standard_normal(shape), "bfloat16")
+                    for k, shape in enumerate(shapes)
+                ]
                 optimizer.optimize([layer], 0)
-            return [p.get() for p in layer.params] + [state.get() for states in layer.states for state in states]
+            return [p.get() for p in layer.params] + [
+                state.get() for states in layer.states for state in states
+            ]
 
     assert_same(run(cuda), run(reference()))

@@ -7,9 +7,15 @@ import nbopt
 
 #: neon's optimizers: name -> constructor. tests/formulas.py has their formulas.
 NEON = {
-    "momentum": lambda **k: nbopt.GradientDescentMomentum(**{"learning_rate": 0.1, "momentum_coef": 0.9, "wdecay": 0.01, **k}),
-    "nesterov": lambda **k: nbopt.GradientDescentMomentum(**{"learning_rate": 0.1, "momentum_coef": 0.9, "nesterov": True, **k}),
-    "plain": lambda **k: nbopt.GradientDescentMomentum(**{"learning_rate": 0.1, "momentum_coef": 0.0, "wdecay": 0.01, **k}),
+    "momentum": lambda **k: nbopt.GradientDescentMomentum(
+        **{"learning_rate": 0.1, "momentum_coef": 0.9, "wdecay": 0.01, **k}
+    ),
+    "nesterov": lambda **k: nbopt.GradientDescentMomentum(
+        **{"learning_rate": 0.1, "momentum_coef": 0.9, "nesterov": True, **k}
+    ),
+    "plain": lambda **k: nbopt.GradientDescentMomentum(
+        **{"learning_rate": 0.1, "momentum_coef": 0.0, "wdecay": 0.01, **k}
+    ),
     "rmsprop": lambda **k: nbopt.RMSProp(**k),
     "adagrad": lambda **k: nbopt.Adagrad(**k),
     "adadelta": lambda **k: nbopt.Adadelta(**k),
@@ -32,37 +38,55 @@ OPTIMIZERS = {
     "rprop": lambda **k: nbopt.Rprop(**k),
     "asgd": lambda **k: nbopt.ASGD(**{"t0": 1.0, **k}),
 }
-#: Every other class, found by itself. tests/test_family_sources.py compares them with the packages that they are from.
+#: Every other class, found by itself. tests/test_family_sources.py compares them with the packages that they
+# are from.
 OTHERS = {
     kind.__name__.lower(): kind
     for kind in map(vars(nbopt.optimizers).get, nbopt.optimizers.__all__)
-    if isinstance(kind, type) and issubclass(kind, nbopt.Optimizer) and kind not in (nbopt.Optimizer, nbopt.MultiOptimizer)
-    if kind.__name__.lower() not in {name.replace("_", "") for name in OPTIMIZERS} | {"gradientdescentmomentum"}
+    if isinstance(kind, type)
+    and issubclass(kind, nbopt.Optimizer)
+    and kind not in (nbopt.Optimizer, nbopt.MultiOptimizer)
+    if kind.__name__.lower()
+    not in {name.replace("_", "") for name in OPTIMIZERS} | {"gradientdescentmomentum"}
 }
 #: All of them.
 EVERY = {**OPTIMIZERS, **OTHERS}
 
 
-#: Those that differ most in what a kernel has to do where it rounds: 0 to 3 states, one that is read again after it was stored, one assignment under
-#: a condition, and `shift`. The reference runs all of them in 16 bits; each is compiled in float32 or float64 in tests/test_same_bits.py.
+#: Those that differ most in what a kernel has to do where it rounds: 0 to 3 states, one that is read again
+# after it was stored, one assignment under : a condition, and `shift`. The reference runs all of them in 16
+# bits; each is compiled in float32 or float64 in tests/test_same_bits.py.
 ROUNDED = ("plain", "momentum", "adadelta", "shift_adamax", "rmsprop_centered", "rprop", "asgd")
 
 
 def in_one_storage(parameter, usual, rounded):
-    """Parametrize by each optimizer and each of two storages. What compiles takes one of them in the plain run: `rounded` for `ROUNDED`."""
-    cases = [(name, storage, (storage == rounded) == (name in ROUNDED)) for name in OPTIMIZERS for storage in (usual, rounded)]
+    """Parametrize by each optimizer and each of two storages.
+
+    What compiles takes one of them in the plain run: `rounded` for `ROUNDED`.
+    """
+    cases = [
+        (name, storage, (storage == rounded) == (name in ROUNDED))
+        for name in OPTIMIZERS
+        for storage in (usual, rounded)
+    ]
     left_out = pytest.mark.thorough("compiled")
-    return pytest.mark.parametrize(("name", parameter), [pytest.param(*case, marks=() if plain else left_out) for *case, plain in cases])
+    return pytest.mark.parametrize(
+        ("name", parameter), [pytest.param(*case, marks=() if plain else left_out) for *case, plain in cases]
+    )
 
 
 def thorough_but(values, *usual, where=(), several=False):
-    """Parameters of which the plain run takes the usual ones only (see conftest.py): those that differ most in what a kernel has to do.
+    """Parameters of which the plain run takes the usual ones only (see conftest.py): those that differ most
+    in what a kernel has to do.
 
     With ``several`` each value is a tuple, for several names.
     """
     assert all(value in values for value in usual)
     left_out = pytest.mark.thorough(*where)
-    return [value if value in usual else pytest.param(*(value if several else (value,)), marks=left_out) for value in values]
+    return [
+        value if value in usual else pytest.param(*(value if several else (value,)), marks=left_out)
+        for value in values
+    ]
 
 
 def same_bits(a, b):
@@ -71,11 +95,15 @@ def same_bits(a, b):
         return False
     unsigned = np.dtype(f"u{a.dtype.itemsize}")
     nan = np.isnan(a.astype(np.float64)) & np.isnan(b.astype(np.float64))
-    return bool(((np.ascontiguousarray(a).view(unsigned) == np.ascontiguousarray(b).view(unsigned)) | nan).all())
+    return bool(
+        ((np.ascontiguousarray(a).view(unsigned) == np.ascontiguousarray(b).view(unsigned)) | nan).all()
+    )
 
 
 def ulp_distance(a, b):
-    """How many floating-point numbers lie between the elements of two arrays of one dtype; 0 where both are NaN."""
+    """How many floating-point numbers lie between the elements of two arrays of one dtype; 0 where both are
+    NaN.
+    """
     signed = np.dtype(f"i{a.dtype.itemsize}")
 
     def ordered(x):
@@ -91,7 +119,20 @@ def special_values(dtype, rng, size):
     info = np.finfo(dtype)
     values = rng.standard_normal(size).astype(dtype)
     special = np.array(
-        [0.0, -0.0, info.smallest_subnormal, -info.smallest_subnormal, info.tiny / 2, info.max, -info.max, np.inf, -np.inf, np.nan, 1.0, -1.0],
+        [
+            0.0,
+            -0.0,
+            info.smallest_subnormal,
+            -info.smallest_subnormal,
+            info.tiny / 2,
+            info.max,
+            -info.max,
+            np.inf,
+            -np.inf,
+            np.nan,
+            1.0,
+            -1.0,
+        ],
         dtype,
     )
     chosen = rng.random(size) < 0.25
@@ -100,9 +141,13 @@ def special_values(dtype, rng, size):
 
 def layers_of(shapes, rng, dtype=np.float32):
     """One `Parameters` for each shape, parameters in [0, 1) and gradients in [0, 0.01)."""
-    return [nbopt.Parameters((rng.random(s).astype(dtype), (rng.random(s) * 0.01).astype(dtype))) for s in shapes]
+    return [
+        nbopt.Parameters((rng.random(s).astype(dtype), (rng.random(s) * 0.01).astype(dtype))) for s in shapes
+    ]
 
 
 def values_of(layers):
     """Copies of all parameters and states, in order."""
-    return [np.array(p) for layer in layers for p in layer.params] + [t.get() for layer in layers for states in layer.states for t in states]
+    return [np.array(p) for layer in layers for p in layer.params] + [
+        t.get() for layer in layers for states in layer.states for t in states
+    ]

@@ -131,7 +131,12 @@ class Update:
                 new = values[rest[0]]
                 conditions.append(new[0])
             else:
-                new = [PRIMITIVES[op].numpy(*(self._wide(values[operand][row], row, extent) for operand in operands)) for row in rows]
+                new = [
+                    PRIMITIVES[op].numpy(
+                        *(self._wide(values[operand][row], row, extent) for operand in operands)
+                    )
+                    for row in rows
+                ]
                 new = new if extent == ELEMENT else [np.float64(value) for value in new]
             values.append(new)
             extents.append(extent)
@@ -150,7 +155,9 @@ class Update:
         kept = kept_bits(name, True) if ruled else 0
         if kept:
             value = np.broadcast_to(value, array.shape)
-            random = random_slices(seed, count, number, first_blocks(self.sizes)[row], array.size, FORMATS[name].word)
+            random = random_slices(
+                seed, count, number, first_blocks(self.sizes)[row], array.size, FORMATS[name].word
+            )
             array[...] = stochastic(value, name, kept, random.reshape(array.shape))
         else:
             array[...] = nearest(value, name)

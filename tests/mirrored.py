@@ -1,7 +1,7 @@
 """The CUDA backend, made to take NumPy arrays, so that tests which wrap them run on it as they are.
 
-Each NumPy array that is wrapped (with all that it is a view of) has a mirror in device memory. Before the device is told anything, what the host has
-written since goes to the mirrors; after it, they come back.
+Each NumPy array that is wrapped (with all that it is a view of) has a mirror in device memory. Before the
+device is told anything, what the host has written since goes to the mirrors; after it, they come back.
 """
 
 import weakref
@@ -59,7 +59,9 @@ class MirroredCUDA(NumbaCUDA):
                 self.copy_in(memory.address, bytes_of(root), 0)
         memory = self.mirrors[id(root)][2]
         address = memory.address + array.__array_interface__["data"][0] - start
-        return DeviceArray(self, address, array.shape, array.dtype, array.strides, (root, memory), not array.flags.writeable)
+        return DeviceArray(
+            self, address, array.shape, array.dtype, array.strides, (root, memory), not array.flags.writeable
+        )
 
 
 def bytes_of(root, write=False):
@@ -67,6 +69,11 @@ def bytes_of(root, write=False):
     start, end = byte_range(root)
 
     class Memory:
-        __array_interface__ = {"version": 3, "shape": (end - start,), "typestr": "|u1", "data": (start, not write)}
+        __array_interface__ = {
+            "version": 3,
+            "shape": (end - start,),
+            "typestr": "|u1",
+            "data": (start, not write),
+        }
 
     return np.asarray(Memory())

@@ -8,7 +8,9 @@ class Lamb(nbopt.Optimizer):
 
     state_names = ("mean", "mean_square")
 
-    def __init__(self, learning_rate=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-6, weight_decay=0.01, name=None):
+    def __init__(
+        self, learning_rate=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-6, weight_decay=0.01, name=None
+    ):
         super().__init__(name=name)
         self.learning_rate, self.beta_1, self.beta_2, self.epsilon, self.decay = (
             learning_rate,
@@ -22,7 +24,10 @@ class Lamb(nbopt.Optimizer):
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         mean[:] = b1 * mean + (1 - b1) * grad
         mean_square[:] = b2 * mean_square + (1 - b2) * be.square(grad)
-        update = mean / (1 - b1**step.t) / (be.sqrt(mean_square / (1 - b2**step.t)) + self.epsilon) + self.decay * param
+        update = (
+            mean / (1 - b1**step.t) / (be.sqrt(mean_square / (1 - b2**step.t)) + self.epsilon)
+            + self.decay * param
+        )
         ratio = be.norm(param) / be.norm(update)
         param[:] = param - step.lr * be.where(be.finite(ratio) * ratio > 0, ratio, 1.0) * update
 

@@ -1,4 +1,5 @@
-"""One process of a training run with sharded parameters (FSDP2 over gloo): `python tests/sharded.py RANK WORLD FILE`.
+"""One process of a training run with sharded parameters (FSDP2 over gloo): `python tests/sharded.py RANK
+WORLD FILE`.
 
 tests/test_torch_shards.py starts it. It prints "done" if all holds.
 """
@@ -29,7 +30,9 @@ def trained(module, name, mesh=None, steps=4, **options):
         optimizer.zero_grad()
         model(INPUTS).square().sum().backward()
         optimizer.step()
-    return [p.full_tensor().detach() if mesh is not None else p.detach() for p in model.parameters()], optimizer
+    return [
+        p.full_tensor().detach() if mesh is not None else p.detach() for p in model.parameters()
+    ], optimizer
 
 
 def raises(function, *words):
@@ -65,10 +68,18 @@ def main(rank, world, file):
     _, optimizer = trained(nbopt.torch, "AdamW", mesh, backend="reference")
     saved_and_loaded(optimizer, optimizer.param_groups[0]["params"], mesh)
     for extras in ({"gradient_clip_norm": 1.0}, {"skip_nonfinite": True}):
-        refused = raises(lambda extras=extras: trained(nbopt.torch, "AdamW", mesh, **extras, backend="reference"), "AdamW reduces", "DTensor")
+        refused = raises(
+            lambda extras=extras: trained(nbopt.torch, "AdamW", mesh, **extras, backend="reference"),
+            "AdamW reduces",
+            "DTensor",
+        )
         assert refused == (world > 1)
-    # A plain tensor beside a sharded one, a replicated one, and a gradient that is distributed in another way.
-    params = [torch.nn.Parameter(torch.ones(6)), *(torch.nn.Parameter(distribute_tensor(torch.ones(6), mesh, [p])) for p in (Shard(0), Replicate()))]
+    # A plain tensor beside a sharded one, a replicated one, and a gradient that is distributed in another
+    # way.
+    params = [
+        torch.nn.Parameter(torch.ones(6)),
+        *(torch.nn.Parameter(distribute_tensor(torch.ones(6), mesh, [p])) for p in (Shard(0), Replicate())),
+    ]
     for param, place in zip(params[1:], (Shard(0), Replicate())):
         param.grad = distribute_tensor(torch.ones(6), mesh, [place])
     params[0].grad = torch.ones(6)

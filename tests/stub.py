@@ -24,7 +24,9 @@ TYPES = {"float": "SupportsFloat", "bool": "bool", "str": "str", "Schedule": "_S
 
 
 def type_of(takes):
-    """Return the type of what an argument takes: ``"float from 0 on, optional"`` -> ``"SupportsFloat | None"``."""
+    """Return the type of what an argument takes: ``"float from 0 on, optional"`` -> ``"SupportsFloat |
+    None"``.
+    """
     words, _, optional = takes.partition(", ")
     found = "bool | int" if words == "bool or int" else TYPES[words.split()[0]]
     return f"{found} | None" if optional and found != "Any" else found
@@ -56,8 +58,18 @@ def class_text(cls):
 def text():
     """Return the text of the whole file."""
     public = {name: getattr(optimizers, name) for name in optimizers.__all__}
-    made = {name: kind for name, kind in public.items() if inspect.isclass(kind) and getattr(kind.__init__, "is_made", False)}
+    made = {
+        name: kind
+        for name, kind in public.items()
+        if inspect.isclass(kind) and getattr(kind.__init__, "is_made", False)
+    }
     shown = {**public, **{kind.__bases__[0].__name__: kind.__bases__[0] for kind in made.values()}}
-    imports = sorted(f"from {value.__module__} import {name} as {name}" for name, value in shown.items() if name not in made)
-    head = HEAD.format(imports="\n".join(imports), names="\n".join(f'    "{name}",' for name in optimizers.__all__))
+    imports = sorted(
+        f"from {value.__module__} import {name} as {name}"
+        for name, value in shown.items()
+        if name not in made
+    )
+    head = HEAD.format(
+        imports="\n".join(imports), names="\n".join(f'    "{name}",' for name in optimizers.__all__)
+    )
     return "\n".join([head, *map(class_text, made.values())])

@@ -1,4 +1,6 @@
-"""Arrays of NumPy, PyTorch and JAX as parameters and gradients, through the libraries themselves, without a copy."""
+"""Arrays of NumPy, PyTorch and JAX as parameters and gradients, through the libraries themselves, without a
+copy.
+"""
 
 import subprocess
 import sys
@@ -96,7 +98,10 @@ def test_parameters_change_in_the_librarys_own_memory_as_numpys_do(backend, muta
     own, same = [(lib.make(p, name), lib.make(g, name)) for lib in (mutable, NumPy())]
     address = mutable.address(own[0])
     for pair in (own, same):
-        optimizer, layer = nbopt.GradientDescentMomentum(0.1, 0.9, stochastic_round=True), nbopt.Parameters(pair)
+        optimizer, layer = (
+            nbopt.GradientDescentMomentum(0.1, 0.9, stochastic_round=True),
+            nbopt.Parameters(pair),
+        )
         backend.rng_reset()
         for _ in range(3):
             optimizer.optimize([layer], 0)
@@ -122,7 +127,9 @@ def test_gradients_of_any_library_go_with_numpys_parameters(backend, library, na
 def test_strided_arrays_of_any_library_are_used_as_they_are(backend, mutable):
     whole = mutable.make(np.arange(24.0).reshape(4, 6), "float32")
     part = (whole.detach() if mutable.name == "torch" else whole).T[::2]
-    nbopt.GradientDescentMomentum(1.0, 0.0).optimize([nbopt.Parameters((part, np.ones((3, 4), np.float32)))], 0)
+    nbopt.GradientDescentMomentum(1.0, 0.0).optimize(
+        [nbopt.Parameters((part, np.ones((3, 4), np.float32)))], 0
+    )
     expected = np.arange(24.0).reshape(4, 6)
     expected.T[::2] -= 1
     assert (mutable.values(whole) == expected).all()
@@ -132,7 +139,9 @@ def test_strided_arrays_of_any_library_are_used_as_they_are(backend, mutable):
 def test_jaxs_arrays_are_refused_as_parameters_with_what_to_do(backend, name):
     library = JAX()
     w = library.make([1.0, 2.0], name)
-    with pytest.raises(LayoutError, match=r"read-only.*JAX's arrays always are: train a NumPy copy.*jax\.numpy\.array"):
+    with pytest.raises(
+        LayoutError, match=r"read-only.*JAX's arrays always are: train a NumPy copy.*jax\.numpy\.array"
+    ):
         nbopt.RMSProp().optimize([nbopt.Parameters((w, np.ones(2, np.float32)))], 0)
     assert (library.values(w) == [1, 2]).all()
 
@@ -157,8 +166,14 @@ def test_a_wrapped_array_outlives_the_object_it_was_made_of(backend, library):
 
 
 def test_dtypes_that_cannot_be_trained_are_refused(backend, library):
-    integers = {"numpy": lambda: np.ones(2, np.int32), "torch": lambda: library.torch.ones(2).int(), "jax": lambda: library.jax.numpy.ones(2, int)}
-    with pytest.raises(DtypeError, match=r"can't be trained; allowed are bfloat16, float16, float32, float64"):
+    integers = {
+        "numpy": lambda: np.ones(2, np.int32),
+        "torch": lambda: library.torch.ones(2).int(),
+        "jax": lambda: library.jax.numpy.ones(2, int),
+    }
+    with pytest.raises(
+        DtypeError, match=r"can't be trained; allowed are bfloat16, float16, float32, float64"
+    ):
         backend.wrap(integers[library.name]())
 
 
@@ -183,8 +198,14 @@ def test_a_step_over_100_mb_takes_no_further_100_mb(library_name):
     pytest.importorskip("resource", reason="peak memory is read from Unix's getrusage")
     make = {
         "numpy": "p, g = np.ones(n, np.float32), np.ones(n, np.float32)",
-        "torch": "import torch; p, g = torch.nn.Parameter(torch.ones(n)), torch.ones(n, dtype=torch.bfloat16); p.data.add_(0); g.add_(0)",
-        "jax gradients": "import jax.numpy as jnp; p, g = np.ones(n, np.float32), jnp.ones(n, jnp.bfloat16).block_until_ready()",
+        "torch": (
+            "import torch; p, g = torch.nn.Parameter(torch.ones(n)), torch.ones(n, dtype=torch.bfloat16);"
+            " p.data.add_(0); g.add_(0)"
+        ),
+        "jax gradients": (
+            "import jax.numpy as jnp; p, g = np.ones(n, np.float32), jnp.ones(n,"
+            " jnp.bfloat16).block_until_ready()"
+        ),
     }[library_name]
     code = f"""
 import resource, numpy as np, nbopt

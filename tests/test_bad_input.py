@@ -1,4 +1,6 @@
-"""Bad input: each mistake has an error of its own, which says what to do, and nothing has changed when it comes."""
+"""Bad input: each mistake has an error of its own, which says what to do, and nothing has changed when it
+comes.
+"""
 
 import itertools
 import math
@@ -38,8 +40,15 @@ def named(be, values, name):
 def everything(be, optimizers, layers):
     """All that a step may change."""
     states = [state for layer in layers for states in layer.states for state in states]
-    arrays = [param for layer in layers for param in layer.params] + [s.get() if isinstance(s, nbopt.Tensor) else s for s in states]
-    return [np.array(a).tobytes() for a in arrays], [len(s) for layer in layers for s in layer.states], [o.t for o in optimizers], be.rng_get_state()
+    arrays = [param for layer in layers for param in layer.params] + [
+        s.get() if isinstance(s, nbopt.Tensor) else s for s in states
+    ]
+    return (
+        [np.array(a).tobytes() for a in arrays],
+        [len(s) for layer in layers for s in layer.states],
+        [o.t for o in optimizers],
+        be.rng_get_state(),
+    )
 
 
 @contextmanager
@@ -54,7 +63,9 @@ def refused(error, words, be, optimizers=(), layers=()):
 
 
 def trained(be):
-    """An optimizer and a layer with a step behind them, so that there are states, counts and a plan that could change."""
+    """An optimizer and a layer with a step behind them, so that there are states, counts and a plan that
+    could change.
+    """
     optimizer, layer = nbopt.RMSProp(), pair(ones(4), ones(4))
     optimizer.optimize([layer], 0)
     assert be.rng_get_state()["updates"] == 1
@@ -84,11 +95,20 @@ def halves(array, *parts):
 
 def wrong_dtype(dtype):
     array = np.zeros(4, dtype)
-    words = [array.dtype.name, "float32", "float64", "astype"]  # what was given, what is allowed, what to type
+    words = [
+        array.dtype.name,
+        "float32",
+        "float64",
+        "astype",
+    ]  # what was given, what is allowed, what to type
     return {
         f"a parameter of {dtype}": (lambda be: [pair(np.zeros(4, dtype), ones(4))], errors.DtypeError, words),
         f"a gradient of {dtype}": (lambda be: [pair(ones(4), np.zeros(4, dtype))], errors.DtypeError, words),
-        f"a state of {dtype}": (lambda be: [pair(ones(4), ones(4), np.zeros(4, dtype))], errors.DtypeError, words),
+        f"a state of {dtype}": (
+            lambda be: [pair(ones(4), ones(4), np.zeros(4, dtype))],
+            errors.DtypeError,
+            words,
+        ),
     }
 
 
@@ -100,7 +120,10 @@ def same_list_of_states(be):
 
 def state_of_two(be, first=slice(None), second=slice(None)):
     memory = be.zeros(6)
-    return [pair(p := ones(6)[first], np.ones_like(p), memory[first]), pair(q := ones(6)[second], np.ones_like(q), memory[second])]
+    return [
+        pair(p := ones(6)[first], np.ones_like(p), memory[first]),
+        pair(q := ones(6)[second], np.ones_like(q), memory[second]),
+    ]
 
 
 def tied(be):
@@ -134,46 +157,152 @@ READ_ONLY = ["read-only", "numpy.array(x)"]
 REFUSED = {
     # name: (the layers, the error, words of its message)
     "a gradient of another size": (lambda be: [pair(ones(4), ones(5))], errors.ShapeError, ["(4,)", "(5,)"]),
-    "a gradient that would broadcast": (lambda be: [pair(ones(3, 4), ones(4))], errors.ShapeError, ["(3, 4)", "(4,)"]),
-    "a gradient with the axes swapped": (lambda be: [pair(ones(3, 4), ones(4, 3))], errors.ShapeError, ["(3, 4)", "(4, 3)"]),
-    "a gradient of one element for none": (lambda be: [pair(ones(), ones(1))], errors.ShapeError, ["()", "(1,)"]),
-    "empty arrays of different shapes": (lambda be: [pair(ones(0, 3), ones(3, 0))], errors.ShapeError, ["(0, 3)", "(3, 0)"]),
-    "a state of another size": (lambda be: [pair(ones(4), ones(4), be.zeros(5))], errors.ShapeError, ["mean_square", "(4,)", "(5,)"]),
-    "a state that would broadcast": (lambda be: [pair(ones(3, 4), ones(3, 4), be.zeros(4))], errors.ShapeError, ["mean_square", "(3, 4)", "(4,)"]),
+    "a gradient that would broadcast": (
+        lambda be: [pair(ones(3, 4), ones(4))],
+        errors.ShapeError,
+        ["(3, 4)", "(4,)"],
+    ),
+    "a gradient with the axes swapped": (
+        lambda be: [pair(ones(3, 4), ones(4, 3))],
+        errors.ShapeError,
+        ["(3, 4)", "(4, 3)"],
+    ),
+    "a gradient of one element for none": (
+        lambda be: [pair(ones(), ones(1))],
+        errors.ShapeError,
+        ["()", "(1,)"],
+    ),
+    "empty arrays of different shapes": (
+        lambda be: [pair(ones(0, 3), ones(3, 0))],
+        errors.ShapeError,
+        ["(0, 3)", "(3, 0)"],
+    ),
+    "a state of another size": (
+        lambda be: [pair(ones(4), ones(4), be.zeros(5))],
+        errors.ShapeError,
+        ["mean_square", "(4,)", "(5,)"],
+    ),
+    "a state that would broadcast": (
+        lambda be: [pair(ones(3, 4), ones(3, 4), be.zeros(4))],
+        errors.ShapeError,
+        ["mean_square", "(3, 4)", "(4,)"],
+    ),
     **wrong_dtype("int32"),
     **wrong_dtype("bool"),
     **wrong_dtype("complex64"),
     **wrong_dtype("object"),
     **wrong_dtype("longdouble"),
-    "a read-only parameter": (lambda be: [pair(read_only(ones(4)), ones(4))], errors.LayoutError, ["param", *READ_ONLY]),
-    "a read-only state": (lambda be: [pair(ones(4), ones(4), read_only(ones(4)))], errors.LayoutError, ["mean_square", *READ_ONLY]),
+    "a read-only parameter": (
+        lambda be: [pair(read_only(ones(4)), ones(4))],
+        errors.LayoutError,
+        ["param", *READ_ONLY],
+    ),
+    "a read-only state": (
+        lambda be: [pair(ones(4), ones(4), read_only(ones(4)))],
+        errors.LayoutError,
+        ["mean_square", *READ_ONLY],
+    ),
     "a parameter in two layers": (tied, errors.LayoutError, ["param number 1", "param number 2", *SHARED]),
     "overlapping parameters": (lambda be: halves(ones(6), slice(4), slice(2, 6)), errors.LayoutError, SHARED),
-    "overlapping parameters, one reversed": (lambda be: halves(ones(6), slice(3), slice(None, None, -1)), errors.LayoutError, SHARED),
-    "interleaved parameters that meet": (lambda be: halves(ones(9), slice(None, None, 2), slice(None, None, 3)), errors.LayoutError, SHARED),
+    "overlapping parameters, one reversed": (
+        lambda be: halves(ones(6), slice(3), slice(None, None, -1)),
+        errors.LayoutError,
+        SHARED,
+    ),
+    "interleaved parameters that meet": (
+        lambda be: halves(ones(9), slice(None, None, 2), slice(None, None, 3)),
+        errors.LayoutError,
+        SHARED,
+    ),
     "parameters of two dtypes in one memory": (two_dtypes_of_one_memory, errors.LayoutError, SHARED),
     "a state of two parameters": (state_of_two, errors.LayoutError, ["mean_square", *SHARED]),
-    "overlapping states": (lambda be: state_of_two(be, slice(4), slice(2, 6)), errors.LayoutError, ["mean_square", *SHARED]),
-    "a list of states for two parameters": (same_list_of_states, (errors.LayerError, errors.StateError, errors.LayoutError), ["states"]),
-    "a gradient that is another parameter": (gradient_is_a_parameter, errors.LayoutError, ["grad number 2", "param number 1", *SHARED]),
-    "a gradient that overlaps another parameter": (gradient_overlaps_a_parameter, errors.LayoutError, ["grad number 2", "param number 1", *SHARED]),
-    "a gradient that is its own parameter": (gradient_is_its_own_parameter, errors.LayoutError, ["grad number 1", "param number 1", *SHARED]),
-    "a self-overlapping parameter": (lambda be: [pair(strided(5, (3, 3), (4, 4)), ones(3, 3))], errors.LayoutError, ["param number 1", *ITSELF]),
-    "an unaligned parameter": (lambda be: [pair(unaligned(4), ones(4))], errors.LayoutError, ["aligned", "numpy.array(x)"]),
-    "an unaligned gradient": (lambda be: [pair(ones(4), unaligned(4))], errors.LayoutError, ["aligned", "numpy.array(x)"]),
-    "a byte-swapped parameter": (lambda be: [pair(ones(4).astype(">f4"), ones(4))], errors.LayoutError, ["byte-swapped", "newbyteorder"]),
-    "a byte-swapped gradient": (lambda be: [pair(ones(4), ones(4).astype(">f4"))], errors.LayoutError, ["byte-swapped", "newbyteorder"]),
-    "a masked parameter": (lambda be: [pair(np.ma.array(ones(4), mask=[0, 1, 0, 0]), ones(4))], errors.LayoutError, ["masked", "filled"]),
-    "a masked gradient": (lambda be: [pair(ones(4), np.ma.array(ones(4), mask=[0, 1, 0, 0]))], errors.LayoutError, ["masked", "filled"]),
-    "a list for a parameter": (lambda be: [pair([1.0], [1.0])], errors.OperandError, ["list", "nbopt.get_backend().array(x)"]),
-    "a word for a gradient": (lambda be: [pair(ones(4), "none")], errors.OperandError, ["the gradient of parameter 0", "str"]),
+    "overlapping states": (
+        lambda be: state_of_two(be, slice(4), slice(2, 6)),
+        errors.LayoutError,
+        ["mean_square", *SHARED],
+    ),
+    "a list of states for two parameters": (
+        same_list_of_states,
+        (errors.LayerError, errors.StateError, errors.LayoutError),
+        ["states"],
+    ),
+    "a gradient that is another parameter": (
+        gradient_is_a_parameter,
+        errors.LayoutError,
+        ["grad number 2", "param number 1", *SHARED],
+    ),
+    "a gradient that overlaps another parameter": (
+        gradient_overlaps_a_parameter,
+        errors.LayoutError,
+        ["grad number 2", "param number 1", *SHARED],
+    ),
+    "a gradient that is its own parameter": (
+        gradient_is_its_own_parameter,
+        errors.LayoutError,
+        ["grad number 1", "param number 1", *SHARED],
+    ),
+    "a self-overlapping parameter": (
+        lambda be: [pair(strided(5, (3, 3), (4, 4)), ones(3, 3))],
+        errors.LayoutError,
+        ["param number 1", *ITSELF],
+    ),
+    "an unaligned parameter": (
+        lambda be: [pair(unaligned(4), ones(4))],
+        errors.LayoutError,
+        ["aligned", "numpy.array(x)"],
+    ),
+    "an unaligned gradient": (
+        lambda be: [pair(ones(4), unaligned(4))],
+        errors.LayoutError,
+        ["aligned", "numpy.array(x)"],
+    ),
+    "a byte-swapped parameter": (
+        lambda be: [pair(ones(4).astype(">f4"), ones(4))],
+        errors.LayoutError,
+        ["byte-swapped", "newbyteorder"],
+    ),
+    "a byte-swapped gradient": (
+        lambda be: [pair(ones(4), ones(4).astype(">f4"))],
+        errors.LayoutError,
+        ["byte-swapped", "newbyteorder"],
+    ),
+    "a masked parameter": (
+        lambda be: [pair(np.ma.array(ones(4), mask=[0, 1, 0, 0]), ones(4))],
+        errors.LayoutError,
+        ["masked", "filled"],
+    ),
+    "a masked gradient": (
+        lambda be: [pair(ones(4), np.ma.array(ones(4), mask=[0, 1, 0, 0]))],
+        errors.LayoutError,
+        ["masked", "filled"],
+    ),
+    "a list for a parameter": (
+        lambda be: [pair([1.0], [1.0])],
+        errors.OperandError,
+        ["list", "nbopt.get_backend().array(x)"],
+    ),
+    "a word for a gradient": (
+        lambda be: [pair(ones(4), "none")],
+        errors.OperandError,
+        ["the gradient of parameter 0", "str"],
+    ),
     "Adam's states": (
-        lambda be: [pair(ones(4), ones(4), named(be, ones(4), "Adam.mean"), named(be, ones(4), "Adam.mean_square"))],
+        lambda be: [
+            pair(ones(4), ones(4), named(be, ones(4), "Adam.mean"), named(be, ones(4), "Adam.mean_square"))
+        ],
         errors.StateError,
         ["Adam.mean", "RMSProp", "Empty"],
     ),
-    "a state of Adagrad's": (lambda be: [pair(ones(4), ones(4), named(be, ones(4), "Adagrad.sum"))], errors.StateError, ["Adagrad", "RMSProp"]),
-    "too many states": (lambda be: [pair(ones(4), ones(4), be.zeros(4), be.zeros(4))], errors.StateError, ["RMSProp", "1", "2"]),
+    "a state of Adagrad's": (
+        lambda be: [pair(ones(4), ones(4), named(be, ones(4), "Adagrad.sum"))],
+        errors.StateError,
+        ["Adagrad", "RMSProp"],
+    ),
+    "too many states": (
+        lambda be: [pair(ones(4), ones(4), be.zeros(4), be.zeros(4))],
+        errors.StateError,
+        ["RMSProp", "1", "2"],
+    ),
 }
 
 
@@ -201,7 +330,9 @@ def test_a_step_over_such_layers_is_refused_whole(backend, name):
 def test_a_bad_gradient_is_refused_at_later_steps_too(backend, grad, error, words):
     optimizer, layer = trained(backend)
     layer.set_grad(0, ones(4))
-    optimizer.optimize([layer], 0)  # the step with a new gradient of the same structure, whose plan the next step finds
+    optimizer.optimize(
+        [layer], 0
+    )  # the step with a new gradient of the same structure, whose plan the next step finds
     layer.set_grad(0, grad(layer.params[0]))
     with refused(error, words, backend, [optimizer], [layer]):
         optimizer.optimize([layer], 0)
@@ -220,11 +351,21 @@ def test_a_state_of_the_layer_before_is_refused_at_later_steps_too(backend):
 def test_states_left_by_another_optimizer_are_refused(backend, name):
     first, layer = trained(backend)
     optimizer = OPTIMIZERS[name]()
-    with refused(errors.StateError, ["RMSProp.mean_square", optimizer.classnm, "Empty"], backend, [first, optimizer], [layer]):
+    with refused(
+        errors.StateError,
+        ["RMSProp.mean_square", optimizer.classnm, "Empty"],
+        backend,
+        [first, optimizer],
+        [layer],
+    ):
         optimizer.optimize([layer], 0)
 
 
-@pytest.mark.parametrize("make", [tied, gradient_is_a_parameter, gradient_overlaps_a_parameter, state_of_two], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make",
+    [tied, gradient_is_a_parameter, gradient_overlaps_a_parameter, state_of_two],
+    ids=lambda make: make.__name__,
+)
 def test_memory_shared_between_two_optimizers_of_one_step_is_refused(backend, make):
     layers = make(backend)
     layers[1].name = "other"
@@ -287,7 +428,11 @@ def test_a_layer_listed_twice_is_refused(backend, kind):
 
 
 @each_kind
-@pytest.mark.parametrize("make", [NoLayer, AttributeForMethod, lambda: ones(4), lambda: PAIR], ids=["object", "attribute", "array", "pair"])
+@pytest.mark.parametrize(
+    "make",
+    [NoLayer, AttributeForMethod, lambda: ones(4), lambda: PAIR],
+    ids=["object", "attribute", "array", "pair"],
+)
 def test_what_has_no_get_params_is_no_layer(backend, kind, make):
     optimizer, good = optimizers_of_lists()[kind], pair(ones(4), ones(4))
     with refused(errors.LayerError, ["get_params", "nbopt.Parameters"], backend, [optimizer], [good]):
@@ -330,7 +475,11 @@ def test_an_error_inside_get_params_is_passed_on(backend):
         nbopt.RMSProp().optimize([Broken()], 0)
 
 
-@pytest.mark.parametrize("pairs", [(ones(4), ones(4)), ((ones(4),),), ((ones(4), ones(4), ones(4)),)], ids=["two arrays", "one", "three"])
+@pytest.mark.parametrize(
+    "pairs",
+    [(ones(4), ones(4)), ((ones(4),),), ((ones(4), ones(4), ones(4)),)],
+    ids=["two arrays", "one", "three"],
+)
 def test_parameters_takes_pairs(pairs):
     with pytest.raises(errors.LayerError, match=r"pairs: Parameters\(\(W, dW\)"):
         nbopt.Parameters(*pairs)
@@ -356,7 +505,10 @@ def test_an_empty_list_changes_nothing_at_all(backend, kind):
 @pytest.mark.thorough("gpu")
 def test_tensors_without_elements_do_nothing(backend, name):
     clip = {} if name == "adadelta" else {"gradient_clip_norm": 0.5}
-    with_empty, without = [pair(ones(3, 0), ones(3, 0)), pair(ones(4), ones(4)), pair(ones(0), ones(0))], [pair(ones(4), ones(4))]
+    with_empty, without = (
+        [pair(ones(3, 0), ones(3, 0)), pair(ones(4), ones(4)), pair(ones(0), ones(0))],
+        [pair(ones(4), ones(4))],
+    )
     for layers in (with_empty, without, with_empty[::2]):
         OPTIMIZERS[name](**clip).optimize(layers, 0)
     assert not same_bits(without[0].params[0], ones(4))
@@ -376,7 +528,9 @@ def use(name, **options):
         pass
 
 
-each_door = pytest.mark.parametrize("door", [nbopt.gen_backend, nbopt.set_backend, use], ids=["gen_backend", "set_backend", "use_backend"])
+each_door = pytest.mark.parametrize(
+    "door", [nbopt.gen_backend, nbopt.set_backend, use], ids=["gen_backend", "set_backend", "use_backend"]
+)
 
 
 @each_door
@@ -459,24 +613,62 @@ BELOW_1 = [*NOT_NEGATIVE, 1, 1.5]
 UP_TO_1 = [*NOT_NEGATIVE, 1.5]
 FINITE = [math.nan, math.inf, -math.inf, HUGE, "1", True, 1j]
 SENSELESS = {
-    "momentum": {"learning_rate": NOT_NEGATIVE, "momentum_coef": [*NOT_NEGATIVE, None], "wdecay": NOT_NEGATIVE, "nesterov": [1, "yes", None]},
-    "rmsprop": {"learning_rate": NOT_NEGATIVE, "decay_rate": [*UP_TO_1, None], "epsilon": NOT_NEGATIVE, "gradient_clip_norm": NOT_NEGATIVE},
-    "adagrad": {"learning_rate": NOT_NEGATIVE, "epsilon": NOT_NEGATIVE, "gradient_clip_value": FINITE, "param_clip_value": FINITE},
+    "momentum": {
+        "learning_rate": NOT_NEGATIVE,
+        "momentum_coef": [*NOT_NEGATIVE, None],
+        "wdecay": NOT_NEGATIVE,
+        "nesterov": [1, "yes", None],
+    },
+    "rmsprop": {
+        "learning_rate": NOT_NEGATIVE,
+        "decay_rate": [*UP_TO_1, None],
+        "epsilon": NOT_NEGATIVE,
+        "gradient_clip_norm": NOT_NEGATIVE,
+    },
+    "adagrad": {
+        "learning_rate": NOT_NEGATIVE,
+        "epsilon": NOT_NEGATIVE,
+        "gradient_clip_value": FINITE,
+        "param_clip_value": FINITE,
+    },
     "adadelta": {"decay": UP_TO_1, "epsilon": NOT_NEGATIVE},
-    "adam": {"learning_rate": NOT_NEGATIVE, "beta_1": [*BELOW_1, None], "beta_2": [*BELOW_1, None], "epsilon": NOT_NEGATIVE},
-    "shift_adamax": {"learning_rate": NOT_NEGATIVE, "beta_1": BELOW_1, "beta_2": UP_TO_1, "epsilon": NOT_NEGATIVE},
+    "adam": {
+        "learning_rate": NOT_NEGATIVE,
+        "beta_1": [*BELOW_1, None],
+        "beta_2": [*BELOW_1, None],
+        "epsilon": NOT_NEGATIVE,
+    },
+    "shift_adamax": {
+        "learning_rate": NOT_NEGATIVE,
+        "beta_1": BELOW_1,
+        "beta_2": UP_TO_1,
+        "epsilon": NOT_NEGATIVE,
+    },
     "rmsprop_centered": {"centered": [1, "yes", None], "momentum_coef": [*NOT_NEGATIVE, None]},
-    "adamw": {"learning_rate": NOT_NEGATIVE, "beta_1": BELOW_1, "beta_2": BELOW_1, "epsilon": NOT_NEGATIVE, "wdecay": NOT_NEGATIVE},
+    "adamw": {
+        "learning_rate": NOT_NEGATIVE,
+        "beta_1": BELOW_1,
+        "beta_2": BELOW_1,
+        "epsilon": NOT_NEGATIVE,
+        "wdecay": NOT_NEGATIVE,
+    },
     "nadam": {"momentum_decay": NOT_NEGATIVE},
     "lion": {"beta_1": BELOW_1, "beta_2": BELOW_1, "wdecay": NOT_NEGATIVE},
     "yogi": {"initial_accumulator_value": NOT_NEGATIVE},
     "adabelief": {"epsilon_root": NOT_NEGATIVE},
-    "rprop": {"eta_minus": BELOW_1, "eta_plus": [*NOT_NEGATIVE, 0.5], "step_min": [*NOT_NEGATIVE, 0], "step_max": [*NOT_NEGATIVE, 0]},
+    "rprop": {
+        "eta_minus": BELOW_1,
+        "eta_plus": [*NOT_NEGATIVE, 0.5],
+        "step_min": [*NOT_NEGATIVE, 0],
+        "step_max": [*NOT_NEGATIVE, 0],
+    },
     "asgd": {"lambd": NOT_NEGATIVE, "alpha": UP_TO_1, "t0": NOT_NEGATIVE},
 }
 
 
-@pytest.mark.parametrize("name, parameter", [(name, parameter) for name, table in SENSELESS.items() for parameter in table])
+@pytest.mark.parametrize(
+    "name, parameter", [(name, parameter) for name, table in SENSELESS.items() for parameter in table]
+)
 def test_hyper_parameters_that_make_no_sense_are_refused(name, parameter):
     optimizer = OPTIMIZERS[name]()
     before = getattr(optimizer, parameter)
@@ -489,14 +681,18 @@ def test_hyper_parameters_that_make_no_sense_are_refused(name, parameter):
 
 
 def test_the_message_has_the_value_and_what_is_allowed():
-    with pytest.raises(errors.ArgumentError, match="learning_rate must be a finite number from 0 on, not nan"):
+    with pytest.raises(
+        errors.ArgumentError, match="learning_rate must be a finite number from 0 on, not nan"
+    ):
         nbopt.RMSProp(learning_rate=math.nan)
 
 
 @pytest.mark.parametrize("how", ["constructor", "momentum later", "nesterov later"])
 def test_nesterov_without_momentum_is_refused(backend, how):
     layer = pair(ones(4), ones(4))
-    optimizer = nbopt.GradientDescentMomentum(0.1, 0.0 if how == "nesterov later" else 0.9, nesterov=how == "momentum later")
+    optimizer = nbopt.GradientDescentMomentum(
+        0.1, 0.0 if how == "nesterov later" else 0.9, nesterov=how == "momentum later"
+    )
     with refused(errors.ArgumentError, ["nesterov", "momentum_coef"], backend, [optimizer], [layer]):
         if how == "constructor":
             nbopt.GradientDescentMomentum(0.1, 0.0, nesterov=True)
@@ -507,7 +703,11 @@ def test_nesterov_without_momentum_is_refused(backend, how):
         optimizer.optimize([layer], 0)
 
 
-@pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), np.float16(0.5), Fraction(1, 2)], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize(
+    "number",
+    [np.float32(0.5), np.float64(0.5), np.float16(0.5), Fraction(1, 2)],
+    ids=lambda x: type(x).__name__,
+)
 def test_a_hyper_parameter_may_be_any_real_number(backend, number):
     layers = [pair(ones(4), ones(4)) for _ in range(2)]
     for layer, value in zip(layers, (0.5, number)):
@@ -533,7 +733,9 @@ NONSENSE = {
     "a class for a schedule": lambda step: step(nbopt.RMSProp(schedule=nbopt.Schedule)),
     "an optimizer for a schedule": lambda step: step(nbopt.RMSProp(schedule=nbopt.RMSProp())),
     "a schedule that gives NaN": lambda step: step(nbopt.RMSProp(schedule=ScheduleThatGives(math.nan))),
-    "a schedule that gives a negative rate": lambda step: step(nbopt.RMSProp(schedule=ScheduleThatGives(-1.0))),
+    "a schedule that gives a negative rate": lambda step: step(
+        nbopt.RMSProp(schedule=ScheduleThatGives(-1.0))
+    ),
     "a schedule that gives nothing": lambda step: step(nbopt.RMSProp(schedule=ScheduleThatGives(None))),
     "no epoch": lambda step: step(nbopt.RMSProp(schedule=nbopt.PowerSchedule(2, 0.5)), None),
     "an epoch of NaN": lambda step: step(nbopt.RMSProp(schedule=nbopt.PowerSchedule(2, 0.5)), math.nan),
@@ -567,7 +769,9 @@ def test_other_nonsense_is_refused_by_an_error_of_our_own(backend, name):
     ],
 )
 def test_a_schedule_has_one_rate_for_each_epoch(make):
-    with pytest.raises(errors.ArgumentError, match=r"\d epochs and change \d rates: there must be one rate for each epoch"):
+    with pytest.raises(
+        errors.ArgumentError, match=r"\d epochs and change \d rates: there must be one rate for each epoch"
+    ):
         make()
 
 
@@ -621,7 +825,11 @@ def optimizer_with(rule, **attributes):
     return optimizer
 
 
-@pytest.mark.parametrize("rule", [branch_if, branch_else, branch_and, branch_between, branch_max, branch_late], ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize(
+    "rule",
+    [branch_if, branch_else, branch_and, branch_between, branch_max, branch_late],
+    ids=lambda rule: rule.__name__,
+)
 def test_branching_on_a_symbolic_value_is_refused_with_the_mend(backend, rule):
     optimizer, layer = optimizer_with(rule), pair(ones(4), ones(4))
     with refused(errors.TraceError, ["truth value", "be.where", "be.maximum"], backend, [optimizer], [layer]):
@@ -672,17 +880,22 @@ def test_assigning_the_gradient_is_refused(backend):
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
-    """A cache folder for this test, and a function after whose call kernels are compiled or loaded as in a new process.
+    """A cache folder for this test, and a function after whose call kernels are compiled or loaded as in a
+    new process.
 
-    The loop over chunks stays, which takes far longer to compile; tests/test_source.py has processes that find that one damaged, too.
-    """
+    The loop over chunks stays, which takes far longer to compile; tests/test_source.py has processes that
+    find that one damaged, too."""
     numba_cpu = pytest.importorskip("nbopt_backends.cpu.backend")
     cpu_step()
     folder = tmp_path / "cache"
     monkeypatch.setenv("NBOPT_CACHE_DIR", str(folder))
 
     def generated_modules():
-        return [name for name in sys.modules if name.startswith("nbopt_") and not name.startswith("nbopt_backends")]
+        return [
+            name
+            for name in sys.modules
+            if name.startswith("nbopt_") and not name.startswith("nbopt_backends")
+        ]
 
     def new_process():
         monkeypatch.setattr(numba_cpu.NumbaCPU, "_kernels", {})
@@ -691,7 +904,9 @@ def cache(monkeypatch, tmp_path):
 
     new_process()
     yield folder, new_process
-    for name in generated_modules():  # they belong to a folder that goes; monkeypatch brings back what was there before
+    for name in (
+        generated_modules()
+    ):  # they belong to a folder that goes; monkeypatch brings back what was there before
         del sys.modules[name]
 
 
@@ -791,7 +1006,10 @@ def test_a_read_only_cache_folder_is_not_used(cache, monkeypatch):
         real = os.open
 
         def guarded(path, flags, *args, **options):
-            if flags & (os.O_WRONLY | os.O_RDWR) and folder in (pathlib.Path(path), *pathlib.Path(path).parents):
+            if flags & (os.O_WRONLY | os.O_RDWR) and folder in (
+                pathlib.Path(path),
+                *pathlib.Path(path).parents,
+            ):
                 raise PermissionError(13, "Permission denied", str(path))
             return real(path, flags, *args, **options)
 
@@ -808,7 +1026,9 @@ def test_a_cache_folder_that_is_a_file_is_not_used(cache):
 # --- tensors and expressions ---
 
 
-@pytest.mark.parametrize("value", [None, 1j, "1", [1.0] * 4, object(), HUGE], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value", [None, 1j, "1", [1.0] * 4, object(), HUGE], ids=lambda value: type(value).__name__
+)
 def test_operands_are_tensors_expressions_and_real_numbers(backend, value):
     tensor = backend.ones(4)
     uses = [
@@ -888,8 +1108,16 @@ def test_a_self_overlapping_tensor_is_no_target_of_an_assignment(backend):
 def test_every_exception_is_ours_and_of_the_built_in_kind_that_users_expect():
     ours = [value for value in vars(errors).values() if isinstance(value, type)]
     assert all(issubclass(error, errors.NboptError) for error in ours)
-    expected = {"ArgumentError": ValueError, "ShapeError": ValueError, "LayoutError": ValueError, "DtypeError": TypeError, "OperandError": TypeError}
-    for name, kind in itertools.chain(expected.items(), [("UnknownBackendError", ValueError), ("BackendError", RuntimeError)]):
+    expected = {
+        "ArgumentError": ValueError,
+        "ShapeError": ValueError,
+        "LayoutError": ValueError,
+        "DtypeError": TypeError,
+        "OperandError": TypeError,
+    }
+    for name, kind in itertools.chain(
+        expected.items(), [("UnknownBackendError", ValueError), ("BackendError", RuntimeError)]
+    ):
         assert issubclass(getattr(errors, name), kind)
 
 
@@ -911,5 +1139,7 @@ def test_what_is_no_optimizer_has_no_kernels(function, given):
 
 @pytest.mark.parametrize("dtype", ["int8", np.int32, 5, ">f4", object()], ids=lambda dtype: f"{dtype!r:.12}")
 def test_a_dtype_of_states_that_is_none_is_named_as_such(dtype):
-    with pytest.raises(errors.DtypeError, match=r'state_dtype must be a dtype that .* stores, such as "bfloat16"'):
+    with pytest.raises(
+        errors.DtypeError, match=r'state_dtype must be a dtype that .* stores, such as "bfloat16"'
+    ):
         nbopt.RMSProp(state_dtype=dtype)

@@ -72,7 +72,10 @@ MISTAKES = {
     "argmin": (TraceError, r"not be\.argmin", lambda be, step, p, g, s: be.argmin(g)),
     "axis": (
         TraceError,
-        "the rule of Mistaken, for parameter 0 of layer .* with 2 axes: axis=2 asks for an axis that a parameter with 2 axes does not have",
+        (
+            "the rule of Mistaken, for parameter 0 of layer .* with 2 axes: axis=2 asks for an axis that a"
+            " parameter with 2 axes does not have"
+        ),
         lambda be, step, p, g, s: be.sum(g, axis=2),
     ),
     "axis of mean": (
@@ -80,7 +83,11 @@ MISTAKES = {
         "for parameter 1 of layer .* with 1 axes: axis=-2 asks",
         lambda be, step, p, g, s: be.mean(g, axis=-2),
     ),
-    "axis text": (TraceError, "axis= takes an int or a tuple of ints, not 'rows'", lambda be, step, p, g, s: be.max(g, axis="rows")),
+    "axis text": (
+        TraceError,
+        "axis= takes an int or a tuple of ints, not 'rows'",
+        lambda be, step, p, g, s: be.max(g, axis="rows"),
+    ),
     "of a number": (
         OperandError,
         "a reduction takes a tensor or an expression, not float",
@@ -137,7 +144,9 @@ def test_mistake(backend, rng, mistake, steps):
         with pytest.raises(error, match=message):
             optimizer.optimize([layer], 0)
     after = values_of([layer])
-    assert len(after) == len(before) == (4 if steps else 2) and all(same_bits(a, b) for a, b in zip(after, before))
+    assert len(after) == len(before) == (4 if steps else 2) and all(
+        same_bits(a, b) for a, b in zip(after, before)
+    )
     assert optimizer.t == steps and backend.rng_get_state() == updates
     optimizer.mistake = None
     optimizer.optimize([layer], 0)  # it goes on

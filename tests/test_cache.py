@@ -50,7 +50,10 @@ needs_home = pytest.mark.skipif(os.name != "posix", reason="this system finds ho
     ],
 )
 def test_expanded(place, monkeypatch, variable, value, expected):
-    """A leading ~ is the home. A relative path is made absolute once, and stays where the working directory changes."""
+    """A leading ~ is the home.
+
+    A relative path is made absolute once, and stays where the working directory changes.
+    """
     (place / "home").chmod(0o700)
     monkeypatch.setenv(variable, value)
     assert source.cache_folder() == place / expected
@@ -61,17 +64,26 @@ def test_expanded(place, monkeypatch, variable, value, expected):
 
 @needs_home
 @pytest.mark.parametrize(
-    ("variable", "value"), [("NBOPT_CACHE_DIR", "~nobody-of-this-name/kernels"), ("XDG_CACHE_HOME", "~nobody-of-this-name"), ("HOME", None)]
+    ("variable", "value"),
+    [
+        ("NBOPT_CACHE_DIR", "~nobody-of-this-name/kernels"),
+        ("XDG_CACHE_HOME", "~nobody-of-this-name"),
+        ("HOME", None),
+    ],
 )
 def test_no_home(place, monkeypatch, variable, value):
-    """Without a home there is a private temporary folder, with one warning that says what to set, and nothing in the working directory."""
+    """Without a home there is a private temporary folder, with one warning that says what to set, and nothing
+    in the working directory.
+    """
     if value is None:
         monkeypatch.delenv(variable)
         # As expanduser does for a user of whom the system knows nothing, as in containers.
         monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     else:
         monkeypatch.setenv(variable, value)
-    with pytest.warns(RuntimeWarning, match="no home folder is known for ~.*set NBOPT_CACHE_DIR or HOME") as caught:
+    with pytest.warns(
+        RuntimeWarning, match="no home folder is known for ~.*set NBOPT_CACHE_DIR or HOME"
+    ) as caught:
         found = source.cache_folder()
     assert len(caught) == 1
     assert found.parent == pathlib.Path(tempfile.gettempdir())
@@ -84,7 +96,8 @@ def test_no_home(place, monkeypatch, variable, value):
 
 # --- many processes ---
 
-# Forks processes that compile one small kernel each into one folder. What they import is imported once, before.
+# Forks processes that compile one small kernel each into one folder. What they import is imported once,
+# before.
 MANY = """
 import json, os, sys, time, traceback, warnings
 import filelock, numba
@@ -139,10 +152,21 @@ print(json.dumps(answers))
 
 
 def together(tmp_path, rounds):
-    """Run rounds of [(number of processes, what they do), ...]; return how often each compiled, or what it raised, or None where it ended."""
-    path = os.pathsep.join([str(pathlib.Path(nbopt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    """Run rounds of [(number of processes, what they do), ...]; return how often each compiled, or what it
+    raised, or None where it ended.
+    """
+    path = os.pathsep.join(
+        [str(pathlib.Path(nbopt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    ).rstrip(os.pathsep)
     arguments = [sys.executable, "-W", "error", "-c", MANY, json.dumps(rounds), str(tmp_path)]
-    done = subprocess.run(arguments, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        arguments,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -153,7 +177,9 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 @needs_fork
 @pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.thorough)])
 def test_sixteen_processes(tmp_path, rounds):
-    """Sixteen processes that start with one empty folder compile once, and none warns; later ones find what the first has compiled."""
+    """Sixteen processes that start with one empty folder compile once, and none warns; later ones find what
+    the first has compiled.
+    """
     for found in together(tmp_path, [[(16, "compile"), (1, "compile")]] * rounds):
         assert sorted(found[:16], key=str) == [0] * 15 + [1]
         assert found[16] == 0
@@ -161,7 +187,9 @@ def test_sixteen_processes(tmp_path, rounds):
 
 @needs_fork
 def test_ended_in_the_middle(tmp_path):
-    """A process that was ended while it wrote leaves nothing that is taken to be damaged: the next one compiles, without a warning."""
+    """A process that was ended while it wrote leaves nothing that is taken to be damaged: the next one
+    compiles, without a warning.
+    """
     ((ended, *found),) = together(tmp_path, [[(1, "end in the middle"), (4, "compile")]])
     assert ended is None
     assert sorted(found, key=str) == [0, 0, 0, 1]
@@ -172,7 +200,9 @@ def test_ended_in_the_middle(tmp_path):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """What compiles one small kernel, always the same, in a folder of its own; it returns whether the kernel came from the cache."""
+    """What compiles one small kernel, always the same, in a folder of its own; it returns whether the kernel
+    came from the cache.
+    """
     monkeypatch.setenv("NBOPT_CACHE_DIR", str(tmp_path / "kernels"))
     monkeypatch.setattr(source, "_warned", set())
     module = source.load(f"# {tmp_path}\ndef half(x):\n    return x // 2\n", "small")

@@ -1,4 +1,6 @@
-"""Checkpoints: a run that is saved and loaded goes on with the same bits; a checkpoint that is damaged, or another's, changes nothing."""
+"""Checkpoints: a run that is saved and loaded goes on with the same bits; a checkpoint that is damaged, or
+another's, changes nothing.
+"""
 
 import copy
 import json
@@ -22,7 +24,8 @@ from nbopt.errors import ArgumentError, CheckpointError, DescriptionError, Layer
 safetensors = pytest.importorskip("safetensors", reason="checkpoints on disk are safetensors files")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
-# A checkpoint is the host's business; how values come from a GPU and get there, device_checks.py has tests of.
+# A checkpoint is the host's business; how values come from a GPU and get there, device_checks.py has tests
+# of.
 pytestmark = pytest.mark.thorough("gpu")
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -31,7 +34,9 @@ each_run = in_one_storage("storage", *STORAGES)
 
 
 class Run:
-    """An optimizer, its layers, and gradients that depend on the number of the step alone; every run made alike is a twin."""
+    """An optimizer, its layers, and gradients that depend on the number of the step alone; every run made
+    alike is a twin.
+    """
 
     def __init__(self, make, dtype=np.float32, shapes=((5, 3), (7,)), layer_names=("first", None)):
         rng = np.random.default_rng(5)
@@ -58,7 +63,12 @@ class Run:
 
     def everything(self):
         """What a load may change, in a form that can be compared."""
-        states = [(id(state), state.name, state.rounding) for layer in self.layers for own in layer.states for state in own]
+        states = [
+            (id(state), state.name, state.rounding)
+            for layer in self.layers
+            for own in layer.states
+            for state in own
+        ]
         counts = [state["t"] for state in self.optimizer.state_dict(self.layers)["optimizers"]]
         values = [(value.dtype, value.tobytes()) for value in self.values()]
         return values, states, counts, self.optimizer.get_description(), nbopt.get_backend().rng_get_state()
@@ -72,7 +82,9 @@ def assert_same(found, expected):
 
 def by_file(tmp_path):
     path = tmp_path / "run.safetensors"
-    return lambda run: nbopt.save(path, run.optimizer, run.layers), lambda run: nbopt.load(path, run.optimizer, run.layers)
+    return lambda run: nbopt.save(path, run.optimizer, run.layers), lambda run: nbopt.load(
+        path, run.optimizer, run.layers
+    )
 
 
 def in_memory(tmp_path):
@@ -153,7 +165,11 @@ def test_runs_go_on_with_the_same_bits_in_a_new_process(host_backend, tmp_path):
         nbopt.save(tmp_path / name, run.optimizer, run.layers)
         expected[name] = run.go(3).values()
     path = os.pathsep.join([os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])])
-    subprocess.run([sys.executable, "-c", RESUME, tmp_path, host_backend.name], env={**os.environ, "PYTHONPATH": path}, check=True)
+    subprocess.run(
+        [sys.executable, "-c", RESUME, tmp_path, host_backend.name],
+        env={**os.environ, "PYTHONPATH": path},
+        check=True,
+    )
     for name, values in expected.items():
         with np.load(tmp_path / f"{name}.npz") as found:
             assert_same([found[key].view(value.dtype) for key, value in zip(found.files, values)], values)
@@ -162,7 +178,9 @@ def test_runs_go_on_with_the_same_bits_in_a_new_process(host_backend, tmp_path):
 def three_optimizers():
     adam = nbopt.Adam(gradient_clip_norm=0.5)
     inner = nbopt.MultiOptimizer({"default": adam, "second": nbopt.RMSProp(schedule=nbopt.ExpSchedule(0.1))})
-    return nbopt.MultiOptimizer({"default": inner, "first": adam, "third": nbopt.GradientDescentMomentum(0.1, 0.9)})
+    return nbopt.MultiOptimizer(
+        {"default": inner, "first": adam, "third": nbopt.GradientDescentMomentum(0.1, 0.9)}
+    )
 
 
 @each_way
@@ -176,10 +194,18 @@ def test_the_counters_of_all_optimizers_in_a_multi_optimizer_come_back_each_once
     again = Run(three_optimizers, shapes=shapes, layer_names=names)
     load(again)
     inner = again.optimizer.optimizer_mapping["default"]
-    assert [each.t for each in (*inner.optimizer_mapping.values(), again.optimizer.optimizer_mapping["third"])] == [2, 2, 3]
+    assert [
+        each.t for each in (*inner.optimizer_mapping.values(), again.optimizer.optimizer_mapping["third"])
+    ] == [2, 2, 3]
     assert_same(again.go(3, begin=2).values(), expected)
     listed = run.optimizer.state_dict(run.layers)["optimizers"]
-    assert [member["path"] for member in listed] == [[], ["default"], ["first"], ["third"], ["default", "second"]]
+    assert [member["path"] for member in listed] == [
+        [],
+        ["default"],
+        ["first"],
+        ["third"],
+        ["default", "second"],
+    ]
 
 
 class NeonStyle(nbopt.Optimizer):
@@ -200,7 +226,9 @@ class NeonStyle(nbopt.Optimizer):
 
 
 @each_way
-@pytest.mark.parametrize("make", [NeonStyle, lambda: nbopt.MultiOptimizer({"default": nbopt.Adam(), "first": NeonStyle()})])
+@pytest.mark.parametrize(
+    "make", [NeonStyle, lambda: nbopt.MultiOptimizer({"default": nbopt.Adam(), "first": NeonStyle()})]
+)
 def test_unnamed_states_of_an_optimizer_in_neons_way_come_back(backend, tmp_path, make, way):
     save, load = way(tmp_path)
     run = Run(make).go(3)
@@ -263,7 +291,12 @@ def transposed(shape, dtype):
     return np.zeros(shape[::-1], dtype).T
 
 
-LAYOUTS = {"C": np.zeros, "Fortran": lambda shape, dtype: np.zeros(shape, dtype, order="F"), "strided": strided, "transposed": transposed}
+LAYOUTS = {
+    "C": np.zeros,
+    "Fortran": lambda shape, dtype: np.zeros(shape, dtype, order="F"),
+    "strided": strided,
+    "transposed": transposed,
+}
 
 
 @each_way
@@ -271,7 +304,9 @@ LAYOUTS = {"C": np.zeros, "Fortran": lambda shape, dtype: np.zeros(shape, dtype,
 @pytest.mark.parametrize("there", LAYOUTS)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, BFLOAT16], ids=str)
 @pytest.mark.covering
-def test_values_come_back_into_the_users_own_memory_whatever_its_strides(backend, tmp_path, rng, dtype, there, here, way):
+def test_values_come_back_into_the_users_own_memory_whatever_its_strides(
+    backend, tmp_path, rng, dtype, there, here, way
+):
     save, load = way(tmp_path)
     with np.errstate(over="ignore"):
         values = special_values(np.float32 if dtype == BFLOAT16 else dtype, rng, (6, 5)).astype(dtype)
@@ -312,7 +347,10 @@ def test_states_are_made_in_the_dtype_and_with_the_rounding_of_the_checkpoint(ba
     again = Run(nbopt.Adam)
     load(again)
     mean, square = again.layers[0].states[0]
-    assert [(state.name, state.dtype, state.rounding) for state in (mean, square)] == [("Adam.mean", dtype, True), ("Adam.mean_square", dtype, 1)]
+    assert [(state.name, state.dtype, state.rounding) for state in (mean, square)] == [
+        ("Adam.mean", dtype, True),
+        ("Adam.mean_square", dtype, 1),
+    ]
     assert square.rounding is not True
 
 
@@ -337,7 +375,13 @@ def test_a_state_of_another_kind_is_replaced_and_not_written(backend, what):
     if what == "rounding":
         old.rounding = 3
     else:
-        old = states[0] = backend.ones(**{"shape": (5, 3), "dtype": np.float32, what: {"dtype": np.float64, "name": "x", "shape": 4}[what]})
+        old = states[0] = backend.ones(
+            **{
+                "shape": (5, 3),
+                "dtype": np.float32,
+                what: {"dtype": np.float64, "name": "x", "shape": 4}[what],
+            }
+        )
     before = old.get()
     run.optimizer.load_state_dict(state, run.layers)
     assert run.layers[0].states[0] is states and states[0] is not old
@@ -413,7 +457,14 @@ def test_copies_in_another_order_are_saved_by_their_values(host_backend, tmp_pat
 @each_way
 def test_hyper_parameters_become_the_checkpoints(backend, tmp_path, way):
     save, load = way(tmp_path)
-    saved = Run(lambda: nbopt.Adam(learning_rate=0.3, schedule=nbopt.StepSchedule([2], [0.1]), stochastic_round=4, gradient_clip_norm=1.0)).go(1)
+    saved = Run(
+        lambda: nbopt.Adam(
+            learning_rate=0.3,
+            schedule=nbopt.StepSchedule([2], [0.1]),
+            stochastic_round=4,
+            gradient_clip_norm=1.0,
+        )
+    ).go(1)
     save(saved)
     expected = saved.go(3).values()
     again = Run(lambda: nbopt.Adam(name="mine"))
@@ -479,7 +530,9 @@ class AnotherAdam(nbopt.Adam):
 
 
 def multi(**mapping):
-    return lambda: nbopt.MultiOptimizer({"default": nbopt.Adam(), **{key: make() for key, make in mapping.items()}})
+    return lambda: nbopt.MultiOptimizer(
+        {"default": nbopt.Adam(), **{key: make() for key, make in mapping.items()}}
+    )
 
 
 def shared():
@@ -488,18 +541,50 @@ def shared():
 
 
 MISMATCHES = {
-    "another class": ((nbopt.Adam, {}), (nbopt.RMSProp, {}), r"saved with nbopt\.Adam.*here is nbopt\.RMSProp.*same class"),
+    "another class": (
+        (nbopt.Adam, {}),
+        (nbopt.RMSProp, {}),
+        r"saved with nbopt\.Adam.*here is nbopt\.RMSProp.*same class",
+    ),
     "a derived class": ((nbopt.Adam, {}), (AnotherAdam, {}), "AnotherAdam"),
     "inside a MultiOptimizer": ((nbopt.Adam, {}), (multi(), {}), r"default: nbopt\.Adam"),
-    "other keys": ((multi(first=nbopt.Adam), {}), (multi(second=nbopt.Adam), {}), "first: .*second: .*same keys"),
-    "another class under a key": ((multi(first=nbopt.Adam), {}), (multi(first=nbopt.RMSProp), {}), r"first: nbopt\.RMSProp"),
+    "other keys": (
+        (multi(first=nbopt.Adam), {}),
+        (multi(second=nbopt.Adam), {}),
+        "first: .*second: .*same keys",
+    ),
+    "another class under a key": (
+        (multi(first=nbopt.Adam), {}),
+        (multi(first=nbopt.RMSProp), {}),
+        r"first: nbopt\.RMSProp",
+    ),
     "not shared": ((shared, {}), (multi(first=nbopt.Adam), {}), "shared among them"),
     "fewer layers": ((nbopt.Adam, {}), (nbopt.Adam, {"layer_names": ["first"]}), "2 layers, and 1 are given"),
-    "another shape": ((nbopt.Adam, {}), (nbopt.Adam, {"shapes": ((5, 3), (8,))}), r"parameter 0 of layer 1 has shape \(7,\).*\(8,\) here"),
-    "a transposed shape": ((nbopt.Adam, {}), (nbopt.Adam, {"shapes": ((3, 5), (7,))}), r"layer first has shape \(5, 3\).*\(3, 5\) here"),
-    "another dtype": ((nbopt.Adam, {}), (nbopt.Adam, {"dtype": np.float64}), "float32 in the checkpoint, and float64 here"),
-    "16 bits": ((nbopt.Adam, {"dtype": BFLOAT16}), (nbopt.Adam, {"dtype": np.float16}), "bfloat16 in the checkpoint, and float16 here"),
-    "another name": ((nbopt.Adam, {}), (nbopt.Adam, {"layer_names": ("one", None)}), "'first' in the checkpoint, and 'one' here"),
+    "another shape": (
+        (nbopt.Adam, {}),
+        (nbopt.Adam, {"shapes": ((5, 3), (8,))}),
+        r"parameter 0 of layer 1 has shape \(7,\).*\(8,\) here",
+    ),
+    "a transposed shape": (
+        (nbopt.Adam, {}),
+        (nbopt.Adam, {"shapes": ((3, 5), (7,))}),
+        r"layer first has shape \(5, 3\).*\(3, 5\) here",
+    ),
+    "another dtype": (
+        (nbopt.Adam, {}),
+        (nbopt.Adam, {"dtype": np.float64}),
+        "float32 in the checkpoint, and float64 here",
+    ),
+    "16 bits": (
+        (nbopt.Adam, {"dtype": BFLOAT16}),
+        (nbopt.Adam, {"dtype": np.float16}),
+        "bfloat16 in the checkpoint, and float16 here",
+    ),
+    "another name": (
+        (nbopt.Adam, {}),
+        (nbopt.Adam, {"layer_names": ("one", None)}),
+        "'first' in the checkpoint, and 'one' here",
+    ),
     "another optimizer by the name": (
         (multi(second=nbopt.RMSProp), {"layer_names": ("first", None)}),
         (multi(second=nbopt.RMSProp), {"layer_names": ("first", "second")}),
@@ -512,7 +597,9 @@ MISMATCHES = {
 @pytest.mark.parametrize("hyperparameters", [True, False])
 @pytest.mark.parametrize("case", MISMATCHES)
 @pytest.mark.filterwarnings("ignore:no layer has the name or class")
-def test_a_checkpoint_of_something_else_is_refused_and_changes_nothing(backend, tmp_path, case, hyperparameters, way):
+def test_a_checkpoint_of_something_else_is_refused_and_changes_nothing(
+    backend, tmp_path, case, hyperparameters, way
+):
     (make, options), (make_here, options_here), message = MISMATCHES[case]
     saved = Run(make, **options).go(2)
     run = Run(make_here, **options_here).go(3)
@@ -523,13 +610,17 @@ def test_a_checkpoint_of_something_else_is_refused_and_changes_nothing(backend, 
             before = run.everything()
             nbopt.load(tmp_path / "run", run.optimizer, run.layers, hyperparameters)
         else:
-            run.optimizer.load_state_dict(saved.optimizer.state_dict(saved.layers), run.layers, hyperparameters)
+            run.optimizer.load_state_dict(
+                saved.optimizer.state_dict(saved.layers), run.layers, hyperparameters
+            )
     assert run.everything() == before
 
 
 def test_a_layer_with_another_number_of_parameters_is_refused(backend):
     run, other = Run(nbopt.Adam), Run(nbopt.Adam)
-    other.layers[1] = nbopt.Parameters(*[(np.zeros(7, np.float32), np.zeros(7, np.float32)) for _ in range(2)])
+    other.layers[1] = nbopt.Parameters(
+        *[(np.zeros(7, np.float32), np.zeros(7, np.float32)) for _ in range(2)]
+    )
     before = other.everything()
     with pytest.raises(CheckpointError, match="layer 1 has 1 parameters in the checkpoint, and 2 here"):
         other.optimizer.load_state_dict(run.optimizer.state_dict(run.layers), other.layers)
@@ -559,7 +650,11 @@ EDITS = [
     (("rng",), {}, "no state"),
     (("layers", 0, "parameters", 0, "values"), [[1.0]], "no state"),
     (("layers", 0, "parameters", 0, "states", 0, "name"), "RMSProp.mean_square", "RMSProp.mean_square"),
-    (("layers", 0, "parameters", 0, "states", 1, "values"), np.zeros(3, np.float32), r"state of shape \(3,\)"),
+    (
+        ("layers", 0, "parameters", 0, "states", 1, "values"),
+        np.zeros(3, np.float32),
+        r"state of shape \(3,\)",
+    ),
     (("layers", 0, "parameters", 0, "states", 1, "values"), np.zeros((5, 3), np.int32), "int32"),
     (("layers", 0, "parameters", 0, "states", 1, "rounding"), -3, "rounding"),
     (("layers", 1, "parameters", 0, "states"), [], None),
@@ -601,7 +696,13 @@ def test_what_is_no_optimizer_or_no_layers_is_refused(backend, tmp_path):
 
 def test_a_description_of_a_class_that_is_not_known_here_imports_nothing(backend):
     run = Run(nbopt.Adam)
-    state = edited(run.optimizer.state_dict(run.layers), "optimizer", "config", "schedule", value={"type": "antigravity.Schedule"})
+    state = edited(
+        run.optimizer.state_dict(run.layers),
+        "optimizer",
+        "config",
+        "schedule",
+        value={"type": "antigravity.Schedule"},
+    )
     with pytest.raises(DescriptionError, match="antigravity"):
         run.optimizer.load_state_dict(state, run.layers)
     assert "antigravity" not in sys.modules
@@ -695,7 +796,12 @@ def test_ctrl_c_takes_effect_after_the_load(backend, monkeypatch, tmp_path):
 
 
 def test_any_reader_of_safetensors_finds_the_tensors_under_sensible_names(backend, tmp_path):
-    run = Run(nbopt.Adam, BFLOAT16, shapes=[(5, 3), (2,), (1,), (4,), (3,)], layer_names=("linear", None, "2", "a/b", "linear")).go(1)
+    run = Run(
+        nbopt.Adam,
+        BFLOAT16,
+        shapes=[(5, 3), (2,), (1,), (4,), (3,)],
+        layer_names=("linear", None, "2", "a/b", "linear"),
+    ).go(1)
     run.layers[3].states[0][1].name = "Adam.mean"  # so that it is not unique
     nbopt.save(tmp_path / "run.safetensors", run.optimizer, run.layers)
     found = safetensors_numpy.load_file(tmp_path / "run.safetensors")
@@ -705,7 +811,9 @@ def test_any_reader_of_safetensors_finds_the_tensors_under_sensible_names(backen
     assert same_bits(found["4/0/Adam.mean"], run.layers[4].states[0][0].get())
     run.layers = run.layers[:2]
     nbopt.save(tmp_path / "run.safetensors", run.optimizer, run.layers)
-    assert {name.rpartition("/0")[0] for name in safetensors_numpy.load_file(tmp_path / "run.safetensors")} == {"linear", "1"}
+    assert {
+        name.rpartition("/0")[0] for name in safetensors_numpy.load_file(tmp_path / "run.safetensors")
+    } == {"linear", "1"}
 
 
 def test_no_layers_at_all_are_a_checkpoint_too(backend, tmp_path):
@@ -774,7 +882,9 @@ def test_a_path_relative_to_the_working_directory(backend, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize("where", ["save_file", "fsync", "chmod", "replace"])
-def test_a_save_that_fails_leaves_the_old_file_and_nothing_beside_it(backend, tmp_path, monkeypatch, where, error):
+def test_a_save_that_fails_leaves_the_old_file_and_nothing_beside_it(
+    backend, tmp_path, monkeypatch, where, error
+):
     path = tmp_path / "run"
     nbopt.save(path, nbopt.Adam(), [])
     old = path.read_bytes()
@@ -794,7 +904,13 @@ def test_a_save_that_fails_leaves_the_old_file_and_nothing_beside_it(backend, tm
 def test_the_file_and_then_its_name_are_flushed_to_the_disk(backend, tmp_path, monkeypatch):
     log = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: log.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file") or fsync(handle))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda handle: (
+            log.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file") or fsync(handle)
+        ),
+    )
     monkeypatch.setattr(os, "replace", lambda *paths: log.append("replace") or replace(*paths))
     nbopt.save(tmp_path / "run", nbopt.Adam(), [])
     assert log == ["file", "replace", "folder"]
@@ -823,7 +939,10 @@ def small(tmp_path_factory):
 
 
 def check_damaged(path, data):
-    """The file is refused and nothing changes, or the right values are loaded. Returns whether it was refused."""
+    """The file is refused and nothing changes, or the right values are loaded.
+
+    Returns whether it was refused.
+    """
     path.write_bytes(data)
     expected = Run(nbopt.Adam).go(2)
     run = Run(nbopt.Adam).go(3)
@@ -884,7 +1003,10 @@ def rewritten(path, change):
 
 
 def swap(tensors, state):
-    tensors["first/0/Adam.mean"], tensors["first/0/Adam.mean_square"] = tensors["first/0/Adam.mean_square"], tensors["first/0/Adam.mean"]
+    tensors["first/0/Adam.mean"], tensors["first/0/Adam.mean_square"] = (
+        tensors["first/0/Adam.mean_square"],
+        tensors["first/0/Adam.mean"],
+    )
 
 
 def of_first(key, value, state=None):
@@ -900,7 +1022,9 @@ FORGERIES = {
     "a tensor more": lambda tensors, state: tensors.update(more=np.zeros(3)),
     "a tensor less": lambda tensors, state: tensors.pop("1/0"),
     "a dtype of the same size": lambda tensors, state: tensors.update({"1/0": tensors["1/0"].view(np.int32)}),
-    "a shape of the same size": lambda tensors, state: tensors.update({"first/0": tensors["first/0"].reshape(3, 5)}),
+    "a shape of the same size": lambda tensors, state: tensors.update(
+        {"first/0": tensors["first/0"].reshape(3, 5)}
+    ),
     "a huge parameter": of_first("shape", [2**40, 2**40]),
     "a huge state": of_first("shape", [2**40], state=0),
     "a negative size": of_first("shape", [-5, -3]),
@@ -987,10 +1111,14 @@ print(advanced, len(glob.glob(os.path.join(os.path.dirname(path), ".nbopt-save-*
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 def test_a_save_that_is_killed_leaves_the_old_file_or_the_new_one(tmp_path):
-    done = subprocess.run([sys.executable, "-c", KILLED_SAVES, tmp_path / "run"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_SAVES, tmp_path / "run"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     advanced, cut_short = map(int, done.stdout.split())
-    assert advanced > 5 and cut_short > 5  # both happened: files that were replaced, and saves that were killed at work
+    assert (
+        advanced > 5 and cut_short > 5
+    )  # both happened: files that were replaced, and saves that were killed at work
 
 
 @pytest.mark.parametrize("path", [None, 1, True, "", b"", 1.5], ids=repr)

@@ -1,4 +1,6 @@
-"""The CUDA kernels as PTX, which is compiled without a GPU: what ptxas is given decides whether results can be the CPU's bits, and how fast it is."""
+"""The CUDA kernels as PTX, which is compiled without a GPU: what ptxas is given decides whether results can
+be the CPU's bits, and how fast it is.
+"""
 
 import functools
 import importlib.util
@@ -16,7 +18,10 @@ from helpers import OPTIMIZERS, thorough_but
 import nbopt
 
 if importlib.util.find_spec("numba_cuda") is None or importlib.util.find_spec("cuda.bindings") is None:
-    pytest.skip('needs numba-cuda and the CUDA toolkit\'s wheels: pip install "nbopt[cuda13]"', allow_module_level=True)
+    pytest.skip(
+        'needs numba-cuda and the CUDA toolkit\'s wheels: pip install "nbopt[cuda13]"',
+        allow_module_level=True,
+    )
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     pytest.skip("the simulator compiles nothing: unset NUMBA_ENABLE_CUDASIM", allow_module_level=True)
 
@@ -50,8 +55,19 @@ PROGRAMS = {
     "skipping": skipping,
 }  # fmt: skip
 
-# Of whose instructions the others' kernels are made too, the ones with the most values alive among them. (The bits of all are tested in test_gpu.py.)
-USUAL = ("adadelta", "shift_adamax", "rmsprop_centered", "nadam", "asgd", "rmsprop clipped", "lamb", "careful", "skipping")
+# Of whose instructions the others' kernels are made too, the ones with the most values alive among them. (The
+# bits of all are tested in test_gpu.py.)
+USUAL = (
+    "adadelta",
+    "shift_adamax",
+    "rmsprop_centered",
+    "nadam",
+    "asgd",
+    "rmsprop clipped",
+    "lamb",
+    "careful",
+    "skipping",
+)
 
 every_program = pytest.mark.parametrize("name", thorough_but(PROGRAMS, *USUAL))
 every_capability = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda cc: f"sm_{cc[0]}{cc[1]}")
@@ -107,7 +123,9 @@ def assert_exact(ptx):
 
 
 def assert_float32_but_for_numbers(ptx):
-    """The numbers of a parameter are float64, and rounded once each; so are a tile's results, which are widened. Nothing is computed in float64."""
+    """The numbers of a parameter are float64, and rounded once each; so are a tile's results, which are
+    widened. Nothing is computed in float64.
+    """
     double = {i for i in instructions(ptx) if ".f64" in i}
     assert double <= {"ld.global.f64", "cvt.rn.f32.f64", "cvt.f64.f32", "st.global.f64", "mov.f64"}
 
@@ -128,15 +146,24 @@ def test_float32_kernels_are_exact_and_load_and_store_16_bytes_with_a_scalar_tai
     found = instructions(ptx)
     assert found.count("ld.global.v4.f32") >= len(stage.read()) and "ld.global.f32" in found
     assert found.count("st.global.v4.f32") >= len(stage.written()) and "st.global.f32" in found
-    assert not [i for i in found if i.startswith(("ld.", "st.")) and not i.startswith(("ld.global.", "st.global.", "ld.param."))]
+    assert not [
+        i
+        for i in found
+        if i.startswith(("ld.", "st.")) and not i.startswith(("ld.global.", "st.global.", "ld.param."))
+    ]
 
 
-@pytest.mark.parametrize("dtype, arithmetic, kept", [("float32", "float32", 0), ("float64", "float64", 0), ("bfloat16", "float32", 7)])
+@pytest.mark.parametrize(
+    "dtype, arithmetic, kept",
+    [("float32", "float32", 0), ("float64", "float64", 0), ("bfloat16", "float32", 7)],
+)
 @pytest.mark.parametrize("strided", [False, True])
 @pytest.mark.parametrize("name", ["rmsprop clipped", "lamb", "careful"])
 @pytest.mark.covering
 def test_passes_that_reduce_are_exact(name, strided, dtype, arithmetic, kept):
-    """Every operation rounds by itself; lanes are folded in shared memory, no value lives in local memory, and none is spilled."""
+    """Every operation rounds by itself; lanes are folded in shared memory, no value lives in local memory,
+    and none is spilled.
+    """
     stage = pass_of(name, 0)
     assert stage.reductions
     bits = tuple(kept * (slot in stage.written()) for slot in range(len(stage.names)))
@@ -148,7 +175,11 @@ def test_passes_that_reduce_are_exact(name, strided, dtype, arithmetic, kept):
     if dtype != "float64":
         assert_float32_but_for_numbers(ptx)
     found = instructions(ptx)
-    assert "bar.sync" in ptx and f"st.shared.f{arithmetic[-2:]}" in found and found.count("st.global.f64") >= len(stage.reductions)
+    assert (
+        "bar.sync" in ptx
+        and f"st.shared.f{arithmetic[-2:]}" in found
+        and found.count("st.global.f64") >= len(stage.reductions)
+    )
     assert strided or any(i.startswith("ld.global.v") for i in found)
     compiled = machine_code.Kernel(text)
     assert not compiled.spilled
@@ -164,19 +195,27 @@ SLICED = {
 
 
 def sliced(name, dtype="float32", kept=0, strided=False):
-    """The last pass with these folds: of the optimizer's parameters with a shape, over an extent; its text and that text's PTX."""
+    """The last pass with these folds: of the optimizer's parameters with a shape, over an extent; its text
+    and that text's PTX.
+    """
     rule, shape, extent, kinds = SLICED[name]
     with nbopt.use_backend("reference") as be:
         layer = nbopt.Parameters((np.zeros(shape, np.float32), np.zeros(shape, np.float32)))
         program = RULES[rule]().updates(be, [layer], 0)[0].program
-    stage = [one for one in program.loops() if one.extent == extent and len(one.folds) == len(kinds) and one.has_slices(program.extents)][-1]
+    stage = [
+        one
+        for one in program.loops()
+        if one.extent == extent and len(one.folds) == len(kinds) and one.has_slices(program.extents)
+    ][-1]
     walk = walk_of(shape, program.extents, extent)
     own = len(program.names) - program.workspace
     arithmetic = "float64" if dtype == "float64" else "float32"
     dtypes = (dtype,) * own + (arithmetic,) * program.workspace
     bits = tuple(kept * (slot in stage.written() and slot < own) for slot in range(len(program.names)))
     assert tuple(kind_of(walk, program.extents.index(fold[2])) for fold in stage.folds) == kinds
-    text = slices_text(stage, program.extents, kinds, DIALECT, dtypes, arithmetic, strided, bits, not program.differs())
+    text = slices_text(
+        stage, program.extents, kinds, DIALECT, dtypes, arithmetic, strided, bits, not program.differs()
+    )
     return stage, text, ptx_of(text, "update", N_ARGUMENTS, (9, 0))
 
 
@@ -185,7 +224,9 @@ def sliced(name, dtype="float32", kept=0, strided=False):
 @pytest.mark.parametrize("name", SLICED)
 @pytest.mark.covering
 def test_passes_with_slices_are_exact(name, dtype, kept, strided):
-    """Every operation rounds by itself; rows are folded in shared memory, no value lives in local memory, and none is spilled."""
+    """Every operation rounds by itself; rows are folded in shared memory, no value lives in local memory, and
+    none is spilled.
+    """
     stage, text, ptx = sliced(name, dtype, kept, strided)
     assert_exact(ptx)
     assert_no_local_memory(ptx)
@@ -193,16 +234,25 @@ def test_passes_with_slices_are_exact(name, dtype, kept, strided):
         assert_float32_but_for_numbers(ptx)
     found = instructions(ptx)
     bits = "64" if dtype == "float64" else "32"
-    assert ("bar.sync" in ptx) == (f"st.shared.f{bits}" in found) == bool(stage.reductions or "rows" in SLICED[name][-1])
+    assert (
+        ("bar.sync" in ptx)
+        == (f"st.shared.f{bits}" in found)
+        == bool(stage.reductions or "rows" in SLICED[name][-1])
+    )
     compiled = machine_code.Kernel(text)
     assert not compiled.spilled
     assert compiled.registers <= 128
 
 
 def test_neighbouring_threads_load_neighbouring_elements():
-    """A lane's place in its row is added to the row's address, times the size of an element: a warp's loads are as many bytes in one piece."""
+    """A lane's place in its row is added to the row's address, times the size of an element: a warp's loads
+    are as many bytes in one piece.
+    """
     _, text, ptx = sliced("rows and bands")
-    assert "column = tile * 128 + (lane & ((1 << shift) - 1))" in text and "i = (run * last + begin + start) * columns + column" in text
+    assert (
+        "column = tile * 128 + (lane & ((1 << shift) - 1))" in text
+        and "i = (run * last + begin + start) * columns + column" in text
+    )
     assert "load_float32(p1, i, 1)" in text and "ld.global.f32" in ptx
 
 
@@ -212,7 +262,9 @@ def test_passes_with_slices_that_may_be_skipped_leave_before_they_load_anything(
     assert loads[0] == "ld.global.u64" and "ld.global.f32" in loads
 
 
-@pytest.mark.parametrize(("name", "count"), [("fold_tiles", 5), ("fold_rows", 8), ("join_slices", 3), ("judge", 3)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("fold_tiles", 5), ("fold_rows", 8), ("join_slices", 3), ("judge", 3)]
+)
 def test_ends_of_reductions_are_exact(name, count):
     """Sums of float64 round one by one."""
     ptx = ptx_of(ends_text(DIALECT), name, count, (9, 0), "cuda_numbers")
@@ -223,9 +275,25 @@ def test_ends_of_reductions_are_exact(name, count):
 
 def test_scalar_code_is_exact():
     """Powers by whole numbers are multiplications; a product and a sum stay two operations."""
-    code = (("load", 0), ("multiply", 0, ~0), ("add", 1, ~1), ("power", 2, ~1), ("sqrt", 3), ("divide", 4, 2), ("store", 0, 5, 0))
-    ptx = ptx_of(run_text(Scalars(STEP, code, ((5, 2),), True), DIALECT, {0: "float32"}), "run", 7, (9, 0), "cuda_numbers")
-    assert {"mul.rn.f64", "add.rn.f64", "sqrt.rn.f64", "div.rn.f64", "st.global.f32"} <= set(instructions(ptx))
+    code = (
+        ("load", 0),
+        ("multiply", 0, ~0),
+        ("add", 1, ~1),
+        ("power", 2, ~1),
+        ("sqrt", 3),
+        ("divide", 4, 2),
+        ("store", 0, 5, 0),
+    )
+    ptx = ptx_of(
+        run_text(Scalars(STEP, code, ((5, 2),), True), DIALECT, {0: "float32"}),
+        "run",
+        7,
+        (9, 0),
+        "cuda_numbers",
+    )
+    assert {"mul.rn.f64", "add.rn.f64", "sqrt.rn.f64", "div.rn.f64", "st.global.f32"} <= set(
+        instructions(ptx)
+    )
     program = next(stage for _, stage in program_of("rmsprop clipped").stages() if isinstance(stage, Scalars))
     assert_exact(ptx_of(run_text(program, DIALECT, {}), "run", 7, (9, 0), "cuda_numbers"))
 
@@ -239,7 +307,12 @@ def test_float64_kernels_are_exact_too(name):
 
 
 def test_mixed_kernels_load_16_bytes_of_each_slot():
-    ptx = ptx_of(update_text(pass_of("rmsprop"), DIALECT, ("float32", "float32", "float64"), "float64"), "update", N_ARGUMENTS, (9, 0))
+    ptx = ptx_of(
+        update_text(pass_of("rmsprop"), DIALECT, ("float32", "float32", "float64"), "float64"),
+        "update",
+        N_ARGUMENTS,
+        (9, 0),
+    )
     assert "ld.global.v4.f32" in ptx and "ld.global.v2.f64" in ptx and "st.global.v2.f64" in ptx
     assert_exact(ptx)
     assert_no_local_memory(ptx)
@@ -253,11 +326,20 @@ def test_strided_kernels_are_exact(capability):
 
 
 def sixteen_bits(name, dtypes, kept, capability, strided=False):
-    return ptx_of(update_text(pass_of(name), DIALECT, dtypes, "float32", strided, kept), "update", N_ARGUMENTS, capability)
+    return ptx_of(
+        update_text(pass_of(name), DIALECT, dtypes, "float32", strided, kept),
+        "update",
+        N_ARGUMENTS,
+        capability,
+    )
 
 
 @every_capability
-@pytest.mark.parametrize("kept", [(0, 0, 0), (7, 0, 0), (7, 0, 7)], ids=["nearest", "stochastic parameters", "stochastic parameters and states"])
+@pytest.mark.parametrize(
+    "kept",
+    [(0, 0, 0), (7, 0, 0), (7, 0, 7)],
+    ids=["nearest", "stochastic parameters", "stochastic parameters and states"],
+)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.covering
 def test_16_bit_kernels_are_exact_and_load_16_bytes(dtype, kept, capability):
@@ -265,7 +347,9 @@ def test_16_bit_kernels_are_exact_and_load_16_bytes(dtype, kept, capability):
     assert_exact(ptx)
     assert_no_local_memory(ptx)
     assert_float32_but_for_numbers(ptx)
-    assert instructions(ptx).count("ld.global.v4.u32") >= 3 and instructions(ptx).count("st.global.v4.u32") >= 2
+    assert (
+        instructions(ptx).count("ld.global.v4.u32") >= 3 and instructions(ptx).count("st.global.v4.u32") >= 2
+    )
 
 
 @every_capability
@@ -287,7 +371,9 @@ def test_strided_kernels_round_without_local_memory():
 @pytest.mark.parametrize("name", ["shift_adamax", "rmsprop clipped"])
 @pytest.mark.covering
 def test_maximum_and_minimum_keep_nan(name, capability):
-    """PTX's max and min drop NaN: behind each stands a choice of the sum, which is NaN, where the operands are unordered."""
+    """PTX's max and min drop NaN: behind each stands a choice of the sum, which is NaN, where the operands
+    are unordered.
+    """
     ptx = kernel(name, "float32", capability)
     extremes = re.findall(r"(?:max|min)\.f32\s+(%f\d+), (%f\d+), (%f\d+|0f[0-9A-F]+);", ptx)
     assert extremes
@@ -302,13 +388,21 @@ def test_maximum_and_minimum_keep_nan(name, capability):
 @pytest.mark.parametrize("strided", [False, True])
 @pytest.mark.covering
 def test_kernels_that_may_be_skipped_leave_before_they_load_anything(strided, kept):
-    ptx = ptx_of(update_text(pass_of("skipping"), DIALECT, ("float32",) * 3, "float32", strided, kept), "update", N_ARGUMENTS, (9, 0))
+    ptx = ptx_of(
+        update_text(pass_of("skipping"), DIALECT, ("float32",) * 3, "float32", strided, kept),
+        "update",
+        N_ARGUMENTS,
+        (9, 0),
+    )
     assert_exact(ptx)
     loads = [i for i in instructions(ptx) if i.startswith("ld.global")]
     assert loads[0] == "ld.global.u64" and "ld.global.f32" in loads
 
 
-@pytest.mark.parametrize(("name", "arguments", "wide"), [("row_sums", 6, "cvt st"), ("fold_sums", 4, "add cvt ld st"), ("extremes", 5, "")])
+@pytest.mark.parametrize(
+    ("name", "arguments", "wide"),
+    [("row_sums", 6, "cvt st"), ("fold_sums", 4, "add cvt ld st"), ("extremes", 5, "")],
+)
 def test_reductions_compile(name, arguments, wide):
     """Only what is above the tiles of a sum is float64."""
     ptx = ptx_of(sums_text(DIALECT, "float32"), name, arguments, (9, 0), "cuda_sums")
@@ -316,14 +410,23 @@ def test_reductions_compile(name, arguments, wide):
     assert_no_local_memory(ptx)
 
 
-@pytest.mark.parametrize("op", ["exp", "exp2", "log", "log2", "tanh", "power", "ldexp", "finite", "sgn", "rint", "where"])
+@pytest.mark.parametrize(
+    "op", ["exp", "exp2", "log", "log2", "tanh", "power", "ldexp", "finite", "sgn", "rint", "where"]
+)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.covering
 def test_every_other_op_compiles(op, dtype):
     arity = PRIMITIVES[op].arity
     loads = tuple(("load", k + 1) for k in range(arity))
-    program = Program.of(("out", "x1", "x2", "x3")[: arity + 1], (*loads, (op, *range(arity)), ("store", 0, arity, 0)))
-    ptx = ptx_of(update_text(program.passes()[0], DIALECT, (dtype,) * (arity + 1), dtype), "update", N_ARGUMENTS, (8, 0))
+    program = Program.of(
+        ("out", "x1", "x2", "x3")[: arity + 1], (*loads, (op, *range(arity)), ("store", 0, arity, 0))
+    )
+    ptx = ptx_of(
+        update_text(program.passes()[0], DIALECT, (dtype,) * (arity + 1), dtype),
+        "update",
+        N_ARGUMENTS,
+        (8, 0),
+    )
     assert f"st.global.v{16 // np.dtype(dtype).itemsize}.f{8 * np.dtype(dtype).itemsize}" in ptx
 
 
@@ -331,13 +434,20 @@ STORED = [("float32", 0), ("float64", 0), ("bfloat16", 0), ("bfloat16", 7), ("fl
 
 
 @pytest.mark.parametrize("dtype, kept", STORED, ids=lambda value: str(value))
-@pytest.mark.parametrize("name", thorough_but(OPTIMIZERS, "adadelta", "shift_adamax", "rmsprop_centered", "radam", "yogi", "rprop"))
+@pytest.mark.parametrize(
+    "name", thorough_but(OPTIMIZERS, "adadelta", "shift_adamax", "rmsprop_centered", "radam", "yogi", "rprop")
+)
 @pytest.mark.covering
 def test_no_storage_makes_a_kernel_inexact_or_spill_registers_and_float32_needs_few(name, dtype, kept):
-    """What ptxas says of the code for compute capability 9.0. 64 registers leave room for half of the threads that a multiprocessor can have."""
+    """What ptxas says of the code for compute capability 9.0.
+
+    64 registers leave room for half of the threads that a multiprocessor can have.
+    """
     stage = pass_of(name)
     bits = tuple(kept * (slot in stage.written()) for slot in range(len(stage.names)))
-    text = update_text(stage, DIALECT, (dtype,) * len(stage.names), "float64" if dtype == "float64" else "float32", kept=bits)
+    text = update_text(
+        stage, DIALECT, (dtype,) * len(stage.names), "float64" if dtype == "float64" else "float32", kept=bits
+    )
     ptx = ptx_of(text, "update", N_ARGUMENTS, (9, 0))
     assert_exact(ptx)
     assert_no_local_memory(ptx)
@@ -347,7 +457,9 @@ def test_no_storage_makes_a_kernel_inexact_or_spill_registers_and_float32_needs_
     assert (name, dtype) != ("rmsprop", "float32") or kernel.registers <= 32
 
 
-@pytest.mark.parametrize("row, moves", [("rmsprop, float32", 20), ("rmsprop, bfloat16, states float32, stochastic", 14)])
+@pytest.mark.parametrize(
+    "row, moves", [("rmsprop, float32", 20), ("rmsprop, bfloat16, states float32, stochastic", 14)]
+)
 def test_where_the_batch_size_is_a_power_of_two_no_element_is_divided_by_it(row, moves):
     kernel, moved, width = machine_code.kernel_of(*machine_code.ROWS[row])
     assert moved == moves
@@ -356,7 +468,9 @@ def test_where_the_batch_size_is_a_power_of_two_no_element_is_divided_by_it(row,
     except FileNotFoundError as error:
         pytest.skip(str(error))
     kinds = [line.split()[0] for line in machine_code.way_through_the_loop(*disassembled)]
-    assert kinds.count("MUFU.RCP") == kinds.count("MUFU.RSQ") == width  # RMSProp's own division and square root, one of each
+    assert (
+        kinds.count("MUFU.RCP") == kinds.count("MUFU.RSQ") == width
+    )  # RMSProp's own division and square root, one of each
 
 
 def test_fast_math_may_contract_and_approximate():

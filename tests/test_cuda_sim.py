@@ -1,4 +1,6 @@
-"""The CUDA backend in Numba's CUDA simulator: ``NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda_sim.py``, or ``tox run -e cudasim``."""
+"""The CUDA backend in Numba's CUDA simulator: ``NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda_sim.py``, or
+``tox run -e cudasim``.
+"""
 
 import importlib.util
 import os
@@ -32,10 +34,23 @@ def cuda():
 def test_no_number_of_threads_or_blocks_changes_a_result(cuda, monkeypatch, threads, blocks):
     def run():
         cuda.rng_reset()
-        rounded = trained(cuda, nbopt.RMSProp(stochastic_round=True, state_dtype="float16"), ("bfloat16",), shapes=[(4100,), (7, 11)], steps=1)
+        rounded = trained(
+            cuda,
+            nbopt.RMSProp(stochastic_round=True, state_dtype="float16"),
+            ("bfloat16",),
+            shapes=[(4100,), (7, 11)],
+            steps=1,
+        )
         reduced = trained(cuda, clipped(Lamb()), ("float32", "float64"), shapes=[(4100,), (7, 11)], steps=1)
-        sliced = trained(cuda, Factored(stochastic_round=True), ("bfloat16",), shapes=[(40, 5), (2, 3, 2)], steps=1)
-        return rounded + reduced + sliced + trained(cuda, nbopt.Adam(gradient_clip_norm=0.1), shapes=[(600,), (7, 11)], steps=2)
+        sliced = trained(
+            cuda, Factored(stochastic_round=True), ("bfloat16",), shapes=[(40, 5), (2, 3, 2)], steps=1
+        )
+        return (
+            rounded
+            + reduced
+            + sliced
+            + trained(cuda, nbopt.Adam(gradient_clip_norm=0.1), shapes=[(600,), (7, 11)], steps=2)
+        )
 
     expected = run()
     monkeypatch.setattr(cuda.device, "threads", threads)

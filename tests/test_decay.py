@@ -7,7 +7,8 @@ import pytest
 import nbopt
 
 STEPS = 6000
-# Lion's steps are all of one length: the schedule moves it over the grid of float32, as gradients do in the others.
+# Lion's steps are all of one length: the schedule moves it over the grid of float32, as gradients do in the
+# others.
 FALLING = nbopt.ExpSchedule(1e-4)
 
 #: Optimizers by name, from a learning rate, its product with the weight decay, and further options.
@@ -30,9 +31,15 @@ def fall(optimizer, params, gradients):
 
 
 def check(rng, name, dtype, lr, decay, size, **options):
-    """Compare the fall of the parameters with float64's. It may differ by 5% of the fall that the decay alone makes."""
+    """Compare the fall of the parameters with float64's.
+
+    It may differ by 5% of the fall that the decay alone makes.
+    """
     half = rng.standard_normal((30, size)).astype(np.float32)
-    params, gradients = rng.uniform(0.5, 1, size).astype(dtype), rng.permuted(np.concatenate([half, -half]), axis=0)
+    params, gradients = (
+        rng.uniform(0.5, 1, size).astype(dtype),
+        rng.permuted(np.concatenate([half, -half]), axis=0),
+    )
     made = DECAYING[name]
     with nbopt.use_backend("cpu", rng_seed=3, num_threads=1):
         exact = fall(made(lr, decay), params.astype(np.float64), gradients.astype(np.float64))
@@ -43,14 +50,28 @@ def check(rng, name, dtype, lr, decay, size, **options):
 
 
 @pytest.mark.parametrize(
-    "name, decay", [("plain", 1e-8), pytest.param("plain", 3e-8, marks=pytest.mark.thorough), ("adamw", 1e-8), ("lion", 1e-8), ("asgd", 1e-8)]
+    "name, decay",
+    [
+        ("plain", 1e-8),
+        pytest.param("plain", 3e-8, marks=pytest.mark.thorough),
+        ("adamw", 1e-8),
+        ("lion", 1e-8),
+        ("asgd", 1e-8),
+    ],
 )
 def test_small_decay(rng, name, decay):
-    """Over 6000 steps the decay is float64's within 5%, where one step's is below what float32 can hold beside 1."""
+    """Over 6000 steps the decay is float64's within 5%, where one step's is below what float32 can hold
+    beside 1.
+    """
     check(rng, name, np.float32, 1e-4, decay, 2000)
 
 
-@pytest.mark.parametrize("name", ["adamw", *(pytest.param(name, marks=pytest.mark.thorough) for name in DECAYING if name != "adamw")])
+@pytest.mark.parametrize(
+    "name",
+    ["adamw", *(pytest.param(name, marks=pytest.mark.thorough) for name in DECAYING if name != "adamw")],
+)
 def test_small_decay_bfloat16(rng, name):
-    """So it is in bfloat16 with stochastic rounding, where one step's decay is above 2^-16 of a unit in the last place."""
+    """So it is in bfloat16 with stochastic rounding, where one step's decay is above 2^-16 of a unit in the
+    last place.
+    """
     check(rng, name, ml_dtypes.bfloat16, 3e-7, 1.5e-7, 2**14, stochastic_round=True)

@@ -1,7 +1,8 @@
-"""What stands for an array in device memory: a record of its address, shape, dtype and strides, and never a NumPy array.
+"""What stands for an array in device memory: a record of its address, shape, dtype and strides, and never a
+NumPy array.
 
-Most tests here make records of memory that isn't there, so they run without a GPU, and any look at the values ends the process.
-"""
+Most tests here make records of memory that isn't there, so they run without a GPU, and any look at the values
+ends the process."""
 
 import contextlib
 import os
@@ -19,7 +20,13 @@ from numpy.lib.stride_tricks import as_strided
 import nbopt
 from nbopt.errors import LayoutError
 from nbopt_backends.arrays.device import DeviceArray
-from nbopt_backends.arrays.memory import array_at, check_disjoint, dlpack_structure, dlpack_tensor, overlaps_itself
+from nbopt_backends.arrays.memory import (
+    array_at,
+    check_disjoint,
+    dlpack_structure,
+    dlpack_tensor,
+    overlaps_itself,
+)
 
 NOWHERE = 0x7ABC_0000_0000_0000  # no process has memory there
 FLOAT32 = np.dtype("float32")
@@ -31,7 +38,9 @@ class Owner:
 
 def home(ordered=()):
     """What a record asks of its backend."""
-    return SimpleNamespace(device_id=3, streams=SimpleNamespace(order_before=list(ordered).append), storage_dtype=np.dtype)
+    return SimpleNamespace(
+        device_id=3, streams=SimpleNamespace(order_before=list(ordered).append), storage_dtype=np.dtype
+    )
 
 
 def record_of(array, whole, **options):
@@ -43,7 +52,15 @@ def record_of(array, whole, **options):
 def attributes(record):
     """All that is known of a record. Where nothing is in it, the address means nothing."""
     address = record.address if record.size else None
-    return address, record.shape, record.dtype, record.strides, record.c_contiguous, record.nbytes, record.readonly
+    return (
+        address,
+        record.shape,
+        record.dtype,
+        record.strides,
+        record.c_contiguous,
+        record.nbytes,
+        record.readonly,
+    )
 
 
 # --- views ---
@@ -51,7 +68,11 @@ def attributes(record):
 indices = st.one_of(st.integers(-3, 2), st.slices(3), st.just(slice(None)), st.just(slice(None, None, -1)))
 
 
-@given(key=st.lists(indices, max_size=3), dots=st.one_of(st.none(), st.integers(0, 3)), step=st.sampled_from([1, 2]))
+@given(
+    key=st.lists(indices, max_size=3),
+    dots=st.one_of(st.none(), st.integers(0, 3)),
+    step=st.sampled_from([1, 2]),
+)
 def test_views(key, dots, step):
     """A part of a record is where NumPy's part of an array is, and what NumPy refuses is an IndexError."""
     if dots is not None:
@@ -64,7 +85,9 @@ def test_views(key, dots, step):
         with pytest.raises(IndexError):
             record_of(array, whole)[tuple(key)]
         return
-    assert attributes(record_of(array, whole, readonly=True)[tuple(key)]) == attributes(record_of(expected, whole, readonly=True))
+    assert attributes(record_of(array, whole, readonly=True)[tuple(key)]) == attributes(
+        record_of(expected, whole, readonly=True)
+    )
 
 
 def test_views_in_vain():
@@ -73,22 +96,35 @@ def test_views_in_vain():
     for key in ((0, 0, 0), (..., ...), 3, (0, -5)):
         with pytest.raises(IndexError):
             record[key]
-    assert record[1].address == NOWHERE + 16 and record[...].shape == (3, 4) and record[-1, -1].address == NOWHERE + 44
+    assert (
+        record[1].address == NOWHERE + 16
+        and record[...].shape == (3, 4)
+        and record[-1, -1].address == NOWHERE + 44
+    )
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_axis_last(axis):
     """A record with an axis moved to the end is NumPy's."""
     whole = np.zeros((3, 5, 2), np.float32)
-    assert attributes(record_of(whole, whole).with_axis_last(axis)) == attributes(record_of(np.moveaxis(whole, axis, -1), whole))
+    assert attributes(record_of(whole, whole).with_axis_last(axis)) == attributes(
+        record_of(np.moveaxis(whole, axis, -1), whole)
+    )
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (3, 1), (1, 5), (3, 5)])
 def test_broadcast(shape):
     """A broadcast record is NumPy's."""
     whole = np.zeros(shape, np.float32)
-    found, expected = record_of(whole, whole).broadcast((3, 5)), record_of(np.broadcast_to(whole, (3, 5)), whole)
-    assert (found.address, found.shape, found.c_contiguous) == (expected.address, expected.shape, expected.c_contiguous)
+    found, expected = (
+        record_of(whole, whole).broadcast((3, 5)),
+        record_of(np.broadcast_to(whole, (3, 5)), whole),
+    )
+    assert (found.address, found.shape, found.c_contiguous) == (
+        expected.address,
+        expected.shape,
+        expected.c_contiguous,
+    )
     steps = zip((0,) * (2 - len(shape)) + found.shape, found.strides, expected.strides)
     assert all(a == b for n, a, b in steps if n > 1)
 
@@ -96,7 +132,9 @@ def test_broadcast(shape):
 # --- overlap ---
 
 starts, steps, lengths = st.integers(0, 24), st.integers(-4, 4), st.integers(1, 4)
-strided = st.tuples(starts, st.lists(st.tuples(lengths, steps), max_size=3), st.sampled_from(["float16", "float32"]))
+strided = st.tuples(
+    starts, st.lists(st.tuples(lengths, steps), max_size=3), st.sampled_from(["float16", "float32"])
+)
 
 
 @given(strided, strided)
@@ -111,7 +149,9 @@ def test_overlap(one, other):
     for made in (arrays, [record_of(array, whole) for array in arrays]):
         assert [not overlaps_itself(array) for array in made] == alone
         if all(alone):
-            assert refused([(made[0], True, lambda: "one"), (made[1], False, lambda: "other")]) == np.shares_memory(*arrays)
+            assert refused(
+                [(made[0], True, lambda: "one"), (made[1], False, lambda: "other")]
+            ) == np.shares_memory(*arrays)
             assert not refused([(made[0], False, lambda: "one"), (made[1], False, lambda: "other")])
 
 
@@ -131,7 +171,11 @@ def test_overlap_of_large_views(shape):
     whole = DeviceArray(home(), NOWHERE, shape, FLOAT32)
     for axis in range(len(shape)):
         before, half = (slice(None),) * axis, shape[axis] // 2
-        for one, other in ((slice(half), slice(half, None)), (slice(0, None, 2), slice(1, None, 2)), (slice(None, half), slice(-1, half - 1, -1))):
+        for one, other in (
+            (slice(half), slice(half, None)),
+            (slice(0, None, 2), slice(1, None, 2)),
+            (slice(None, half), slice(-1, half - 1, -1)),
+        ):
             views = whole[(*before, one)], whole[(*before, other)]
             assert not refused([(views[0], True, lambda: "one"), (views[1], True, lambda: "other")])
             assert refused([(views[0], True, lambda: "one"), (whole, False, lambda: "other")])
@@ -143,7 +187,9 @@ def test_overlap_of_large_views(shape):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("key", [(), (0, 0), (slice(None), 1), (slice(None, None, -1),), (slice(0),)])
 def test_export(dtype, key):
-    """The structure that other libraries get says what the record says, and holds its owner as long as it lives."""
+    """The structure that other libraries get says what the record says, and holds its owner as long as it
+    lives.
+    """
     owner = Owner()
     record = DeviceArray(home(), NOWHERE, (3, 4), np.dtype(dtype), owner=owner)[key]
     held = weakref.ref(owner)
@@ -218,7 +264,9 @@ class Looks:
             if self.bad(value, 3):
                 self.found.add((frame.f_code.co_name, name))
             elif event == "return" and not self.found:
-                with contextlib.suppress(Exception):  # of what is half made, and of arrays, whose comparison has no truth value
+                with contextlib.suppress(
+                    Exception
+                ):  # of what is half made, and of arrays, whose comparison has no truth value
                     repr(value), str(value), value == value
         return self.line
 
@@ -227,7 +275,9 @@ class Looks:
             start = value.__array_interface__["data"][0]
             return any(low <= start < high for low, high in self.spans)
         self.seen += isinstance(value, DeviceArray)
-        inside = value if isinstance(value, (list, tuple)) else value.values() if isinstance(value, dict) else ()
+        inside = (
+            value if isinstance(value, (list, tuple)) else value.values() if isinstance(value, dict) else ()
+        )
         return depth > 0 and any(self.bad(part, depth - 1) for part in list(inside)[:50])
 
 
@@ -238,14 +288,19 @@ def test_locals():
 
     def work(be):
         whole, grads = be.array(np.ones((4, 6))), be.array(np.ones((4, 6)))
-        layers = [nbopt.Parameters((whole[:, ::2], grads[:, ::2])), nbopt.Parameters((whole[:, 1::2], grads[:, 1::2]))]
+        layers = [
+            nbopt.Parameters((whole[:, ::2], grads[:, ::2])),
+            nbopt.Parameters((whole[:, 1::2], grads[:, 1::2])),
+        ]
         optimizer = nbopt.GradientDescentMomentum(0.1, 0.9, gradient_clip_norm=0.1)
         optimizer.skip_nonfinite, optimizer.loss_scale = True, be.array([2.0])
         for _ in range(2):
             optimizer.optimize(layers, 0)
             layers[0].grads = [be.array(np.ones((4, 3)))]
         with pytest.raises(LayoutError):
-            optimizer.optimize([nbopt.Parameters((whole, grads)), nbopt.Parameters((whole[1:], grads[1:]))], 0)
+            optimizer.optimize(
+                [nbopt.Parameters((whole, grads)), nbopt.Parameters((whole[1:], grads[1:]))], 0
+            )
         optimizer.loss_scale = 1.0
         optimizer.clip_gradient_norm([((whole, grads[::-1]), [])], 0.1)
         whole[1:] = whole[:-1] + grads[0]

@@ -48,11 +48,17 @@ def public_objects():
 
 
 def members(cls):
-    """Yield (path, function or property) for the public members that a class defines and does not just override."""
+    """Yield (path, function or property) for the public members that a class defines and does not just
+    override.
+    """
     inherited = {name for other in cls.__mro__[1:] if other is not object for name in vars(other)}
     for name, value in vars(cls).items():
         value = value.__func__ if isinstance(value, classmethod) else value
-        if not name.startswith("_") and name not in inherited and (inspect.isfunction(value) or isinstance(value, property)):
+        if (
+            not name.startswith("_")
+            and name not in inherited
+            and (inspect.isfunction(value) or isinstance(value, property))
+        ):
             yield f"{cls.__name__}.{name}", value
 
 
@@ -85,11 +91,21 @@ def arguments(function):
 
 
 def outcome(function):
-    """Return whether a function gives something back, and the names of the exceptions that its own lines raise."""
+    """Return whether a function gives something back, and the names of the exceptions that its own lines
+    raise.
+    """
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function)))).body
-    inner = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.Lambda)) and node is not tree]
+    inner = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.Lambda)) and node is not tree
+    ]
     own = set(ast.walk(tree)).difference(*map(ast.walk, inner))
-    gives = any(isinstance(node, (ast.Yield, ast.YieldFrom)) or (isinstance(node, ast.Return) and node.value is not None) for node in own)
+    gives = any(
+        isinstance(node, (ast.Yield, ast.YieldFrom))
+        or (isinstance(node, ast.Return) and node.value is not None)
+        for node in own
+    )
     raised = [node.exc.func for node in own if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
     return gives, {call.id for call in raised if isinstance(call, ast.Name)} - {"NotImplementedError"}
 
@@ -110,7 +126,9 @@ def test_every_public_name_has_a_docstring_that_begins_with_a_sentence(name):
     assert inspect.cleandoc(docstring).split("\n\n")[0].endswith((".", ":"))
 
 
-@pytest.mark.parametrize("name", [name for name, cls in CLASSES.items() if "__init__" in vars(cls) and cls not in NOT_CONSTRUCTED])
+@pytest.mark.parametrize(
+    "name", [name for name, cls in CLASSES.items() if "__init__" in vars(cls) and cls not in NOT_CONSTRUCTED]
+)
 def test_the_docstring_of_a_class_says_something_of_each_argument_of_its_constructor(name):
     assert arguments(CLASSES[name].__init__) <= described(parts(CLASSES[name].__doc__).get("Parameters", ""))
 
@@ -125,7 +143,10 @@ def test_the_docstring_of_a_function_has_its_arguments_what_it_returns_and_what_
         assert not lacks(FUNCTIONS[name])
 
 
-@pytest.mark.parametrize("name", [name for name, cls in CLASSES.items() if issubclass(cls, nbopt.Optimizer) and "rule" in vars(cls)])
+@pytest.mark.parametrize(
+    "name",
+    [name for name, cls in CLASSES.items() if issubclass(cls, nbopt.Optimizer) and "rule" in vars(cls)],
+)
 def test_the_docstring_of_an_optimizer_names_its_source(name):
     assert CLASSES[name] is nbopt.Optimizer or parts(CLASSES[name].__doc__)["References"]
 
@@ -137,7 +158,9 @@ def test_the_optimizer_for_pytorch_says_something_of_all_its_parts():
     own = [cls for cls in reversed(adapter.__mro__) if cls.__module__.startswith("nbopt.torch")]
     public = {name: value for cls in own for name, value in vars(cls).items() if not name.startswith("_")}
     assert arguments(adapter.__init__) <= described(found["Parameters"])
-    assert {name for name, value in public.items() if isinstance(value, property)} <= described(found["Attributes"])
+    assert {name for name, value in public.items() if isinstance(value, property)} <= described(
+        found["Attributes"]
+    )
     functions = {name: value for name, value in public.items() if inspect.isfunction(value)}
     assert {"step", "add_param_group", "state_dict", "load_state_dict"} <= set(functions)
     assert {name: lacks(value) for name, value in functions.items() if lacks(value)} == {}
@@ -160,7 +183,10 @@ def test_what_a_docstring_lacks_is_found():
 
 def test_every_public_name_stands_in_the_api_reference():
     text = "\n".join(path.read_text() for path in API.glob("*.md"))
-    shown = {path.rpartition(".")[2] for path in re.findall(r"auto(?:class|function|exception|attribute):: ([\w.]+)", text)}
+    shown = {
+        path.rpartition(".")[2]
+        for path in re.findall(r"auto(?:class|function|exception|attribute):: ([\w.]+)", text)
+    }
     for path in re.findall(r"automodule:: ([\w.]+)", text):
         module = importlib.import_module(path)
         shown |= set(getattr(module, "__all__", None) or dict(inspect.getmembers(module, inspect.isclass)))

@@ -11,7 +11,9 @@ SHAPES = [(8, 5), (7,), ()]
 
 def drawn(steps=6, dtype="float64"):
     rng = np.random.default_rng(4)
-    params, *grads = ([np.asarray(rng.standard_normal(shape), dtype) for shape in SHAPES] for _ in range(steps + 1))
+    params, *grads = (
+        [np.asarray(rng.standard_normal(shape), dtype) for shape in SHAPES] for _ in range(steps + 1)
+    )
     return params, grads
 
 
@@ -61,14 +63,20 @@ def test_cost(name):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_bits(dtype):
-    """The CPU backend gives the reference's bits, and the parameter's bits are those without a mean, stochastic rounding included."""
+    """The CPU backend gives the reference's bits, and the parameter's bits are those without a mean,
+    stochastic rounding included.
+    """
     params, grads = drawn(3)
     found = []
     for backend, decay in (("reference", 0.9), ("cpu", 0.9), ("reference", None)):
         with nbopt.use_backend(backend, rng_seed=3) as be:
             storage = be.storage_dtype(dtype)
             layer = layer_of([param.astype(storage) for param in params])
-            trained(nbopt.AdamW(stochastic_round=True, ema_decay=decay), layer, [[g.astype(storage) for g in row] for row in grads])
+            trained(
+                nbopt.AdamW(stochastic_round=True, ema_decay=decay),
+                layer,
+                [[g.astype(storage) for g in row] for row in grads],
+            )
             found.append(values_of([layer]))
     assert all(map(same_bits, found[0], found[1]))
     assert all(map(same_bits, found[0][: len(SHAPES)], found[2]))
@@ -77,7 +85,12 @@ def test_bits(dtype):
 def test_checkpoint(host_backend, tmp_path):
     """A run that was saved goes on with the same means."""
     params, grads = drawn()
-    optimizer, layer, other, twin = nbopt.Lion(ema_decay=0.9), layer_of(params), nbopt.Lion(), layer_of(params)
+    optimizer, layer, other, twin = (
+        nbopt.Lion(ema_decay=0.9),
+        layer_of(params),
+        nbopt.Lion(),
+        layer_of(params),
+    )
     trained(optimizer, layer, grads[:3])
     nbopt.save(tmp_path / "run.safetensors", optimizer, [layer])
     nbopt.load(tmp_path / "run.safetensors", other, [twin])

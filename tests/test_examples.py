@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-# What each is called with here. The others are run by test_front_door.py, which looks at what they have learned.
+# What each is called with here. The others are run by test_front_door.py, which looks at what they have
+# learned.
 QUICK = {"own_optimizer": [], "sixteen_bits": ["--quick", "--out", "picture.png"], "toy_backend": []}
 ELSEWHERE = {"charlm", "digits", "regression"}
 
@@ -26,6 +27,13 @@ def test_an_example_runs_in_its_quick_form(tmp_path, name):
             pytest.importorskip(library, reason=f"the example needs {library}")
     path = os.pathsep.join([str(EXAMPLES.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *QUICK[name]]
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     assert name != "sixteen_bits" or (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -1,7 +1,8 @@
-"""Adding one backend, one optimizer and one op, as the documentation says: from outside the package, or by the edit that it names.
+"""Adding one backend, one optimizer and one op, as the documentation says: from outside the package, or by
+the edit that it names.
 
-The toy backend and the optimizer are the files that the documentation shows: examples/toy_backend.py and examples/own_optimizer.py.
-"""
+The toy backend and the optimizer are the files that the documentation shows: examples/toy_backend.py and
+examples/own_optimizer.py."""
 
 import pathlib
 import pickle
@@ -109,11 +110,15 @@ def test_every_op_and_reduction_has_the_references_bits_on_the_toy_backend(toy, 
         return getattr(be, name)(*operands, **options, out=out).get()
 
     for name, op in ops.PRIMITIVES.items():
-        found, expected = (evaluated(be, name, [be.array(x) for x in values[: op.arity]]) for be in (toy, reference()))
+        found, expected = (
+            evaluated(be, name, [be.array(x) for x in values[: op.arity]]) for be in (toy, reference())
+        )
         assert same_bits(found, expected), name
     for name in [*ops.REDUCTIONS, "mean", "var", "std"]:
         for options in ({"axis": 0}, {"axis": 1}, {"axis": None, "keepdims": False}):
-            found, expected = (evaluated(be, name, [be.array(values[0])], **options) for be in (toy, reference()))
+            found, expected = (
+                evaluated(be, name, [be.array(values[0])], **options) for be in (toy, reference())
+            )
             assert same_bits(found, expected), (name, options)
 
 
@@ -128,7 +133,9 @@ def test_a_step_on_the_toy_backend_is_whole_or_not_at_all(toy, rng):
     layers[1].params[0].flags.writeable = True
     overlapping = nbopt.Parameters((layers[0].params[0][:2], np.zeros(2, np.float32)))
     with pytest.raises(nbopt.errors.LayoutError, match="share memory"):
-        nbopt.MultiOptimizer({"default": nbopt.RMSProp(), overlapping.name: nbopt.Adam()}).optimize([*layers, overlapping], 0)
+        nbopt.MultiOptimizer({"default": nbopt.RMSProp(), overlapping.name: nbopt.Adam()}).optimize(
+            [*layers, overlapping], 0
+        )
     assert_same(values_of(layers), before)
 
 
@@ -228,7 +235,13 @@ ROWS = {
     "composed": (ops.COMPOSED, ops.Composed("hardtanh", hardtanh, ("a",), "a clipped to [-1, 1]"), None),
     "primitive": (
         ops.PRIMITIVES,
-        ops.Op("relu", 1, lambda a: np.where(a < 0, np.zeros_like(a), a), True, "a where it is not below 0, else 0"),
+        ops.Op(
+            "relu",
+            1,
+            lambda a: np.where(a < 0, np.zeros_like(a), a),
+            True,
+            "a where it is not below 0, else 0",
+        ),
         "{F}(0) if {0} < {F}(0) else {0}",
     ),
 }

@@ -1,4 +1,6 @@
-"""The optimizers that are not neon's equal their formulas, written here in float64 as their papers and PyTorch or optax have them."""
+"""The optimizers that are not neon's equal their formulas, written here in float64 as their papers and
+PyTorch or optax have them.
+"""
 
 import math
 import pickle
@@ -60,7 +62,9 @@ def radam(p, g, s, t, lr, h):
     if n_t <= 5:
         return p - lr * m
     rectification = math.sqrt((n_t - 4) * (n_t - 2) * n / ((n - 4) * (n - 2) * n_t))
-    return p - lr * m * rectification * math.sqrt(1 - h["beta_2"] ** t) / (np.sqrt(s["mean_square"]) + h["epsilon"])
+    return p - lr * m * rectification * math.sqrt(1 - h["beta_2"] ** t) / (
+        np.sqrt(s["mean_square"]) + h["epsilon"]
+    )
 
 
 def lion(p, g, s, t, lr, h):
@@ -88,7 +92,11 @@ def rprop(p, g, s, t, lr, h):
     if t == 1:
         s["size"] = np.full_like(p, lr)
     kept, turned = np.sign(g) * s["direction"] > 0, np.sign(g) * s["direction"] < 0
-    s["size"] = np.clip(np.where(kept, h["eta_plus"], np.where(turned, h["eta_minus"], 1)) * s["size"], h["step_min"], h["step_max"])
+    s["size"] = np.clip(
+        np.where(kept, h["eta_plus"], np.where(turned, h["eta_minus"], 1)) * s["size"],
+        h["step_min"],
+        h["step_max"],
+    )
     s["direction"] = np.where(turned, 0, np.sign(g))
     return p - s["direction"] * s["size"]
 
@@ -97,7 +105,9 @@ def asgd(p, g, s, t, lr, h):
     eta = lr / (1 + h["lambd"] * lr * (t - 1)) ** h["alpha"]
     p = p - eta * (g + h["lambd"] * p)
     # Averages are of parameters within their bounds.
-    bounded = p if h["param_clip_value"] is None else np.clip(p, -h["param_clip_value"], h["param_clip_value"])
+    bounded = (
+        p if h["param_clip_value"] is None else np.clip(p, -h["param_clip_value"], h["param_clip_value"])
+    )
     s["average"] = s["average"] + (bounded - s["average"]) / max(1, t - 1 - h["t0"])
     return p
 
@@ -115,7 +125,13 @@ def rmsprop(p, g, s, t, lr, h):
 
 
 _ADAMS = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8}
-_RMSPROP = {"learning_rate": 2e-3, "decay_rate": 0.95, "epsilon": 1e-6, "centered": False, "momentum_coef": 0.0}
+_RMSPROP = {
+    "learning_rate": 2e-3,
+    "decay_rate": 0.95,
+    "epsilon": 1e-6,
+    "centered": False,
+    "momentum_coef": 0.0,
+}
 
 # Name -> (class, formula, the defaults that the class must have, hyper-parameters of the test).
 FAMILY = {
@@ -157,7 +173,9 @@ def drawn(rng, steps=20, dtype=np.float64, scale=1.0):
     def gradient(shape):
         return np.asarray(scale * rng.standard_normal(shape) * (rng.random(shape) > 0.1), dtype)
 
-    return [np.asarray(rng.random(shape), dtype) for shape in SHAPES], [[gradient(shape) for shape in SHAPES] for _ in range(steps)]
+    return [np.asarray(rng.random(shape), dtype) for shape in SHAPES], [
+        [gradient(shape) for shape in SHAPES] for _ in range(steps)
+    ]
 
 
 def made(name, clips=NO_CLIPS, **options):
@@ -242,13 +260,20 @@ def test_rules_are_made_of_exact_operations(backend, name):
     optimizer = made(name, CLIPS)
     for optimizer.t in (0, 10):
         (update,) = optimizer.updates(backend, [nbopt.Parameters((np.ones(3), np.ones(3)))], 0)
-        lines = [line for one in update.program.passes() for line in one.code if line[0] not in ("load", "store", "round")]
+        lines = [
+            line
+            for one in update.program.passes()
+            for line in one.code
+            if line[0] not in ("load", "store", "round")
+        ]
         assert lines
         assert all(PRIMITIVES[op].exact for op, *_ in lines)
 
 
 @with_and_without_clips
-@pytest.mark.parametrize("name", thorough_but(FAMILY, "adamax", "nadam", "rmsprop centered with momentum"))  # tests/test_same_bits.py has all
+@pytest.mark.parametrize(
+    "name", thorough_but(FAMILY, "adamax", "nadam", "rmsprop centered with momentum")
+)  # tests/test_same_bits.py has all
 @pytest.mark.covering
 def test_20_steps_in_float32_have_the_references_bits_and_one_launch_each(rng, name, clips):
     params, grads = drawn(rng, dtype=np.float32)
@@ -285,7 +310,9 @@ def test_nadams_product_of_momenta_does_not_depend_on_how_it_was_come_by():
     kept = nbopt.NAdam()
     assert [kept._product(t) for t in range(1, 600)] == fresh
     again = pickle.loads(pickle.dumps(kept))
-    assert [again._product(t) for t in (3, 599, 4, 4, 400, 2)] == [fresh[t - 1] for t in (3, 599, 4, 4, 400, 2)]
+    assert [again._product(t) for t in (3, 599, 4, 4, 400, 2)] == [
+        fresh[t - 1] for t in (3, 599, 4, 4, 400, 2)
+    ]
     kept.beta_1 = 0.5
     assert kept._product(9) == nbopt.NAdam(beta_1=0.5)._product(9) != fresh[8]
     kept.momentum_decay = 0.5
@@ -310,7 +337,9 @@ def test_radam_is_one_program(rng):
             layer.grads = row
             programs.append(optimizer.updates(nbopt.get_backend(), [layer], 0)[0].program)
             optimizer.optimize([layer], 0)
-    assert len(set(programs)) == 1 and len(programs) > 6  # with beta_2 = 0.999 it divides from the sixth step on
+    assert (
+        len(set(programs)) == 1 and len(programs) > 6
+    )  # with beta_2 = 0.999 it divides from the sixth step on
 
 
 # --- states that do not start from 0 ---
@@ -345,7 +374,14 @@ def test_rprop_grows_where_signs_agree_and_shrinks_and_waits_where_they_do_not(b
     wanted = [
         [-1, -1, 0, 1],
         [-1.2, 0, 0, 1.2],  # the second has changed its sign: half as far, and not now
-        [-1.44, 0.5, -1, 0],  # nothing is known of it any more, so its size stays; a zero gradient moves nothing and forgets the direction
+        [
+            -1.44,
+            0.5,
+            -1,
+            0,
+            # Nothing is known of it any more, so its size stays; a zero gradient moves nothing and forgets the
+            # direction.
+        ],
         [-1.728, 0.6, -1.2, 1.2],
     ]
     np.testing.assert_allclose(moves, wanted, rtol=1e-12)
@@ -363,7 +399,9 @@ def test_rprop_keeps_its_steps_within_their_bounds(backend):
     layer = nbopt.Parameters((np.zeros(2), np.array([1.0, 1.0])))
     optimizer = nbopt.Rprop(learning_rate=1.0, step_min=0.4, step_max=1.5)
     for t in range(9):
-        layer.grads = [np.array([1.0, (-1.0) ** (t // 2)])]  # in pairs: the step after a change of sign knows no direction
+        layer.grads = [
+            np.array([1.0, (-1.0) ** (t // 2)])
+        ]  # in pairs: the step after a change of sign knows no direction
         optimizer.optimize([layer], 0)
     assert layer.states[0][1].get().tolist() == [1.5, 0.4]
 
@@ -374,7 +412,13 @@ def test_rprop_keeps_its_steps_within_their_bounds(backend):
 def test_the_first_step_of_those_that_correct_their_means_is_the_learning_rate(backend):
     gradient = np.array([1e-3, -5.0, 200.0])
     for cls in (nbopt.AMSGrad, nbopt.AdaMax, nbopt.AdamW, nbopt.Yogi):
-        options = {"wdecay": 0.0} if cls is nbopt.AdamW else {"initial_accumulator_value": 0.0} if cls is nbopt.Yogi else {}
+        options = (
+            {"wdecay": 0.0}
+            if cls is nbopt.AdamW
+            else {"initial_accumulator_value": 0.0}
+            if cls is nbopt.Yogi
+            else {}
+        )
         layer = nbopt.Parameters((np.zeros(3), gradient))
         cls(learning_rate=0.5, epsilon=0.0, **options).optimize([layer], 0)
         np.testing.assert_allclose(layer.params[0], -0.5 * np.sign(gradient), rtol=1e-12)
@@ -386,7 +430,11 @@ def test_the_first_step_of_those_that_correct_their_means_is_the_learning_rate(b
 def test_zero_gradients_leave_finite_values_whatever_the_states_dtype(backend, name, dtype):
     """AdaMax keeps epsilon in a state, where float16 rounds it to 0."""
     layer = nbopt.Parameters((np.ones(5, np.float32), np.zeros(5, np.float32)))
-    optimizer = made(name, epsilon=1e-8, state_dtype=dtype) if hasattr(made(name), "epsilon") else made(name, state_dtype=dtype)
+    optimizer = (
+        made(name, epsilon=1e-8, state_dtype=dtype)
+        if hasattr(made(name), "epsilon")
+        else made(name, state_dtype=dtype)
+    )
     for _ in range(3):
         optimizer.optimize([layer], 0)
     assert all(np.isfinite(value.astype(np.float64)).all() for value in values_of([layer]))
@@ -425,6 +473,8 @@ def test_rmsprops_states_carry_the_names_of_what_they_are(backend):
 def test_rprops_bounds_that_are_the_wrong_way_round_are_refused_at_the_step(backend):
     w = np.ones(3, np.float32)
     layer, optimizer = nbopt.Parameters((w, w.copy())), nbopt.Rprop(step_min=1.0, step_max=0.1)
-    with pytest.raises(nbopt.errors.ArgumentError, match=r"step_min must be at most step_max, and they are 1.0 and 0.1"):
+    with pytest.raises(
+        nbopt.errors.ArgumentError, match=r"step_min must be at most step_max, and they are 1.0 and 0.1"
+    ):
         optimizer.optimize([layer], 0)
     assert (w == 1).all() and optimizer.t == 0 and not layer.states[0]

@@ -1,4 +1,6 @@
-"""The optimizers that are not neon's against PyTorch's and optax's own, where these are installed: ``pip install torch optax``."""
+"""The optimizers that are not neon's against PyTorch's and optax's own, where these are installed: ``pip
+install torch optax``.
+"""
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ STEPS = 20
 SHAPES = [(30, 20), (7,), (3, 4, 5)]
 ADAMS = {"beta_1": 0.8, "beta_2": 0.95}
 
-# A label -> (our optimizer, PyTorch's name, its arguments). Each once with the defaults, which must be the same, and once
-# with numbers whose places in the formula show: an epsilon of 1e-8 could stand anywhere.
+# A label -> (our optimizer, PyTorch's name, its arguments). Each once with the defaults, which must be the
+# same, and once with numbers whose places in the formula show: an epsilon of 1e-8 could stand anywhere.
 TORCH = {
     "AdamW": (nbopt.AdamW(), "AdamW", {}),
     "AdamW, other numbers": (nbopt.AdamW(False, 0.01, **ADAMS, epsilon=0.1, wdecay=0.5), "AdamW", {"lr": 0.01, "eps": 0.1, "weight_decay": 0.5}),
@@ -56,8 +58,8 @@ OPTAX = {
     ),
 }  # fmt: skip
 
-# Both sides round each of 20 steps on parameters of magnitude up to 4 a few times, in another order of operations: 20 * 2^-24 * 4 is 5e-6.
-# float64 shows that nothing but roundings is behind this.
+# Both sides round each of 20 steps on parameters of magnitude up to 4 a few times, in another order of
+# operations: 20 * 2^-24 * 4 is 5e-6. float64 shows that nothing but roundings is behind this.
 TOLERANCE = {"float32": 5e-6, "float64": 1e-13}
 # PyTorch keeps NAdam's product of momenta and ASGD's rate and share of the average in float32 even so.
 NUMBERS_IN_FLOAT32 = 1e-7
@@ -122,7 +124,9 @@ def test_asgds_average_is_pytorchs(dtype):
             optimizer.optimize([layer], 0)
         average = layer.states[0][0].get()
     assert np.abs(average - layer.params[0]).max() > 0.1
-    assert_close([average], [torch_optimizer.state[theirs]["ax"].numpy()], max(TOLERANCE[dtype], NUMBERS_IN_FLOAT32))
+    assert_close(
+        [average], [torch_optimizer.state[theirs]["ax"].numpy()], max(TOLERANCE[dtype], NUMBERS_IN_FLOAT32)
+    )
 
 
 @each_dtype

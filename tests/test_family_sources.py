@@ -1,7 +1,7 @@
 """The optimizers that people train with today, against the packages that they are from.
 
-``pip install pytorch_optimizer prodigyopt schedulefree`` for the other side. Each case runs with gradients of which some elements are always 0,
-with one step in which all are, and with a parameter that joins later.
+``pip install pytorch_optimizer prodigyopt schedulefree`` for the other side. Each case runs with gradients of
+which some elements are always 0, with one step in which all are, and with a parameter that joins later.
 """
 
 import pickle
@@ -155,11 +155,17 @@ COSTS = {
 
 
 def drawn(dtype, steps=STEPS, shapes=SHAPES, late=True):
-    """Return parameters, and gradients of each step. The last parameter has none in the first steps if it is late."""
+    """Return parameters, and gradients of each step.
+
+    The last parameter has none in the first steps if it is late.
+    """
     rng = np.random.default_rng(19)
     params = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
     zero = [rng.random(shape) < 0.1 for shape in shapes]
-    grads = [[np.where(where, 0, rng.standard_normal(where.shape)).astype(dtype) for where in zero] for _ in range(steps)]
+    grads = [
+        [np.where(where, 0, rng.standard_normal(where.shape)).astype(dtype) for where in zero]
+        for _ in range(steps)
+    ]
     grads[steps // 2] = [np.zeros_like(grad) for grad in grads[0]]
     for row in grads[: late * steps // 3]:
         row[-1] = None
@@ -218,7 +224,9 @@ def test_all():
 
 @pytest.mark.parametrize("name", COSTS)
 def test_zero(name):
-    """Nothing is divided by zero: not where all gradients are 0 from the start, nor with a learning rate of 0."""
+    """Nothing is divided by zero: not where all gradients are 0 from the start, nor with a learning rate of
+    0.
+    """
     params, grads = drawn("float64", 4)
     still = [[None if grad is None else 0.0 * grad for grad in row] for row in grads]
     with nbopt.use_backend("reference"):
@@ -239,7 +247,10 @@ def test_resumes(name, resume):
         if resume == "pickle":
             other, twin = pickle.loads(pickle.dumps((optimizer, layer)))
         else:
-            other, twin = type(optimizer).gen_class(optimizer.get_description()), nbopt.Parameters(*zip(params, params))
+            other, twin = (
+                type(optimizer).gen_class(optimizer.get_description()),
+                nbopt.Parameters(*zip(params, params)),
+            )
             assert other == optimizer
             other.load_state_dict(optimizer.state_dict([layer]), [twin])
         for run, own in ((optimizer, layer), (other, twin)):
@@ -294,7 +305,10 @@ def test_bits(name, dtype, rounding):
         with nbopt.use_backend(backend, rng_seed=3) as be:
             params, grads = drawn("float32", 3)
             storage = be.storage_dtype(dtype)
-            params, grads = [p.astype(storage) for p in params], [[g if g is None else g.astype(storage) for g in row] for row in grads]
+            params, grads = (
+                [p.astype(storage) for p in params],
+                [[g if g is None else g.astype(storage) for g in row] for row in grads],
+            )
             layer = ours(kind(stochastic_round=rounding, **options), params, grads)
             found[backend] = [*layer.params, *(state.get() for states in layer.states for state in states)]
     assert all(map(same_bits, found["reference"], found["cpu"]))

@@ -21,7 +21,8 @@ def _after_ten_steps(optimizer, fast_math):
 USUAL = ("adadelta", "adam", "asgd", "nadam", "nesterov", "rmsprop_centered")
 
 
-# ShiftAdaMax is left out: where an operand of shift lies beside its jump, the last bit of it decides about a factor of 2.
+# ShiftAdaMax is left out: where an operand of shift lies beside its jump, the last bit of it decides about a
+# factor of 2.
 @pytest.mark.parametrize("name", thorough_but(sorted(set(OPTIMIZERS) - {"shift_adamax"}), *USUAL))
 @pytest.mark.parametrize("clips", thorough_but([{}, CLIPS], {}), ids=["free", "clipped"])
 def test_fast_math_stays_within_its_bound(name, clips):

@@ -57,7 +57,9 @@ def test_special_file(run, special, tmp_path, linked):
         path = tmp_path / "link"
         path.symlink_to(special)
     for work in (nbopt.save, nbopt.load):
-        with pytest.raises(OSError, match=r"a regular file, and this is a (named pipe|socket|device)") as caught:
+        with pytest.raises(
+            OSError, match=r"a regular file, and this is a (named pipe|socket|device)"
+        ) as caught:
             work(path, *run)
         assert caught.value.filename == str(path)
     after = os.lstat(special)
@@ -145,17 +147,26 @@ with nbopt.use_backend("cpu", rng_seed=0) as be:
 
 
 def test_ascii_locale(tmp_path):
-    """States, layers, classes and folders may have any names, though the locale's own encoding is ASCII; so in a second process."""
+    """States, layers, classes and folders may have any names, though the locale's own encoding is ASCII; so
+    in a second process.
+    """
     folder = tmp_path / "käche"
     folder.mkdir(mode=0o700)
     program = tmp_path / "program.py"
     program.write_text(NAMES, encoding="utf-8")
-    path = os.pathsep.join([str(pathlib.Path(nbopt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    path = os.pathsep.join(
+        [str(pathlib.Path(nbopt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    ).rstrip(os.pathsep)
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": path}
     environment = {**os.environ, **ascii_only, "NBOPT_CACHE_DIR": str(folder)}
     for compilations in (1, 0):
-        done = subprocess.run([sys.executable, program], env=environment, capture_output=True, timeout=120, check=False)
+        done = subprocess.run(
+            [sys.executable, program], env=environment, capture_output=True, timeout=120, check=False
+        )
         assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
-        assert done.stdout.decode().split() == [str(compilations), "ascii" if sys.platform == "linux" else "utf-8"]
+        assert done.stdout.decode().split() == [
+            str(compilations),
+            "ascii" if sys.platform == "linux" else "utf-8",
+        ]
     (kernel,) = folder.glob("nbopt_kernel_*.py")
     assert "β" in kernel.read_text(encoding="utf-8")

@@ -1,4 +1,6 @@
-"""Arrays of other libraries whose memory is not simply their values: negative bits, shared elements, no memory of their own."""
+"""Arrays of other libraries whose memory is not simply their values: negative bits, shared elements, no
+memory of their own.
+"""
 
 import os
 import subprocess
@@ -187,13 +189,17 @@ def test_wrapper_tensors(host_backend):
 
 
 def test_wrapper_gradients_in_later_steps():
-    """A gradient without memory is refused whenever it comes, and empty ones, which have none either, are not."""
+    """A gradient without memory is refused whenever it comes, and empty ones, which have none either, are
+    not.
+    """
     p, empty = parameter([1.0, 1.0], torch.ones(2)), parameter([], torch.ones(0))
     optimizer = nbopt.torch.Optimizer([p, empty], sgd(1.0))
     optimizer.step()
     optimizer.step()
     p.grad = Wrapper(torch.ones(2))
-    with pytest.raises(LayoutError, match=r"the gradient of parameter 0 of the group.*Wrapper.*no memory of its own"):
+    with pytest.raises(
+        LayoutError, match=r"the gradient of parameter 0 of the group.*Wrapper.*no memory of its own"
+    ):
         optimizer.step()
     assert p.tolist() == [-1.0, -1.0]
     p.grad = torch.ones(2)
@@ -217,7 +223,9 @@ except nbopt.errors.LayoutError as error:
 dist.destroy_process_group()
 """
     pytest.importorskip("torch.distributed.tensor", reason="needs DTensor")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["refused"]
 
 
@@ -235,7 +243,9 @@ SHARED = {
 @pytest.mark.parametrize("name", ["plain", "norm clip", "stochastic"])
 def test_shared_elements(backend, shared, name):
     """A gradient whose elements share memory gives the bits of a copy of it; it is only read."""
-    options = {"plain": {}, "norm clip": {"gradient_clip_norm": 0.5}, "stochastic": {"stochastic_round": 3}}[name]
+    options = {"plain": {}, "norm clip": {"gradient_clip_norm": 0.5}, "stochastic": {"stochastic_round": 3}}[
+        name
+    ]
     results = []
     for grad in (SHARED[shared](), SHARED[shared]().copy()):
         w = np.linspace(0, 1, 12, dtype=np.float32).reshape(4, 3)
@@ -307,7 +317,9 @@ def test_scalars(kind):
     with nbopt.use_backend("reference"):
         half = SCALARS[kind](0.5)
         optimizer = nbopt.RMSProp(learning_rate=half, gradient_clip_norm=half, decay_rate=half)
-        assert [type(x) for x in (optimizer.learning_rate, optimizer.gradient_clip_norm, optimizer.decay_rate)] == [float] * 3
+        assert [
+            type(x) for x in (optimizer.learning_rate, optimizer.gradient_clip_norm, optimizer.decay_rate)
+        ] == [float] * 3
         assert optimizer.learning_rate == optimizer.gradient_clip_norm == optimizer.decay_rate == 0.5
         assert nbopt.PolySchedule(SCALARS[kind](4.0), 1.0).total_epochs == 4
         w, g = np.zeros(2, np.float32), np.ones(2, np.float32)
@@ -367,24 +379,35 @@ def test_a_learning_rate_in_a_tensor():
     optimizer.step()
     assert [*found, p.item()] == [-0.5, -0.75, -3.75]
     again = nbopt.torch.Optimizer([parameter([0.0], None)], sgd())
-    again.load_state_dict({**optimizer.state_dict(), "param_groups": [{**optimizer.state_dict()["param_groups"][0], "lr": torch.tensor(0.25)}]})
+    again.load_state_dict(
+        {
+            **optimizer.state_dict(),
+            "param_groups": [{**optimizer.state_dict()["param_groups"][0], "lr": torch.tensor(0.25)}],
+        }
+    )
     assert float(again.param_groups[0]["lr"]) == 0.25
 
 
 def test_a_clip_that_a_group_turns_off():
     """None in a group turns a clip off that its optimizer has."""
     p = parameter([0.0], torch.tensor([3.0]))
-    nbopt.torch.Optimizer([{"params": [p], "gradient_clip_norm": None}], sgd(1.0, gradient_clip_norm=1.0)).step()
+    nbopt.torch.Optimizer(
+        [{"params": [p], "gradient_clip_norm": None}], sgd(1.0, gradient_clip_norm=1.0)
+    ).step()
     assert p.tolist() == [-3.0]
 
 
 # --- threads ---
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="counts the system's threads in Linux's /proc")
+@pytest.mark.skipif(
+    not os.path.isdir("/proc/self/task"), reason="counts the system's threads in Linux's /proc"
+)
 @pytest.mark.parametrize("layer", ["omp", pytest.param("workqueue", marks=pytest.mark.thorough)])
 def test_pytorchs_number_of_threads_stays(layer):
-    """The first step on all cores leaves PyTorch's number of threads, and uses its own; waiting threads are quick to sleep."""
+    """The first step on all cores leaves PyTorch's number of threads, and uses its own; waiting threads are
+    quick to sleep.
+    """
     code = """
 import os, threading, numba, torch, nbopt, nbopt.torch
 from nbopt_backends.cpu import threads
@@ -405,7 +428,13 @@ threads.parallel._launch_threads = launch
 more_tasks = tasks() > before
 print(torch.get_num_threads(), threading.active_count(), numba.threading_layer(), seen[0], "GOMP_SPINCOUNT" in os.environ, more_tasks, p.tolist()[0])
 """
-    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    }
     environment |= {"NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, env=environment
+    )
     assert done.stdout.split("\n")[0] == f"1 1 {layer} 3000 False True 0.5", done.stderr

@@ -15,20 +15,34 @@ from nbopt import __main__ as report
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md") if "```python\n" in path.read_text())]
+PAGES = [
+    "README.md",
+    *sorted(
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "docs").rglob("*.md")
+        if "```python\n" in path.read_text()
+    ),
+]
 
 
 def fences(page):
-    """Return (language, text, what the page says that the block needs) for each fenced block of a page, in order."""
-    found = re.findall(r"(?:<!-- needs: (.*?) -->\n)?^```([^\n`]*)\n(.*?)^```$", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+    """Return (language, text, what the page says that the block needs) for each fenced block of a page, in
+    order.
+    """
+    found = re.findall(
+        r"(?:<!-- needs: (.*?) -->\n)?^```([^\n`]*)\n(.*?)^```$",
+        (ROOT / page).read_text(),
+        re.DOTALL | re.MULTILINE,
+    )
     return [(language, text, needs.split()) for needs, language, text in found]
 
 
 def run(page, capsys):
-    """Run the code of a page, in one namespace; check what it prints; return that, and the modules for lack of which blocks were left out.
+    """Run the code of a page, in one namespace; check what it prints; return that, and the modules for lack
+    of which blocks were left out.
 
-    A ``text`` block after one of ``python`` is what that prints. A block after ``<!-- needs: torch -->`` is left out where PyTorch is not installed.
-    """
+    A ``text`` block after one of ``python`` is what that prints. A block after ``<!-- needs: torch -->`` is
+    left out where PyTorch is not installed."""
     names = {"__name__": "__main__"}
     outputs, left_out, before = [], [], ""
     for language, text, needs in fences(page):
@@ -45,7 +59,9 @@ def run(page, capsys):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_code_of_a_page_runs_as_it_stands_and_prints_what_the_page_says(page, capsys, monkeypatch, tmp_path):
+def test_the_code_of_a_page_runs_as_it_stands_and_prints_what_the_page_says(
+    page, capsys, monkeypatch, tmp_path
+):
     # As in a checkout, but with room for the files that some save.
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
@@ -55,7 +71,9 @@ def test_the_code_of_a_page_runs_as_it_stands_and_prints_what_the_page_says(page
         assert "[0. 1. 2. 3. 4. 5. 6. 7.]" in printed
         assert "def update(" in printed
     if left_out:
-        pytest.skip(f"all ran but the blocks that need {', '.join(sorted(set(left_out)))}, which is not installed")
+        pytest.skip(
+            f"all ran but the blocks that need {', '.join(sorted(set(left_out)))}, which is not installed"
+        )
 
 
 def example(name):
@@ -66,7 +84,12 @@ def example(name):
     return module
 
 
-@pytest.mark.parametrize("optimizer", thorough_but(["RMSProp", "GradientDescentMomentum", "Adagrad", "Adadelta", "Adam"], "RMSProp", "Adadelta"))
+@pytest.mark.parametrize(
+    "optimizer",
+    thorough_but(
+        ["RMSProp", "GradientDescentMomentum", "Adagrad", "Adadelta", "Adam"], "RMSProp", "Adadelta"
+    ),
+)
 def test_the_regression_example_fits_down_to_the_noise(tmp_path, optimizer):
     pytest.importorskip("matplotlib", reason="the example needs matplotlib and tqdm")
     pytest.importorskip("tqdm", reason="the example needs matplotlib and tqdm")
@@ -76,7 +99,11 @@ def test_the_regression_example_fits_down_to_the_noise(tmp_path, optimizer):
 
 
 @pytest.mark.parametrize(
-    "options", thorough_but([[], ["--bf16"], ["--optimizer", "Adam", "--learning-rate", "0.01"], ["--optimizer", "Adadelta"]], ["--bf16"])
+    "options",
+    thorough_but(
+        [[], ["--bf16"], ["--optimizer", "Adam", "--learning-rate", "0.01"], ["--optimizer", "Adadelta"]],
+        ["--bf16"],
+    ),
 )
 def test_the_language_model_learns(tmp_path, capsys, options):
     torch = pytest.importorskip("torch", reason="the example needs PyTorch, matplotlib and tqdm")
@@ -104,7 +131,14 @@ def test_the_example_learns_the_digits(tmp_path, capsys):
 def test_the_report_says_what_was_found_and_that_all_is_well(capsys):
     assert report.main() == 0
     printed = capsys.readouterr().out
-    for word in ("nbopt " + nbopt.__version__, "threading layer", "flush to zero", "cache folder", "same bits", "not usable"):
+    for word in (
+        "nbopt " + nbopt.__version__,
+        "threading layer",
+        "flush to zero",
+        "cache folder",
+        "same bits",
+        "not usable",
+    ):
         assert word in printed
     assert "DIFFERS" not in printed
 

@@ -1,4 +1,6 @@
-"""No step leaves garbage: what a step has used dies with its last reference, without Python's garbage collector."""
+"""No step leaves garbage: what a step has used dies with its last reference, without Python's garbage
+collector.
+"""
 
 import gc
 import weakref
@@ -26,19 +28,26 @@ OPTIONS = {
     "plain": lambda be: momentum(),
     "skip": lambda be: with_attributes(momentum(), skip_nonfinite=True),
     "clip": lambda be: momentum(gradient_clip_norm=0.1, gradient_clip_value=5.0, param_clip_value=7.0),
-    "clip, skip, scale": lambda be: with_attributes(momentum(gradient_clip_norm=0.1), skip_nonfinite=True, loss_scale=be.array([2.0])),
+    "clip, skip, scale": lambda be: with_attributes(
+        momentum(gradient_clip_norm=0.1), skip_nonfinite=True, loss_scale=be.array([2.0])
+    ),
     "stochastic": lambda be: momentum(stochastic_round=True),
     "schedule": lambda be: momentum(schedule=nbopt.Schedule([1], 0.5)),
-    "multi": lambda be: nbopt.MultiOptimizer({"default": OPTIONS["skip"](be), "b": OPTIONS["clip, skip, scale"](be)}),
+    "multi": lambda be: nbopt.MultiOptimizer(
+        {"default": OPTIONS["skip"](be), "b": OPTIONS["clip, skip, scale"](be)}
+    ),
 }
 
 
 @pytest.fixture
 def uncollected():
-    """The garbage collector is off: ``uncollected()`` is what it would have found, as the types of the objects."""
+    """The garbage collector is off: ``uncollected()`` is what it would have found, as the types of the
+    objects.
+    """
     gc.collect()
     gc.disable()
-    gc.freeze()  # collections look at what comes from here on, which takes less time; so do those of later tests
+    # Collections look at what comes from here on, which takes less time; so do those of later tests.
+    gc.freeze()
     yield garbage
     gc.enable()
 
@@ -130,7 +139,9 @@ def test_pytorch(uncollected, options, name):
     if not isinstance(rule.loss_scale, float):
         rule.loss_scale = torch.tensor([2.0])
     params = [torch.nn.Parameter(torch.ones(3, 4)) for _ in range(2)]
-    optimizer = nbopt.torch.Optimizer([{"params": [param], "epoch": 0} for param in params], rule, backend=name)
+    optimizer = nbopt.torch.Optimizer(
+        [{"params": [param], "epoch": 0} for param in params], rule, backend=name
+    )
     seen = []
 
     def step(value=1.0, epoch=0):

@@ -1,8 +1,10 @@
-"""The CUDA backend on a real GPU: ``pytest -m gpu``, from a source checkout too (``PYTHONPATH=. pytest -m gpu``).
+"""The CUDA backend on a real GPU: ``pytest -m gpu``, from a source checkout too (``PYTHONPATH=.
 
-The marker also picks, from all other files, the tests that take the fixture `backend`: where a GPU is present they run on "cuda" as well, over NumPy
-arrays that are mirrored on the device (mirrored.py). This file has the tests for the device itself, those of device_checks.py among them.
-"""
+pytest -m gpu``).
+
+The marker also picks, from all other files, the tests that take the fixture `backend`: where a GPU is present
+they run on "cuda" as well, over NumPy arrays that are mirrored on the device (mirrored.py). This file has the
+tests for the device itself, those of device_checks.py among them."""
 
 import os
 import subprocess
@@ -21,7 +23,10 @@ from nbopt import errors
 _problem = nbopt.backends.backend_problem("cuda")
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     _problem = "the simulator is no GPU: unset NUMBA_ENABLE_CUDASIM"
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(_problem is not None, reason=f"needs an NVIDIA GPU: {_problem}")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(_problem is not None, reason=f"needs an NVIDIA GPU: {_problem}"),
+]
 
 
 @pytest.fixture
@@ -34,15 +39,24 @@ def cuda():
 LARGE = [(1_000_003,), (513, 1025), (16, 31, 7)]
 
 
-@pytest.mark.parametrize("dtypes", thorough_but([("float32",), ("float64",), ("float32", "float64")], ("float32", "float64")), ids="-".join)
+@pytest.mark.parametrize(
+    "dtypes",
+    thorough_but([("float32",), ("float64",), ("float32", "float64")], ("float32", "float64")),
+    ids="-".join,
+)
 @pytest.mark.parametrize("name", thorough_but(OPTIMIZERS, "nesterov"))
 def test_large_tensors_have_the_references_bits(cuda, name, dtypes):
-    assert_same(trained(cuda, OPTIMIZERS[name](), dtypes, 2, LARGE), trained(reference(), OPTIMIZERS[name](), dtypes, 2, LARGE))
+    assert_same(
+        trained(cuda, OPTIMIZERS[name](), dtypes, 2, LARGE),
+        trained(reference(), OPTIMIZERS[name](), dtypes, 2, LARGE),
+    )
 
 
 def test_the_norm_over_many_tiles_is_the_references(cuda):
     factors = []
-    values = np.random.default_rng(1).standard_normal((8200, 3))  # each row is a tile of its own, so that their sums need another pass
+    values = np.random.default_rng(1).standard_normal(
+        (8200, 3)
+    )  # each row is a tile of its own, so that their sums need another pass
     for be in (cuda, reference()):
         with nbopt.use_backend(be):
             matrix = be.array(values)
@@ -58,7 +72,10 @@ def test_the_norm_clip_over_many_tiles_has_the_cpus_bits(cuda):
 
     cpu = nbopt.backends._load("cpu")(rng_seed=0, batch_size=8)
     shapes = [(80_000_000,), *LARGE]
-    assert_same(trained(cuda, optimizer(), ("float32",), 1, shapes), trained(cpu, optimizer(), ("float32",), 1, shapes))
+    assert_same(
+        trained(cuda, optimizer(), ("float32",), 1, shapes),
+        trained(cpu, optimizer(), ("float32",), 1, shapes),
+    )
 
 
 def test_a_tensor_of_more_than_2_to_the_31_elements(cuda):
@@ -72,7 +89,11 @@ def test_a_tensor_of_more_than_2_to_the_31_elements(cuda):
     param, grad = cuda.ones(n), cuda.ones(n)
     grad[-1000:] = 16.0
     nbopt.GradientDescentMomentum(1.0, 0.0).optimize([nbopt.Parameters((param, grad))], 0)
-    assert (param[-1000:].get() == -1).all() and (param[:1000].get() == 0.875).all() and (param[2**31 - 500 : 2**31].get() == 0.875).all()
+    assert (
+        (param[-1000:].get() == -1).all()
+        and (param[:1000].get() == 0.875).all()
+        and (param[2**31 - 500 : 2**31].get() == 0.875).all()
+    )
     assert be_sum(cuda, param[-2001:]) == 1001 * 0.875 - 1000
 
 
@@ -91,7 +112,9 @@ def test_a_request_for_too_much_memory_is_an_error_of_ours_and_changes_nothing(c
 
 def run_python(text, **variables):
     environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
-    return subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-c", text], env=environment, capture_output=True, text=True, timeout=300
+    )
 
 
 _STEP = """
@@ -127,7 +150,9 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     assert done.stdout.split()[-1] == "0", done.stderr
 
 
-@pytest.mark.parametrize("how", ["in a cycle that a thread without CUDA collects", "at exit, after a thread alone has used CUDA"])
+@pytest.mark.parametrize(
+    "how", ["in a cycle that a thread without CUDA collects", "at exit, after a thread alone has used CUDA"]
+)
 def test_memory_is_given_back_wherever_it_goes(how):
     text = """
 import gc, threading, nbopt
@@ -233,5 +258,8 @@ def test_a_compiler_that_cannot_be_loaded_is_a_reason_not_to_use_the_backend(mon
         raise RuntimeError("libnvvm.so was not found")
 
     monkeypatch.setattr(numba_cuda.nvvm, "NVVM", missing)
-    with pytest.raises(errors.BackendError, match=r"NVVM\) can't be used \(libnvvm.so was not found\); type: pip install .* or set CUDA_HOME"):
+    with pytest.raises(
+        errors.BackendError,
+        match=r"NVVM\) can't be used \(libnvvm.so was not found\); type: pip install .* or set CUDA_HOME",
+    ):
         nbopt.set_backend("cuda")

@@ -62,8 +62,13 @@ class Below(Written):
 
 def test_order():
     """Arguments stand in the order that the class gives. Three dots stand for the others of its own."""
-    assert str(inspect.signature(Blend)) == "(share, learning_rate=0.5, power=2.0, name=None, *, schedule=None)"
-    assert str(inspect.signature(Deeper)) == "(share=0.25, learning_rate=0.5, power=2.0, extra=1, name=None, *, schedule=None)"
+    assert (
+        str(inspect.signature(Blend)) == "(share, learning_rate=0.5, power=2.0, name=None, *, schedule=None)"
+    )
+    assert (
+        str(inspect.signature(Deeper))
+        == "(share=0.25, learning_rate=0.5, power=2.0, extra=1, name=None, *, schedule=None)"
+    )
     assert str(inspect.signature(Written)) == "(own=7.0, name=None)"
 
     class Usual(nbopt.Optimizer):
@@ -71,13 +76,18 @@ def test_order():
 
     clips = "gradient_clip_norm=None, gradient_clip_value=None, param_clip_value=None"
     first = "stochastic_round=False, learning_rate=None, decay=0.5"
-    assert str(inspect.signature(Usual)) == f"({first}, {clips}, name=None, *, schedule=None, ema_decay=None, state_dtype=None)"
+    assert (
+        str(inspect.signature(Usual))
+        == f"({first}, {clips}, name=None, *, schedule=None, ema_decay=None, state_dtype=None)"
+    )
 
 
 def test_attributes():
     """What the constructor takes are plain attributes; what it doesn't take stays as the class has it."""
     optimizer = Deeper(0.5, power=3.0)
-    assert optimizer.__dict__.items() >= {"share": 0.5, "learning_rate": 0.5, "power": 3.0, "extra": 1}.items()
+    assert (
+        optimizer.__dict__.items() >= {"share": 0.5, "learning_rate": 0.5, "power": 3.0, "extra": 1}.items()
+    )
     assert "gradient_clip_norm" not in optimizer.__dict__ and optimizer.gradient_clip_norm is None
     assert isinstance(optimizer.schedule, nbopt.Schedule) and optimizer.schedule is not Deeper().schedule
     assert Deeper.share == 0.25 and not hasattr(Blend, "share")
@@ -144,8 +154,16 @@ def test_checks():
 def test_documentation():
     """The docstring gets the arguments, before the sections that come later. One that has them stays."""
     text = Blend.__doc__
-    assert text.index("A blend") < text.index("Parameters\n----------\nshare : float from 0 to 1\n    How much") < text.index("Notes\n-----")
-    assert "\npower\n    Never checked." in text and "\nname : str, optional\n" in text and "\ngradient_clip_norm" not in text
+    assert (
+        text.index("A blend")
+        < text.index("Parameters\n----------\nshare : float from 0 to 1\n    How much")
+        < text.index("Notes\n-----")
+    )
+    assert (
+        "\npower\n    Never checked." in text
+        and "\nname : str, optional\n" in text
+        and "\ngradient_clip_norm" not in text
+    )
 
     class Documented(Deeper):
         """It has them.
@@ -191,7 +209,13 @@ def test_table():
     found = dict(re.findall(r"^\| `(\w+)` \| ([\w.]*) *\|", text, re.MULTILINE))
     for name in set(optimizers.__all__) - {"MultiOptimizer", "Optimizer", "State", "Step", "get_param_list"}:
         parameter = inspect.signature(getattr(optimizers, name)).parameters.get("learning_rate")
-        assert found[name] == ("" if parameter is None else "none" if parameter.default is parameter.empty else f"{parameter.default}")
+        assert found[name] == (
+            ""
+            if parameter is None
+            else "none"
+            if parameter.default is parameter.empty
+            else f"{parameter.default}"
+        )
 
 
 def test_words_of_pytorch():

@@ -26,17 +26,29 @@ PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"
 
 
 def imported(module):
-    """Yield (module that is imported, whether at import time) for every import statement in the source of `module`."""
+    """Yield (module that is imported, whether at import time) for every import statement in the source of
+    `module`.
+    """
     tree = ast.parse(MODULES[module].read_text())
-    inside = {id(node) for function in ast.walk(tree) if isinstance(function, (ast.FunctionDef, ast.Lambda)) for node in ast.walk(function)}
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.Lambda))
+        for node in ast.walk(function)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}, line {node.lineno}: imports are absolute, so that they can be followed"
-            # "from nbopt import ops" imports a module, "from nbopt.language.ops import PRIMITIVES" a name in one. Of others we can't tell.
+            assert node.level == 0, (
+                f"{module}, line {node.lineno}: imports are absolute, so that they can be followed"
+            )
+            # "from nbopt import ops" imports a module, "from nbopt.language.ops import PRIMITIVES" a name in
+            # one. Of others we can't tell.
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [name if name in MODULES or package_of(name) not in ROOTS else node.module for name in names]
+            names = [
+                name if name in MODULES or package_of(name) not in ROOTS else node.module for name in names
+            ]
         else:
             continue
         for name in names:
@@ -45,11 +57,15 @@ def imported(module):
 
 IMPORTS = {module: set(imported(module)) for module in MODULES}
 DIRECT = {module: {name for name, _ in found} for module, found in IMPORTS.items()}
-AT_IMPORT = {module: {name for name, early in found if early and name in MODULES} for module, found in IMPORTS.items()}
+AT_IMPORT = {
+    module: {name for name, early in found if early and name in MODULES} for module, found in IMPORTS.items()
+}
 
 
 def reachable(module, imports=AT_IMPORT):
-    """Return all modules of the two packages that importing `module` imports (their packages' __init__ files aside)."""
+    """Return all modules of the two packages that importing `module` imports (their packages' __init__ files
+    aside).
+    """
     found, waiting = set(), [module]
     while waiting:
         for name in imports[waiting.pop()] & MODULES.keys() - found:
@@ -75,7 +91,12 @@ FLOORS = [
     ["nbopt.torch", "nbopt.__main__"],
 ]
 BACKEND_FLOORS = [
-    ["nbopt_backends.meaning.xoroshiro", "nbopt_backends.meaning.rounding", "nbopt_backends.meaning.tree", "nbopt_backends.meaning.slices"],
+    [
+        "nbopt_backends.meaning.xoroshiro",
+        "nbopt_backends.meaning.rounding",
+        "nbopt_backends.meaning.tree",
+        "nbopt_backends.meaning.slices",
+    ],
     ["nbopt_backends.arrays"],
     ["nbopt_backends.plans.chunks", "nbopt_backends.plans.plan", "nbopt_backends.lowering"],
     ["nbopt_backends.plans.compiled"],
@@ -93,11 +114,15 @@ def floor_of(module, floors):
 
 def test_the_sources_are_found():
     """The reader of sources sees imports at import time and inside functions."""
-    assert {"nbopt", "nbopt.language.ops", "nbopt.optimizers.adam", "nbopt_backends.cpu.backend"} <= set(MODULES)
+    assert {"nbopt", "nbopt.language.ops", "nbopt.optimizers.adam", "nbopt_backends.cpu.backend"} <= set(
+        MODULES
+    )
     assert {"nbopt.errors", "nbopt.language.ops"} <= DIRECT["nbopt.language.expressions"]
     assert "numba" in DIRECT["nbopt_backends.cpu.backend"]
     assert "numba.cuda" in DIRECT["nbopt_backends.cuda.numba_cuda"]
-    assert {"nbopt.language.ops", "nbopt.language.trace", "nbopt.interface.backend"} <= reachable("nbopt.optimizers.base")
+    assert {"nbopt.language.ops", "nbopt.language.trace", "nbopt.interface.backend"} <= reachable(
+        "nbopt.optimizers.base"
+    )
     assert "nbopt.torch" not in AT_IMPORT["nbopt"]
 
 
@@ -112,7 +137,11 @@ def test_the_interface_needs_numpy_alone(module):
 
 def test_nothing_imports_the_adapter_to_pytorch():
     """Only the adapter's own modules import it."""
-    assert not [m for m in MODULES if not under(m, ["nbopt.torch"]) and any(under(name, ["nbopt.torch"]) for name in DIRECT[m])]
+    assert not [
+        m
+        for m in MODULES
+        if not under(m, ["nbopt.torch"]) and any(under(name, ["nbopt.torch"]) for name in DIRECT[m])
+    ]
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if "." in module])
@@ -120,8 +149,14 @@ def test_imports_never_point_up(module):
     """A module imports from its own floor and from lower ones. Packages' __init__ files are for users."""
     floors = FLOORS if package_of(module) == "nbopt" else BACKEND_FLOORS
     own = floor_of(module, floors)
-    assert own is not None or module in PACKAGES or module == "nbopt_backends.pytest_plugin", "it stands on no floor"
-    above = {name for name in DIRECT[module] if (floor_of(name, floors) or 0) > (len(floors) if own is None else own)}
+    assert own is not None or module in PACKAGES or module == "nbopt_backends.pytest_plugin", (
+        "it stands on no floor"
+    )
+    above = {
+        name
+        for name in DIRECT[module]
+        if (floor_of(name, floors) or 0) > (len(floors) if own is None else own)
+    }
     assert not above
 
 
@@ -133,7 +168,10 @@ def test_the_language_imports_nothing_above():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_no_circles(module):
-    """No module imports itself by way of others, not even inside a function. Packages' __init__ files are for users."""
+    """No module imports itself by way of others, not even inside a function.
+
+    Packages' __init__ files are for users.
+    """
     assert module not in reachable(module)
     assert module in PACKAGES or module not in reachable(module, DIRECT)
 
@@ -169,7 +207,9 @@ def test_host_and_device_never_import_each_other(side, other):
         assert not (DIRECT[module] | reachable(module)) & of_side(other)
 
 
-@pytest.mark.parametrize("floor", ["nbopt_backends.plans", "nbopt_backends.lowering", "nbopt_backends.arrays.checks"])
+@pytest.mark.parametrize(
+    "floor", ["nbopt_backends.plans", "nbopt_backends.lowering", "nbopt_backends.arrays.checks"]
+)
 def test_what_is_for_both_knows_neither(floor):
     """Plans, lowering and checks serve the host and devices."""
     for module in [module for module in MODULES if under(module, [floor])]:
@@ -179,7 +219,11 @@ def test_what_is_for_both_knows_neither(floor):
 @pytest.mark.parametrize("module", MODULES)
 def test_one_module_drives_the_device(module):
     """numba.cuda is imported by one module, PyTorch by its adapter, CuPy by none."""
-    devices = {name for name in DIRECT[module] if name.startswith(("numba.cuda", "numba_cuda", "cupy", "torch", "cuda"))}
+    devices = {
+        name
+        for name in DIRECT[module]
+        if name.startswith(("numba.cuda", "numba_cuda", "cupy", "torch", "cuda"))
+    }
     assert not devices or module == "nbopt_backends.cuda.numba_cuda" or under(module, ["nbopt.torch"])
 
 

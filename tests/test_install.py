@@ -1,4 +1,6 @@
-"""Installations and settings in which something is missing: sources, the compiler, versions that fit each other."""
+"""Installations and settings in which something is missing: sources, the compiler, versions that fit each
+other.
+"""
 
 import compileall
 import json
@@ -19,11 +21,21 @@ ROOT = pathlib.Path(nbopt.__file__).parents[1]
 
 
 def python(code, root=ROOT, **environment):
-    """Run `code` in another process with the nbopt of `root`; return what the last line that it prints says in JSON."""
+    """Run `code` in another process with the nbopt of `root`; return what the last line that it prints says
+    in JSON.
+    """
     path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = {**os.environ, "PYTHONPATH": path, "NUMBA_NUM_THREADS": "2", **environment}
-    arguments = [sys.executable, "-W", "error", "-c", f"import sys\nsys.path[:1] = []\n{code}"]  # not from the working directory
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    arguments = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        f"import sys\nsys.path[:1] = []\n{code}",
+    ]  # not from the working directory
+    done = subprocess.run(
+        arguments, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr}"
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -58,7 +70,9 @@ def bytecode(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("form", thorough_but(["bytecode", "zip of bytecode", "zip of sources"], "bytecode", "zip of sources"))
+@pytest.mark.parametrize(
+    "form", thorough_but(["bytecode", "zip of bytecode", "zip of sources"], "bytecode", "zip of sources")
+)
 def test_without_sources(bytecode, tmp_path, form):
     """nbopt trains where it is installed as bytecode only, and from an archive."""
     root = bytecode
@@ -95,7 +109,9 @@ print(json.dumps({"message": message, "available": nbopt.available_backends(), "
 
 @pytest.mark.parametrize("setting", ["NUMBA_DISABLE_JIT", "NUMBA_SLP_VECTORIZE"])
 def test_setting(setting):
-    """Where a setting of Numba's stops the CPU backend it can't be used, and says so before a step; the reference can."""
+    """Where a setting of Numba's stops the CPU backend it can't be used, and says so before a step; the
+    reference can.
+    """
     report = python(REFUSED, **{setting: "1", "NBOPT_BACKEND": "cpu"})
     assert f"{setting} is set: unset it" in report["message"]
     assert "cpu" not in report["available"]
@@ -104,9 +120,14 @@ def test_setting(setting):
 
 
 def test_setting_later(monkeypatch):
-    """A setting that is made after the backend stops the step that has to compile before anything has changed."""
+    """A setting that is made after the backend stops the step that has to compile before anything has
+    changed.
+    """
     monkeypatch.setattr(NumbaCPU, "_functions", {})
-    layer, optimizer = nbopt.Parameters((np.ones(5, np.float32), np.ones(5, np.float32))), nbopt.GradientDescentMomentum(0.1, 0.9)
+    layer, optimizer = (
+        nbopt.Parameters((np.ones(5, np.float32), np.ones(5, np.float32))),
+        nbopt.GradientDescentMomentum(0.1, 0.9),
+    )
     with nbopt.use_backend("cpu", rng_seed=0) as be:
         with monkeypatch.context() as context:
             context.setattr("numba.config.DISABLE_JIT", 1)

@@ -1,4 +1,6 @@
-"""What optimizers meet outside their formulas: layers that change, missing gradients, several optimizers, schedules, checkpoints."""
+"""What optimizers meet outside their formulas: layers that change, missing gradients, several optimizers,
+schedules, checkpoints.
+"""
 
 import copy
 import math
@@ -35,7 +37,9 @@ class Plain:
 
 
 def test_new_params(backend, tmp_path):
-    """A step after ``layer.params = [new]`` updates the new array and leaves the old one, and `save` writes the new one."""
+    """A step after ``layer.params = [new]`` updates the new array and leaves the old one, and `save` writes
+    the new one.
+    """
     old, new = ones(3), 5 * ones(3)
     layer, optimizer = nbopt.Parameters((old, ones(3))), momentum()
     optimizer.optimize([layer], 0)
@@ -102,7 +106,9 @@ def test_states_of_another_number(host_backend):
         momentum().optimize([layer], 0)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, copy.copy, lambda layer: pickle.loads(pickle.dumps(layer))]
+)
 def test_copies(host_backend, copied):
     """A copy of a layer counts the changes of its states on its own."""
     layer, optimizer = nbopt.Parameters((ones(3), ones(3))), momentum()
@@ -119,7 +125,9 @@ def test_copies(host_backend, copied):
 
 @pytest.mark.parametrize("kind", [nbopt.Parameters, Plain])
 def test_missing_gradient(backend, kind):
-    """A parameter whose gradient is None is left out of the step; the others are updated, and both are again in the next step."""
+    """A parameter whose gradient is None is left out of the step; the others are updated, and both are again
+    in the next step.
+    """
     a, b = ones(3), ones(2)
     layer, optimizer = kind((a, ones(3)), (b, None)), momentum()
     for _ in range(2):
@@ -165,7 +173,9 @@ def test_missing_gradient_and_random_bits(backend):
     alone = np.ones(200, ml_dtypes.bfloat16)
     optimizer = nbopt.GradientDescentMomentum(0.001, 0.0, stochastic_round=True)
     last = nbopt.Parameters((alone, ones(200)))
-    first = nbopt.Parameters((np.ones(300, ml_dtypes.bfloat16), None), (np.ones(70, ml_dtypes.bfloat16), None))
+    first = nbopt.Parameters(
+        (np.ones(300, ml_dtypes.bfloat16), None), (np.ones(70, ml_dtypes.bfloat16), None)
+    )
     for layers, same in (([last], False), ([first, last], True)):
         backend.rng_set_state({"seed": 5, "updates": 0})
         alone[:] = 1
@@ -256,7 +266,10 @@ def test_multi_counts_skipped_calls(backend):
     """MultiOptimizer.skipped is how many of its calls were skipped, and is set on its optimizers."""
     first, second = momentum(), momentum()
     first.skip_nonfinite = second.skip_nonfinite = True
-    layers = [nbopt.Parameters((ones(3), ones(3)), name="a"), nbopt.Parameters((ones(3), np.inf * ones(3)), name="b")]
+    layers = [
+        nbopt.Parameters((ones(3), ones(3)), name="a"),
+        nbopt.Parameters((ones(3), np.inf * ones(3)), name="b"),
+    ]
     optimizer = nbopt.MultiOptimizer({"default": first, "b": second})
     optimizer.optimize(layers, 0)
     assert (optimizer.skipped, optimizer.t) == (1, 1)
@@ -295,7 +308,9 @@ class Forgetful:
 
 @pytest.mark.parametrize("multi", [False, True])
 def test_lost_states(host_backend, multi):
-    """A layer that loses its states at each step is warned of, once; one that keeps them, or was emptied, is not."""
+    """A layer that loses its states at each step is warned of, once; one that keeps them, or was emptied, is
+    not.
+    """
     optimizer = nbopt.MultiOptimizer({"default": momentum()}) if multi else momentum()
     layer = nbopt.Parameters((ones(3), ones(3)))
     optimizer.optimize([layer], 0)
@@ -325,9 +340,13 @@ def test_infinite_rate(host_backend, name):
     param = ones(3)
     layer = nbopt.Parameters((param, ones(3)))
     optimizer = nbopt.GradientDescentMomentum(0.1, 0.0, schedule=schedule)
-    with pytest.raises(nbopt.errors.ArgumentError, match=f"the rate of .*Schedule.* at epoch {epoch} is infinite"):
+    with pytest.raises(
+        nbopt.errors.ArgumentError, match=f"the rate of .*Schedule.* at epoch {epoch} is infinite"
+    ):
         schedule.get_learning_rate(0.1, epoch)
-    with pytest.raises(nbopt.errors.ArgumentError, match=f"the rate of .*Schedule.* at epoch {epoch} is infinite"):
+    with pytest.raises(
+        nbopt.errors.ArgumentError, match=f"the rate of .*Schedule.* at epoch {epoch} is infinite"
+    ):
         optimizer.optimize([layer], epoch)
     assert optimizer.t == 0
     np.testing.assert_array_equal(param, 1)
@@ -342,7 +361,9 @@ def test_infinite_rate_of_ones_own(host_backend):
 
     optimizer = nbopt.GradientDescentMomentum(0.1, 0.0, schedule=Own())
     for epoch in (2000, 2001):
-        with pytest.raises(nbopt.errors.ArgumentError, match=f"the rate of .*Own.* at epoch {epoch} must be a finite number"):
+        with pytest.raises(
+            nbopt.errors.ArgumentError, match=f"the rate of .*Own.* at epoch {epoch} must be a finite number"
+        ):
             optimizer.optimize([nbopt.Parameters((ones(3), ones(3)))], epoch)
 
 
@@ -351,7 +372,9 @@ def test_infinite_rate_of_ones_own(host_backend):
 
 @pytest.mark.thorough("gpu")
 def test_shift_adamax_float16(backend):
-    """ShiftAdaMax with float16 states leaves a parameter without gradient as it is, and moves others as with float32 states."""
+    """ShiftAdaMax with float16 states leaves a parameter without gradient as it is, and moves others as with
+    float32 states.
+    """
     moved = {}
     for dtype in ("float16", "float32"):
         param, grad = 0.5 * ones(4), np.array([0, 0.25, -0.5, 0], np.float32)

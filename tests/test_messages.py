@@ -13,7 +13,9 @@ from nbopt import errors
 
 
 def layer_of(*shapes, name=None):
-    return nbopt.Parameters(*[(np.ones(shape, np.float32), np.ones(shape, np.float32)) for shape in shapes], name=name)
+    return nbopt.Parameters(
+        *[(np.ones(shape, np.float32), np.ones(shape, np.float32)) for shape in shapes], name=name
+    )
 
 
 @pytest.fixture
@@ -23,7 +25,10 @@ def be():
 
 
 def refusal(use, error=errors.TraceError):
-    """Return the message of `error`, raised by a rule that is ``use(be, param, grad)``. Nothing has changed."""
+    """Return the message of `error`, raised by a rule that is ``use(be, param, grad)``.
+
+    Nothing has changed.
+    """
 
     class Used(nbopt.Optimizer):
         learning_rate = 0.1
@@ -111,11 +116,18 @@ def test_no_such_operation(be, name):
 
 @pytest.mark.parametrize(
     "use",
-    [lambda be, p, g: g * np.ones(3), lambda be, p, g: np.ones(3) * g, lambda be, p, g: be.maximum(g, np.ones(3))],
+    [
+        lambda be, p, g: g * np.ones(3),
+        lambda be, p, g: np.ones(3) * g,
+        lambda be, p, g: be.maximum(g, np.ones(3)),
+    ],
     ids=["right", "left", "op"],
 )
 def test_array_operand(be, use):
-    """An array in a rule: it can be a number or a state. (A tensor, which the message named before, is refused as well.)"""
+    """An array in a rule: it can be a number or a state.
+
+    (A tensor, which the message named before, is refused as well.)
+    """
     message = refusal(use, errors.OperandError)
     assert "float(x)" in message
     assert "state_names" in message
@@ -179,7 +191,9 @@ def test_missing_attribute():
 
 def test_array_without_be(be):
     """The advice for an array beside a tensor is complete: it says where the backend comes from."""
-    with pytest.raises(errors.OperandError, match=r"nbopt\.get_backend\(\)\.array\(x\).*nbopt\.get_backend\(\)\.wrap\(x\)"):
+    with pytest.raises(
+        errors.OperandError, match=r"nbopt\.get_backend\(\)\.array\(x\).*nbopt\.get_backend\(\)\.wrap\(x\)"
+    ):
         be.ones(3) + np.ones(3)
 
 
@@ -197,12 +211,24 @@ WORDS = [
     (nbopt.Adam, {"amsgrad": True}, ["nbopt.AMSGrad"]),
     (nbopt.Adam, {"fused": True}, ["leave out"]),
     (nbopt.Adam, {"learning_rat": 1.0}, ["Write learning_rate= in place of learning_rat="]),
-    (nbopt.Adam, {"frobnicate": 1.0}, ["takes no frobnicate. Its arguments are stochastic_round, learning_rate"]),
-    (nbopt.Adam, {"params": [], "lr": 1.0}, ["nbopt.torch.Optimizer(model.parameters(), nbopt.Adam(...))", "learning_rate="]),
+    (
+        nbopt.Adam,
+        {"frobnicate": 1.0},
+        ["takes no frobnicate. Its arguments are stochastic_round, learning_rate"],
+    ),
+    (
+        nbopt.Adam,
+        {"params": [], "lr": 1.0},
+        ["nbopt.torch.Optimizer(model.parameters(), nbopt.Adam(...))", "learning_rate="],
+    ),
 ]
 
 
-@pytest.mark.parametrize(("kind", "arguments", "words"), WORDS, ids=lambda value: ",".join(value) if isinstance(value, dict) else "")
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    WORDS,
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
 def test_foreign_argument(kind, arguments, words):
     """The error of an argument that a class doesn't have names those that it has."""
     with pytest.raises(errors.UnknownArgumentError) as caught:
@@ -217,17 +243,29 @@ class Module:
         return []
 
 
-@pytest.mark.parametrize("given", [(x for x in ()), [np.ones(3)], [{"params": []}], Module()], ids=["generator", "list", "groups", "module"])
+@pytest.mark.parametrize(
+    "given",
+    [(x for x in ()), [np.ones(3)], [{"params": []}], Module()],
+    ids=["generator", "list", "groups", "module"],
+)
 def test_model_parameters_first(given):
     """PyTorch's first argument, the parameters: the error says which class takes them."""
     for kind in (nbopt.AdamW, nbopt.GradientDescentMomentum):
-        with pytest.raises(errors.ArgumentError, match=rf"nbopt\.torch\.Optimizer\(model\.parameters\(\), nbopt\.{kind.__name__}"):
+        with pytest.raises(
+            errors.ArgumentError,
+            match=rf"nbopt\.torch\.Optimizer\(model\.parameters\(\), nbopt\.{kind.__name__}",
+        ):
             kind(given, 0.1)
 
 
 def test_names_of_the_package():
     """A class that PyTorch writes differently is named; another missing name is an ordinary AttributeError."""
-    for foreign, own in {"RMSprop": "RMSProp", "Adamax": "AdaMax", "SGD": "GradientDescentMomentum", "AdaDelta": "Adadelta"}.items():
+    for foreign, own in {
+        "RMSprop": "RMSProp",
+        "Adamax": "AdaMax",
+        "SGD": "GradientDescentMomentum",
+        "AdaDelta": "Adadelta",
+    }.items():
         with pytest.raises(AttributeError, match=f"{foreign}.*write nbopt.{own}$"):
             getattr(nbopt, foreign)
     assert not hasattr(nbopt, "frobnicate")
@@ -279,12 +317,16 @@ def test_rate_that_is_not_there(be):
         def rule(self, step, param, grad, *states):
             param[:] = param - grad * step.batch
 
-    with pytest.raises(errors.TraceError, match="no attribute 'batch': it has lr, t, number, epoch and scale"):
+    with pytest.raises(
+        errors.TraceError, match="no attribute 'batch': it has lr, t, number, epoch and scale"
+    ):
         Batch().optimize([layer_of(3)], 0)
 
 
 def test_afresh(be):
-    """The line that the message of foreign states offers does start afresh, and so does that of an emptied list of lists."""
+    """The line that the message of foreign states offers does start afresh, and so does that of an emptied
+    list of lists.
+    """
     layer = layer_of(3, 2)
     nbopt.RMSProp().optimize([layer], 0)
     with pytest.raises(errors.StateError) as caught:
@@ -322,7 +364,9 @@ def too_many_states(layer):
     layer.states[1].extend(nbopt.get_backend().ones(2) for _ in range(2))
 
 
-@pytest.mark.parametrize("spoil", [broken_grad, broken_state, foreign_state, too_many_states], ids=lambda spoil: spoil.__name__)
+@pytest.mark.parametrize(
+    "spoil", [broken_grad, broken_state, foreign_state, too_many_states], ids=lambda spoil: spoil.__name__
+)
 @pytest.mark.parametrize("named", [True, False])
 def test_place(be, spoil, named):
     """The message names the layer, and the parameter's number in it."""
@@ -357,7 +401,11 @@ def test_place_of_a_gradient(be):
 
 def test_place_in_parameters(be):
     """The arrays of nbopt.Parameters are named likewise."""
-    layer = nbopt.Parameters((np.ones(3, np.float32), np.ones(3, np.float32)), (np.ones(2, np.int32), np.ones(2, np.float32)), name="mine")
+    layer = nbopt.Parameters(
+        (np.ones(3, np.float32), np.ones(3, np.float32)),
+        (np.ones(2, np.int32), np.ones(2, np.float32)),
+        name="mine",
+    )
     with pytest.raises(errors.DtypeError, match=r"^parameter 1 of layer 'mine': "):
         nbopt.RMSProp().optimize([layer], 0)
     layer.params = [np.ones(3, np.float32), np.ones(2, np.float32)]
@@ -381,7 +429,9 @@ def test_explain_own_optimize(be):
 
     for optimizer in (Neon(), nbopt.MultiOptimizer({"default": Neon()})):
         for function in (nbopt.explain, nbopt.compile):
-            with pytest.raises(errors.TraceError, match=r"Neon has an optimize of its own.*rule\(self, step, param, grad"):
+            with pytest.raises(
+                errors.TraceError, match=r"Neon has an optimize of its own.*rule\(self, step, param, grad"
+            ):
                 function(optimizer, [layer_of(3)])
     with pytest.raises(NotImplementedError, match="Neither defines neither"):
         nbopt.explain(Neither(), [layer_of(3)])

@@ -1,4 +1,6 @@
-"""neon's names for what tensors and backends have, and its assignments between shapes that differ by axes of length 1."""
+"""neon's names for what tensors and backends have, and its assignments between shapes that differ by axes of
+length 1.
+"""
 
 import numpy as np
 import pytest
@@ -23,7 +25,12 @@ def test_reshape(backend, shape):
     """``tensor.reshape`` gives a view, by numbers or a tuple, with at most one -1."""
     tensor = backend.array(np.arange(24.0).reshape(2, 12))
     tensor.rounding = 5
-    for view in (tensor.reshape(*shape), tensor.reshape(shape), tensor.reshape(list(shape)), tensor.reshape(-1, *shape[1:])):
+    for view in (
+        tensor.reshape(*shape),
+        tensor.reshape(shape),
+        tensor.reshape(list(shape)),
+        tensor.reshape(-1, *shape[1:]),
+    ):
         assert view.shape == shape and view.rounding == 5
         np.testing.assert_array_equal(view.get(), np.arange(24.0).reshape(shape))
     view[:] = view + 1.0
@@ -71,7 +78,16 @@ def test_is_contiguous(backend):
 
 
 @pytest.mark.parametrize(
-    "there, here", [((6,), (6, 1)), ((6, 1), (6,)), ((6,), (1, 6, 1)), ((2, 3), (2, 1, 3)), ((1, 6), (6, 1)), ((1,), (1, 1)), ((), (1, 1))]
+    "there, here",
+    [
+        ((6,), (6, 1)),
+        ((6, 1), (6,)),
+        ((6,), (1, 6, 1)),
+        ((2, 3), (2, 1, 3)),
+        ((1, 6), (6, 1)),
+        ((1,), (1, 1)),
+        ((), (1, 1)),
+    ],
 )
 @pytest.mark.parametrize("rounding", [False, 6])
 @pytest.mark.thorough("gpu")
@@ -80,7 +96,12 @@ def test_axes_of_length_1(backend, there, here, rounding):
     values = (1 + np.arange(np.prod(there, dtype=int)) / 8).astype(np.float32).reshape(there)
     source, target = backend.array(values), backend.zeros(here)
     target.rounding = rounding
-    for value, expected in ((source, values), (values, values), (source + source, values + values), (-source, -values)):
+    for value, expected in (
+        (source, values),
+        (values, values),
+        (source + source, values + values),
+        (-source, -values),
+    ):
         target[:] = 0.0
         target[:] = value
         np.testing.assert_array_equal(target.get(), expected.reshape(here))

@@ -1,4 +1,7 @@
-"""Skipping steps whose gradients are not finite, and loss scales: on the host's side. device_checks.py has what devices add."""
+"""Skipping steps whose gradients are not finite, and loss scales: on the host's side.
+
+device_checks.py has what devices add.
+"""
 
 import copy
 import pickle
@@ -24,7 +27,10 @@ def assert_same(found, expected):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", thorough_but(["float32", "float64", "float16", "bfloat16"], "float32", "bfloat16", where=["compiled"]))
+@pytest.mark.parametrize(
+    "dtype",
+    thorough_but(["float32", "float64", "float16", "bfloat16"], "float32", "bfloat16", where=["compiled"]),
+)
 @pytest.mark.thorough("gpu")
 def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing_but_the_counters(backend, rng, dtype, bad):
     layers = layers_with(rng, dtype)
@@ -44,13 +50,17 @@ def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing_but_the_count
 
 
 @pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize("name", thorough_but(OPTIMIZERS, "momentum", "adadelta", "nadam", where=["compiled"]))  # kernels know nothing of the option
+@pytest.mark.parametrize(
+    "name", thorough_but(OPTIMIZERS, "momentum", "adadelta", "nadam", where=["compiled"])
+)  # kernels know nothing of the option
 @pytest.mark.covering
 @pytest.mark.thorough("gpu")
 def test_finite_steps_have_the_bits_of_steps_without_the_option(backend, name, clip):
     clips = {}
     if clip and name != "shift_adamax":  # which has none
-        clips = {"gradient_clip_value": 0.3, "param_clip_value": 2.0} | ({"gradient_clip_norm": clip} if name != "adadelta" else {})
+        clips = {"gradient_clip_value": 0.3, "param_clip_value": 2.0} | (
+            {"gradient_clip_norm": clip} if name != "adadelta" else {}
+        )
     found = []
     for skip in (False, True):
         layers = layers_with(np.random.default_rng(4))
@@ -82,7 +92,9 @@ def test_a_first_step_that_is_skipped_leaves_states_of_zero(backend, rng):
     before = [np.array(p) for p in layers[0].params]
     optimizer.optimize(layers, 0)
     assert_same([np.array(p) for p in layers[0].params], before)
-    assert all((state.get() == 0).all() for states in layers[0].states for state in states) and optimizer.t == 1
+    assert (
+        all((state.get() == 0).all() for states in layers[0].states for state in states) and optimizer.t == 1
+    )
 
 
 @pytest.mark.thorough("gpu")
@@ -146,7 +158,9 @@ def test_the_counter_is_part_of_a_checkpoint(backend, rng, tmp_path):
 
 
 @pytest.mark.thorough("gpu")
-@pytest.mark.parametrize("clip", [{}, {"gradient_clip_norm": 0.3, "gradient_clip_value": 0.05}], ids=["no clip", "clips"])
+@pytest.mark.parametrize(
+    "clip", [{}, {"gradient_clip_norm": 0.3, "gradient_clip_value": 0.05}], ids=["no clip", "clips"]
+)
 def test_a_loss_scale_that_is_a_power_of_two_undoes_itself_exactly(backend, clip):
     found = []
     for scale in (1.0, 1024.0):
@@ -164,7 +178,9 @@ def test_a_loss_scale_that_is_a_power_of_two_undoes_itself_exactly(backend, clip
 @pytest.mark.parametrize("clip", [{}, {"gradient_clip_norm": 0.3}], ids=["no clip", "norm clip"])
 @pytest.mark.covering
 @pytest.mark.thorough("gpu")
-def test_a_scale_in_an_array_has_the_bits_of_the_number_and_is_read_at_every_step(backend, clip, param, dtype):
+def test_a_scale_in_an_array_has_the_bits_of_the_number_and_is_read_at_every_step(
+    backend, clip, param, dtype
+):
     scales = [np.array([s], dtype) for s in (3.3, 1000.7, 0.1)]
     found = []
     for in_array in (False, True):
@@ -180,7 +196,9 @@ def test_a_scale_in_an_array_has_the_bits_of_the_number_and_is_read_at_every_ste
     assert_same(*found)
 
 
-@pytest.mark.parametrize("make", [lambda be: be.array([8.0]), lambda be: np.array(8.0, np.float32)], ids=["tensor", "0-d array"])
+@pytest.mark.parametrize(
+    "make", [lambda be: be.array([8.0]), lambda be: np.array(8.0, np.float32)], ids=["tensor", "0-d array"]
+)
 def test_what_a_scale_can_be(backend, make):
     found = []
     for scale in (8.0, make(backend)):
@@ -223,7 +241,9 @@ def test_a_scale_that_grows_and_backs_off_without_the_host_looking(backend, rng)
     assert scale.get().tolist() == [1024.0 * 2 * 2 / 2 * 2] and optimizer.skipped == 1
 
 
-@pytest.mark.parametrize("bad", [0, -1.0, np.inf, np.nan, None, "8", True, np.ones(2), np.ones((0,))], ids=repr)
+@pytest.mark.parametrize(
+    "bad", [0, -1.0, np.inf, np.nan, None, "8", True, np.ones(2), np.ones((0,))], ids=repr
+)
 def test_no_loss_scale(bad):
     optimizer = nbopt.RMSProp()
     with pytest.raises(errors.ArgumentError, match="loss_scale"):
@@ -265,11 +285,22 @@ def test_a_shallow_copy_counts_its_own_skipped_steps(backend, rng):
 
 def several(rng, skipping, **options):
     """Three layers, each with an optimizer of its own; whether each of these skips."""
-    optimizers = [nbopt.RMSProp(**options), nbopt.Adam(**options), nbopt.GradientDescentMomentum(0.1, 0.9, **options)]
+    optimizers = [
+        nbopt.RMSProp(**options),
+        nbopt.Adam(**options),
+        nbopt.GradientDescentMomentum(0.1, 0.9, **options),
+    ]
     for optimizer, skips in zip(optimizers, skipping):
         optimizer.skip_nonfinite = skips
-    layers = [nbopt.Parameters(*[(rng.standard_normal(s), rng.standard_normal(s)) for s in SHAPES[:2]], name=str(k)) for k in range(3)]
-    return nbopt.MultiOptimizer({"default": optimizers[0], "1": optimizers[1], "2": optimizers[2]}), optimizers, layers
+    layers = [
+        nbopt.Parameters(*[(rng.standard_normal(s), rng.standard_normal(s)) for s in SHAPES[:2]], name=str(k))
+        for k in range(3)
+    ]
+    return (
+        nbopt.MultiOptimizer({"default": optimizers[0], "1": optimizers[1], "2": optimizers[2]}),
+        optimizers,
+        layers,
+    )
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient_clip_norm": 0.1}], ids=["no clip", "norm clip"])
@@ -283,7 +314,9 @@ def test_the_optimizers_of_a_step_are_skipped_together(backend, rng, bad, option
     layers[bad].grads[1][7] = np.nan
     multi.optimize(layers, 1)
     assert_same(values_of(layers), before)
-    assert [optimizer.skipped for optimizer in optimizers] == [1, 1, 1] and [optimizer.t for optimizer in optimizers] == [2, 2, 2]
+    assert [optimizer.skipped for optimizer in optimizers] == [1, 1, 1] and [
+        optimizer.t for optimizer in optimizers
+    ] == [2, 2, 2]
     layers[bad].grads[1][7] = good
     multi.optimize(layers, 2)
     assert [optimizer.skipped for optimizer in optimizers] == [1, 1, 1]
@@ -340,8 +373,13 @@ def test_optimizers_that_skip_together_are_prepared_together(backend, rng):
     assert backend.compilations == before
 
 
-@pytest.mark.parametrize("name, value", [("loss_scale", 2.0), ("skip_nonfinite", True), ("learning_rate", 0.1), ("gradient_clip_norm", 1.0)])
+@pytest.mark.parametrize(
+    "name, value",
+    [("loss_scale", 2.0), ("skip_nonfinite", True), ("learning_rate", 0.1), ("gradient_clip_norm", 1.0)],
+)
 def test_a_hyper_parameter_of_a_multi_optimizer_would_do_nothing_and_is_refused(name, value):
     optimizer = nbopt.MultiOptimizer({"default": nbopt.RMSProp()})
-    with pytest.raises(errors.ArgumentError, match=f"MultiOptimizer has no {name} of its own.*set it on each"):
+    with pytest.raises(
+        errors.ArgumentError, match=f"MultiOptimizer has no {name} of its own.*set it on each"
+    ):
         setattr(optimizer, name, value)

@@ -1,4 +1,6 @@
-"""Numbers in rules: what a rule reads from ``self`` and from the step is a source or a guard, so a changed number traces nothing."""
+"""Numbers in rules: what a rule reads from ``self`` and from the step is a source or a guard, so a changed
+number traces nothing.
+"""
 
 import math
 
@@ -46,7 +48,11 @@ def values_of(layer_list):
 @pytest.mark.parametrize("cls", LIBRARY, ids=lambda cls: cls.__name__)
 def test_library(cls):
     """Steps, epochs and each hyper-parameter that is a number: another value runs no rule again, and counts."""
-    names = [name for name, check in cls.checks.items() if isinstance(getattr(cls(), name, None), float) and name not in ("loss_scale", "alpha")]
+    names = [
+        name
+        for name, check in cls.checks.items()
+        if isinstance(getattr(cls(), name, None), float) and name not in ("loss_scale", "alpha")
+    ]
     optimizer = cls()
     calls, trained = counted(optimizer), layers()
     twin, same = cls(), layers()
@@ -54,9 +60,13 @@ def test_library(cls):
         optimizer.optimize(trained, epoch)
         twin.optimize(same, epoch)
     before = calls[0]
-    assert before <= 2 * 2  # a rule with a test of the count is traced for each outcome, at first perhaps twice
+    assert (
+        before <= 2 * 2
+    )  # a rule with a test of the count is traced for each outcome, at first perhaps twice
     for name in names:
-        new = getattr(optimizer, name) * 0.75 if getattr(optimizer, name) > 1e-3 or name != "eta_plus" else 1.5
+        new = (
+            getattr(optimizer, name) * 0.75 if getattr(optimizer, name) > 1e-3 or name != "eta_plus" else 1.5
+        )
         for one in (optimizer, twin):
             setattr(one, name, new if name != "eta_plus" else 1.1)
         twin._kept = None  # it traces anew
@@ -117,7 +127,12 @@ def test_own():
         for name, value in changes.items():
             setattr(optimizer, name, value)
         optimizer.optimize(trained, 0)
-        steps.append(tuple(getattr(optimizer, name) for name in ("learning_rate", "decay", "at_class", "power", "on", "bounds")))
+        steps.append(
+            tuple(
+                getattr(optimizer, name)
+                for name in ("learning_rate", "decay", "at_class", "power", "on", "bounds")
+            )
+        )
         assert Own.calls == traces
 
     step(1)
@@ -191,20 +206,34 @@ def test_number_of_python():
     np.testing.assert_allclose(values_of(trained), param - 7.0 * grad / 2, rtol=1e-12)
 
 
-@pytest.mark.parametrize("change", [lambda t: t % 2, lambda t: t // 2, lambda t: round(t / 3), lambda t: math.floor(t / 3), lambda t: 5 % t, int])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t % 2,
+        lambda t: t // 2,
+        lambda t: round(t / 3),
+        lambda t: math.floor(t / 3),
+        lambda t: 5 % t,
+        int,
+    ],
+)
 def test_functions_of_python(change):
     """Whole numbers of the count are Python numbers."""
     optimizer, trained = Rules.make(lambda self, step: change(step.t)), layers()
     param, grad = values_of(trained), trained[0].grads[0]
     for _ in range(5):
         optimizer.optimize(trained, 0)
-    np.testing.assert_allclose(values_of(trained), param - sum(change(t) for t in range(1, 6)) * grad / 2, rtol=1e-12)
+    np.testing.assert_allclose(
+        values_of(trained), param - sum(change(t) for t in range(1, 6)) * grad / 2, rtol=1e-12
+    )
 
 
 def test_warning():
     """A rule that is traced at every step says so, once."""
     optimizer, trained = Rules.make(lambda self, step: float(step.t)), layers()
-    with pytest.warns(RuntimeWarning, match=r"the rule of Line is traced anew at every step.*Write be\.sqrt") as caught:
+    with pytest.warns(
+        RuntimeWarning, match=r"the rule of Line is traced anew at every step.*Write be\.sqrt"
+    ) as caught:
         for _ in range(30):
             optimizer.optimize(trained, 0)
     assert len(caught) == 1
@@ -212,7 +241,11 @@ def test_warning():
 
 def test_impure():
     """pure = False: the rule is run at every step, with plain numbers."""
-    optimizer, trained, seen = Rules.make(lambda self, step: seen.append((step.t, step.lr, self.a)) or 1.0, a=3), layers(), []
+    optimizer, trained, seen = (
+        Rules.make(lambda self, step: seen.append((step.t, step.lr, self.a)) or 1.0, a=3),
+        layers(),
+        [],
+    )
     type(optimizer).pure = False
     for _ in range(3):
         optimizer.optimize(trained, 0)
@@ -220,12 +253,20 @@ def test_impure():
     assert [type(value) for value in seen[0]] == [int, float, int]
 
 
-@pytest.mark.parametrize("value", [[0.25], {"a": 0.25}, type("Config", (), {"a": 0.25})()], ids=["list", "dict", "object"])
+@pytest.mark.parametrize(
+    "value", [[0.25], {"a": 0.25}, type("Config", (), {"a": 0.25})()], ids=["list", "dict", "object"]
+)
 def test_mutable(value):
     """What can change without being another value is read at every step."""
 
     def read(self, step):
-        return self.given[0] if isinstance(value, list) else self.given["a"] if isinstance(value, dict) else self.given.a
+        return (
+            self.given[0]
+            if isinstance(value, list)
+            else self.given["a"]
+            if isinstance(value, dict)
+            else self.given.a
+        )
 
     optimizer, trained = Rules.make(read, given=value), layers()
     param, grad = values_of(trained), trained[0].grads[0]
@@ -314,7 +355,9 @@ def test_clip_of_every_optimizer(be, make):
 
 
 def test_parameter_clip(be):
-    """The bound of parameters holds for any rule, at its last assignment to the parameter; without one nothing is done."""
+    """The bound of parameters holds for any rule, at its last assignment to the parameter; without one
+    nothing is done.
+    """
 
     class Twice(nbopt.Optimizer):
         def rule(self, step, param, grad):
@@ -332,13 +375,21 @@ def test_parameter_clip(be):
 
 
 def test_names_of_the_step():
-    """An attribute that is called like a number of the step is another one, where a division by zero is computed exactly, too."""
-    optimizer = Rules.make(lambda self, step: 10.0 * self.t + step.t + step.epoch + self.epoch * (1.0 / (1.0 / self.zero)), zero=1.0, epoch=3.0)
+    """An attribute that is called like a number of the step is another one, where a division by zero is
+    computed exactly, too.
+    """
+    optimizer = Rules.make(
+        lambda self, step: 10.0 * self.t + step.t + step.epoch + self.epoch * (1.0 / (1.0 / self.zero)),
+        zero=1.0,
+        epoch=3.0,
+    )
     for zero in (1.0, 0.0, 0.0):  # 1 / 0 is infinite, and 1 / that is 0
         optimizer.zero, trained, t = zero, layers(), optimizer.t
         param, grad = values_of(trained), trained[0].grads[0]
         optimizer.optimize(trained, 7)
-        np.testing.assert_allclose(values_of(trained), param - (10.0 * t + t + 1 + 7.0 + 3.0 * zero) * grad / 2, rtol=1e-12)
+        np.testing.assert_allclose(
+            values_of(trained), param - (10.0 * t + t + 1 + 7.0 + 3.0 * zero) * grad / 2, rtol=1e-12
+        )
     assert type(optimizer).traced == 1
 
 

@@ -1,4 +1,6 @@
-"""Names and descriptions, copies, MultiOptimizer, the choice of a backend, and optimizers written in neon's own way."""
+"""Names and descriptions, copies, MultiOptimizer, the choice of a backend, and optimizers written in neon's
+own way.
+"""
 
 import copy
 import json
@@ -11,7 +13,14 @@ import pytest
 from helpers import OPTIMIZERS, layers_of, same_bits, thorough_but, values_of
 
 import nbopt
-from nbopt.errors import ArgumentError, BackendError, DescriptionError, LayerError, NboptError, UnknownBackendError
+from nbopt.errors import (
+    ArgumentError,
+    BackendError,
+    DescriptionError,
+    LayerError,
+    NboptError,
+    UnknownBackendError,
+)
 
 
 class SignMomentum(nbopt.Optimizer):
@@ -46,15 +55,26 @@ MANY = {**OPTIMIZERS, "sign_momentum": SignMomentum}
 
 def multi_optimizer():
     shared = nbopt.Adam(name="shared", schedule=nbopt.ExpSchedule(0.1))
-    return nbopt.MultiOptimizer({"default": nbopt.RMSProp(), "a": shared, "b": shared, "Parameters": SignMomentum(decay=0.5)}, name="several")
+    return nbopt.MultiOptimizer(
+        {"default": nbopt.RMSProp(), "a": shared, "b": shared, "Parameters": SignMomentum(decay=0.5)},
+        name="several",
+    )
 
 
 DESCRIBED = {
     **MANY,
     **{f"schedule_{name}": make for name, make in SCHEDULES.items()},
-    "clipped": lambda: nbopt.RMSProp(**CLIPS, name="clipped", schedule=nbopt.StepSchedule([1], [0.5]), state_dtype="float64", stochastic_round=True),
+    "clipped": lambda: nbopt.RMSProp(
+        **CLIPS,
+        name="clipped",
+        schedule=nbopt.StepSchedule([1], [0.5]),
+        state_dtype="float64",
+        stochastic_round=True,
+    ),
     "multi": multi_optimizer,
-    "multi_of_multi": lambda: nbopt.MultiOptimizer({"default": nbopt.Adagrad(schedule=nbopt.PolySchedule(3, 1)), "inner": multi_optimizer()}),
+    "multi_of_multi": lambda: nbopt.MultiOptimizer(
+        {"default": nbopt.Adagrad(schedule=nbopt.PolySchedule(3, 1)), "inner": multi_optimizer()}
+    ),
 }
 each_described = pytest.mark.parametrize("make", DESCRIBED.values(), ids=DESCRIBED)
 
@@ -115,7 +135,10 @@ def test_a_description_has_all_arguments_but_names_that_nobody_chose():
         },
     }
     assert nbopt.RMSProp(name="mine").get_description()["config"]["name"] == "mine"
-    assert SignMomentum(0.5).get_description() == {"type": f"{__name__}.SignMomentum", "config": {"learning_rate": 0.5, "decay": 0.9}}
+    assert SignMomentum(0.5).get_description() == {
+        "type": f"{__name__}.SignMomentum",
+        "config": {"learning_rate": 0.5, "decay": 0.9},
+    }
 
 
 def test_skipped_arguments_are_left_out():
@@ -135,7 +158,9 @@ def test_a_description_tells_the_values_of_now():
 
 
 @each_described
-@pytest.mark.parametrize("through", [copy.deepcopy, lambda description: json.loads(json.dumps(description))], ids=["dict", "json"])
+@pytest.mark.parametrize(
+    "through", [copy.deepcopy, lambda description: json.loads(json.dumps(description))], ids=["dict", "json"]
+)
 def test_an_object_can_be_rebuilt_from_its_description(make, through):
     original = make()
     description = through(original.get_description())
@@ -170,7 +195,9 @@ def test_a_rebuilt_optimizer_trains_to_the_same_bits(backend, rng, name):
 
 def test_gen_class_takes_a_plain_config_too():
     config = {"learning_rate": 0.5, "schedule": {"type": "nbopt.ExpSchedule", "config": {"decay": 0.1}}}
-    assert nbopt.RMSProp.gen_class(config) == nbopt.RMSProp(learning_rate=0.5, schedule=nbopt.ExpSchedule(0.1))
+    assert nbopt.RMSProp.gen_class(config) == nbopt.RMSProp(
+        learning_rate=0.5, schedule=nbopt.ExpSchedule(0.1)
+    )
 
 
 def test_equal_objects_are_those_with_equal_descriptions():
@@ -184,7 +211,12 @@ def test_equal_objects_are_those_with_equal_descriptions():
 
 
 def test_recursive_gen_replaces_descriptions_in_place_and_leaves_the_rest():
-    pdict = {"opt": nbopt.Adam(learning_rate=0.5).get_description(), "schedule": nbopt.Schedule(), "lr": 0.5, "options": {"type": "x", "other": 1}}
+    pdict = {
+        "opt": nbopt.Adam(learning_rate=0.5).get_description(),
+        "schedule": nbopt.Schedule(),
+        "lr": 0.5,
+        "options": {"type": "x", "other": 1},
+    }
     schedule, options = pdict["schedule"], copy.deepcopy(pdict["options"])
     for key in list(pdict):
         nbopt.NervanaObject.recursive_gen(pdict, key)
@@ -193,11 +225,21 @@ def test_recursive_gen_replaces_descriptions_in_place_and_leaves_the_rest():
     assert (pdict["lr"], pdict["options"]) == (0.5, options)
 
 
-NEON_CLASSES = ["GradientDescentMomentum", "RMSProp", "Adagrad", "Adadelta", "Adam", "ShiftAdaMax", "MultiOptimizer"]
+NEON_CLASSES = [
+    "GradientDescentMomentum",
+    "RMSProp",
+    "Adagrad",
+    "Adadelta",
+    "Adam",
+    "ShiftAdaMax",
+    "MultiOptimizer",
+]
 NEON_SCHEDULES = ["Schedule", "StepSchedule", "PowerSchedule", "ExpSchedule", "PolySchedule", "ShiftSchedule"]
 REQUIRED = {
     "GradientDescentMomentum": {"learning_rate": 0.1, "momentum_coef": 0.9},
-    "MultiOptimizer": {"optimizer_mapping": {"default": {"type": "neon.optimizers.optimizer.Adam", "config": {}}}},
+    "MultiOptimizer": {
+        "optimizer_mapping": {"default": {"type": "neon.optimizers.optimizer.Adam", "config": {}}}
+    },
     "StepSchedule": {"step_config": [1], "change": [0.5]},
     "PowerSchedule": {"step_config": 1, "change": 0.5},
     "ExpSchedule": {"decay": 0.5},
@@ -359,7 +401,10 @@ def test_a_copied_tensor_has_the_same_values_and_its_own_memory(backend, make, c
 
 
 def test_backends_and_plans_are_left_out_of_a_pickle(backend, rng):
-    layers, optimizer = layers_of([(4, 3)], rng), nbopt.MultiOptimizer({"default": nbopt.RMSProp(gradient_clip_norm=1.0)})
+    layers, optimizer = (
+        layers_of([(4, 3)], rng),
+        nbopt.MultiOptimizer({"default": nbopt.RMSProp(gradient_clip_norm=1.0)}),
+    )
     small = len(pickle.dumps((layers, optimizer)))
     train(optimizer, layers)
     text = pickle.dumps((layers, optimizer))
@@ -404,7 +449,9 @@ def pair(rng):
 
 
 def test_the_layers_name_wins_over_its_class_and_that_over_the_default(backend, rng):
-    mapping = {key: nbopt.GradientDescentMomentum(1.0, 0) for key in ("default", "Conv", "Plain", "first", "second")}
+    mapping = {
+        key: nbopt.GradientDescentMomentum(1.0, 0) for key in ("default", "Conv", "Plain", "first", "second")
+    }
     layers = {
         "first": [Conv(pair(rng), name="first")],
         "second": [Plain(rng, "second")],
@@ -418,10 +465,17 @@ def test_the_layers_name_wins_over_its_class_and_that_over_the_default(backend, 
     # By what they do as well: each optimizer has a learning rate of its own.
     for rate, optimizer in enumerate(mapping.values(), 1):
         optimizer.learning_rate = rate / 8
-    before = [np.copy(layer.get_params()[0][0][0].get() if isinstance(layer, nbopt.Parameters) else layer.param) for layer in flat]
+    before = [
+        np.copy(layer.get_params()[0][0][0].get() if isinstance(layer, nbopt.Parameters) else layer.param)
+        for layer in flat
+    ]
     multi.optimize(flat, 0)
     for layer, old in zip(flat, before):
-        param, grad = (layer.params[0], layer.grads[0]) if isinstance(layer, nbopt.Parameters) else (layer.param, layer.grad)
+        param, grad = (
+            (layer.params[0], layer.grads[0])
+            if isinstance(layer, nbopt.Parameters)
+            else (layer.param, layer.grad)
+        )
         np.testing.assert_allclose(old - param, multi.optimizer_of(layer).learning_rate * grad, atol=1e-6)
 
 
@@ -429,7 +483,12 @@ def test_the_layers_name_wins_over_its_class_and_that_over_the_default(backend, 
 def test_layers_of_one_optimizer_are_updated_in_one_call_and_one_without_layers_in_none(backend, rng):
     shared, idle, rest = nbopt.Adam(), nbopt.Adam(), nbopt.Adam()
     multi = nbopt.MultiOptimizer({"a": shared, "Conv": shared, "default": rest, "nobody": idle})
-    layers = [Conv(pair(rng)), nbopt.Parameters(pair(rng)), nbopt.Parameters(pair(rng), name="a"), Conv(pair(rng))]
+    layers = [
+        Conv(pair(rng)),
+        nbopt.Parameters(pair(rng)),
+        nbopt.Parameters(pair(rng), name="a"),
+        Conv(pair(rng)),
+    ]
     train(multi, layers, range(2))
     assert (shared.t, rest.t, idle.t) == (2, 2, 0)
 
@@ -489,7 +548,14 @@ def test_an_optimizer_with_a_loop_of_its_own_can_be_one_of_several(backend, rng)
 
 
 def test_a_mapping_without_a_default_or_with_something_else_in_it_is_refused(backend, rng):
-    for mapping in ({"a": nbopt.Adam()}, {}, [nbopt.Adam()], {"default": "Adam"}, {"default": None}, {"default": nbopt.Adam(), "a": 1}):
+    for mapping in (
+        {"a": nbopt.Adam()},
+        {},
+        [nbopt.Adam()],
+        {"default": "Adam"},
+        {"default": None},
+        {"default": nbopt.Adam(), "a": 1},
+    ):
         with pytest.raises(ArgumentError):
             nbopt.MultiOptimizer(mapping)
     layer = nbopt.Parameters(pair(rng))
@@ -502,7 +568,11 @@ def test_a_mapping_without_a_default_or_with_something_else_in_it_is_refused(bac
 
 def test_gen_backend_and_set_backend_set_the_backend_of_all_objects():
     assert nbopt.gen_backend is nbopt.backends.gen_backend
-    for choose in (lambda: nbopt.gen_backend("reference"), lambda: nbopt.set_backend("cpu"), nbopt.gen_backend):
+    for choose in (
+        lambda: nbopt.gen_backend("reference"),
+        lambda: nbopt.set_backend("cpu"),
+        nbopt.gen_backend,
+    ):
         be = choose()
         assert nbopt.NervanaObject.be is be
         assert nbopt.get_backend() is be
@@ -515,11 +585,31 @@ def test_gen_backend_and_set_backend_set_the_backend_of_all_objects():
 
 
 def test_options_reach_the_backend():
-    be = nbopt.gen_backend("cpu", rng_seed=5, datatype=np.float64, batch_size=32, stochastic_round=True, num_threads=1, fast_math=True)
-    assert (be.rng_seed, be.datatype, be.bsz, be.stochastic_round, be.num_threads, be.fast_math) == (5, np.float64, 32, True, 1, True)
+    be = nbopt.gen_backend(
+        "cpu",
+        rng_seed=5,
+        datatype=np.float64,
+        batch_size=32,
+        stochastic_round=True,
+        num_threads=1,
+        fast_math=True,
+    )
+    assert (be.rng_seed, be.datatype, be.bsz, be.stochastic_round, be.num_threads, be.fast_math) == (
+        5,
+        np.float64,
+        32,
+        True,
+        1,
+        True,
+    )
     assert (be.zeros(2).dtype, be.zeros(2).rounding) == (np.float64, True)
     defaults = nbopt.set_backend("cpu")
-    assert (defaults.datatype, defaults.bsz, defaults.stochastic_round, defaults.fast_math) == (np.float32, 1, False, False)
+    assert (defaults.datatype, defaults.bsz, defaults.stochastic_round, defaults.fast_math) == (
+        np.float32,
+        1,
+        False,
+        False,
+    )
     with pytest.raises(ArgumentError, match="batch_size"):
         nbopt.set_backend(be, batch_size=2)
     assert nbopt.get_backend() is defaults
@@ -611,11 +701,16 @@ def test_neons_other_arguments_are_accepted_with_a_warning(argument):
 
 
 def test_a_backend_of_another_package_comes_through_its_entry_point(tmp_path, monkeypatch):
-    (tmp_path / "toybox.py").write_text("from nbopt_backends import Reference\nclass Toy(Reference):\n    name = 'toy'\nclass NoBackend:\n    pass\n")
+    (tmp_path / "toybox.py").write_text(
+        "from nbopt_backends import Reference\nclass Toy(Reference):\n    name = 'toy'\nclass NoBackend:\n   "
+        " pass\n"
+    )
     info = tmp_path / "toybox-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toybox\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[nbopt.backends]\ntoy = toybox:Toy\nbroken = toybox:Missing\nodd = toybox:NoBackend\n")
+    (info / "entry_points.txt").write_text(
+        "[nbopt.backends]\ntoy = toybox:Toy\nbroken = toybox:Missing\nodd = toybox:NoBackend\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     assert "toy" in nbopt.available_backends()
     assert not {"broken", "odd"} & set(nbopt.available_backends())
@@ -709,7 +804,9 @@ class NeonMomentum(nbopt.GradientDescentMomentum):
             velocity = states[0]
             velocity[:] = self.momentum_coef * velocity - lrate * grad
             if self.nesterov:
-                param[:] = self.clip_value(param + (self.momentum_coef * velocity - lrate * grad), self.param_clip_value)
+                param[:] = self.clip_value(
+                    param + (self.momentum_coef * velocity - lrate * grad), self.param_clip_value
+                )
             else:
                 param[:] = self.clip_value(param + velocity, self.param_clip_value)
 
@@ -728,7 +825,10 @@ class NeonRMSProp(nbopt.RMSProp):
             grad = self.clip_value(grad, self.gradient_clip_value)
             state = states[0]
             state[:] = decay * state + self.be.square(grad) * (1.0 - decay)
-            param[:] = self.clip_value(param - (scale_factor * grad * lrate) / (self.be.sqrt(state + epsilon) + epsilon), self.param_clip_value)
+            param[:] = self.clip_value(
+                param - (scale_factor * grad * lrate) / (self.be.sqrt(state + epsilon) + epsilon),
+                self.param_clip_value,
+            )
 
 
 class NeonAdagrad(nbopt.Adagrad):
@@ -744,7 +844,9 @@ class NeonAdagrad(nbopt.Adagrad):
             grad = self.clip_value(grad, self.gradient_clip_value)
             state = states[0]
             state[:] = state + self.be.square(grad)
-            param[:] = self.clip_value(param - (scale_factor * grad * lrate) / self.be.sqrt(state + epsilon), self.param_clip_value)
+            param[:] = self.clip_value(
+                param - (scale_factor * grad * lrate) / self.be.sqrt(state + epsilon), self.param_clip_value
+            )
 
 
 class NeonAdadelta(nbopt.Adadelta):
@@ -778,7 +880,9 @@ class NeonAdam(nbopt.Adam):
             m, v = states
             m[:] = m * self.beta_1 + (1.0 - self.beta_1) * grad
             v[:] = v * self.beta_2 + (1.0 - self.beta_2) * self.be.square(grad)
-            param[:] = self.clip_value(param - (scale_factor * rate * m) / (self.be.sqrt(v) + self.epsilon), self.param_clip_value)
+            param[:] = self.clip_value(
+                param - (scale_factor * rate * m) / (self.be.sqrt(v) + self.epsilon), self.param_clip_value
+            )
 
 
 class NeonShiftAdaMax(nbopt.ShiftAdaMax):
@@ -802,20 +906,31 @@ VALUE_CLIPS = {"param_clip_value": 0.9, "gradient_clip_value": 0.002}
 ALL_CLIPS = {**VALUE_CLIPS, "gradient_clip_norm": 0.02}
 SCHEDULE = {"schedule": nbopt.ExpSchedule(0.5)}
 
-# Our class, neon's loop, arguments. Where the norm's factor meets a number first (-lr * s, s * l), our kernels multiply them in the arithmetic's
-# type, without reading the factor back, and neon's loop multiplies on the host: these two are compared with the norm clip off.
-# Without momentum neon multiplies by 1 - lr * wdecay, which loses small decays, and we subtract the decay: compared with none.
+# Our class, neon's loop, arguments. Where the norm's factor meets a number first (-lr * s, s * l), our
+# kernels multiply them in the arithmetic's type, without reading the factor back, and neon's loop multiplies
+# on the host: these two are compared with the norm clip off. Without momentum neon multiplies by 1 - lr *
+# wdecay, which loses small decays, and we subtract the decay: compared with none.
 NEON = {
     "momentum": (nbopt.GradientDescentMomentum, NeonMomentum, {**MOMENTUM, **ALL_CLIPS, **SCHEDULE}),
-    "nesterov": (nbopt.GradientDescentMomentum, NeonMomentum, {**MOMENTUM, "nesterov": True, **ALL_CLIPS, **SCHEDULE}),
-    "plain": (nbopt.GradientDescentMomentum, NeonMomentum, {**MOMENTUM, "momentum_coef": 0, "wdecay": 0.0, **VALUE_CLIPS, **SCHEDULE}),
+    "nesterov": (
+        nbopt.GradientDescentMomentum,
+        NeonMomentum,
+        {**MOMENTUM, "nesterov": True, **ALL_CLIPS, **SCHEDULE},
+    ),
+    "plain": (
+        nbopt.GradientDescentMomentum,
+        NeonMomentum,
+        {**MOMENTUM, "momentum_coef": 0, "wdecay": 0.0, **VALUE_CLIPS, **SCHEDULE},
+    ),
     "rmsprop": (nbopt.RMSProp, NeonRMSProp, {**ALL_CLIPS, **SCHEDULE}),
     "adagrad": (nbopt.Adagrad, NeonAdagrad, ALL_CLIPS),
     "adadelta": (nbopt.Adadelta, NeonAdadelta, {"param_clip_value": 0.9}),
     "adam": (nbopt.Adam, NeonAdam, VALUE_CLIPS),
     "shift_adamax": (nbopt.ShiftAdaMax, NeonShiftAdaMax, SCHEDULE),
 }
-each_neon = pytest.mark.parametrize("name", thorough_but(NEON, "nesterov", "rmsprop", "shift_adamax", where=["compiled"]))
+each_neon = pytest.mark.parametrize(
+    "name", thorough_but(NEON, "nesterov", "rmsprop", "shift_adamax", where=["compiled"])
+)
 
 
 def neon_layers(rng, dtype=np.float32):

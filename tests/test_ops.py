@@ -1,4 +1,6 @@
-"""The ops: what they mean, that the CPU gives the reference's bits, and how they broadcast, reduce and treat views."""
+"""The ops: what they mean, that the CPU gives the reference's bits, and how they broadcast, reduce and treat
+views.
+"""
 
 import functools
 import itertools
@@ -21,7 +23,18 @@ EXACT = {
     "clip": 3, "absolute": 1, "fabs": 1, "negative": 1, "sgn": 1, "rint": 1, "equal": 2, "not_equal": 2, "less": 2, "less_equal": 2, "greater": 2,
     "greater_equal": 2, "finite": 1, "where": 3, "shift": 2, "ldexp": 2,
 }  # fmt: skip
-WITHIN_4_ULP = {"power": 2, "exp": 1, "exp2": 1, "log": 1, "log2": 1, "safelog": 1, "sig": 1, "sig2": 1, "tanh": 1, "tanh2": 1}
+WITHIN_4_ULP = {
+    "power": 2,
+    "exp": 1,
+    "exp2": 1,
+    "log": 1,
+    "log2": 1,
+    "safelog": 1,
+    "sig": 1,
+    "sig2": 1,
+    "tanh": 1,
+    "tanh2": 1,
+}
 ARITY = {**EXACT, **WITHIN_4_ULP}
 # Of each kind that a number can be an operand of, one: the plain run compiles these.
 BESIDE_A_NUMBER = ("subtract", "divide", "maximum", "clip", "less", "where", "shift", "power")
@@ -33,7 +46,9 @@ each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["fl
 @functools.cache
 @np.errstate(all="ignore")
 def interesting(dtype):
-    """Values at which ops change their ways: zeros, the ends of the ranges, halves, the neighbours of sqrt(2), exponents."""
+    """Values at which ops change their ways: zeros, the ends of the ranges, halves, the neighbours of
+    sqrt(2), exponents.
+    """
     info = np.finfo(dtype)
     root = dtype(math.sqrt(2))
     low = dtype(info.smallest_subnormal)
@@ -49,7 +64,9 @@ def interesting(dtype):
 
 @functools.cache
 def grid(dtype, arity):
-    """All combinations of the interesting values, one array for each operand; of three operands, some combinations."""
+    """All combinations of the interesting values, one array for each operand; of three operands, some
+    combinations.
+    """
     values = interesting(dtype)
     if arity < 3:
         return [x.ravel() for x in np.meshgrid(*[values] * arity)]
@@ -64,7 +81,9 @@ def operands(dtype, arity):
     n = 4000
     columns = []
     for column in grid(dtype, arity):
-        bits = rng.integers(0, 2**64, n, dtype=np.uint64).view(dtype)[:n] * dtype(1)  # makes signalling NaN, which are out of scope, quiet
+        bits = rng.integers(0, 2**64, n, dtype=np.uint64).view(dtype)[:n] * dtype(
+            1
+        )  # makes signalling NaN, which are out of scope, quiet
         ordinary = (rng.standard_normal(n) * 10.0 ** rng.integers(-2, 3, n)).astype(dtype)
         columns.append(np.concatenate([column, bits, special_values(dtype, rng, n), ordinary]))
     return columns
@@ -106,16 +125,31 @@ def test_cpu_equals_reference(name, dtype):
         assert ulp_distance(got, wanted).max() <= 4
 
 
-@pytest.mark.parametrize("name", thorough_but([name for name, arity in ARITY.items() if arity > 1], *BESIDE_A_NUMBER))
+@pytest.mark.parametrize(
+    "name", thorough_but([name for name, arity in ARITY.items() if arity > 1], *BESIDE_A_NUMBER)
+)
 def test_cpu_equals_reference_beside_a_number(name):
     x, *others = operands(np.float32, ARITY[name])
-    numbers = [0.1, -2.5, 0.5, 0.0, -0.0, 1e-40, 1e39, math.nan, math.inf, -math.inf]  # one kernel serves them all
+    numbers = [
+        0.1,
+        -2.5,
+        0.5,
+        0.0,
+        -0.0,
+        1e-40,
+        1e39,
+        math.nan,
+        math.inf,
+        -math.inf,
+    ]  # one kernel serves them all
     results = {}
     for backend in ("cpu", "reference"):
         with nbopt.use_backend(backend) as be:
             t, op, out = be.array(x), getattr(be, name), be.empty(x.shape)
             third = [be.array(y) for y in others[1:]]
-            results[backend] = [op(*args, *third, out=out).get() for number in numbers for args in ((t, number), (number, t))]
+            results[backend] = [
+                op(*args, *third, out=out).get() for number in numbers for args in ((t, number), (number, t))
+            ]
     for got, wanted in zip(results["cpu"], results["reference"]):
         assert same_bits(got, wanted) if name in EXACT else ulp_distance(got, wanted).max() <= 4
 
@@ -124,7 +158,9 @@ def test_cpu_equals_reference_beside_a_number(name):
 
 
 def no_domain_error(function, *args, outside=math.nan):
-    """Call a function of the math module; an overflow gives infinity, an argument outside the domain `outside`."""
+    """Call a function of the math module; an overflow gives infinity, an argument outside the domain
+    `outside`.
+    """
     try:
         return function(*args)
     except OverflowError:
@@ -160,7 +196,8 @@ def exact_ldexp(a, k):
     if a == 0 or not math.isfinite(a):
         return a
     try:
-        # Division of ints rounds correctly, to subnormals as well. For a float32 a nothing is rounded here yet.
+        # Division of ints rounds correctly, to subnormals as well. For a float32 a nothing is rounded here
+        # yet.
         scaled = Fraction(a) * Fraction(2) ** int(k)
         return scaled.numerator / scaled.denominator
     except OverflowError:
@@ -179,7 +216,8 @@ def exact_shift(a, b):
 
 
 def power(a, b):
-    # The math module refuses 0 to a negative power, which C and NumPy give as infinity, and a negative number to a broken power.
+    # The math module refuses 0 to a negative power, which C and NumPy give as infinity, and a negative number
+    # to a broken power.
     odd = math.isfinite(b) and math.fmod(abs(b), 2) == 1
     sign = math.copysign(1, a) if odd else 1
     try:
@@ -198,8 +236,9 @@ def exp2(a):
     return no_domain_error(math.pow, 2.0, a)
 
 
-# For each op ``(rounded, operands) -> value``. `rounded` rounds a Python float to the dtype; sums, products, quotients and square roots of
-# float32 values may be rounded to float64 first: its 53 bits are more than twice 24, so the second rounding gives the correct result.
+# For each op ``(rounded, operands) -> value``. `rounded` rounds a Python float to the dtype; sums, products,
+# quotients and square roots of float32 values may be rounded to float64 first: its 53 bits are more than
+# twice 24, so the second rounding gives the correct result.
 MEANING = {
     "add": lambda r, a, b: a + b,
     "subtract": lambda r, a, b: a - b,
@@ -261,7 +300,9 @@ def test_meaning(backend, name, dtype):
 
 
 def halfway_to_a_subnormal(dtype, k):
-    """Return (a, k) where a * 2^k lies half-way between two subnormal numbers, or a hair beside: to round twice gives another result."""
+    """Return (a, k) where a * 2^k lies half-way between two subnormal numbers, or a hair beside: to round
+    twice gives another result.
+    """
     info = np.finfo(dtype)
     lowest = info.minexp - info.nmant
     with np.errstate(all="ignore"):
@@ -275,14 +316,24 @@ def halfway_to_a_subnormal(dtype, k):
 @pytest.mark.thorough("gpu")
 def test_shift_by_an_integer_is_exact(backend, dtype):
     info = np.finfo(dtype)
-    reach = 2 * (info.maxexp + info.nmant)  # brings the smallest subnormal to infinity, and the largest number to 0
-    exponents = np.unique([*range(-reach, reach + 1, 7), *range(info.minexp - 60, info.minexp + 4), *range(info.maxexp - 4, info.maxexp + 4)])
+    reach = 2 * (
+        info.maxexp + info.nmant
+    )  # brings the smallest subnormal to infinity, and the largest number to 0
+    exponents = np.unique(
+        [
+            *range(-reach, reach + 1, 7),
+            *range(info.minexp - 60, info.minexp + 4),
+            *range(info.maxexp - 4, info.maxexp + 4),
+        ]
+    )
     a, b = (x.ravel() for x in np.meshgrid(interesting(dtype), exponents.astype(dtype)))
     near_ties = [halfway_to_a_subnormal(dtype, k) for k in exponents if k < info.minexp + 40]
     a, b = (np.concatenate([first, *more]) for first, more in zip((a, b), zip(*near_ties)))
     with np.errstate(all="ignore"):
         wanted = np.array([exact_ldexp(x, k) for x, k in zip(a.tolist(), b.tolist())]).astype(dtype)
-    assert ((wanted != 0) & (np.abs(wanted) < info.tiny)).sum() > 100  # results in the subnormal range are where rounding can go wrong
+    assert (
+        (wanted != 0) & (np.abs(wanted) < info.tiny)
+    ).sum() > 100  # results in the subnormal range are where rounding can go wrong
     assert same_bits(run_op(backend, "shift", [a, b], value=False), wanted)
     assert same_bits(run_op(backend, "ldexp", [a, b]), wanted)
 
@@ -305,12 +356,34 @@ def test_int_powers_multiply_in_a_fixed_order(backend, dtype):
 @pytest.mark.parametrize("dtype, fraction, least", [("float32", 23, -126), ("float64", 52, -1022)])
 @pytest.mark.thorough("gpu")
 def test_division_by_powers_of_two_and_their_neighbours_is_exact(backend, rng, dtype, fraction, least):
-    """Kernels multiply where the reciprocal is exact: beyond the ends of that range, and beside powers of two, they must not."""
+    """Kernels multiply where the reciprocal is exact: beyond the ends of that range, and beside powers of
+    two, they must not.
+    """
     x = np.concatenate([rng.standard_normal(997), [0, -0.0, np.inf, -np.inf, np.nan]]).astype(dtype)
     x[:100] *= np.dtype(dtype).type(2.0) ** (least + 3)  # quotients that are subnormal, or too large
     t, out = backend.array(x, dtype), backend.zeros(x.shape, dtype)
-    powers = [2.0**k for k in (least - fraction, least - 1, least, least + 1, -3, -1, 0, 1, 7, -least - 1, -least, -least + 1)]
-    neighbours = [float(np.nextafter(np.dtype(dtype).type(power), np.dtype(dtype).type(up))) for power in powers for up in (0, np.inf)]
+    powers = [
+        2.0**k
+        for k in (
+            least - fraction,
+            least - 1,
+            least,
+            least + 1,
+            -3,
+            -1,
+            0,
+            1,
+            7,
+            -least - 1,
+            -least,
+            -least + 1,
+        )
+    ]
+    neighbours = [
+        float(np.nextafter(np.dtype(dtype).type(power), np.dtype(dtype).type(up)))
+        for power in powers
+        for up in (0, np.inf)
+    ]
     for divisor in [*powers, *(-power for power in powers), *neighbours, 0.0, -0.0, np.inf, np.nan, 3.0]:
         out[:] = t / divisor
         with np.errstate(all="ignore"):
@@ -335,7 +408,10 @@ def test_an_op_on_numbers_alone_gives_a_float(backend, name):
         for numbers in ((2, 3, 5), (3, 1, 2), (0, 0, -1), (1, 0, 4), (4, -2, 0)):
             result = getattr(backend, name)(*map(kind, numbers[: ARITY[name]]))
             assert type(result) is float, (kind, numbers)
-            wanted = meant("shift" if name == "ldexp" else name, [np.array([float(x)]) for x in _as_shift(name, numbers)[: ARITY[name]]])
+            wanted = meant(
+                "shift" if name == "ldexp" else name,
+                [np.array([float(x)]) for x in _as_shift(name, numbers)[: ARITY[name]]],
+            )
             assert ulp_distance(np.array([result]), wanted)[0] <= (0 if name in EXACT else 4)
 
 
@@ -355,8 +431,14 @@ EXPRESSIONS = [
 ]  # fmt: skip
 
 
-# What an operator is, all backends are told alike; what the ops are on each of them, others of these tests say.
-@pytest.mark.parametrize("text", thorough_but(EXPRESSIONS, "t - u", "2 / t", "t ** 2", "(t + u) / (1 + t)", "(t < u) + (t == u)", where=["compiled"]))
+# What an operator is, all backends are told alike; what the ops are on each of them, others of these tests
+# say.
+@pytest.mark.parametrize(
+    "text",
+    thorough_but(
+        EXPRESSIONS, "t - u", "2 / t", "t ** 2", "(t + u) / (1 + t)", "(t < u) + (t == u)", where=["compiled"]
+    ),
+)
 @pytest.mark.thorough("gpu")
 def test_operators_mean_what_they_mean_on_arrays(backend, rng, text):
     t, u = (rng.random((3, 50), np.float32) * 3 for _ in range(2))
@@ -407,7 +489,8 @@ def test_out_takes_the_result_and_is_returned(backend, rng):
 # --- reductions ---
 
 BIG = 1_000_003
-# Shapes, and the axes to reduce over. (A tile of a sum is 4096 elements; above 16384 the CPU uses its threads.)
+# Shapes, and the axes to reduce over. (A tile of a sum is 4096 elements; above 16384 the CPU uses its
+# threads.)
 CASES = [
     ((1,), (None, 0)), ((257,), (None, 0)), ((BIG,), (None, 0)), ((1, 1), (None, 0, 1)), ((200, 128), (None, 0, 1)), ((3, 70_001), (None, 1)),
     ((20_000, 7), (None, 0)), ((2, 3, 4), (None, 0, 1)),
@@ -425,7 +508,9 @@ def sample(shape, dtype):
 def reduced(be, name, array, axis, keepdims=True):
     """Return ``be.<name>(array, axis, keepdims=keepdims)`` as an array."""
     shape = np.max(array, axis=axis, keepdims=keepdims).shape
-    return getattr(be, name)(be.wrap(array), axis=axis, keepdims=keepdims, out=be.empty(shape, array.dtype)).get()
+    return getattr(be, name)(
+        be.wrap(array), axis=axis, keepdims=keepdims, out=be.empty(shape, array.dtype)
+    ).get()
 
 
 @each_dtype
@@ -442,7 +527,8 @@ def test_reductions_equal_numpys_in_float64(backend, shape, axes, dtype):
         if name in ("max", "min", "argmax", "argmin"):
             assert same_bits(got, wanted.astype(dtype))
         else:
-            # A value passes 12 additions in its tile, and 8 at most above. The values' magnitudes are about 1.
+            # A value passes 12 additions in its tile, and 8 at most above. The values' magnitudes are about
+            # 1.
             scale = np.sum(np.abs(wide), axis=axis, keepdims=True) if name == "sum" else 1
             assert (np.abs(got - wanted) <= 20 * np.finfo(dtype).eps * scale).all(), (name, axis)
 
@@ -462,7 +548,9 @@ def test_reductions_go_over_everything_and_arg_reductions_over_axis_1_by_default
     x = sample((5, 4), np.float32)
     t = backend.wrap(x)
     assert same_bits(backend.max(t, out=backend.empty((1, 1))).get(), x.max().reshape(1, 1))
-    assert same_bits(backend.argmax(t, out=backend.empty((5, 1))).get(), x.argmax(axis=1)[:, None].astype(np.float32))
+    assert same_bits(
+        backend.argmax(t, out=backend.empty((5, 1))).get(), x.argmax(axis=1)[:, None].astype(np.float32)
+    )
 
 
 @each_dtype
@@ -484,9 +572,24 @@ def test_reductions_have_the_references_bits(dtype):
 @pytest.mark.thorough("gpu")
 def test_largest_and_smallest_of_special_values(backend, dtype):
     nan, inf = np.nan, np.inf
-    rows = np.array([[0.0, -0.0, -0.0], [-0.0, 0.0, 0.0], [-0.0, -0.0, -0.0], [1, nan, inf], [-inf, 3, inf], [2, 2, 1], [-1, -0.0, -2]], dtype)
-    assert same_bits(reduced(backend, "max", rows, 1)[:, 0], np.array([0.0, 0.0, -0.0, nan, inf, 2, -0.0], dtype))
-    assert same_bits(reduced(backend, "min", rows, 1)[:, 0], np.array([-0.0, -0.0, -0.0, nan, -inf, 1, -2], dtype))
+    rows = np.array(
+        [
+            [0.0, -0.0, -0.0],
+            [-0.0, 0.0, 0.0],
+            [-0.0, -0.0, -0.0],
+            [1, nan, inf],
+            [-inf, 3, inf],
+            [2, 2, 1],
+            [-1, -0.0, -2],
+        ],
+        dtype,
+    )
+    assert same_bits(
+        reduced(backend, "max", rows, 1)[:, 0], np.array([0.0, 0.0, -0.0, nan, inf, 2, -0.0], dtype)
+    )
+    assert same_bits(
+        reduced(backend, "min", rows, 1)[:, 0], np.array([-0.0, -0.0, -0.0, nan, -inf, 1, -2], dtype)
+    )
     assert reduced(backend, "argmax", rows[4:], 1)[:, 0].tolist() == [2, 0, 1]
     assert reduced(backend, "argmin", rows[4:], 1)[:, 0].tolist() == [0, 2, 2]
 
@@ -509,7 +612,9 @@ REDUCING = {
     "be.sum(t * u, axis=1)": lambda x, y: (x * y).sum(axis=1, keepdims=True),
     "u * be.sqrt(be.sum(be.square(t)))": lambda x, y: y * np.sqrt((x * x).sum()),
     "be.max(be.sum(t, axis=0)) - u": lambda x, y: x.sum(axis=0).max() - y,
-    "(t - be.mean(t, axis=1)) / be.std(t, axis=1)": lambda x, y: (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True),
+    "(t - be.mean(t, axis=1)) / be.std(t, axis=1)": lambda x, y: (
+        (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True)
+    ),
     "be.var(t - u)": lambda x, y: (x - y).var(),
 }
 
@@ -533,7 +638,9 @@ def drawn(seed, shape, dtype):
 
 
 def difference(a, b, out_dtype):
-    """``a - b`` as an update of these dtypes computes it: in float64 if any is float64, rounded once more when it is stored."""
+    """``a - b`` as an update of these dtypes computes it: in float64 if any is float64, rounded once more
+    when it is stored.
+    """
     wide = np.result_type(a, b, out_dtype)
     return (a.astype(wide) - b.astype(wide)).astype(out_dtype)
 
@@ -542,7 +649,9 @@ def difference(a, b, out_dtype):
 @pytest.mark.thorough("gpu")
 def test_broadcasting_is_numpys(backend, shapes, dtypes):
     a, b = (drawn(seed, shape, dtype) for seed, shape, dtype in zip((1, 2), shapes.input_shapes, dtypes))
-    out = backend.empty(shapes.result_shape, dtypes[2])  # of the third shape too, so that it can be larger than a - b
+    out = backend.empty(
+        shapes.result_shape, dtypes[2]
+    )  # of the third shape too, so that it can be larger than a - b
     out[:] = backend.wrap(a) - backend.wrap(b)
     assert same_bits(out.get(), np.broadcast_to(difference(a, b, dtypes[2]), out.shape))
 
@@ -571,12 +680,18 @@ def test_a_result_that_does_not_fit_is_refused(backend, shape, target):
 @st.composite
 def layouts(draw, ndim):
     """For each axis (step, lead), and an order of the axes in memory: see `laid_out`."""
-    axes = draw(st.lists(st.tuples(st.sampled_from([1, 1, 2, 3, -1, -2]), st.integers(0, 2)), min_size=ndim, max_size=ndim))
+    axes = draw(
+        st.lists(
+            st.tuples(st.sampled_from([1, 1, 2, 3, -1, -2]), st.integers(0, 2)), min_size=ndim, max_size=ndim
+        )
+    )
     return axes, draw(st.permutations(range(ndim)))
 
 
 def laid_out(values, layout):
-    """Return (memory, view): a view equal to `values` of an array of sevens, with gaps, lead-ins, reversed and permuted axes."""
+    """Return (memory, view): a view equal to `values` of an array of sevens, with gaps, lead-ins, reversed
+    and permuted axes.
+    """
     axes, order = layout
     extents = [lead + abs(step) * n for n, (step, lead) in zip(values.shape, axes)]
     memory = np.full([extents[axis] for axis in order], 7, values.dtype)

@@ -17,12 +17,24 @@ pytestmark = pytest.mark.thorough("gpu")
 SHAPE = (200, 128)
 BSZ = 128
 
-# For each optimizer of helpers.OPTIMIZERS its formula, the hyper-parameters in which that table departs from the constructor's defaults
-# (formulas.py has the defaults), and the number of its states.
+# For each optimizer of helpers.OPTIMIZERS its formula, the hyper-parameters in which that table departs from
+# the constructor's defaults (formulas.py has the defaults), and the number of its states.
 FORMULAS = {
-    "momentum": (formulas.gradient_descent_momentum, {"learning_rate": 0.1, "momentum_coef": 0.9, "wdecay": 0.01}, 1),
-    "nesterov": (formulas.gradient_descent_momentum, {"learning_rate": 0.1, "momentum_coef": 0.9, "nesterov": True}, 1),
-    "plain": (formulas.gradient_descent_momentum, {"learning_rate": 0.1, "momentum_coef": 0, "wdecay": 0.01}, 0),
+    "momentum": (
+        formulas.gradient_descent_momentum,
+        {"learning_rate": 0.1, "momentum_coef": 0.9, "wdecay": 0.01},
+        1,
+    ),
+    "nesterov": (
+        formulas.gradient_descent_momentum,
+        {"learning_rate": 0.1, "momentum_coef": 0.9, "nesterov": True},
+        1,
+    ),
+    "plain": (
+        formulas.gradient_descent_momentum,
+        {"learning_rate": 0.1, "momentum_coef": 0, "wdecay": 0.01},
+        0,
+    ),
     "rmsprop": (formulas.rmsprop, {}, 1),
     "adagrad": (formulas.adagrad, {}, 1),
     "adadelta": (formulas.adadelta, {}, 3),
@@ -30,18 +42,35 @@ FORMULAS = {
     "shift_adamax": (formulas.shift_ada_max, {}, 3),
 }
 ALL = list(FORMULAS)
-# Gradients in [0, 0.01) are below 8e-5 once divided by BSZ, the norm of two tensors of them is 0.01, and parameters are in [0, 1): each of
-# these bounds cuts (test_each_clip_changes_the_result makes sure).
-NORM, GRADIENT, PARAMETER = {"gradient_clip_norm": 0.003}, {"gradient_clip_value": 4e-5}, {"param_clip_value": 0.5}
-CLIPS = {"off": {}, "norm": NORM, "gradient": GRADIENT, "parameter": PARAMETER, "all": {**NORM, **GRADIENT, **PARAMETER}}
+# Gradients in [0, 0.01) are below 8e-5 once divided by BSZ, the norm of two tensors of them is 0.01, and
+# parameters are in [0, 1): each of these bounds cuts (test_each_clip_changes_the_result makes sure).
+NORM, GRADIENT, PARAMETER = (
+    {"gradient_clip_norm": 0.003},
+    {"gradient_clip_value": 4e-5},
+    {"param_clip_value": 0.5},
+)
+CLIPS = {
+    "off": {},
+    "norm": NORM,
+    "gradient": GRADIENT,
+    "parameter": PARAMETER,
+    "all": {**NORM, **GRADIENT, **PARAMETER},
+}
 
 
 def takes(name, clips):
-    """Whether the optimizer has these clips: Adadelta has no learning rate and no norm clip, ShiftAdaMax clips to [-1, 1] only."""
+    """Whether the optimizer has these clips: Adadelta has no learning rate and no norm clip, ShiftAdaMax
+    clips to [-1, 1] only.
+    """
     return {"adadelta": "gradient_clip_norm" not in clips, "shift_adamax": not clips}.get(name, True)
 
 
-CASES = [pytest.param(name, clips, id=f"{name}-{id}") for name in ALL for id, clips in CLIPS.items() if takes(name, clips)]
+CASES = [
+    pytest.param(name, clips, id=f"{name}-{id}")
+    for name in ALL
+    for id, clips in CLIPS.items()
+    if takes(name, clips)
+]
 each_name = pytest.mark.parametrize("name", ALL)
 each_clips = pytest.mark.parametrize("clips", CLIPS.values(), ids=CLIPS)
 
@@ -49,7 +78,13 @@ each_clips = pytest.mark.parametrize("clips", CLIPS.values(), ids=CLIPS)
 def draw(rng, name, dtype=np.float64, shape=SHAPE, count=2):
     """Random [p, dW, states] of `count` tensors: parameters in [0, 1), gradients and states in [0, 0.01)."""
     small = 1 + FORMULAS[name][2]
-    return [[np.asarray(rng.random(shape), dtype), *(np.asarray(rng.random(shape) * 0.01, dtype) for _ in range(small))] for _ in range(count)]
+    return [
+        [
+            np.asarray(rng.random(shape), dtype),
+            *(np.asarray(rng.random(shape) * 0.01, dtype) for _ in range(small)),
+        ]
+        for _ in range(count)
+    ]
 
 
 def layer_of(be, tensors, name=None, cls=nbopt.Parameters):
@@ -108,8 +143,8 @@ def test_one_step_in_float32_equals_the_formula(backend, rng, name, on):
     tensors = draw(rng, name, np.float32)
     layer = layer_of(backend, tensors)
     OPTIMIZERS[name](**clips).optimize([layer], epoch=0)
-    # A shift doubles where its operand passes an odd power of sqrt(2). The formula's operand may have passed one from which float32's is a
-    # rounding away; with the fixed seed of `rng` none matters.
+    # A shift doubles where its operand passes an odd power of sqrt(2). The formula's operand may have passed
+    # one from which float32's is a rounding away; with the fixed seed of `rng` none matters.
     assert_close(results(layer), expected(name, tensors, **clips), 1e-4 if name == "shift_adamax" else 1e-7)
 
 
@@ -154,7 +189,9 @@ def test_the_magnitude_of_a_clip_value_is_its_bound(backend, rng, name):
     layer = layer_of(backend, tensors)
     backend.bsz = BSZ
     OPTIMIZERS[name](gradient_clip_value=-2e-5, param_clip_value=-0.25).optimize([layer], epoch=0)
-    assert_close(results(layer), expected(name, tensors, gradient_clip_value=2e-5, param_clip_value=0.25), 1e-12)
+    assert_close(
+        results(layer), expected(name, tensors, gradient_clip_value=2e-5, param_clip_value=0.25), 1e-12
+    )
     assert min(p.min() for p in layer.params) == -0.25 and max(p.max() for p in layer.params) == 0.25
 
 
@@ -192,7 +229,10 @@ def test_20_nesterov_steps_in_float32_stay_within_1e_6(backend, rng):
     layer, optimizer, values = layer_of(backend, tensors), OPTIMIZERS["nesterov"](), tensors
     for _ in range(20):
         layer.grads = [dW for _, dW, *_ in draw(rng, "nesterov", np.float32)]
-        values = [[p, None, *v] for p, *v in expected("nesterov", [[p, dW, *v] for dW, (p, _, *v) in zip(layer.grads, values)])]
+        values = [
+            [p, None, *v]
+            for p, *v in expected("nesterov", [[p, dW, *v] for dW, (p, _, *v) in zip(layer.grads, values)])
+        ]
         optimizer.optimize([layer], epoch=0)
     assert_close(results(layer), [[p, *v] for p, _, *v in values], 1e-6)
 
@@ -209,7 +249,11 @@ def test_a_step_counts_once_whatever_the_number_of_tensors(backend, rng):
     ("name", "schedule", "rate"),
     [
         ("momentum", nbopt.Schedule([1, 4], 0.5), lambda lr, e: lr * 0.5 ** ((e >= 1) + (e >= 4))),
-        ("nesterov", nbopt.StepSchedule([2, 4], [0.3, 0.05]), lambda lr, e: 0.05 if e >= 4 else 0.3 if e >= 2 else lr),
+        (
+            "nesterov",
+            nbopt.StepSchedule([2, 4], [0.3, 0.05]),
+            lambda lr, e: 0.05 if e >= 4 else 0.3 if e >= 2 else lr,
+        ),
         ("plain", nbopt.PowerSchedule(2, 0.5), lambda lr, e: lr * 0.5 ** (e // 2)),
         ("rmsprop", nbopt.ExpSchedule(0.25), lambda lr, e: lr / (1 + 0.25 * e)),
         ("adagrad", nbopt.PolySchedule(8, 2), lambda lr, e: lr * (1 - e / 8) ** 2),
@@ -241,7 +285,9 @@ def test_clip_gradient_norm_gives_the_formulas_factor(backend, rng):
     for clip_norm in (1e-4, 0.003, 1.0):
         factor = optimizer.clip_gradient_norm(nbopt.get_param_list(layers), clip_norm)
         assert type(factor) is float
-        assert factor == pytest.approx(formulas.norm_scale([dW for _, dW in tensors], BSZ, clip_norm), rel=1e-13)
+        assert factor == pytest.approx(
+            formulas.norm_scale([dW for _, dW in tensors], BSZ, clip_norm), rel=1e-13
+        )
     assert factor == 1.0  # the last bound was above the norm
 
 
@@ -256,7 +302,9 @@ def test_the_norm_is_over_all_layers_of_a_call(backend, rng):
     tensors = draw(rng, "rmsprop", count=3)
     layers = [layer_of(backend, [tensor]) for tensor in tensors]
     OPTIMIZERS["rmsprop"](**NORM).optimize(layers, epoch=0)
-    assert_close([entry for layer in layers for entry in results(layer)], expected("rmsprop", tensors, **NORM), 1e-12)
+    assert_close(
+        [entry for layer in layers for entry in results(layer)], expected("rmsprop", tensors, **NORM), 1e-12
+    )
 
 
 # --- MultiOptimizer ---
@@ -279,9 +327,16 @@ def test_multi_optimizer_chooses_by_layer_name_then_class_then_default(backend, 
         (Bias, "head", "rmsprop"),
         (Linear, "other", "momentum"),
     ]
-    optimizers = {"default": OPTIMIZERS["momentum"](), "Bias": OPTIMIZERS["adam"](), "head": OPTIMIZERS["rmsprop"]()}
+    optimizers = {
+        "default": OPTIMIZERS["momentum"](),
+        "Bias": OPTIMIZERS["adam"](),
+        "head": OPTIMIZERS["rmsprop"](),
+    }
     drawn = [draw(rng, name) for _, _, name in chosen]
-    layers = [layer_of(backend, tensors, name=layer_name, cls=cls) for (cls, layer_name, _), tensors in zip(chosen, drawn)]
+    layers = [
+        layer_of(backend, tensors, name=layer_name, cls=cls)
+        for (cls, layer_name, _), tensors in zip(chosen, drawn)
+    ]
     multi = nbopt.MultiOptimizer(optimizers)
     multi.optimize(layers, epoch=0)
     for layer, tensors, (_, _, name) in zip(layers, drawn, chosen):
@@ -320,14 +375,39 @@ _bounds = {
     "param_clip_value": st.floats(-2, -0.1) | st.floats(0.1, 2),
 }
 HYPER = {
-    "momentum": {"learning_rate": _rates, "momentum_coef": st.floats(0.001, 2), "wdecay": _fractions, **_bounds},
-    "nesterov": {"learning_rate": _rates, "momentum_coef": st.floats(0.001, 2), "wdecay": _fractions, **_bounds},
+    "momentum": {
+        "learning_rate": _rates,
+        "momentum_coef": st.floats(0.001, 2),
+        "wdecay": _fractions,
+        **_bounds,
+    },
+    "nesterov": {
+        "learning_rate": _rates,
+        "momentum_coef": st.floats(0.001, 2),
+        "wdecay": _fractions,
+        **_bounds,
+    },
     "plain": {"learning_rate": _rates, "wdecay": _fractions, **_bounds},
     "rmsprop": {"learning_rate": _rates, "decay_rate": _fractions, "epsilon": _epsilons, **_bounds},
     "adagrad": {"learning_rate": _rates, "epsilon": _epsilons, **_bounds},
-    "adadelta": {"decay": _fractions, "epsilon": _epsilons, **{k: v for k, v in _bounds.items() if k != "gradient_clip_norm"}},
-    "adam": {"learning_rate": _rates, "beta_1": _below_one, "beta_2": _below_one, "epsilon": _epsilons, **_bounds},
-    "shift_adamax": {"learning_rate": _rates, "beta_1": _below_one, "beta_2": _fractions, "epsilon": _epsilons},
+    "adadelta": {
+        "decay": _fractions,
+        "epsilon": _epsilons,
+        **{k: v for k, v in _bounds.items() if k != "gradient_clip_norm"},
+    },
+    "adam": {
+        "learning_rate": _rates,
+        "beta_1": _below_one,
+        "beta_2": _below_one,
+        "epsilon": _epsilons,
+        **_bounds,
+    },
+    "shift_adamax": {
+        "learning_rate": _rates,
+        "beta_1": _below_one,
+        "beta_2": _fractions,
+        "epsilon": _epsilons,
+    },
 }
 
 

@@ -1,4 +1,6 @@
-"""What the engine promises from the second step on: nothing compiles, nothing grows, nothing is kept alive, one launch. On "cpu"."""
+"""What the engine promises from the second step on: nothing compiles, nothing grows, nothing is kept alive,
+one launch. On "cpu".
+"""
 
 import copy
 import gc
@@ -24,7 +26,9 @@ def cpu():
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """The kernels that the process has made since the test began: those of other tests are forgotten for its duration."""
+    """The kernels that the process has made since the test began: those of other tests are forgotten for its
+    duration.
+    """
     found = {}
     monkeypatch.setattr(NumbaCPU, "_kernels", found)
     return found
@@ -91,33 +95,59 @@ CHANGES = {
     "plain": (CLIPS, {"learning_rate": 0.3, "wdecay": 0.2, **NEW_CLIPS}),
     "rmsprop": (CLIPS, {"decay_rate": 0.5, "learning_rate": 0.05, "epsilon": 1e-2, **NEW_CLIPS}),
     "adagrad": (CLIPS, {"learning_rate": 0.05, "epsilon": 1e-2, **NEW_CLIPS}),
-    "adadelta": ({k: CLIPS[k] for k in VALUE_CLIPS}, {"decay": 0.5, "epsilon": 1e-2, **{k: NEW_CLIPS[k] for k in VALUE_CLIPS}}),
+    "adadelta": (
+        {k: CLIPS[k] for k in VALUE_CLIPS},
+        {"decay": 0.5, "epsilon": 1e-2, **{k: NEW_CLIPS[k] for k in VALUE_CLIPS}},
+    ),
     "adam": (CLIPS, {"learning_rate": 0.05, "beta_1": 0.5, "beta_2": 0.5, "epsilon": 1e-2, **NEW_CLIPS}),
     "shift_adamax": ({}, {"learning_rate": 0.05, "beta_1": 0.5, "beta_2": 0.5, "epsilon": 0.5}),
-    "rmsprop_momentum": (CLIPS, {"decay_rate": 0.5, "learning_rate": 0.05, "epsilon": 1e-2, "momentum_coef": 0.5, **NEW_CLIPS}),
-    "rmsprop_centered": (CLIPS, {"decay_rate": 0.5, "learning_rate": 0.05, "epsilon": 1e-2, "momentum_coef": 0.5, **NEW_CLIPS}),
+    "rmsprop_momentum": (
+        CLIPS,
+        {"decay_rate": 0.5, "learning_rate": 0.05, "epsilon": 1e-2, "momentum_coef": 0.5, **NEW_CLIPS},
+    ),
+    "rmsprop_centered": (
+        CLIPS,
+        {"decay_rate": 0.5, "learning_rate": 0.05, "epsilon": 1e-2, "momentum_coef": 0.5, **NEW_CLIPS},
+    ),
     "adamw": (CLIPS, {**ADAMS, "wdecay": 0.2, **NEW_CLIPS}),
     "amsgrad": (CLIPS, {**ADAMS, **NEW_CLIPS}),
     "adamax": (CLIPS, {**ADAMS, **NEW_CLIPS}),
     "nadam": (CLIPS, {**ADAMS, "momentum_decay": 0.1, **NEW_CLIPS}),
-    # RAdam has no use for epsilon in its first steps, nor Yogi for where it starts from after its first, nor Rprop for the learning rate. The
-    # next step has the last one's gradients, of which none has changed its sign.
+    # RAdam has no use for epsilon in its first steps, nor Yogi for where it starts from after its first, nor
+    # Rprop for the learning rate. The next step has the last one's gradients, of which none has changed its
+    # sign.
     "radam": (CLIPS, {"learning_rate": 0.05, "beta_1": 0.5, "beta_2": 0.5, **NEW_CLIPS}),
     "lion": (CLIPS, {"learning_rate": 0.05, "beta_1": 0.5, "beta_2": 0.5, "wdecay": 0.2, **NEW_CLIPS}),
     "yogi": (CLIPS, {**ADAMS, **NEW_CLIPS}),
     "adabelief": (CLIPS, {**ADAMS, "epsilon_root": 0.1, **NEW_CLIPS}),
-    "rprop": (CLIPS, {"eta_plus": 2.0, "step_min": 0.5, "step_max": 1e-3, "param_clip_value": NEW_CLIPS["param_clip_value"]}),
-    "asgd": ({**CLIPS, "lambd": 0.5}, {"learning_rate": 0.05, "lambd": 0.2, "alpha": 0.25, "t0": 0.0, **NEW_CLIPS}),
+    "rprop": (
+        CLIPS,
+        {
+            "eta_plus": 2.0,
+            "step_min": 0.5,
+            "step_max": 1e-3,
+            "param_clip_value": NEW_CLIPS["param_clip_value"],
+        },
+    ),
+    "asgd": (
+        {**CLIPS, "lambd": 0.5},
+        {"learning_rate": 0.05, "lambd": 0.2, "alpha": 0.25, "t0": 0.0, **NEW_CLIPS},
+    ),
 }
 
 
-# Of which optimizers the plain run compiles kernels with clips. The clips' values are the same base class's business in all of them.
+# Of which optimizers the plain run compiles kernels with clips. The clips' values are the same base class's
+# business in all of them.
 CLIPPED = ("nesterov", "adadelta", "nadam", "asgd")
 
 
 def trained(name, be, rng, clipped=False, **options):
     """Return an optimizer and its layers after two steps."""
-    made = {key: value for key, value in CHANGES[name][0].items() if clipped or name in CLIPPED or key not in CLIPS}
+    made = {
+        key: value
+        for key, value in CHANGES[name][0].items()
+        if clipped or name in CLIPPED or key not in CLIPS
+    }
     optimizer, layers = OPTIMIZERS[name](**{**made, **options}), layers_of([(20, 10), (7,)], rng)
     for _ in range(2):
         gradients(rng, layers)
@@ -140,12 +170,16 @@ def check_change(be, optimizer, layers, change, epoch=0):
 @pytest.mark.parametrize(
     ("name", "parameter"),
     [
-        pytest.param(name, parameter, marks=pytest.mark.thorough if parameter in CLIPS and name not in CLIPPED else ())
+        pytest.param(
+            name, parameter, marks=pytest.mark.thorough if parameter in CLIPS and name not in CLIPPED else ()
+        )
         for name, (_, new) in CHANGES.items()
         for parameter in new
     ],
 )
-def test_a_changed_hyper_parameter_takes_effect_at_the_next_step_and_compiles_nothing(cpu, rng, name, parameter):
+def test_a_changed_hyper_parameter_takes_effect_at_the_next_step_and_compiles_nothing(
+    cpu, rng, name, parameter
+):
     optimizer, layers = trained(name, cpu, rng, parameter in CLIPS)
     check_change(cpu, optimizer, layers, lambda: setattr(optimizer, parameter, CHANGES[name][1][parameter]))
 
@@ -160,7 +194,13 @@ def test_a_changed_batch_size_takes_effect_at_the_next_step_and_compiles_nothing
 def test_the_epoch_and_its_schedule_take_effect_at_once_and_compile_nothing(cpu, rng, name):
     optimizer, layers = trained(name, cpu, rng, schedule=nbopt.ExpSchedule(0.5))
     check_change(cpu, optimizer, layers, lambda: None, epoch=6)
-    check_change(cpu, optimizer, layers, lambda: setattr(optimizer, "schedule", nbopt.StepSchedule([3], [0.7])), epoch=6)
+    check_change(
+        cpu,
+        optimizer,
+        layers,
+        lambda: setattr(optimizer, "schedule", nbopt.StepSchedule([3], [0.7])),
+        epoch=6,
+    )
 
 
 def test_adams_count_of_calls_compiles_nothing(cpu, rng):
@@ -178,7 +218,9 @@ def test_adams_count_of_calls_compiles_nothing(cpu, rng):
         ("momentum", "momentum_coef", 0.9, 0),
     ],
 )
-def test_what_is_turned_on_or_off_is_compiled_once_for_each_and_then_found_again(cpu, rng, kernels, name, parameter, on, off):
+def test_what_is_turned_on_or_off_is_compiled_once_for_each_and_then_found_again(
+    cpu, rng, kernels, name, parameter, on, off
+):
     optimizer, layers = OPTIMIZERS[name](**{parameter: off}), layers_of([(20, 10)], rng)
     counts = []
     for value in (off, on, off, on, off):
@@ -231,7 +273,8 @@ def test_a_step_is_one_launch_for_each_combination_of_dtypes(cpu, rng):
 
 def test_strided_and_0_dimensional_tensors_are_in_the_same_launch(cpu, rng):
     strided = nbopt.Parameters(
-        (np.ones((6, 8), np.float32)[:, ::2], np.ones((4, 6), np.float32).T), (np.array(1, np.float32), np.array(1, np.float32))
+        (np.ones((6, 8), np.float32)[:, ::2], np.ones((4, 6), np.float32).T),
+        (np.array(1, np.float32), np.array(1, np.float32)),
     )
     assert launches(cpu, nbopt.RMSProp(), [*layers_of(SHAPES, rng), strided]) == 1
 
@@ -243,7 +286,9 @@ def test_the_norm_clip_takes_one_launch_more(cpu, rng):
 @pytest.mark.filterwarnings("ignore:no layer has the name or class")
 def test_each_optimizer_of_a_multi_optimizer_is_one_launch(cpu, rng):
     a, b, *rest = layers_of(SHAPES, rng)
-    multi = nbopt.MultiOptimizer({"default": nbopt.RMSProp(), a.name: nbopt.Adam(), "NoSuchLayer": nbopt.Adagrad()})
+    multi = nbopt.MultiOptimizer(
+        {"default": nbopt.RMSProp(), a.name: nbopt.Adam(), "NoSuchLayer": nbopt.Adagrad()}
+    )
     assert launches(cpu, multi, [b, a, *rest]) == 2
 
 
@@ -301,7 +346,11 @@ def steps_of_assignments(rng):
 
 @pytest.mark.parametrize(
     "make",
-    thorough_but([steps_of_parameters, steps_of_raw_layers, steps_of_assignments], steps_of_parameters, steps_of_assignments),
+    thorough_but(
+        [steps_of_parameters, steps_of_raw_layers, steps_of_assignments],
+        steps_of_parameters,
+        steps_of_assignments,
+    ),
     ids=lambda make: make.__name__,
 )
 def test_new_gradients_at_each_of_1000_steps_compile_nothing_and_memory_stays_flat(cpu, rng, make):
@@ -329,7 +378,9 @@ def test_new_gradients_at_each_of_1000_steps_compile_nothing_and_memory_stays_fl
 
 @pytest.fixture
 def no_collector():
-    """Let objects die by their reference counts alone: garbage that waits for the collector is memory that grows."""
+    """Let objects die by their reference counts alone: garbage that waits for the collector is memory that
+    grows.
+    """
     gc.disable()
     yield
     gc.enable()
@@ -350,7 +401,10 @@ def test_a_replaced_gradient_dies_at_once(cpu, rng, no_collector):
 
 
 def test_a_gradient_that_its_layer_gives_up_dies_at_once(cpu, rng, no_collector):
-    layer, optimizer = RawLayer(rng.random(50, np.float32), rng.random(50, np.float32)), nbopt.Adam(gradient_clip_norm=0.1)
+    layer, optimizer = (
+        RawLayer(rng.random(50, np.float32), rng.random(50, np.float32)),
+        nbopt.Adam(gradient_clip_norm=0.1),
+    )
     optimizer.optimize([layer], 0)
     old = weakref.ref(layer.grad)
     layer.grad = None
@@ -404,7 +458,14 @@ def test_tensors_may_change_shape_between_steps(cpu, rng):
 
 def test_dtypes_and_strides_may_change_between_steps(cpu, rng):
     optimizer, layer = OPTIMIZERS["plain"](), RawLayer(None, None)
-    views = [lambda x: x, lambda x: x.T, lambda x: x[::2], lambda x: x[:, ::-1], lambda x: x.astype(np.float64), lambda x: x]
+    views = [
+        lambda x: x,
+        lambda x: x.T,
+        lambda x: x[::2],
+        lambda x: x[:, ::-1],
+        lambda x: x.astype(np.float64),
+        lambda x: x,
+    ]
     for view in views:
         layer.param, layer.grad = view(rng.random((6, 6), np.float32)), view(rng.random((6, 6), np.float32))
         expected = copy.deepcopy(layer)
@@ -416,7 +477,14 @@ def test_dtypes_and_strides_may_change_between_steps(cpu, rng):
 
 def test_new_gradients_may_have_other_strides_and_dtypes(cpu, rng):
     layers, optimizer = layers_of([(6, 6), (6, 6)], rng), nbopt.RMSProp(gradient_clip_norm=0.1)
-    views = [lambda x: x, lambda x: x.T, lambda x: x[::-1], lambda x: x.astype(np.float64), lambda x: x, lambda x: np.asfortranarray(x)]
+    views = [
+        lambda x: x,
+        lambda x: x.T,
+        lambda x: x[::-1],
+        lambda x: x.astype(np.float64),
+        lambda x: x,
+        lambda x: np.asfortranarray(x),
+    ]
     for view in views:
         for _ in range(2):
             layers[1].set_grad(0, view(rng.random((6, 6), np.float32)))
@@ -438,11 +506,22 @@ def test_layers_may_swap_and_share_gradients(cpu, rng):
 
 def test_new_gradients_are_looked_at_as_closely_as_the_first(cpu, rng):
     memory = rng.random(100, np.float32)
-    layers, optimizer = [nbopt.Parameters((memory[start : start + 20], rng.random(20, np.float32))) for start in (0, 40)], nbopt.RMSProp()
+    layers, optimizer = (
+        [nbopt.Parameters((memory[start : start + 20], rng.random(20, np.float32))) for start in (0, 40)],
+        nbopt.RMSProp(),
+    )
     optimizer.optimize(layers, 0)
     before = values_of(layers)
     state = layers[0].states[0][0].storage
-    for wrong in (memory[:20], memory[40:60], memory[59:79], memory[21:41], state, rng.random(21, np.float32), np.ones(20, np.int32)):
+    for wrong in (
+        memory[:20],
+        memory[40:60],
+        memory[59:79],
+        memory[21:41],
+        state,
+        rng.random(21, np.float32),
+        np.ones(20, np.int32),
+    ):
         layers[1].set_grad(0, wrong)
         with pytest.raises(NboptError):
             optimizer.optimize(layers, 0)
@@ -463,7 +542,10 @@ def test_the_list_of_layers_may_change_between_steps(cpu, rng):
         expected = reference_step(optimizer, now, 0, cpu.bsz)
         optimizer.optimize(now, 0)
         assert all_same_bits(values_of(now), expected)
-        assert all(all_same_bits(old, values_of([layer])) for old, layer in zip(others, (x for x in layers if x not in now)))
+        assert all(
+            all_same_bits(old, values_of([layer]))
+            for old, layer in zip(others, (x for x in layers if x not in now))
+        )
 
 
 def test_at_most_8_layouts_are_kept(cpu, rng, live_layouts):
@@ -496,7 +578,9 @@ def test_the_same_structure_is_the_same_layout_whatever_the_arrays(cpu, rng, liv
 
 def test_deleting_the_optimizer_frees_its_plans(cpu, rng, live_layouts):
     layers = layers_of([(20, 10), (7,)], rng)
-    optimizer = nbopt.MultiOptimizer({"default": nbopt.RMSProp(gradient_clip_norm=0.1), layers[0].name: nbopt.Adam()})
+    optimizer = nbopt.MultiOptimizer(
+        {"default": nbopt.RMSProp(gradient_clip_norm=0.1), layers[0].name: nbopt.Adam()}
+    )
     for _ in range(3):
         optimizer.optimize(layers, 0)
     assert len(live_layouts) == 2
@@ -523,7 +607,8 @@ def equal_to_a_fresh_start(cpu, optimizer, layer, start, steps=3):
     assert all_same_bits(values_of([layer]), values_of([fresh]))
 
 
-# Small on purpose: where a plan wrongly writes to states that are freed, NumPy still has their memory in its cache.
+# Small on purpose: where a plan wrongly writes to states that are freed, NumPy still has their memory in its
+# cache.
 SMALL = [(10,)]
 
 
@@ -597,7 +682,9 @@ def test_a_rule_whose_slots_come_and_go_gets_plans_of_its_own(cpu, rng, kernels)
 def test_a_run_goes_on_with_the_same_bits_on_another_backend(rng, name, clips):
     options = CHANGES[name][0] if clips else {}
     layers = layers_of([(20, 10), (7,)], rng)
-    grads = [[rng.standard_normal(layer.params[0].shape).astype(np.float32) for layer in layers] for _ in range(8)]
+    grads = [
+        [rng.standard_normal(layer.params[0].shape).astype(np.float32) for layer in layers] for _ in range(8)
+    ]
 
     def run(backends):
         run_layers, optimizer = copy.deepcopy(layers), OPTIMIZERS[name](**options)
@@ -616,7 +703,10 @@ def test_a_run_goes_on_with_the_same_bits_on_another_backend(rng, name, clips):
 def test_two_backends_of_one_kind_alternate(rng):
     """Plans belong to the optimizer, and what differs between two backends must not be taken from them."""
     (layer,), optimizer = layers_of([(20, 10)], rng), nbopt.RMSProp(gradient_clip_norm=0.1)
-    backends = [nbopt.gen_backend("cpu", batch_size=2), nbopt.gen_backend("cpu", batch_size=64, fast_math=True)]
+    backends = [
+        nbopt.gen_backend("cpu", batch_size=2),
+        nbopt.gen_backend("cpu", batch_size=64, fast_math=True),
+    ]
     for number in range(6):
         be = backends[number % 2]
         expected = reference_step(optimizer, [layer], 0, be.bsz)
@@ -635,11 +725,20 @@ def test_two_backends_of_one_kind_alternate(rng):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_kept_trace_is_used_only_where_nothing_has_changed(name, rng):
-    """The library's own rules are not traced again while all that they depend on is the same; the values must not show it."""
-    with nbopt.use_backend("reference", batch_size=4) as be:  # traces are the same to every backend, and here nothing is compiled
+    """The library's own rules are not traced again while all that they depend on is the same; the values must
+    not show it.
+    """
+    with nbopt.use_backend(
+        "reference", batch_size=4
+    ) as be:  # traces are the same to every backend, and here nothing is compiled
         kept, fresh = OPTIMIZERS[name](), OPTIMIZERS[name]()
         layers, expected = (layers_of([(5, 3), (7,)], np.random.default_rng(3)) for _ in range(2))
-        changes = {2: ("epsilon", 1e-3), 4: ("learning_rate", 0.02), 6: ("param_clip_value", 0.5), 8: ("gradient_clip_value", 0.001)}
+        changes = {
+            2: ("epsilon", 1e-3),
+            4: ("learning_rate", 0.02),
+            6: ("param_clip_value", 0.5),
+            8: ("gradient_clip_value", 0.001),
+        }
         for epoch in range(10):
             attribute, value = changes.get(epoch, ("", 0.0))
             for optimizer in (kept, fresh):

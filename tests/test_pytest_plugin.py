@@ -38,7 +38,11 @@ def project(pytester, monkeypatch):
 
 
 def names_run(result):
-    return [line.partition("[")[2].partition("]")[0] for line in result.outlines if "test_name[" in line and "PASSED" in line]
+    return [
+        line.partition("[")[2].partition("]")[0]
+        for line in result.outlines
+        if "test_name[" in line and "PASSED" in line
+    ]
 
 
 @pytest.mark.parametrize(
@@ -56,8 +60,7 @@ def test_a_test_runs_once_on_each_chosen_backend(project, arguments, expected):
 
 
 def test_each_test_has_a_fresh_backend_with_seed_0_and_batch_size_1(project):
-    project(
-        """
+    project("""
         seen = []
 
         def test_one(nbopt_backend):
@@ -69,13 +72,11 @@ def test_each_test_has_a_fresh_backend_with_seed_0_and_batch_size_1(project):
             assert len(set(map(id, seen))) == len(seen)
 
         test_two = test_one
-        """
-    ).assert_outcomes(passed=4)
+        """).assert_outcomes(passed=4)
 
 
 def test_the_former_backend_is_back_after_the_test_even_if_it_fails(project):
-    project(
-        """
+    project("""
         import nbopt
 
         former = nbopt.set_backend("reference", batch_size=7)
@@ -86,8 +87,7 @@ def test_the_former_backend_is_back_after_the_test_even_if_it_fails(project):
 
         def test_without():
             assert nbopt.get_backend() is former
-        """
-    ).assert_outcomes(passed=1, failed=2)
+        """).assert_outcomes(passed=1, failed=2)
 
 
 @pytest.mark.parametrize("name", ["nonsense", "broken"])
@@ -95,7 +95,9 @@ def test_a_backend_that_cant_be_used_is_an_error_that_says_why_and_not_a_skip(pr
     broken = "import nbopt\nnbopt.backends._BUILT_IN['broken'] = 'no_such_module:Broken'"
     result = project(ONE_TEST, "--nbopt-backend", name, conftest=broken)
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines([f"*--nbopt-backend {name}: *{'Known: cpu' if name == 'nonsense' else 'pip install'}*"])
+    result.stdout.fnmatch_lines(
+        [f"*--nbopt-backend {name}: *{'Known: cpu' if name == 'nonsense' else 'pip install'}*"]
+    )
 
 
 def test_a_project_with_a_backend_fixture_and_option_of_its_own_is_not_disturbed(project):
@@ -124,23 +126,31 @@ def test_the_example_in_the_documentation_passes_on_both_backends(project):
 
 
 def test_nothing_is_imported_when_pytest_starts_and_the_entry_point_is_enough(pytester, monkeypatch):
-    """A distribution with the line of pyproject.toml, as pip would install it; in a process of its own, where numpy is not imported yet."""
-    (line,) = [line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith('"nbopt_backends.pytest_plugin" = ')]
+    """A distribution with the line of pyproject.toml, as pip would install it; in a process of its own, where
+    numpy is not imported yet.
+    """
+    (line,) = [
+        line
+        for line in (ROOT / "pyproject.toml").read_text().splitlines()
+        if line.startswith('"nbopt_backends.pytest_plugin" = ')
+    ]
     info = pytester.mkdir("site") / "stand_in-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stand-in\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[pytest11]\n" + line.replace('"', "") + "\n")
-    installed = [point for point in importlib.metadata.entry_points(group="pytest11") if point.name == "nbopt_backends.pytest_plugin"]
+    installed = [
+        point
+        for point in importlib.metadata.entry_points(group="pytest11")
+        if point.name == "nbopt_backends.pytest_plugin"
+    ]
     path = sys.path if installed else [*sys.path, str(info.parent)]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
-    pytester.makeconftest(
-        """
+    pytester.makeconftest("""
         import sys
 
         def pytest_sessionstart(session):
             assert session.config.pluginmanager.has_plugin("nbopt_backends.pytest_plugin")
             assert not {"numba", "numpy", "nbopt"} & set(sys.modules)
-        """
-    )
+        """)
     pytester.makepyfile(test_project=textwrap.dedent(ONE_TEST))
     pytester.runpytest_subprocess("--nbopt-backend", "reference").assert_outcomes(passed=1)

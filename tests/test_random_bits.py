@@ -1,4 +1,6 @@
-"""The random bits of stochastic rounding: the generator, its seeding, the slices, their independence, and the update count."""
+"""The random bits of stochastic rounding: the generator, its seeding, the slices, their independence, and the
+update count.
+"""
 
 import numpy as np
 import pytest
@@ -63,10 +65,17 @@ def bits_of_block(seed, update, assignment, block, bits):
 
 # --- the generator ---
 
-# Of seed 0, as the tests of many ports have it; of 1234567, from Rosetta Code's task "Pseudo-random numbers/Splitmix64".
+# Of seed 0, as the tests of many ports have it; of 1234567, from Rosetta Code's task "Pseudo-random
+# numbers/Splitmix64".
 SPLITMIX64 = {
     0: [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC, 0x1B39896A51A8749B],
-    1234567: [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821],
+    1234567: [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ],
 }
 # From the state (1, 2), by the C code; the test of Rust's rand_xoshiro has the same.
 XOROSHIRO128PLUS = [
@@ -108,14 +117,17 @@ def test_the_generator_gives_the_published_sequence():
     assert advanced_words(1, 2, 10) == XOROSHIRO128PLUS
 
 
-@pytest.mark.parametrize("state", [(1, 2), (0, 1), (MASK, MASK), (2**63, 2**63), (0x0123456789ABCDEF, 0xFEDCBA9876543210)])
+@pytest.mark.parametrize(
+    "state", [(1, 2), (0, 1), (MASK, MASK), (2**63, 2**63), (0x0123456789ABCDEF, 0xFEDCBA9876543210)]
+)
 def test_the_generator_is_the_c_code(state):
     generator = xoroshiro128plus(*state)
     assert advanced_words(*state, 1000) == [next(generator) for _ in range(1000)]
 
 
 def test_a_state_of_zeros_is_never_seeded():
-    # The one state from which xoroshiro128+ gives nothing but 0. These keys lead to it but for the rule that makes s1 1.
+    # The one state from which xoroshiro128+ gives nothing but 0. These keys lead to it but for the rule that
+    # makes s1 1.
     s0, s1 = xoroshiro.seeded(u64(0), u64(0), u64(0))
     assert (int(s0[0]), int(s1[0])) == (0, 1)
     s0, s1 = xoroshiro.seeded(u64(0), u64(GAMMA), u64(0))
@@ -124,8 +136,8 @@ def test_a_state_of_zeros_is_never_seeded():
 
 # --- seeding and slices ---
 
-# (seed, update, assignment, block, bits) -> the bits of the block's first elements, and of its last one. Frozen: results of earlier versions can
-# only be reproduced as long as these stay.
+# (seed, update, assignment, block, bits) -> the bits of the block's first elements, and of its last one.
+# Frozen: results of earlier versions can only be reproduced as long as these stay.
 FROZEN = {
     (0, 0, 0, 0, 16): ([0xA791, 0xAE25, 0x6D80, 0x63A0, 0x8254, 0xB68E], 0x0130),
     (0, 0, 0, 0, 32): ([0xAE25A791, 0x63A06D80, 0xB68E8254, 0x554F94AC, 0x8F535C51, 0x20C97CE0], 0x4DDFC630),
@@ -134,8 +146,14 @@ FROZEN = {
     (0, 1, 0, 0, 16): ([0x1D6E, 0x448A, 0x4118, 0x8743, 0x7D62, 0xFB83], 0xBFB2),
     (0, 0, 1, 0, 16): ([0xC852, 0x4B1C, 0xFAE9, 0xEB22, 0xE544, 0x03C2], 0x1F17),
     (0, 0, 0, 1, 16): ([0x4FB4, 0xDE48, 0x6400, 0xFDB4, 0x923F, 0x6A30], 0x0F4A),
-    (2026, 3, 2, 12345, 32): ([0x36C5735E, 0x7587D51D, 0x0634F025, 0xFFC4635D, 0xD3971BF0, 0xBE7AAAC3], 0xCFFA31A5),
-    (18446744073709551615, 1099511627776, 3, 8589934592, 64): ([0xDE3509C9A87DF9D1, 0xBAE860257E53F567, 0xABED06E50120A55F], 0xDDAC89A6C24D6F42),
+    (2026, 3, 2, 12345, 32): (
+        [0x36C5735E, 0x7587D51D, 0x0634F025, 0xFFC4635D, 0xD3971BF0, 0xBE7AAAC3],
+        0xCFFA31A5,
+    ),
+    (18446744073709551615, 1099511627776, 3, 8589934592, 64): (
+        [0xDE3509C9A87DF9D1, 0xBAE860257E53F567, 0xABED06E50120A55F],
+        0xDDAC89A6C24D6F42,
+    ),
 }
 
 
@@ -171,10 +189,11 @@ class Copies(nbopt.Optimizer):
 
 
 def revealed(round_up_at, shape, bits):
-    """Find random bits from outside, by bisection: they are how near below a number of the grid a value must be to be rounded down.
+    """Find random bits from outside, by bisection: they are how near below a number of the grid a value must
+    be to be rounded down.
 
-    ``round_up_at(u)`` stores values that are ``u * 2**-bits`` above a number of the grid, always by the same random bits r, and returns whether
-    they were rounded up, which is where ``u + r >= 2**bits``.
+    ``round_up_at(u)`` stores values that are ``u * 2**-bits`` above a number of the grid, always by the same
+    random bits r, and returns whether they were rounded up, which is where ``u + r >= 2**bits``.
     """
     low, high = np.zeros(shape, np.int64), np.full(shape, 2**bits - 1, np.int64)  # r is in [low, high]
     for _ in range(bits):
@@ -185,7 +204,12 @@ def revealed(round_up_at, shape, bits):
 
 
 # Storage, rounding, mantissa bits of the grid, word, how many of its upper bits a float64 can tell apart.
-DELIVERED = [("bfloat16", True, 7, 16, 16), ("float16", True, 10, 32, 32), ("float32", 5, 5, 32, 32), ("float64", 1, 1, 64, 51)]
+DELIVERED = [
+    ("bfloat16", True, 7, 16, 16),
+    ("float16", True, 10, 32, 32),
+    ("float32", 5, 5, 32, 32),
+    ("float64", 1, 1, 64, 51),
+]
 
 
 @pytest.mark.parametrize(("dtype", "rounding", "mantissa", "word", "seen"), DELIVERED, ids=lambda x: str(x))
@@ -219,7 +243,9 @@ def test_optimizers_get_these_bits(backend, assignment):
     ends = np.cumsum(sizes)[:-1]
 
     def up(u):
-        for layer, shape, part in zip(layers, shapes, np.split(1 + np.ldexp(u.astype(np.float32), -23), ends)):
+        for layer, shape, part in zip(
+            layers, shapes, np.split(1 + np.ldexp(u.astype(np.float32), -23), ends)
+        ):
             layer.grads[0].set(part.reshape(shape))
         backend.rng_set_state({"seed": 5, "updates": 9})
         optimizer.optimize(layers, 0)
@@ -280,7 +306,13 @@ def test_bits_of_different_streams_are_uncorrelated(other):
 
 
 def test_every_bit_is_fair_and_uncorrelated_with_its_neighbours():
-    bits = np.unpackbits(random_slices(**STREAM, n=N, bits=16).astype("<u2").view(np.uint8).reshape(N, 2), axis=1) * 2.0 - 1
+    bits = (
+        np.unpackbits(
+            random_slices(**STREAM, n=N, bits=16).astype("<u2").view(np.uint8).reshape(N, 2), axis=1
+        )
+        * 2.0
+        - 1
+    )
     error = N**-0.5
     assert np.abs(bits.mean(axis=0)).max() < 4 * error
     products = bits.T @ bits / N - np.eye(16)
@@ -295,17 +327,27 @@ def test_streams_that_begin_alike_are_different_from_the_first_block_on():
 
 @pytest.mark.thorough("gpu")
 def test_roundings_of_tensors_states_steps_and_seeds_are_uncorrelated(backend):
-    # Values half-way between two numbers of the grid, so that what is seen is one bit of each rounding, as a kernel delivers it.
+    # Values half-way between two numbers of the grid, so that what is seen is one bit of each rounding, as a
+    # kernel delivers it.
     n = 50_000
     ups = []
     for seed in (3, 4):
         backend.rng_set_state({"seed": seed, "updates": 0})
-        layers = [nbopt.Parameters((backend.zeros(n, "bfloat16"), backend.array(np.full(n, 1 + 2.0**-8, np.float32)))) for _ in range(2)]
+        layers = [
+            nbopt.Parameters(
+                (backend.zeros(n, "bfloat16"), backend.array(np.full(n, 1 + 2.0**-8, np.float32)))
+            )
+            for _ in range(2)
+        ]
         optimizer = Copies(state_dtype="bfloat16")
         optimizer.stochastic_round = True
         for step in range(2):
             optimizer.optimize(layers, step)
-            ups += [t.get().astype(np.float32) > 1 for layer in layers for t in (*layer.states[0], layer.params[0])]
+            ups += [
+                t.get().astype(np.float32) > 1
+                for layer in layers
+                for t in (*layer.states[0], layer.params[0])
+            ]
     signs = np.array(ups) * 2.0 - 1
     assert len(signs) == 24
     assert np.abs(signs.mean(axis=1)).max() < 4 * n**-0.5
@@ -354,8 +396,16 @@ def test_expressions_and_copies_do_not_count(backend):
 
 @pytest.mark.thorough("gpu")
 def test_a_step_counts_once_for_all_its_tensors_dtypes_and_optimizers(backend, rng):
-    layers = [nbopt.Parameters((rng.random(9).astype(d), np.ones(9, np.float32)), name=d) for d in ("float32", "float64", "float16")]
-    step = nbopt.MultiOptimizer({"default": nbopt.RMSProp(gradient_clip_norm=1.0), "float16": nbopt.GradientDescentMomentum(0.1, 0, True)})
+    layers = [
+        nbopt.Parameters((rng.random(9).astype(d), np.ones(9, np.float32)), name=d)
+        for d in ("float32", "float64", "float16")
+    ]
+    step = nbopt.MultiOptimizer(
+        {
+            "default": nbopt.RMSProp(gradient_clip_norm=1.0),
+            "float16": nbopt.GradientDescentMomentum(0.1, 0, True),
+        }
+    )
     step.optimize(layers, 0)
     assert updates_of(backend) == 1
     step.optimize(layers, 0)

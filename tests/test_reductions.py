@@ -57,7 +57,10 @@ def centred(optimizer, t, params, grads, states):
         return params, states
     means = [g.mean() if g.size else 0.0 for g in grads]
     with np.errstate(invalid="ignore"):
-        new = [(optimizer.decay * v + (g - mean) / np.float64(total),) for g, mean, (v,) in zip(grads, means, states)]
+        new = [
+            (optimizer.decay * v + (g - mean) / np.float64(total),)
+            for g, mean, (v,) in zip(grads, means, states)
+        ]
     return [p - optimizer.learning_rate * v for p, (v,) in zip(params, new)], new
 
 
@@ -128,7 +131,9 @@ def test_norm_clip(be, rule, dtype, rng):
 @pytest.mark.thorough("gpu")
 def test_all_zero(be):
     """LAMB's ratio is 0 / 0 or infinite where it has no meaning; then the step is not scaled."""
-    layer = nbopt.Parameters(*[(np.full(4, p), np.full(4, g)) for p, g in [(0.0, 0.0), (0.0, 1.0), (2.0, 0.0)]])
+    layer = nbopt.Parameters(
+        *[(np.full(4, p), np.full(4, g)) for p, g in [(0.0, 0.0), (0.0, 1.0), (2.0, 0.0)]]
+    )
     Lamb(learning_rate=0.1, weight_decay=0.0).optimize([layer], 0)
     assert [param.tolist() for param in layer.params] == [
         [0.0] * 4,
@@ -225,14 +230,18 @@ def test_stochastic(be, rule, rng):
         assert found.dtype == ml_dtypes.bfloat16
         np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=step, atol=1e-6)
     for found, expected in zip(nearest.layer.params, one.params):
-        np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=step / 2 * (1 + 1e-3), atol=1e-6)
+        np.testing.assert_allclose(
+            np.asarray(found, np.float64), expected, rtol=step / 2 * (1 + 1e-3), atol=1e-6
+        )
 
 
 @pytest.mark.thorough("gpu")
 @each_rule
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_bits(be, rule, dtype):
-    """The bits are those of the reference, in whatever order the parameters lie in memory; in float64 with the norm clip."""
+    """The bits are those of the reference, in whatever order the parameters lie in memory; in float64 with
+    the norm clip.
+    """
     dtype, shapes = be.storage_dtype(dtype), [(300, 70), (5, 4, 33), (4096,), (4097,), (), (0, 3)]
 
     def run(backend, order):
@@ -320,26 +329,45 @@ def test_tree_of_many(op):
 def test_tree_of_rows(dtype):
     """Outside of rules a row is summed as a parameter's elements are, and rounded at the end."""
     for size in SIZES:
-        rows = np.array([some_values(kind, size, dtype) for kind in ("normal", "zeros", "negative zeros", "nan", "infinities")])
+        rows = np.array(
+            [
+                some_values(kind, size, dtype)
+                for kind in ("normal", "zeros", "negative zeros", "nan", "infinities")
+            ]
+        )
         with np.errstate(invalid="ignore"):
             found, wanted = row_sums(rows), np.array([dtype(over_tensor("sum", row)) for row in rows])
         assert same_bits(found, wanted)
     assert row_sums(np.empty((0, 10_000), dtype)).shape == (0,)
 
 
-AXES = [((5, 4), None), ((70, 300), None), ((0, 3), None), ((0, 3), 0), ((5, 4), 0), ((20_000, 3), 0), ((5, 4), 1), ((3, 4097), 1)]
+AXES = [
+    ((5, 4), None),
+    ((70, 300), None),
+    ((0, 3), None),
+    ((0, 3), 0),
+    ((5, 4), 0),
+    ((20_000, 3), 0),
+    ((5, 4), 1),
+    ((3, 4097), 1),
+]
 
 
 @pytest.mark.parametrize(("shape", "axis"), AXES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
 def test_sums_outside(be, shape, axis, dtype):
-    """The sum of a tensor, and those along an axis, are what a rule finds for a parameter with these elements."""
+    """The sum of a tensor, and those along an axis, are what a rule finds for a parameter with these
+    elements.
+    """
 
     class Stores(nbopt.Optimizer):
         def rule(self, step, param, grad):
             param[:] = self.be.sum(grad)
 
-    values, wide = np.random.default_rng(3).normal(size=shape).astype(dtype), np.result_type(dtype, np.float32)
+    values, wide = (
+        np.random.default_rng(3).normal(size=shape).astype(dtype),
+        np.result_type(dtype, np.float32),
+    )
     rows = [values.ravel()] if axis is None else np.moveaxis(values, axis, 1)
     params = [np.empty(len(row), wide) for row in rows]
     Stores().optimize([nbopt.Parameters(*((param, be.bsz * row) for param, row in zip(params, rows)))], 0)

@@ -1,4 +1,6 @@
-"""Sixteen-bit storage, rounding to nearest, and stochastic rounding: exact, unbiased, and the same bits everywhere."""
+"""Sixteen-bit storage, rounding to nearest, and stochastic rounding: exact, unbiased, and the same bits
+everywhere.
+"""
 
 import copy
 import functools
@@ -22,7 +24,9 @@ from nbopt.errors import ArgumentError
 
 BF16, F16, F32, F64 = (np.dtype(d) for d in (ml_dtypes.bfloat16, np.float16, np.float32, np.float64))
 CANONICAL_NAN = {F16: 0x7E00, BF16: 0x7FC0}
-same_bits = np.errstate(all="ignore")(helpers.same_bits)  # NumPy warns where it widens signalling NaN, which are among the values here
+same_bits = np.errstate(all="ignore")(
+    helpers.same_bits
+)  # NumPy warns where it widens signalling NaN, which are among the values here
 each_16 = pytest.mark.parametrize("dtype", [F16, BF16], ids=["float16", "bfloat16"])
 
 
@@ -58,7 +62,9 @@ def assert_canonical(stored):
 @pytest.mark.thorough("gpu")
 def test_every_number_of_16_bits_widens_exactly(backend, dtype, wide):
     wanted = as_numpy_converts(patterns(dtype), wide)
-    assert len(np.unique(wanted[np.isfinite(wanted)])) == (63487 if dtype == F16 else 65279)  # all but NaN, infinities, and one of the zeros
+    assert len(np.unique(wanted[np.isfinite(wanted)])) == (
+        63487 if dtype == F16 else 65279
+    )  # all but NaN, infinities, and one of the zeros
     assert same_bits(assigned(backend, patterns(dtype), wide), wanted)
 
 
@@ -74,13 +80,17 @@ def test_every_number_of_16_bits_is_stored_as_numpy_stores_it_and_nan_is_canonic
 
 
 def boundaries(dtype, wide):
-    """All numbers of a 16-bit dtype, the midpoints between neighbours (beyond the largest too), and what lies next to either, both signs."""
+    """All numbers of a 16-bit dtype, the midpoints between neighbours (beyond the largest too), and what lies
+    next to either, both signs.
+    """
     below = patterns(dtype)[: 0x7C00 if dtype == F16 else 0x7F80].astype(wide)
     above = np.append(below[1:], np.array(np.inf, wide))
     last = below[-1] + (below[-1] - below[-2]) / 2  # from here on nearest is infinite
     edges = np.concatenate([below, below[:-1] + (above[:-1] - below[:-1]) / 2, [last]])
     with np.errstate(all="ignore"):
-        around = np.concatenate([edges, np.nextafter(edges, wide.type(np.inf)), np.nextafter(edges, wide.type(-np.inf))])
+        around = np.concatenate(
+            [edges, np.nextafter(edges, wide.type(np.inf)), np.nextafter(edges, wide.type(-np.inf))]
+        )
     return np.concatenate([around, -around, np.array([np.inf, -np.inf, np.nan, -np.nan], wide)])
 
 
@@ -106,7 +116,9 @@ def test_ten_million_random_patterns_round_to_nearest_as_numpy_rounds_them(backe
 
 
 def exactly_nearest(x, dtype):
-    """The bits of a non-negative float64 rounded to nearest even, once, by exact arithmetic over the neighbouring numbers of the dtype."""
+    """The bits of a non-negative float64 rounded to nearest even, once, by exact arithmetic over the
+    neighbouring numbers of the dtype.
+    """
 
     def exact(bits):
         infinity = {F16: 0x7C00, BF16: 0x7F80}[dtype]
@@ -122,13 +134,19 @@ def exactly_nearest(x, dtype):
 @each_16
 @pytest.mark.thorough("gpu")
 def test_float64_is_rounded_once_to_16_bits_and_not_by_way_of_float32(backend, rng, dtype):
-    # Midpoints of 16-bit neighbours, and values so close to them that float32 can't tell them apart: over subnormals, normals and the largest.
+    # Midpoints of 16-bit neighbours, and values so close to them that float32 can't tell them apart: over
+    # subnormals, normals and the largest.
     last = 0x7C00 if dtype == F16 else 0x7F80
-    lower = np.unique(np.concatenate([np.arange(8), np.arange(last - 8, last), rng.integers(0, last, 300)])).astype(np.uint16)
+    lower = np.unique(
+        np.concatenate([np.arange(8), np.arange(last - 8, last), rng.integers(0, last, 300)])
+    ).astype(np.uint16)
     below, width = lower.view(dtype).astype(F64), {F16: 16, BF16: 128}[dtype]
     above = np.where(lower + 1 == last, 2.0**width, (lower + 1).astype(np.uint16).view(dtype).astype(F64))
     middle = (below + above) / 2
-    values = np.concatenate([middle * (1 + sign * 2.0**-power) for sign in (1, -1) for power in (52, 40, 30)] + [middle, np.array([1e-300, 1e300])])
+    values = np.concatenate(
+        [middle * (1 + sign * 2.0**-power) for sign in (1, -1) for power in (52, 40, 30)]
+        + [middle, np.array([1e-300, 1e300])]
+    )
     wanted = np.array([exactly_nearest(x, dtype) for x in values], np.uint16)
     twice = as_numpy_converts(as_numpy_converts(values, F32), dtype).view(np.uint16)
     assert (twice != wanted).sum() > 100  # the values are those that go wrong
@@ -194,7 +212,9 @@ each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 
 def neighbours(x, kind):
-    """(The number of the grid towards 0, the next one, the exact distance of x from the first in units of theirs) for a finite x."""
+    """(The number of the grid towards 0, the next one, the exact distance of x from the first in units of
+    theirs) for a finite x.
+    """
     magnitude = abs(Fraction(x))
     exponent = max(math.frexp(x)[1] - 1, kind.exponents[0]) if x else kind.exponents[0]
     step = Fraction(2) ** (exponent - kind.kept)
@@ -229,7 +249,9 @@ def many_roundings(be, n, kind):
 
 
 def how_many(backend):
-    """A million; fewer from the reference, which is slow and gives the same bits as the CPU (see the tests of replay below)."""
+    """A million; fewer from the reference, which is slow and gives the same bits as the CPU (see the tests of
+    replay below).
+    """
     return 50_000 if backend.name == "reference" else 1_000_000
 
 
@@ -300,7 +322,9 @@ def wide_values(kind, rng, n=3000):
     """Random finite values of all magnitudes that the storage has, and smaller ones, as the arithmetic's."""
     emin, emax = kind.exponents
     with np.errstate(all="ignore"):
-        values = np.ldexp(rng.uniform(1, 2, n) * rng.choice([-1, 1], n), rng.integers(emin - kind.kept - 8, emax, n)).astype(kind.arithmetic)
+        values = np.ldexp(
+            rng.uniform(1, 2, n) * rng.choice([-1, 1], n), rng.integers(emin - kind.kept - 8, emax, n)
+        ).astype(kind.arithmetic)
     return values
 
 
@@ -330,8 +354,13 @@ def test_what_is_on_the_grid_stays(backend, rng, kind):
 @pytest.mark.thorough("gpu")
 def test_nan_and_infinities_pass_through_and_overflow_is_that_of_rounding_to_nearest(backend, kind):
     step = math.ldexp(1.0, kind.exponents[1] - kind.kept)
-    half = kind.top + step / 2  # a tie, whose even side is infinite. (In Python, where a sum beyond the largest float64 is infinite.)
-    near_top = [np.nextafter(kind.arithmetic.type(kind.top), kind.arithmetic.type(np.inf)), kind.top + step / 4]
+    half = (
+        kind.top + step / 2
+    )  # a tie, whose even side is infinite. (In Python, where a sum beyond the largest float64 is infinite.)
+    near_top = [
+        np.nextafter(kind.arithmetic.type(kind.top), kind.arithmetic.type(np.inf)),
+        kind.top + step / 4,
+    ]
     near_top.append(np.nextafter(kind.arithmetic.type(half), kind.arithmetic.type(0)))
     beyond = [half, kind.top + 0.75 * step, np.finfo(kind.arithmetic).max, np.inf]
     for values, wanted in ((near_top, kind.top), (beyond, np.inf), ([np.nan], np.nan)):
@@ -388,18 +417,35 @@ def test_more_bits_than_16_bit_storage_has_means_all_of_them(backend, rng, dtype
 
 
 @pytest.mark.parametrize(
-    ("given", "normal"), [(False, False), (0, False), (np.int64(0), False), (True, True), (np.True_, True), (1, 1), (np.int32(8), 8), (200, 200)]
+    ("given", "normal"),
+    [
+        (False, False),
+        (0, False),
+        (np.int64(0), False),
+        (True, True),
+        (np.True_, True),
+        (1, 1),
+        (np.int32(8), 8),
+        (200, 200),
+    ],
 )
 def test_settings_are_normalised_and_one_bit_is_not_true(backend, given, normal):
     tensor = backend.zeros(3)
     tensor.rounding = given
     optimizer = nbopt.RMSProp(stochastic_round=given)
     other = type(backend)(stochastic_round=given)
-    for found in (tensor.rounding, optimizer.stochastic_round, other.stochastic_round, other.zeros(3).rounding):
+    for found in (
+        tensor.rounding,
+        optimizer.stochastic_round,
+        other.stochastic_round,
+        other.zeros(3).rounding,
+    ):
         assert (type(found), found) == (type(normal), normal)
 
 
-@pytest.mark.parametrize("bad", [-1, -(2**70), 1.0, 0.5, float("nan"), "nearest", None, [1], (), np.float32(2), 1j], ids=repr)
+@pytest.mark.parametrize(
+    "bad", [-1, -(2**70), 1.0, 0.5, float("nan"), "nearest", None, [1], (), np.float32(2), 1j], ids=repr
+)
 def test_other_settings_are_refused_and_change_nothing(backend, bad):
     tensor, optimizer = backend.zeros(3), nbopt.RMSProp(stochastic_round=3)
     tensor.rounding = 5
@@ -441,7 +487,9 @@ def moved(be, param="bfloat16", state=None, optimizer_setting=False, tensor_sett
 
 
 def grid_of(values):
-    """The mantissa bits that the two values of an array are apart by, or None where all are equal: those of rounding to nearest."""
+    """The mantissa bits that the two values of an array are apart by, or None where all are equal: those of
+    rounding to nearest.
+    """
     found = np.unique(values)
     assert len(found) <= 2
     return None if len(found) == 1 else int(math.floor(math.log2(found[0])) - math.log2(found[1] - found[0]))
@@ -481,7 +529,8 @@ def test_optimizers_and_tensors_settings(backend, optimizer_setting, tensor_sett
     ],
 )
 def test_optimizers_settings_in_mixes_of_storage(param, state, setting, param_bits, state_bits):
-    # The settings are read by code that the backends share; here is what it makes of them, without compilations.
+    # The settings are read by code that the backends share; here is what it makes of them, without
+    # compilations.
     with nbopt.use_backend("reference", rng_seed=0) as be:
         found_param, found_state = moved(be, param, state, setting)
     assert (grid_of(found_param), grid_of(found_state)) == (param_bits, state_bits)
@@ -490,7 +539,9 @@ def test_optimizers_settings_in_mixes_of_storage(param, state, setting, param_bi
 
 
 @pytest.mark.thorough("compiled")  # settings are the business of code that the backends share
-@pytest.mark.parametrize(("setting", "param_bits", "state_bits"), [(True, 7, 7), (2, 2, 2), (False, None, None)])
+@pytest.mark.parametrize(
+    ("setting", "param_bits", "state_bits"), [(True, 7, 7), (2, 2, 2), (False, None, None)]
+)
 @pytest.mark.thorough("gpu")
 def test_the_backends_default_is_where_tensors_start(backend, setting, param_bits, state_bits):
     with nbopt.use_backend(type(backend)(rng_seed=0, stochastic_round=setting)) as be:
@@ -506,12 +557,22 @@ def test_the_backends_default_is_where_tensors_start(backend, setting, param_bit
 
 @pytest.mark.thorough("gpu")
 def test_settings_are_read_at_every_step(backend):
-    # What the parameter's values are apart by tells which setting was in force; the layout and the tensors are the same ones.
+    # What the parameter's values are apart by tells which setting was in force; the layout and the tensors
+    # are the same ones.
     param = backend.ones(N, "bfloat16")
     layer = nbopt.Parameters((param, backend.array(np.full(N, MOVE, F32))))
     optimizer = Moves(state_dtype="bfloat16")
     found = []
-    for own, whole in ((False, False), (True, False), (1, False), (True, 1), (1, True), (False, 2), (False, True), (False, False)):
+    for own, whole in (
+        (False, False),
+        (True, False),
+        (1, False),
+        (True, 1),
+        (1, True),
+        (False, 2),
+        (False, True),
+        (False, False),
+    ):
         param.fill(1)
         param.rounding, optimizer.stochastic_round = own, whole
         optimizer.optimize([layer], 0)
@@ -543,7 +604,9 @@ def test_assignments_outside_optimizers_honour_rounding(backend):
         "out=c": lambda: backend.add(a, b, out=c),
         "rows": lambda: [c.__setitem__(row, a[row] + b[row]) for row in range(40)],
         "a number": lambda: c.__setitem__(slice(None), 1.1),
-        "columns": lambda: [c.__setitem__((slice(None), slice(k, None, 5)), a[:, k::5] + b) for k in range(5)],
+        "columns": lambda: [
+            c.__setitem__((slice(None), slice(k, None, 5)), a[:, k::5] + b) for k in range(5)
+        ],
     }
     for way, assign in ways.items():
         c.fill(0)
@@ -575,11 +638,16 @@ def test_state_dtype_sets_the_states_apart(name):
             optimizer = OPTIMIZERS[name](state_dtype=setting)
             optimizer.optimize([layer], 0)
             assert [state.dtype for state in layer.states[0]] == [wanted] * len(optimizer.states_in_use())
-            assert nbopt.NervanaObject.gen_class(optimizer.get_description()).state_dtype == (None if setting is None else wanted.name)
+            assert nbopt.NervanaObject.gen_class(optimizer.get_description()).state_dtype == (
+                None if setting is None else wanted.name
+            )
 
 
 def arrays_of(layers):
-    return [*(x for layer in layers for x in (*layer.params, *layer.grads)), *(s.storage for layer in layers for row in layer.states for s in row)]
+    return [
+        *(x for layer in layers for x in (*layer.params, *layer.grads)),
+        *(s.storage for layer in layers for row in layer.states for s in row),
+    ]
 
 
 def stepped_layers(dtype, shapes=((1000, 30), (777,)), **options):
@@ -601,7 +669,9 @@ def test_bfloat16_parameters_gradients_and_states_take_half(backend):
 @pytest.mark.parametrize("rounding", [False, True])
 def test_a_step_on_the_cpu_makes_no_temporary_of_the_parameters_size(rounding):
     with nbopt.use_backend("cpu", rng_seed=0, num_threads=1):
-        layers, optimizer = stepped_layers(BF16, [(1_000_000,)], state_dtype="bfloat16", stochastic_round=rounding)
+        layers, optimizer = stepped_layers(
+            BF16, [(1_000_000,)], state_dtype="bfloat16", stochastic_round=rounding
+        )
         tracemalloc.start()
         optimizer.optimize(layers, 0)
         _, peak = tracemalloc.get_traced_memory()
@@ -620,7 +690,9 @@ def test_the_norm_of_float16_gradients_is_accumulated_in_wider_arithmetic(backen
     layer = nbopt.Parameters((param, grad))
     optimizer = nbopt.GradientDescentMomentum(100.0, 0, gradient_clip_norm=clip)
     factor = clip / (size * math.sqrt(n))  # 1 / 200
-    assert optimizer.clip_gradient_norm(nbopt.get_param_list([layer]), clip) == pytest.approx(factor, rel=1e-6)
+    assert optimizer.clip_gradient_norm(nbopt.get_param_list([layer]), clip) == pytest.approx(
+        factor, rel=1e-6
+    )
     optimizer.optimize([layer], 0)
     assert same_bits(param, np.full(n, F32.type(-100 * size) * F32.type(factor)).astype(F16))
 
@@ -650,7 +722,9 @@ SHAPES = ((20_003,), (50, 60), (), (0, 3), (3, 5, 2), (4096,), (1,))
 
 @functools.cache
 def drawn(param, grad, special):
-    """For every shape, a parameter and the gradients of three steps; the second is Fortran-ordered, with gradients of every second column."""
+    """For every shape, a parameter and the gradients of three steps; the second is Fortran-ordered, with
+    gradients of every second column.
+    """
     rng = np.random.default_rng(5)
 
     @np.errstate(all="ignore")
@@ -699,7 +773,9 @@ LARGEST = [(name, mix) for name, mix in BOTH if name in ("adadelta", "shift_adam
 def test_the_cpu_and_the_reference_give_the_same_bits(name, mix):
     make, mix = OPTIMIZERS[name], MIXES[mix]
     stochastic = assert_replayed(mix, lambda **k: make(stochastic_round=True, **k))
-    assert not all(map(same_bits, stochastic, replayed("reference", mix, make)))  # rounding had something to do
+    assert not all(
+        map(same_bits, stochastic, replayed("reference", mix, make))
+    )  # rounding had something to do
     assert_replayed(mix, lambda **k: make(stochastic_round=True, **k), special=True)
 
 
@@ -708,7 +784,11 @@ def test_the_cpu_and_the_reference_give_the_same_bits(name, mix):
     # The first two, the test above has for several optimizers.
     thorough_but(
         [(name, True) for name in MIXES]
-        + [("bfloat16, states of float32", False), ("float64, the rest 16 bits", False), ("float32, the rest 16 bits", 3)],
+        + [
+            ("bfloat16, states of float32", False),
+            ("float64, the rest 16 bits", False),
+            ("float32, the rest 16 bits", 3),
+        ],
         ("float64, the rest 16 bits", True),
         ("bfloat16, states of float32", False),
         ("float32, the rest 16 bits", 3),
@@ -722,7 +802,9 @@ def test_the_cpu_and_the_reference_give_the_same_bits_in_every_mix(mix, setting)
 
 def test_the_cpu_and_the_reference_give_the_same_bits_with_clips():
     clips = {"gradient_clip_norm": 0.01, "gradient_clip_value": 0.25, "param_clip_value": 0.75}
-    result = assert_replayed(MIXES["bfloat16, states of float32"], lambda **k: nbopt.Adam(stochastic_round=True, **clips, **k))
+    result = assert_replayed(
+        MIXES["bfloat16, states of float32"], lambda **k: nbopt.Adam(stochastic_round=True, **clips, **k)
+    )
     assert max(float(np.abs(x.astype(F32)).max()) for x in result[: len(SHAPES)] if x.size) == 0.75
 
 
@@ -732,8 +814,12 @@ def test_assignments_have_the_same_bits_on_the_cpu_and_the_reference(kind, rng):
         values = rng.integers(0, 2**32, 300_001, np.uint32).view(F32)
     else:
         values = rng.integers(0, 2**64, 300_001, np.uint64).view(F64)
-        values[::2] = wide_values(kind, rng, 150_001)  # most patterns of float64 are out of the other formats' range
-    found = [assigned(make(), values, kind.dtype, kind.rounding) for make in (cpu_of(1), cpu_of(2), reference)]
+        values[::2] = wide_values(
+            kind, rng, 150_001
+        )  # most patterns of float64 are out of the other formats' range
+    found = [
+        assigned(make(), values, kind.dtype, kind.rounding) for make in (cpu_of(1), cpu_of(2), reference)
+    ]
     assert same_bits(found[0], found[2])
     assert same_bits(found[1], found[2])
 
@@ -755,7 +841,10 @@ def test_one_and_two_threads_give_the_same_bits_for_large_arrays():
         with nbopt.use_backend("cpu", rng_seed=1, num_threads=threads):
             rng = np.random.default_rng(1)
             shapes = [(1_000_003,), (300_000,), (5,), (600, 1000)]
-            layers = [nbopt.Parameters((rng.random(s, F32).astype(BF16), (rng.random(s, F32) * 0.01).astype(BF16))) for s in shapes]
+            layers = [
+                nbopt.Parameters((rng.random(s, F32).astype(BF16), (rng.random(s, F32) * 0.01).astype(BF16)))
+                for s in shapes
+            ]
             W = np.asfortranarray(rng.random((700, 800), F32).astype(BF16))
             layers.append(nbopt.Parameters((W, np.ones_like(W))))
             optimizer = nbopt.RMSProp(stochastic_round=True, state_dtype="bfloat16")
@@ -808,7 +897,9 @@ def test_a_run_goes_on_from_a_stored_state(backend, rng):
             optimizer.optimize([layer], 0)
 
     def fresh():
-        return nbopt.Parameters((np.ones(5000, BF16), steps[0])), nbopt.Adam(stochastic_round=True, state_dtype="bfloat16")
+        return nbopt.Parameters((np.ones(5000, BF16), steps[0])), nbopt.Adam(
+            stochastic_round=True, state_dtype="bfloat16"
+        )
 
     whole = fresh()
     run(*whole, steps)
@@ -862,7 +953,9 @@ hashes = [hashlib.sha256(x.tobytes()).hexdigest() for x in found]
 def test_a_generic_processor_gives_the_same_bits():
     show = "print(*hashes, cpu_primitives._has_half_instructions())"
     generic = {**os.environ, "NUMBA_CPU_NAME": "generic"}
-    done = subprocess.run([sys.executable, "-c", PORTABLE + show], env=generic, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", PORTABLE + show], env=generic, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     *there, has_half = done.stdout.split()
     assert has_half == "False"

@@ -1,4 +1,6 @@
-"""The CPU backend equals the reference bit for bit, for every optimizer, on any number of threads, whatever the values and layouts."""
+"""The CPU backend equals the reference bit for bit, for every optimizer, on any number of threads, whatever
+the values and layouts.
+"""
 
 import functools
 
@@ -16,11 +18,22 @@ ALL = list(OPTIMIZERS)
 WITH_NORM_CLIP = [name for name in NEON if name not in ("adadelta", "shift_adamax")]
 VALUE_CLIPS = {"gradient_clip_value": 0.25, "param_clip_value": 0.5}
 NORM_CLIP = {"gradient_clip_norm": 1e-3}
-CLIPPED = ("nesterov", "adadelta", "asgd")  # of which the plain run compiles clips; test_plans.py clips others
-DOUBLE = ("nesterov", "adadelta", "shift_adamax", "radam", "rprop")  # which the plain run compiles in float64 too
+CLIPPED = (
+    "nesterov",
+    "adadelta",
+    "asgd",
+)  # of which the plain run compiles clips; test_plans.py clips others
+DOUBLE = (
+    "nesterov",
+    "adadelta",
+    "shift_adamax",
+    "radam",
+    "rprop",
+)  # which the plain run compiles in float64 too
 THREADS = (1, 2)
 
-# One thread is used up to 16384 elements; chunks have 16384, tiles of a sum 4096, pieces of a strided tensor 1024.
+# One thread is used up to 16384 elements; chunks have 16384, tiles of a sum 4096, pieces of a strided tensor
+# 1024.
 SIZES = {
     "1 tensor": [1_000_003],
     "7 tensors": [1, 7, 1023, 8192, 8193, 16_385, 40_003],
@@ -33,7 +46,9 @@ single = pytest.mark.parametrize("dtype", thorough_but(DTYPE, np.float32), ids=[
 
 
 def with_dtypes(names):
-    """Pairs of each name and each dtype, of which the plain run takes every name in float32, and some in float64."""
+    """Pairs of each name and each dtype, of which the plain run takes every name in float32, and some in
+    float64.
+    """
     pairs = [(name, dtype) for name in names for dtype in (np.float32, np.float64)]
     usual = [(name, dtype) for name, dtype in pairs if dtype == np.float32 or name in DOUBLE]
     return pytest.mark.parametrize(("name", "dtype"), thorough_but(pairs, *usual, several=True))
@@ -48,8 +63,8 @@ def drawn_values(dtype, special):
 class Values:
     """Arrays that are cheap to make: windows into one pool of random values, at another place for each array.
 
-    With ``special=False`` there are no infinities, no NaN and no values whose squares overflow, so that a norm of them is a number;
-    signed zeros and subnormals stay.
+    With ``special=False`` there are no infinities, no NaN and no values whose squares overflow, so that a
+    norm of them is a number; signed zeros and subnormals stay.
     """
 
     def __init__(self, dtype, special=True):
@@ -121,7 +136,9 @@ def test_two_threads_are_two():
 def test_special_values(name, dtype, sizes):
     result = assert_same(layers_of(Values(dtype), sizes, number_of_states(name)), OPTIMIZERS[name])
     values = np.concatenate([array.ravel() for array in result])
-    assert np.isnan(values).any() and np.isfinite(values).mean() > 0.2  # not all values became NaN, which would equal anything
+    assert (
+        np.isnan(values).any() and np.isfinite(values).mean() > 0.2
+    )  # not all values became NaN, which would equal anything
 
 
 # Lists are the same to every rule, too.
@@ -133,7 +150,10 @@ def test_special_values_of_the_others(name, dtype):
 @single
 @pytest.mark.parametrize("name", thorough_but([name for name in ALL if name != "shift_adamax"], *CLIPPED))
 def test_value_clips_of_special_values(name, dtype):
-    assert_same(layers_of(Values(dtype), SIZES["7 tensors"], number_of_states(name)), lambda: OPTIMIZERS[name](**VALUE_CLIPS))
+    assert_same(
+        layers_of(Values(dtype), SIZES["7 tensors"], number_of_states(name)),
+        lambda: OPTIMIZERS[name](**VALUE_CLIPS),
+    )
 
 
 @each_dtype
@@ -152,12 +172,20 @@ def test_shifts_to_subnormal_values(dtype):
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    thorough_but([(name, dtype) for name in WITH_NORM_CLIP for dtype in DTYPE], ("nesterov", np.float32), ("adam", np.float64), several=True),
+    thorough_but(
+        [(name, dtype) for name in WITH_NORM_CLIP for dtype in DTYPE],
+        ("nesterov", np.float32),
+        ("adam", np.float64),
+        several=True,
+    ),
 )
 @pytest.mark.covering
 def test_norm_clip(name, dtype, sizes):
     # States start at 0, since a special value among them could make NaN.
-    result = assert_same(layers_of(Values(dtype, special=False), sizes, 0), lambda: OPTIMIZERS[name](**VALUE_CLIPS, **NORM_CLIP))
+    result = assert_same(
+        layers_of(Values(dtype, special=False), sizes, 0),
+        lambda: OPTIMIZERS[name](**VALUE_CLIPS, **NORM_CLIP),
+    )
     assert all(np.isfinite(array).all() for array in result)
 
 
@@ -165,7 +193,9 @@ def test_norm_clip(name, dtype, sizes):
 def test_norm_clip_of_special_values(dtype):
     sizes = SIZES["7 tensors"]
     result = assert_same(layers_of(Values(dtype), sizes, 1), lambda: nbopt.RMSProp(**NORM_CLIP))
-    assert all(np.isnan(array).all() for array in result[: len(sizes)])  # a NaN in one gradient is in the norm, and so in every parameter
+    assert all(
+        np.isnan(array).all() for array in result[: len(sizes)]
+    )  # a NaN in one gradient is in the norm, and so in every parameter
     assert np.isfinite(result[-1]).any()  # the states don't depend on the norm
 
 
@@ -189,7 +219,9 @@ def test_norm_over_more_tensors_than_a_tile_of_sums_holds(dtype):
     factors = []
     for backend in ("reference", "cpu"):
         with nbopt.use_backend(backend, batch_size=3):
-            factors.append(nbopt.RMSProp().clip_gradient_norm(nbopt.get_param_list([nbopt.Parameters(*pairs)]), 1e-6))
+            factors.append(
+                nbopt.RMSProp().clip_gradient_norm(nbopt.get_param_list([nbopt.Parameters(*pairs)]), 1e-6)
+            )
     assert factors[0] == factors[1] < 1
 
 
@@ -210,18 +242,27 @@ LAYOUTS = [
     ((5, 7), lambda x: x[2, 3:4]),
     ((40_000,), lambda x: x[::2]),
 ]
-DTYPES = [(np.float32, np.float32), (np.float64, np.float64), (np.float64, np.float32), (np.float32, np.float64)]
+DTYPES = [
+    (np.float32, np.float32),
+    (np.float64, np.float64),
+    (np.float64, np.float32),
+    (np.float32, np.float64),
+]
 
 
 def spread_out(array):
     """A copy in which every other element, backwards, is used."""
-    view = np.zeros([2 * n for n in array.shape], array.dtype)[(..., *(slice(None, None, -2) for _ in array.shape))]
+    view = np.zeros([2 * n for n in array.shape], array.dtype)[
+        (..., *(slice(None, None, -2) for _ in array.shape))
+    ]
     view[...] = array
     return view
 
 
 def layers_of_layouts(values, n_states, state_dtype=None):
-    """Return a maker of layers: each of `LAYOUTS` with each of `DTYPES`, all in one list, states and gradients in other layouts again."""
+    """Return a maker of layers: each of `LAYOUTS` with each of `DTYPES`, all in one list, states and
+    gradients in other layouts again.
+    """
     drawn = []
     for shape, view in LAYOUTS:
         for param_dtype, grad_dtype in DTYPES:
@@ -234,8 +275,13 @@ def layers_of_layouts(values, n_states, state_dtype=None):
         memory = [base.copy() for base, *_ in drawn]
         layers = [nbopt.Parameters((view(base), grad)) for base, (_, view, grad, _) in zip(memory, drawn)]
         for index, (layer, (*_, states)) in enumerate(zip(layers, drawn)):
-            layer.states[0].extend(be.wrap(spread_out(state) if index % 3 else state.copy()) for state in states)
-        return layers, memory  # all of the memory, so that an element beside a view that changed would be seen
+            layer.states[0].extend(
+                be.wrap(spread_out(state) if index % 3 else state.copy()) for state in states
+            )
+        return (
+            layers,
+            memory,
+        )  # all of the memory, so that an element beside a view that changed would be seen
 
     return make
 
@@ -247,16 +293,22 @@ def test_strided_and_mixed_lists_of_special_values(name):
 
 @pytest.mark.parametrize("name", thorough_but(WITH_NORM_CLIP, "nesterov"))
 def test_norm_clip_of_strided_and_mixed_lists(name):
-    result = assert_same(layers_of_layouts(Values(np.float32, special=False), 0), lambda: OPTIMIZERS[name](**VALUE_CLIPS, **NORM_CLIP))
+    result = assert_same(
+        layers_of_layouts(Values(np.float32, special=False), 0),
+        lambda: OPTIMIZERS[name](**VALUE_CLIPS, **NORM_CLIP),
+    )
     assert all(np.isfinite(array).all() for array in result)
 
 
-# Adadelta reads each state again after it was stored, rounded; momentum reads its state to write the parameter.
+# Adadelta reads each state again after it was stored, rounded; momentum reads its state to write the
+# parameter.
 @pytest.mark.parametrize("state_dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["momentum", "adadelta"])
 @pytest.mark.covering
 def test_states_of_another_dtype_than_the_parameter(name, state_dtype):
-    result = assert_same(layers_of_layouts(Values(np.float32), 0), lambda: OPTIMIZERS[name](state_dtype=state_dtype))
+    result = assert_same(
+        layers_of_layouts(Values(np.float32), 0), lambda: OPTIMIZERS[name](state_dtype=state_dtype)
+    )
     assert result[-1].dtype == state_dtype
 
 
@@ -269,7 +321,11 @@ def test_layout_does_not_change_the_result(name, backend):
     def result(copy):
         layers = [nbopt.Parameters((copy(p), copy(dW))) for p, dW in pairs]
         make_layers = lambda be: (layers, [layer.params[0] for layer in layers])  # noqa: E731
-        return stepped(type(backend)(rng_seed=0, batch_size=3), make_layers, lambda: OPTIMIZERS[name](**VALUE_CLIPS, **NORM_CLIP))
+        return stepped(
+            type(backend)(rng_seed=0, batch_size=3),
+            make_layers,
+            lambda: OPTIMIZERS[name](**VALUE_CLIPS, **NORM_CLIP),
+        )
 
     wanted = result(np.copy)
     for copy in (lambda x: np.array(x, order="F"), spread_out):
@@ -291,8 +347,18 @@ HYPER = {
     "adadelta": {"decay": _fraction, "epsilon": _any},
     "adam": {"learning_rate": _any, "beta_1": _below_one, "beta_2": _below_one, "epsilon": _any},
     "shift_adamax": {"learning_rate": _any, "beta_1": _below_one, "beta_2": _fraction, "epsilon": _any},
-    "rmsprop_momentum": {"learning_rate": _any, "decay_rate": _fraction, "epsilon": _any, "momentum_coef": _any.filter(bool)},
-    "rmsprop_centered": {"learning_rate": _any, "decay_rate": _fraction, "epsilon": _any, "momentum_coef": _any.filter(bool)},
+    "rmsprop_momentum": {
+        "learning_rate": _any,
+        "decay_rate": _fraction,
+        "epsilon": _any,
+        "momentum_coef": _any.filter(bool),
+    },
+    "rmsprop_centered": {
+        "learning_rate": _any,
+        "decay_rate": _fraction,
+        "epsilon": _any,
+        "momentum_coef": _any.filter(bool),
+    },
     "adamw": {**_adams, "wdecay": _any},
     "amsgrad": _adams,
     "adamax": _adams,
@@ -301,7 +367,12 @@ HYPER = {
     "lion": {"learning_rate": _any, "beta_1": _below_one, "beta_2": _below_one, "wdecay": _any},
     "yogi": {**_adams, "initial_accumulator_value": _any},
     "adabelief": {**_adams, "epsilon_root": _any},
-    "rprop": {"learning_rate": _any, "eta_minus": _below_one, "eta_plus": _any.map(lambda x: 1 + x), "step_min": st.floats(1e-30, 50.0)},
+    "rprop": {
+        "learning_rate": _any,
+        "eta_minus": _below_one,
+        "eta_plus": _any.map(lambda x: 1 + x),
+        "step_min": st.floats(1e-30, 50.0),
+    },
     "asgd": {"learning_rate": _any, "lambd": _any, "alpha": _fraction, "t0": _any},
 }
 
@@ -311,7 +382,13 @@ BOUNDED = [(name, True) for name in ALL]
 
 
 @pytest.mark.parametrize(
-    ("name", "bounded"), thorough_but([*FREE, *BOUNDED], *FREE, *[(name, bounded) for name, bounded in BOUNDED if name in CLIPPED], several=True)
+    ("name", "bounded"),
+    thorough_but(
+        [*FREE, *BOUNDED],
+        *FREE,
+        *[(name, bounded) for name, bounded in BOUNDED if name in CLIPPED],
+        several=True,
+    ),
 )
 @single
 @given(data=st.data())
@@ -319,4 +396,8 @@ def test_any_hyper_parameters(name, dtype, bounded, data):
     hyper = data.draw(st.fixed_dictionaries(HYPER[name]))
     if bounded and name != "shift_adamax":
         hyper |= VALUE_CLIPS
-    assert_same(layers_of(Values(dtype), [(311,)], number_of_states(name)), lambda: OPTIMIZERS[name](**hyper), threads=(1,))
+    assert_same(
+        layers_of(Values(dtype), [(311,)], number_of_states(name)),
+        lambda: OPTIMIZERS[name](**hyper),
+        threads=(1,),
+    )

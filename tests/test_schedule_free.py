@@ -17,7 +17,9 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 def drawn(steps=12, dtype="float64"):
     rng = np.random.default_rng(4)
-    params, *grads = ([np.asarray(rng.standard_normal(shape), dtype) for shape in SHAPES] for _ in range(steps + 1))
+    params, *grads = (
+        [np.asarray(rng.standard_normal(shape), dtype) for shape in SHAPES] for _ in range(steps + 1)
+    )
     return params, grads
 
 
@@ -35,7 +37,9 @@ def trained(optimizer, layer, grads):
 def test_average(host_backend, kind):
     """What eval puts in place of the parameters is the source's average, and train puts back every bit."""
     torch = pytest.importorskip("torch", reason="the other side is made of PyTorch: pip install torch")
-    schedulefree = pytest.importorskip("schedulefree", reason="it is the other side: pip install schedulefree")
+    schedulefree = pytest.importorskip(
+        "schedulefree", reason="it is the other side: pip install schedulefree"
+    )
     params, grads = drawn()
     theirs = [torch.nn.Parameter(torch.from_numpy(param.copy())) for param in params]
     source = getattr(schedulefree, KINDS[kind][1])(theirs)
@@ -68,7 +72,10 @@ def test_evaluating_changes_nothing(host_backend, kind, dtype):
     params, grads = drawn(6)
     for looks in (False, True):
         host_backend.rng_reset()
-        optimizer, layer = KINDS[kind][0](stochastic_round=True), layer_of([param.astype(storage) for param in params])
+        optimizer, layer = (
+            KINDS[kind][0](stochastic_round=True),
+            layer_of([param.astype(storage) for param in params]),
+        )
         for row in grads:
             if looks:
                 optimizer.eval([layer])
@@ -89,7 +96,10 @@ def test_no_step(host_backend):
     for layers in ([layer], [other, layer]):
         for one in layers:
             one.grads = grads[0]
-        with pytest.raises(nbopt.errors.StateError, match=r"parameter 0.*write optimizer\.train\(layers\) before the next step"):
+        with pytest.raises(
+            nbopt.errors.StateError,
+            match=r"parameter 0.*write optimizer\.train\(layers\) before the next step",
+        ):
             optimizer.optimize(layers, 0)
     assert all(map(same_bits, values_of([layer, other]), before)) and optimizer.t == len(grads)
     optimizer.train([layer])

@@ -1,4 +1,6 @@
-"""Whose random bits are whose: several optimizers in one step, several optimizers of one process, and replicas."""
+"""Whose random bits are whose: several optimizers in one step, several optimizers of one process, and
+replicas.
+"""
 
 import copy
 import pickle
@@ -29,7 +31,10 @@ def rounding():
 
 def layers_of(be, sizes, value=1 + 2.0**-8):
     """Layers whose gradients lie half-way between two numbers of bfloat16's grid."""
-    return [nbopt.Parameters((be.zeros(n, "bfloat16"), be.array(np.full(n, value), "float32")), name=f"layer{k}") for k, n in enumerate(sizes)]
+    return [
+        nbopt.Parameters((be.zeros(n, "bfloat16"), be.array(np.full(n, value), "float32")), name=f"layer{k}")
+        for k, n in enumerate(sizes)
+    ]
 
 
 def ups(layers):
@@ -83,7 +88,9 @@ def test_multi_optimizer_positions_without_gradients(backend):
 
 
 def test_multi_optimizer_in_a_multi_optimizer(backend):
-    """So it is for optimizers within a MultiOptimizer within another one, and beside one that has its own optimize."""
+    """So it is for optimizers within a MultiOptimizer within another one, and beside one that has its own
+    optimize.
+    """
 
     class Own(nbopt.Optimizer):
         def optimize(self, layer_list, epoch):
@@ -151,7 +158,9 @@ def test_second_step_of_several_optimizers_looks_at_nothing_afresh(monkeypatch):
 
 
 def deviation(be, layers, step):
-    """The sum of all rounding errors over the deviation of independent ones, the root mean square over some steps."""
+    """The sum of all rounding errors over the deviation of independent ones, the root mean square over some
+    steps.
+    """
     sums = []
     for epoch in range(40):
         step(epoch)
@@ -161,10 +170,13 @@ def deviation(be, layers, step):
 
 
 def test_errors_of_fifty_optimizers_are_independent(backend):
-    """With one optimizer for each of fifty parameters, the sum of the rounding errors deviates as that of independent ones."""
+    """With one optimizer for each of fifty parameters, the sum of the rounding errors deviates as that of
+    independent ones.
+    """
     layers = layers_of(backend, [3] * 50)
     multi = mapping(backend, range(50))
-    # Of 40 sums the root mean square is within .55 to 1.45 of that of independent errors, by four standard errors; equal bits gave 7.
+    # Of 40 sums the root mean square is within .55 to 1.45 of that of independent errors, by four standard
+    # errors; equal bits gave 7.
     assert 0.55 < deviation(backend, layers, lambda epoch: multi.optimize(layers, epoch)) < 1.45
 
 
@@ -187,7 +199,9 @@ def parameter(torch, n=3):
 
 
 def stepped(torch, p, optimizer, steps=1):
-    """Give the parameter a gradient half-way between two numbers of the grid and return which elements were rounded up, over some steps."""
+    """Give the parameter a gradient half-way between two numbers of the grid and return which elements were
+    rounded up, over some steps.
+    """
     found = []
     for _ in range(steps):
         p.grad = torch.full_like(p, 1 + 2.0**-8, dtype=torch.float32)
@@ -202,10 +216,14 @@ def needs_mixed(torch):
 
 
 def test_torch_optimizers_round_independently(torch):
-    """With one PyTorch optimizer for each of fifty parameters, the sum of the rounding errors deviates as that of independent ones."""
+    """With one PyTorch optimizer for each of fifty parameters, the sum of the rounding errors deviates as
+    that of independent ones.
+    """
     needs_mixed(torch)
     pairs = [(p := parameter(torch), nbopt.torch.Optimizer([p], rounding())) for _ in range(50)]
-    errors = np.array([np.where(stepped(torch, p, optimizer, 40), 1.0, -1.0).reshape(40, 3) for p, optimizer in pairs])
+    errors = np.array(
+        [np.where(stepped(torch, p, optimizer, 40), 1.0, -1.0).reshape(40, 3) for p, optimizer in pairs]
+    )
     sums = errors.sum(axis=(0, 2)) / np.sqrt(150)
     assert 0.55 < np.sqrt(np.mean(np.square(sums))) < 1.45
 
@@ -240,25 +258,34 @@ def test_torch_seed_beside_a_backend(torch):
     be = nbopt.backends.new_backend("reference", rng_seed=9)
     with pytest.raises(ArgumentError, match="has a seed"):
         nbopt.torch.Optimizer([parameter(torch)], rounding(), backend=be, seed=9)
-    assert nbopt.torch.Optimizer([parameter(torch)], rounding(), backend=be).state_dict()["rng_state"]["seed"] == 9
+    assert (
+        nbopt.torch.Optimizer([parameter(torch)], rounding(), backend=be).state_dict()["rng_state"]["seed"]
+        == 9
+    )
 
 
 def test_seeds_of_processes_agree(torch):
-    """Replicas agree: the optimizers of a new process have these seeds, in the order in which they are made, whatever PyTorch's seed is."""
+    """Replicas agree: the optimizers of a new process have these seeds, in the order in which they are made,
+    whatever PyTorch's seed is.
+    """
     code = """
 import torch, nbopt, nbopt.torch
 torch.manual_seed(1)
 p = torch.nn.Parameter(torch.zeros(3))
 print(*(nbopt.torch.Optimizer([p], nbopt.RMSProp()).state_dict()["rng_state"]["seed"] for _ in range(3)))
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     with np.errstate(over="ignore"):
         library, *numbers = (np.array([x], np.uint64) for x in (0x6E626F7074, 0, 1, 2))
         h = xoroshiro.absorb(np.uint64(0), library)
         assert found == [str(int(xoroshiro.absorb(h, number)[0])) for number in numbers]
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"]
+)
 def test_copies_keep_their_seed(torch, copied):
     """A copy has the seed and the update count of the original, and making it counts no optimizer."""
     needs_mixed(torch)

@@ -27,42 +27,76 @@ SIGNATURES = {
     "ASGD": f"{FIRST}=0.01, lambd=0.0001, alpha=0.75, t0=1000000.0, {LAST}",
     "AdaBelief": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-16, epsilon_root=1e-16, {LAST}",
     "AdaMax": f"{FIRST}=0.002, {MOMENTS}, {LAST}",
-    "Adafactor": f"{FIRST}=0.01, beta_2_decay=-0.8, epsilon_1={2.0**-23}, epsilon_2=0.001, clip_threshold=1.0, wdecay=0.0, {LAST}",
-    "Adadelta": "stochastic_round=False, decay=0.95, epsilon=1e-06, param_clip_value=None, name=None, *, "
-    "gradient_clip_value=None, ema_decay=None, state_dtype=None",
+    "Adafactor": (
+        f"{FIRST}=0.01, beta_2_decay=-0.8, epsilon_1={2.0**-23}, epsilon_2=0.001, clip_threshold=1.0,"
+        f" wdecay=0.0, {LAST}"
+    ),
+    "Adadelta": (
+        "stochastic_round=False, decay=0.95, epsilon=1e-06, param_clip_value=None, name=None, *, "
+        "gradient_clip_value=None, ema_decay=None, state_dtype=None"
+    ),
     "AdEMAMix": f"{FIRST}=0.001, {MOMENTS}, {DECAY}, beta_3=0.9999, alpha=5.0, warmup=None, {LAST}",
     "Adagrad": f"{FIRST}=0.01, epsilon=1e-06, {LAST}",
-    "Adam": f"{FIRST}=0.001, {MOMENTS}, {CLIPS}, name='adam', *, schedule=None, ema_decay=None, state_dtype=None",
+    "Adam": (
+        f"{FIRST}=0.001, {MOMENTS}, {CLIPS}, name='adam', *, schedule=None, ema_decay=None, state_dtype=None"
+    ),
     "AdamW": f"{FIRST}=0.001, {MOMENTS}, wdecay=0.01, {LAST}",
-    "Adan": f"{FIRST}=0.001, beta_1=0.98, beta_2=0.92, beta_3=0.99, epsilon=1e-08, wdecay=0.0, decoupled=False, {LAST}",
-    "CAME": f"{FIRST}=0.0002, beta_1=0.9, beta_2=0.999, beta_3=0.9999, epsilon_1=1e-30, epsilon_2=1e-16, clip_threshold=1.0, {DECAY}, {LAST}",
-    "DAdaptAdam": f"{FIRST}=1.0, {MOMENTS}, {DECAY}, bias_correction=False, d0=1e-06, growth_rate=None, {LAST}",
-    "GradientDescentMomentum": "learning_rate, momentum_coef, stochastic_round=False, wdecay=0.0, "
-    f"{CLIPS}, name=None, schedule=None, nesterov=False, *, ema_decay=None, state_dtype=None",
+    "Adan": (
+        f"{FIRST}=0.001, beta_1=0.98, beta_2=0.92, beta_3=0.99, epsilon=1e-08, wdecay=0.0, decoupled=False,"
+        f" {LAST}"
+    ),
+    "CAME": (
+        f"{FIRST}=0.0002, beta_1=0.9, beta_2=0.999, beta_3=0.9999, epsilon_1=1e-30, epsilon_2=1e-16,"
+        f" clip_threshold=1.0, {DECAY}, {LAST}"
+    ),
+    "DAdaptAdam": (
+        f"{FIRST}=1.0, {MOMENTS}, {DECAY}, bias_correction=False, d0=1e-06, growth_rate=None, {LAST}"
+    ),
+    "GradientDescentMomentum": (
+        "learning_rate, momentum_coef, stochastic_round=False, wdecay=0.0, "
+        f"{CLIPS}, name=None, schedule=None, nesterov=False, *, ema_decay=None, state_dtype=None"
+    ),
     "LAMB": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-06, {DECAY}, grad_averaging=True, {LAST}",
-    "LARS": f"{FIRST}=0.001, momentum_coef=0.9, wdecay=0.0, dampening=0.0, trust_coefficient=0.001, nesterov=False, {LAST}",
+    "LARS": (
+        f"{FIRST}=0.001, momentum_coef=0.9, wdecay=0.0, dampening=0.0, trust_coefficient=0.001,"
+        f" nesterov=False, {LAST}"
+    ),
     "Lion": f"{FIRST}=0.0001, beta_1=0.9, beta_2=0.99, wdecay=0.001, {LAST}",
-    "MARS": f"{FIRST}=0.003, beta_1=0.95, beta_2=0.99, epsilon=1e-08, wdecay=0.0, gamma=0.025, optimize_1d=False, rate_1d=1.0, "
-    f"beta_1_1d=0.9, beta_2_1d=0.95, wdecay_1d=0.1, {LAST}",
+    "MARS": (
+        f"{FIRST}=0.003, beta_1=0.95, beta_2=0.99, epsilon=1e-08, wdecay=0.0, gamma=0.025, optimize_1d=False,"
+        f" rate_1d=1.0, beta_1_1d=0.9, beta_2_1d=0.95, wdecay_1d=0.1, {LAST}"
+    ),
     "MultiOptimizer": "optimizer_mapping, name=None",
     "NAdam": f"{FIRST}=0.002, {MOMENTS}, momentum_decay=0.004, {LAST}",
     "Optimizer": "name=None, state_dtype=None",
-    "Prodigy": f"{FIRST}=1.0, {MOMENTS}, {DECAY}, bias_correction=False, d0=1e-06, growth_rate=None, d_coef=1.0, beta_3=None, "
-    f"safeguard_warmup=False, {LAST}",
+    "Prodigy": (
+        f"{FIRST}=1.0, {MOMENTS}, {DECAY}, bias_correction=False, d0=1e-06, growth_rate=None, d_coef=1.0,"
+        f" beta_3=None, safeguard_warmup=False, {LAST}"
+    ),
     "RAdam": f"{FIRST}=0.001, {MOMENTS}, {LAST}",
-    "RMSProp": "stochastic_round=False, decay_rate=0.95, learning_rate=0.002, epsilon=1e-06, "
-    f"{CLIPS}, name=None, schedule=None, *, centered=False, momentum_coef=0.0, ema_decay=None, state_dtype=None",
+    "RMSProp": (
+        f"stochastic_round=False, decay_rate=0.95, learning_rate=0.002, epsilon=1e-06, {CLIPS}, name=None,"
+        " schedule=None, *, centered=False, momentum_coef=0.0, ema_decay=None, state_dtype=None"
+    ),
     "Rprop": f"{FIRST}=0.01, eta_minus=0.5, eta_plus=1.2, step_min=1e-06, step_max=50.0, {LAST}",
     "SM3": f"{FIRST}=0.1, momentum_coef=0.0, beta=0.0, epsilon=1e-30, {LAST}",
     "ScheduleFreeAdamW": f"{FIRST}=0.0025, {MOMENTS}, warmup=None, {AVERAGE}, {LAST}",
     "ScheduleFreeRAdam": f"{FIRST}=0.0025, {MOMENTS}, silent_sgd_phase=True, {AVERAGE}, {LAST}",
     "ScheduleFreeSGD": f"{FIRST}=1.0, momentum_coef=0.9, warmup=None, {AVERAGE}, {LAST}",
-    "ShiftAdaMax": f"{FIRST}=0.002, {MOMENTS}, schedule=None, name='ShiftAdaMax', *, ema_decay=None, state_dtype=None",
-    "StableAdamW": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.99, epsilon=1e-08, wdecay=0.01, decoupled=True, {LAST}",
+    "ShiftAdaMax": (
+        f"{FIRST}=0.002, {MOMENTS}, schedule=None, name='ShiftAdaMax', *, ema_decay=None, state_dtype=None"
+    ),
+    "StableAdamW": (
+        f"{FIRST}=0.001, beta_1=0.9, beta_2=0.99, epsilon=1e-08, wdecay=0.01, decoupled=True, {LAST}"
+    ),
     "Tiger": f"{FIRST}=0.001, beta=0.965, wdecay=0.01, decoupled=True, {LAST}",
     "Yogi": f"{FIRST}=0.01, beta_1=0.9, beta_2=0.999, epsilon=0.001, initial_accumulator_value=1e-06, {LAST}",
 }
-CLASSES = {name: kind for name, kind in vars(optimizers).items() if isinstance(kind, type) and issubclass(kind, optimizers.Optimizer)}
+CLASSES = {
+    name: kind
+    for name, kind in vars(optimizers).items()
+    if isinstance(kind, type) and issubclass(kind, optimizers.Optimizer)
+}
 #: Those whose arguments are numbers and flags.
 PLAIN = sorted(set(CLASSES) - {"MultiOptimizer", "Optimizer"})
 
@@ -84,7 +118,11 @@ def test_arguments_become_attributes(name):
     """Every argument is found again under its name, by position and by name, and after a change."""
     parameters = inspect.signature(CLASSES[name]).parameters
     given = {key: 0.25 for key, parameter in parameters.items() if isinstance(parameter.default, float)}
-    given |= {key: not parameter.default for key, parameter in parameters.items() if isinstance(parameter.default, bool)}
+    given |= {
+        key: not parameter.default
+        for key, parameter in parameters.items()
+        if isinstance(parameter.default, bool)
+    }
     given |= {"beta_2_decay": -0.5, "clip_threshold": 2.0} if name == "Adafactor" else {}
     given |= {"eta_plus": 2.0} if name == "Rprop" else {}
     given |= {"learning_rate": 0.5, "momentum_coef": 0.75} if name == "GradientDescentMomentum" else {}
@@ -95,7 +133,9 @@ def test_arguments_become_attributes(name):
     }.items() if key in parameters}  # fmt: skip
     assert given.keys() == parameters.keys()
     by_name = CLASSES[name](**given)
-    positional = [key for key, parameter in parameters.items() if parameter.kind is not parameter.KEYWORD_ONLY]
+    positional = [
+        key for key, parameter in parameters.items() if parameter.kind is not parameter.KEYWORD_ONLY
+    ]
     by_position = CLASSES[name](
         *(given[key] for key in positional),
         **{key: given[key] for key in parameters if key not in positional},
@@ -116,10 +156,14 @@ def test_arguments_become_attributes(name):
 def test_wrong_calls(name):
     """Python's own errors name the class and the argument."""
     parameters = inspect.signature(CLASSES[name]).parameters
-    positional = [parameter for parameter in parameters.values() if parameter.kind is not parameter.KEYWORD_ONLY]
+    positional = [
+        parameter for parameter in parameters.values() if parameter.kind is not parameter.KEYWORD_ONLY
+    ]
     with pytest.raises(TypeError, match=rf"^{name}\.__init__\(\) takes .* positional arguments"):
         CLASSES[name](*[False] * (len(positional) + 1))
-    with pytest.raises(TypeError, match=rf"^{name}\.__init__\(\) got multiple values for argument '{positional[0].name}'"):
+    with pytest.raises(
+        TypeError, match=rf"^{name}\.__init__\(\) got multiple values for argument '{positional[0].name}'"
+    ):
         CLASSES[name](False, **{positional[0].name: False})
     with pytest.raises(
         errors.UnknownArgumentError,
@@ -127,7 +171,9 @@ def test_wrong_calls(name):
     ):
         made(name, beta_7=1.0)
     if name == "GradientDescentMomentum":
-        missing = r"__init__\(\) missing 2 required positional arguments: 'learning_rate' and 'momentum_coef'$"
+        missing = (
+            r"__init__\(\) missing 2 required positional arguments: 'learning_rate' and 'momentum_coef'$"
+        )
         with pytest.raises(TypeError, match=missing):
             nbopt.GradientDescentMomentum()
 
@@ -139,7 +185,13 @@ def test_values_are_checked(name):
     for key, parameter in inspect.signature(CLASSES[name]).parameters.items():
         if key in ("name", "state_dtype"):
             continue
-        wrong = 1.0 if key == "beta_2_decay" else "yes" if isinstance(parameter.default, (bool, type(None))) else -1.0
+        wrong = (
+            1.0
+            if key == "beta_2_decay"
+            else "yes"
+            if isinstance(parameter.default, (bool, type(None)))
+            else -1.0
+        )
         with pytest.raises(errors.ArgumentError, match=rf"^{key}( must be|: ).*") as assigned:
             setattr(optimizer, key, wrong)
         with pytest.raises(errors.ArgumentError) as constructed:
@@ -152,10 +204,14 @@ def test_type_checkers_see_the_constructors():
     path = pathlib.Path(optimizers.__file__).with_suffix(".pyi")
     if os.environ.get("NBOPT_UPDATE_GOLDEN") == "1":
         path.write_text(stub.text())
-    assert path.read_text() == stub.text(), "run NBOPT_UPDATE_GOLDEN=1 pytest tests/test_signatures.py, and read what it wrote"
+    assert path.read_text() == stub.text(), (
+        "run NBOPT_UPDATE_GOLDEN=1 pytest tests/test_signatures.py, and read what it wrote"
+    )
     classes = {node.name: node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)}
     for name in PLAIN:
         (constructor,) = (node for node in classes[name].body if isinstance(node, ast.FunctionDef))
         for argument in [*constructor.args.args, *constructor.args.kwonlyargs]:
             argument.annotation = None
-        assert ast.unparse(constructor.args) == ast.unparse(ast.parse(f"lambda self, {SIGNATURES[name]}: 0").body[0].value.args)
+        assert ast.unparse(constructor.args) == ast.unparse(
+            ast.parse(f"lambda self, {SIGNATURES[name]}: 0").body[0].value.args
+        )

@@ -1,4 +1,6 @@
-"""Rules that reduce along axes, and states of rows and columns: against formulas in float64, and the same bits on each backend."""
+"""Rules that reduce along axes, and states of rows and columns: against formulas in float64, and the same
+bits on each backend.
+"""
 
 import numpy as np
 import pytest
@@ -58,7 +60,9 @@ def rows_line_by_line(params, steps):
             column = 0.5 * column + 0.5 * (grad**2).mean(axis=-2, keepdims=True) + 1e-3
             states[k] = row, column
             update = grad / (np.sqrt(row / row.mean(axis=-2, keepdims=True)) * np.sqrt(column))
-            params[k] = params[k] - 0.5 * update / max(1.0, np.linalg.norm(update) / np.sqrt(update.size)) / whole
+            params[k] = (
+                params[k] - 0.5 * update / max(1.0, np.linalg.norm(update) / np.sqrt(update.size)) / whole
+            )
     return params, states
 
 
@@ -95,7 +99,9 @@ def axes_line_by_line(params, steps):
                 states[k] = [0.0] * max(1, grad.ndim)
             square = grad**2 + np.minimum.reduce(np.broadcast_arrays(*states[k]))
             axes = range(grad.ndim)
-            states[k] = [square.max(axis=tuple(a for a in axes if a != axis), keepdims=True) for axis in axes] or [square]
+            states[k] = [
+                square.max(axis=tuple(a for a in axes if a != axis), keepdims=True) for axis in axes
+            ] or [square]
             params[k] = params[k] - 0.5 * grad / np.sqrt(square)
     return params, states
 
@@ -130,7 +136,9 @@ def test_formula(host_backend, rule, dtype, tolerance):
         if 0 in shape:
             continue
         np.testing.assert_allclose(layer.params[k], wanted[k], rtol=tolerance, atol=tolerance)
-        for found, state in zip(layer.states[k], states[k] if isinstance(states[k], (tuple, list)) else [states[k]]):
+        for found, state in zip(
+            layer.states[k], states[k] if isinstance(states[k], (tuple, list)) else [states[k]]
+        ):
             assert found.shape == np.shape(state)
             np.testing.assert_allclose(found.get(), state, rtol=tolerance, atol=tolerance)
 

@@ -15,12 +15,23 @@ SHAPES = {2: [(3, 4), (5, 1), (2, 130), (70, 3)], 3: [(2, 3, 4), (1, 40, 5), (3,
 NUMPY = {"add": np.add, "subtract": np.subtract, "maximum": np.maximum, "minimum": np.minimum}
 REDUCED = {"sum": np.sum, "max": np.max, "min": np.min}
 #: What is done in a line: a kind, and numbers that pick its operands.
-lines = st.lists(st.tuples(st.sampled_from(["binary", "binary", "reduce", "reduce", "store"]), *[st.integers(0, 40)] * 4), min_size=2, max_size=14)
+lines = st.lists(
+    st.tuples(st.sampled_from(["binary", "binary", "reduce", "reduce", "store"]), *[st.integers(0, 40)] * 4),
+    min_size=2,
+    max_size=14,
+)
 
 
 def slots_of(ndim):
     """Return slots of every extent."""
-    return {"a": ELEMENT, "b": ELEMENT, "row": along(range(ndim - 1)), "column": along([ndim - 1]), "first": along([0]), "each": TENSOR}
+    return {
+        "a": ELEMENT,
+        "b": ELEMENT,
+        "row": along(range(ndim - 1)),
+        "column": along([ndim - 1]),
+        "first": along([0]),
+        "each": TENSOR,
+    }
 
 
 class Both:
@@ -29,14 +40,21 @@ class Both:
     def __init__(self, ndim):
         self.ndim, self.extents, shapes = ndim, slots_of(ndim), SHAPES[ndim]
         rng = np.random.default_rng(0)
-        self.memory = [[rng.integers(-3, 4, self.shape_of(extent, shape)) / 4 for shape in shapes] for extent in self.extents.values()]
+        self.memory = [
+            [rng.integers(-3, 4, self.shape_of(extent, shape)) / 4 for shape in shapes]
+            for extent in self.extents.values()
+        ]
         self.first = [[array.copy() for array in column] for column in self.memory]
         self.tracer = Tracer(self.extents, [*self.extents.values()], ndim)
-        self.values = [(slot, column, {slot.number}) for slot, column in zip(self.tracer.slots(), self.memory)]
+        self.values = [
+            (slot, column, {slot.number}) for slot, column in zip(self.tracer.slots(), self.memory)
+        ]
         self.slots = [slot for slot, _, _ in self.values]
 
     def shape_of(self, extent, shape):
-        return tuple(length if extent == ELEMENT or extent & 2 << axis else 1 for axis, length in enumerate(shape))
+        return tuple(
+            length if extent == ELEMENT or extent & 2 << axis else 1 for axis, length in enumerate(shape)
+        )
 
     def pick(self, number):
         return self.values[-1 - number % len(self.values)]
@@ -46,14 +64,18 @@ class Both:
         if kind == "binary":
             other, others, more = self.pick(second)
             op = [*NUMPY][third % len(NUMPY)]
-            self.values.append((self.tracer.apply(op, [value, other]), [*map(NUMPY[op], arrays, others)], reads | more))
+            self.values.append(
+                (self.tracer.apply(op, [value, other]), [*map(NUMPY[op], arrays, others)], reads | more)
+            )
         elif kind == "reduce":
             op, axes = [*REDUCED][third % 3], tuple(axis for axis in range(self.ndim) if second >> axis & 1)
             found = value.reduce(op, axes or None)
             if found is value:
                 return
             gone = axes or tuple(range(self.ndim))
-            self.values.append((found, [REDUCED[op](array, axis=gone, keepdims=True) for array in arrays], set()))
+            self.values.append(
+                (found, [REDUCED[op](array, axis=gone, keepdims=True) for array in arrays], set())
+            )
         else:
             slot = self.slots[second % len(self.slots)]
             if self.tracer.extent(value) & ~self.extents[slot.name]:
@@ -63,7 +85,10 @@ class Both:
                 self.memory[slot.number][number] = np.array(np.broadcast_to(array, target.shape))
             # What was computed from the slot before is not to be used any more.
             self.values = [one for one in self.values if slot.number not in one[2] or one[0] is slot]
-            self.values = [(slot, self.memory[slot.number], {slot.number}) if one[0] is slot else one for one in self.values]
+            self.values = [
+                (slot, self.memory[slot.number], {slot.number}) if one[0] is slot else one
+                for one in self.values
+            ]
 
 
 def traced(ndim, given_lines):
@@ -81,14 +106,25 @@ def run(be, both):
     numbers, _ = scalars.function()(both.tracer.numbers)
     memory = [[array.copy() for array in column] for column in both.first]
     columns = [[be.wrap(array) for array in column] for column in memory]
-    be.update(Update(program, numbers, None, lambda update: columns, plans=[], recut=lambda guard, waits: both.tracer.program(guard, waits)[0]))
+    be.update(
+        Update(
+            program,
+            numbers,
+            None,
+            lambda update: columns,
+            plans=[],
+            recut=lambda guard, waits: both.tracer.program(guard, waits)[0],
+        )
+    )
     return memory
 
 
 def check(be, both):
     for name, found, wanted in zip(both.extents, run(be, both), both.memory):
         for one, other in zip(found, wanted):
-            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12, err_msg=f"{name}\n{both.tracer.code}")
+            np.testing.assert_allclose(
+                one, other, rtol=1e-12, atol=1e-12, err_msg=f"{name}\n{both.tracer.code}"
+            )
 
 
 @pytest.fixture

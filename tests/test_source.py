@@ -1,7 +1,8 @@
-"""Generated source and its cache on disk: golden files, `nbopt.explain`, damaged and unusable cache folders, a second process.
+"""Generated source and its cache on disk: golden files, `nbopt.explain`, damaged and unusable cache folders,
+a second process.
 
-``NBOPT_UPDATE_GOLDEN=1 pytest tests/test_source.py`` writes the golden files anew: look at what git says has changed.
-"""
+``NBOPT_UPDATE_GOLDEN=1 pytest tests/test_source.py`` writes the golden files anew: look at what git says has
+changed."""
 
 import importlib
 import json
@@ -58,7 +59,9 @@ def assert_golden(name, text):
     if os.environ.get("NBOPT_UPDATE_GOLDEN") == "1":
         GOLDEN.mkdir(exist_ok=True)
         path.write_text(text)
-    assert path.exists(), f"{path} is missing: run NBOPT_UPDATE_GOLDEN=1 pytest tests/test_source.py, and read what it wrote"
+    assert path.exists(), (
+        f"{path} is missing: run NBOPT_UPDATE_GOLDEN=1 pytest tests/test_source.py, and read what it wrote"
+    )
     assert text == path.read_text()
 
 
@@ -69,13 +72,16 @@ def stepped(optimizer, rng, kernel_texts):
 
 
 CLIPPED = {"gradient_clip_norm": 1.0, "gradient_clip_value": 1.0, "param_clip_value": 1.0}
-# Of those that are not neon's, one with as many numbers as there are, and one that chooses element by element.
+# Of those that are not neon's, one with as many numbers as there are, and one that chooses element by
+# element.
 GOLDEN_OPTIMIZERS = {
     **NEON,
     "rmsprop_clipped": lambda: nbopt.RMSProp(**CLIPPED),
     "nadam": OPTIMIZERS["nadam"],
     "rprop": OPTIMIZERS["rprop"],
-    "own_optimizer": lambda: importlib.import_module("own_optimizer").QuasiHyperbolicMomentum(),  # which the documentation shows
+    "own_optimizer": (
+        lambda: importlib.import_module("own_optimizer").QuasiHyperbolicMomentum()
+    ),  # which the documentation shows
 }
 
 
@@ -94,7 +100,9 @@ def test_the_kernel_of_float64_parameters_with_float32_states_is_the_golden_one(
 def test_the_kernel_of_a_strided_expression_is_the_golden_one(cpu, kernel_texts):
     out, a, b = cpu.zeros((4, 6)), cpu.ones((6, 4)), cpu.ones((1, 6))
     transposed = cpu.wrap(a.storage.T)
-    out[:, ::2] = cpu.where(transposed[:, ::2] > 0.5, transposed[:, ::2] * 2 + cpu.sqrt(b[:, ::2]), cpu.shift(out[:, ::2], 0.25))
+    out[:, ::2] = cpu.where(
+        transposed[:, ::2] > 0.5, transposed[:, ::2] * 2 + cpu.sqrt(b[:, ::2]), cpu.shift(out[:, ::2], 0.25)
+    )
     (text,) = kernel_texts
     assert_golden("strided_expression", text)
 
@@ -147,7 +155,9 @@ def test_shared_parts_make_a_short_text(cpu, kernel_texts):
 def test_explain_holds_the_rule_as_mathematics_and_the_file_that_holds_the_text(cpu, rng):
     text = nbopt.explain(nbopt.RMSProp(), layers_of([(4, 3), (5,)], rng))
     guard, stages, kernel = text.split("\n\n", 2)
-    assert guard.startswith("# RMSProp is traced again if one of these changes: states = ('mean_square',), clips = False")
+    assert guard.startswith(
+        "# RMSProp is traced again if one of these changes: states = ('mean_square',), clips = False"
+    )
     assert "self.param_clip_value = None" in guard
     assert stages.split("\n") == [
         "# The stages of a step over param float32, grad float32, mean_square float32:",
@@ -165,7 +175,9 @@ def test_explain_holds_the_rule_as_mathematics_and_the_file_that_holds_the_text(
 
 def test_explain_gives_each_kernel_once(cpu, rng):
     layers = [*layers_of([(4, 3), (5,)], rng), *layers_of([(5,)], rng, np.float64)]
-    multi = nbopt.MultiOptimizer({"default": nbopt.RMSProp(), layers[0].name: nbopt.RMSProp(), layers[1].name: nbopt.Adam()})
+    multi = nbopt.MultiOptimizer(
+        {"default": nbopt.RMSProp(), layers[0].name: nbopt.RMSProp(), layers[1].name: nbopt.Adam()}
+    )
     text = nbopt.explain(multi, layers)
     assert text.count("def update(") == 3  # RMSProp in float32 (of two optimizers) and in float64, Adam
     assert text.count("# mean_square = ") == 3
@@ -177,7 +189,12 @@ def test_explain_and_compile_change_nothing(backend, rng):
     assert len(nbopt.explain(optimizer, layers)) > 100
     nbopt.compile(optimizer, layers)
     assert np.array_equal(layers[0].params[0], before)
-    assert (layers[0].states, optimizer.t, backend.launches, backend.rng_get_state()["updates"]) == ([[]], 0, launches, 0)
+    assert (layers[0].states, optimizer.t, backend.launches, backend.rng_get_state()["updates"]) == (
+        [[]],
+        0,
+        launches,
+        0,
+    )
 
 
 def test_after_compile_the_first_step_compiles_nothing(cpu, rng, kernel_texts):
@@ -230,9 +247,18 @@ print(json.dumps({
 
 def python(code, *arguments, **environment):
     """Run `code` in another process, with this nbopt, and return what the last line it prints says in JSON."""
-    path = os.pathsep.join([str(pathlib.Path(nbopt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    path = os.pathsep.join(
+        [str(pathlib.Path(nbopt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    ).rstrip(os.pathsep)
     environment = {**os.environ, "PYTHONPATH": path, "NUMBA_NUM_THREADS": "2", **environment}
-    done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, f"exit status {done.returncode}\n{done.stderr}"
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -270,7 +296,9 @@ def test_the_first_process_keeps_text_and_kernels_in_the_folder_that_nbopt_cache
     assert report["numba"] > report["compilations"]
     for pattern in ("nbopt_kernel_*.py", "*.nbi", "*.nbc"):
         assert files(folder, pattern)
-    assert all(path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o022 for path in folder.rglob("*"))
+    assert all(
+        path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o022 for path in folder.rglob("*")
+    )
 
 
 def test_a_second_process_compiles_nothing_and_has_the_same_text(first_process):
@@ -308,7 +336,12 @@ def test_a_cache_that_was_repaired_is_good_for_the_next_process(warm):
         path.write_bytes(b"this is no cache file")
     damaged, repaired = (python(TRAIN, "small", NBOPT_CACHE_DIR=str(warm)) for _ in range(2))
     assert (damaged["same"], damaged["compilations"], len(damaged["warnings"])) == (True, 1, 1)
-    assert (repaired["same"], repaired["compilations"], repaired["numba"], repaired["warnings"]) == (True, 0, 0, [])
+    assert (repaired["same"], repaired["compilations"], repaired["numba"], repaired["warnings"]) == (
+        True,
+        0,
+        0,
+        [],
+    )
 
 
 def test_text_on_disk_is_never_run_and_is_put_right(warm, tmp_path):
@@ -403,7 +436,8 @@ def test_training_goes_on_without_the_folder_and_leaves_nothing_behind(warm):
     assert {path: path.stat().st_mtime_ns for path in warm.rglob("*.*")} == before
 
 
-# Root may write anywhere, so it becomes nobody, who has no home. Python may lie in root's own folders: what compiling imports is imported first.
+# Root may write anywhere, so it becomes nobody, who has no home. Python may lie in root's own folders: what
+# compiling imports is imported first.
 BECOME_NOBODY = """
 import os
 import nbopt_backends.cpu.backend, filelock, numba

@@ -85,7 +85,13 @@ SKIP = {"skip_nonfinite": True}
         (Centred, {}, [4, 20]),
         (Centred, CLIP, [4, 4, 20]),
     ],
-    ids=lambda value: value.__name__ if isinstance(value, type) else None if isinstance(value, list) else ",".join(value) or "plain",
+    ids=lambda value: (
+        value.__name__
+        if isinstance(value, type)
+        else None
+        if isinstance(value, list)
+        else ",".join(value) or "plain"
+    ),
 )
 def test_bytes(optimizer, attributes, moved):
     """Passes, and the bytes that each moves for an element in float32."""
@@ -118,7 +124,12 @@ def test_one_pass(traced):
         ("store", 0),
     ]
     assert one.read() == [0, 1, 2] and one.written() == [0, 2] == program.written() and one.reductions == ()
-    assert program.n_given == program.n_numbers == 1 and program.size is None and program.verdict is None and program.ends == ()
+    assert (
+        program.n_given == program.n_numbers == 1
+        and program.size is None
+        and program.verdict is None
+        and program.ends == ()
+    )
 
 
 def test_reductions_of_one_level_share_a_pass(be, traced):
@@ -185,7 +196,9 @@ def test_extents(be, traced):
         TENSOR,
         ELEMENT,
     ]  # a store is as fine as its slot
-    assert extents_of(t.tracer.code, t.tracer.slot_extents) == [t.tracer._extent(line) for line in range(len(t.tracer.code))]
+    assert extents_of(t.tracer.code, t.tracer.slot_extents) == [
+        t.tracer._extent(line) for line in range(len(t.tracer.code))
+    ]
 
 
 def test_nothing_to_reduce(be, traced):
@@ -237,7 +250,9 @@ def test_guarded_stores_wait(be, traced):
     assert traced.stored() == {"m": [1], "d": [1], "s": [1]}
     assert [stage.guarded for _, stage in program.stages() if isinstance(stage, Pass)] == [False, True]
     assert "round" in [line[0] for line in program.passes()[0].code] and program.passes()[0].written() == []
-    assert all(stage.guarded for _, stage in program.stages() if isinstance(stage, Scalars) and not stage.outputs)
+    assert all(
+        stage.guarded for _, stage in program.stages() if isinstance(stage, Scalars) and not stage.outputs
+    )
 
 
 def test_condition_of_the_host(traced):
@@ -246,7 +261,10 @@ def test_condition_of_the_host(traced):
     traced.p[:] = traced.p + 1.0
     program = traced.program()
     assert kinds(program) == [["Verdict", "Pass"]] and program.passes()[0].guarded
-    assert program.levels[0][0] == Verdict(program.levels[0][0].condition) and program.levels[0][0].condition < program.n_given
+    assert (
+        program.levels[0][0] == Verdict(program.levels[0][0].condition)
+        and program.levels[0][0].condition < program.n_given
+    )
 
 
 def test_conditions_together(traced):
@@ -280,7 +298,9 @@ def test_reader_of_the_old_value(traced):
     traced.m[:] = traced.g + 1.0
     assert traced.stored() == {"v": [1], "m": [1]}
     code = traced.program().passes()[1].code
-    assert code.index(("load", 2)) < next(place for place, line in enumerate(code) if line[:2] == ("store", 2))
+    assert code.index(("load", 2)) < next(
+        place for place, line in enumerate(code) if line[:2] == ("store", 2)
+    )
 
 
 def test_reader_by_another_store(traced):
@@ -333,8 +353,16 @@ def test_slots_of_numbers_need_no_pass(traced):
     traced.s[:] = traced.s * 2.0
     program = traced.program()
     assert program.passes() == [] and traced.stored() == {"d": [0], "s": [0]}
-    loads = [place for place, (_, stage) in enumerate(program.stages()) if any(line[0] == "load" for line in stage.code)]
-    stores = [place for place, (_, stage) in enumerate(program.stages()) if any(line[0] == "store" for line in stage.code)]
+    loads = [
+        place
+        for place, (_, stage) in enumerate(program.stages())
+        if any(line[0] == "load" for line in stage.code)
+    ]
+    stores = [
+        place
+        for place, (_, stage) in enumerate(program.stages())
+        if any(line[0] == "store" for line in stage.code)
+    ]
     assert max(loads) < min(stores)
 
 
@@ -352,7 +380,9 @@ def test_counters_come_last(traced):
     traced.p[:] = traced.p + traced.g
     program = traced.program()
     assert program.stages()[-1] == (len(program.levels), program.ends[0])
-    assert not program.ends[0].guarded and program.ends[0].outputs == () and ("taken",) in program.ends[0].code
+    assert (
+        not program.ends[0].guarded and program.ends[0].outputs == () and ("taken",) in program.ends[0].code
+    )
     assert traced.stored() == {"p": [1], "n": [2]}
 
 
@@ -360,7 +390,9 @@ def test_counter_of_each_parameter(traced):
     """A parameter's own count of the steps that were taken, beside one for the step."""
     counted(traced)
     traced.d[:] = traced.d + traced.tracer.taken()
-    last = [stage for _, stage in traced.program().stages() if isinstance(stage, Scalars) and not stage.outputs]
+    last = [
+        stage for _, stage in traced.program().stages() if isinstance(stage, Scalars) and not stage.outputs
+    ]
     stored = {line[1]: stage.extent for stage in last for line in stage.code if line[0] == "store"}
     assert stored == {traced.n.number: STEP, traced.d.number: TENSOR}
 
@@ -377,7 +409,9 @@ def test_counter_reads_what_another_store_replaces(traced):
     traced.s[:] = 5.0
     program = traced.program()
     assert ("load", traced.s.number) not in program.ends[0].code
-    assert [stage.code[0] for _, stage in program.stages() if isinstance(stage, Scalars) and stage.outputs] == [("load", traced.s.number)]
+    assert [
+        stage.code[0] for _, stage in program.stages() if isinstance(stage, Scalars) and stage.outputs
+    ] == [("load", traced.s.number)]
 
 
 # --- what is left out ---
@@ -462,7 +496,10 @@ def test_numbers_of_a_parameter(be, traced):
     (root,) = [stage for _, stage in program.stages() if isinstance(stage, Scalars)]
     assert (program.n_given, program.n_numbers) == (1, 4) and len(scalars.outputs) == 1
     assert {0, combine.output, root.outputs[0][1], program.size} == {0, 1, 2, 3}
-    assert program.passes()[1].scalars() == sorted({0, 1, 2, 3} - {combine.output}) and program.passes()[0].scalars() == []
+    assert (
+        program.passes()[1].scalars() == sorted({0, 1, 2, 3} - {combine.output})
+        and program.passes()[0].scalars() == []
+    )
 
 
 # --- reductions by name ---
@@ -534,7 +571,9 @@ def test_step_of_one_number(name, rng):
     Stores().optimize([nbopt.Parameters(*arrays)], 0)
     total = sum(grad.sum() for _, grad in arrays)
     for param, _ in arrays:
-        np.testing.assert_allclose(param, np.full(param.shape, abs(total) if name == "norm" else total), rtol=1e-12)
+        np.testing.assert_allclose(
+            param, np.full(param.shape, abs(total) if name == "norm" else total), rtol=1e-12
+        )
 
 
 # --- several updates of a step ---
@@ -557,7 +596,11 @@ def test_decide_together():
     decide_together(updates)
     assert [update.program.verdict for update in updates] == [2, 2, None]
     assert updates[2].program is before
-    assert early.stored(2) == late.stored() == {"m": [2]} and early.stored() == {"m": [1]} and free.stored() == {"m": [0]}
+    assert (
+        early.stored(2) == late.stored() == {"m": [2]}
+        and early.stored() == {"m": [1]}
+        and free.stored() == {"m": [0]}
+    )
     assert [one.guarded for one in updates[0].program.passes()] == [False, True]
     assert bytes_of(updates[0].program) == [4, 12]
 

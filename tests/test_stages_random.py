@@ -20,7 +20,12 @@ UNARY = ["negative", "absolute", "sqrt", "sgn", "finite"]
 SOURCES = {"lr": 0.25}
 
 KINDS = (
-    ["binary"] * 4 + ["unary", "where", "number", "size"] + ["store"] * 4 + ["reduce"] * 4 + ["only_if"] + ["count", "count_shared", "count_value"]
+    ["binary"] * 4
+    + ["unary", "where", "number", "size"]
+    + ["store"] * 4
+    + ["reduce"] * 4
+    + ["only_if"]
+    + ["count", "count_shared", "count_value"]
 )
 lines = st.lists(st.tuples(st.sampled_from(KINDS), *[st.integers(0, 7)] * 4), min_size=12, max_size=30)
 dtypes = st.tuples(*[st.sampled_from(["float64", "float32", "bfloat16"])] * 3)
@@ -57,7 +62,9 @@ class Generator:
             self.add(tracer.apply(op[fourth % len(op)], [value for value, _ in operands]), reads)
         elif kind == "reduce":
             value, reads = self.pick(first)
-            self.add(tracer.reduce(["sum", "max", "min"][second % 3], ["tensor", "step"][third % 2], value), reads)
+            self.add(
+                tracer.reduce(["sum", "max", "min"][second % 3], ["tensor", "step"][third % 2], value), reads
+            )
         elif kind == "only_if":
             value, _ = self.pick(first, STEP)
             tracer.only_if(tracer.apply("less" if second % 2 else "finite", [value, 1.0][: 1 + second % 2]))

@@ -38,7 +38,11 @@ class Counted(nbopt.Optimizer):
 def expected(params, steps):
     """Do the same line by line in float64; return the parameters, what stands beside each, and the total."""
     params = [param.astype(np.float64) for param in params]
-    starts, times, momenta = [param.copy() for param in params], [2.0] * len(params), [0.0 * param for param in params]
+    starts, times, momenta = (
+        [param.copy() for param in params],
+        [2.0] * len(params),
+        [0.0 * param for param in params],
+    )
     total = 0.5
     for grads in steps:
         total += sum(np.abs(grad).sum() for grad in grads)
@@ -59,7 +63,9 @@ def steps_of(count, dtype="float32"):
 
 def layer_of(dtype="float32"):
     rng = np.random.default_rng(0)
-    return nbopt.Parameters(*((np.asarray(rng.normal(size=shape), dtype), np.zeros(shape, dtype)) for shape in SHAPES))
+    return nbopt.Parameters(
+        *((np.asarray(rng.normal(size=shape), dtype), np.zeros(shape, dtype)) for shape in SHAPES)
+    )
 
 
 def run(optimizer, layer, steps):
@@ -78,7 +84,12 @@ def test_every_extent(host_backend, dtype, tolerance):
     for k, shape in enumerate(SHAPES):
         start, time, momentum = layer.states[k]
         assert (start.shape, time.shape, momentum.shape) == (shape, (1,) * len(shape), shape)
-        for found, wanted in ((layer.params[k], params[k]), (start.get(), starts[k]), (time.get(), times[k]), (momentum.get(), momenta[k])):
+        for found, wanted in (
+            (layer.params[k], params[k]),
+            (start.get(), starts[k]),
+            (time.get(), times[k]),
+            (momentum.get(), momenta[k]),
+        ):
             np.testing.assert_allclose(np.asarray(found, np.float64), wanted, rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(optimizer.step_states["total"].get(), [total], rtol=tolerance)
 
@@ -106,7 +117,11 @@ def test_resumes(host_backend, tmp_path, resume):
         else:
             other.load_state_dict(optimizer.state_dict([layer]), [twin])
     else:
-        other, twin = pickle.loads(pickle.dumps((optimizer, layer))) if resume == "pickle" else copy.deepcopy((optimizer, layer))
+        other, twin = (
+            pickle.loads(pickle.dumps((optimizer, layer)))
+            if resume == "pickle"
+            else copy.deepcopy((optimizer, layer))
+        )
     run(optimizer, layer, steps[2:])
     run(other, twin, steps[2:])
     assert all(map(same_bits, layer.params, twin.params))
@@ -119,7 +134,10 @@ def test_copies_have_numbers_of_their_own(host_backend):
     run(optimizer, layer, steps[:1])
     other, before = copy.copy(optimizer), optimizer.step_states["total"].get()
     run(other, layer_of(), steps[1:])
-    assert same_bits(optimizer.step_states["total"].get(), before) and other.step_states["total"].get()[0] > before[0]
+    assert (
+        same_bits(optimizer.step_states["total"].get(), before)
+        and other.step_states["total"].get()[0] > before[0]
+    )
 
 
 def test_a_state_of_another_shape_is_refused(host_backend):
@@ -137,7 +155,10 @@ WRONG = {
     "no such axis": (State(axes=(4,)), "can't stand beside a parameter with 2 axes"),
     "begins as a word": (State(init="zero"), "can't begin as init='zero': it is a number"),
     "no rate": (State(init="lr"), "the optimizer has no learning rate"),
-    "one number of a parameter": (State(axes=(), init="param"), 'only one with axes="all" can begin as the parameter'),
+    "one number of a parameter": (
+        State(axes=(), init="param"),
+        'only one with axes="all" can begin as the parameter',
+    ),
     "one number of all": (State(axes="step", init="param"), "can't begin as init='param'"),
 }
 

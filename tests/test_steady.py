@@ -1,4 +1,6 @@
-"""A step looks at its arrays once: steps that come back to arrays that were looked at look at nothing, and compile nothing."""
+"""A step looks at its arrays once: steps that come back to arrays that were looked at look at nothing, and
+compile nothing.
+"""
 
 import weakref
 
@@ -43,9 +45,15 @@ def momentum(**options):
 
 
 def test_second_step(keeping, looks, rng):
-    """The second step, the first that has states, looks at nothing. The same holds for several optimizers in one step."""
+    """The second step, the first that has states, looks at nothing.
+
+    The same holds for several optimizers in one step.
+    """
     layers = layers_of([(3, 4), (5,)], rng)
-    for optimizer, updates in ((momentum(), 1), (nbopt.MultiOptimizer({"default": momentum(), layers[1].name: momentum()}), 2)):
+    for optimizer, updates in (
+        (momentum(), 1),
+        (nbopt.MultiOptimizer({"default": momentum(), layers[1].name: momentum()}), 2),
+    ):
         for layer in layers:
             layer.states = [[] for _ in layer.params]
         optimizer.optimize(layers, 0)
@@ -79,15 +87,22 @@ def test_new_states(keeping, looks, rng):
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (2, 7)], ids=["same shapes", "other shapes"])
-@pytest.mark.parametrize("options", [{}, {"gradient_clip_norm": 0.1, "stochastic_round": True}], ids=["plain", "clip, stochastic"])
+@pytest.mark.parametrize(
+    "options", [{}, {"gradient_clip_norm": 0.1, "stochastic_round": True}], ids=["plain", "clip, stochastic"]
+)
 def test_turns(keeping, looks, rng, shape, options):
-    """Two sets of layers in turn, with new gradients each time, are found again, and have the reference's bits."""
+    """Two sets of layers in turn, with new gradients each time, are found again, and have the reference's
+    bits.
+    """
     found = []
     for be in (keeping, nbopt.backends._load("reference")(rng_seed=0)):
         with nbopt.use_backend(be):
             be.rng_reset()
             values = np.random.default_rng(1)
-            sets, optimizer = [layers_of([first, (5,)], values) for first in ((3, 4), shape)], momentum(**options)
+            sets, optimizer = (
+                [layers_of([first, (5,)], values) for first in ((3, 4), shape)],
+                momentum(**options),
+            )
             for step in range(8):
                 layers = sets[step % 2]
                 if step > 3:
@@ -103,7 +118,9 @@ def test_turns(keeping, looks, rng, shape, options):
 
 
 def test_many_turns(keeping, looks, rng):
-    """Nine sets of one structure are remembered; of more than that, none is found again, and each is still right."""
+    """Nine sets of one structure are remembered; of more than that, none is found again, and each is still
+    right.
+    """
     for n, expected in ((9, 0), (12, 12)):
         sets, optimizer = [layers_of([(5,)], rng) for _ in range(n)], nbopt.GradientDescentMomentum(1.0, 0.0)
         for _ in range(2):
@@ -130,12 +147,17 @@ def test_turns_that_change(keeping, looks, rng):
 
 
 def test_pytorch_turns(looks):
-    """Two heads of a PyTorch model that have gradients in turn are found again; memory that was exchanged dies at the next step."""
+    """Two heads of a PyTorch model that have gradients in turn are found again; memory that was exchanged
+    dies at the next step.
+    """
     torch = pytest.importorskip("torch")
     import nbopt.torch
 
     arrays = [np.ones((3, 4), np.float32) for _ in range(3)]
-    held, params = [*map(weakref.ref, arrays)], [torch.nn.Parameter(torch.from_numpy(array)) for array in arrays]
+    held, params = (
+        [*map(weakref.ref, arrays)],
+        [torch.nn.Parameter(torch.from_numpy(array)) for array in arrays],
+    )
     arrays.clear()
     optimizer, turns = nbopt.torch.Optimizer(params, momentum()), ((0, 1), (0, 2))
     for step in range(8):

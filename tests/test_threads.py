@@ -1,7 +1,8 @@
-"""Several Python threads at once, forked processes, and Numba's own settings, under each of Numba's threading layers.
+"""Several Python threads at once, forked processes, and Numba's own settings, under each of Numba's threading
+layers.
 
-A layer is chosen once for a process, and a mistake ends the process, so each scenario is a process of its own.
-"""
+A layer is chosen once for a process, and a mistake ends the process, so each scenario is a process of its
+own."""
 
 import functools
 import json
@@ -14,7 +15,8 @@ import pytest
 
 import nbopt
 
-# What all scenarios share. Prints, at the end, one line of JSON. The interpreter changes threads as often as it can.
+# What all scenarios share. Prints, at the end, one line of JSON. The interpreter changes threads as often as
+# it can.
 COMMON = """
 import json, os, sys, threading
 import numpy as np
@@ -171,11 +173,28 @@ IMPORTABLE = {
 
 def start(code, **environment):
     """Run `code` in another process, with two threads and this nbopt."""
-    path = os.pathsep.join([str(pathlib.Path(nbopt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    path = os.pathsep.join(
+        [str(pathlib.Path(nbopt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    ).rstrip(os.pathsep)
     # pip puts TBB's library where the loader does not look.
-    libraries = os.pathsep.join([os.path.join(sys.prefix, "lib"), os.environ.get("LD_LIBRARY_PATH", "")]).rstrip(os.pathsep)
-    environment = {**os.environ, "PYTHONPATH": path, "LD_LIBRARY_PATH": libraries, "NUMBA_NUM_THREADS": "2", **environment}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=150, check=False)
+    libraries = os.pathsep.join(
+        [os.path.join(sys.prefix, "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
+    ).rstrip(os.pathsep)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "LD_LIBRARY_PATH": libraries,
+        "NUMBA_NUM_THREADS": "2",
+        **environment,
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
 
 
 def scenario(code, **environment):
@@ -201,17 +220,33 @@ def layer(request):
 
 def test_threads_may_step_different_optimizers_at_once(layer):
     report = scenario(STEPPING, NUMBA_THREADING_LAYER=layer)
-    assert report == {"layer": layer, "parallel": True, "failures": [], "wrong": [], "launches missing": 0, "updates missing": 0}
+    assert report == {
+        "layer": layer,
+        "parallel": True,
+        "failures": [],
+        "wrong": [],
+        "launches missing": 0,
+        "updates missing": 0,
+    }
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
 def test_a_process_forked_after_a_parallel_step_trains_and_so_does_its_parent(layer):
     report = scenario(FORKING, NUMBA_THREADING_LAYER=layer)
-    assert report == {"layer": layer, "parallel": True, "forked before the first step": 0, "forked": 0, "multiprocessing": 0, "parent": 0}
+    assert report == {
+        "layer": layer,
+        "parallel": True,
+        "forked before the first step": 0,
+        "forked": 0,
+        "multiprocessing": 0,
+        "parent": 0,
+    }
 
 
 def test_numbas_number_of_threads_and_its_settings_are_left_as_they_were():
     report = scenario(SETTINGS)
     limits = {"as they are": True, "one": False, "more than now": True, "more than there are": True}
-    assert report["report"] == {limit: {"threads": 0, "right": True, "parallel": parallel} for limit, parallel in limits.items()}
+    assert report["report"] == {
+        limit: {"threads": 0, "right": True, "parallel": parallel} for limit, parallel in limits.items()
+    }
     assert report["changed"] == []

@@ -59,7 +59,9 @@ def run(optimizer, params, steps, start=0):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        pytest.param(name, dtype, marks=() if dtype == "float32" or name == "nesterov" else pytest.mark.thorough)
+        pytest.param(
+            name, dtype, marks=() if dtype == "float32" or name == "nesterov" else pytest.mark.thorough
+        )
         for name in OPTIMIZERS
         for dtype in ("float32", "float64", "bfloat16", "float16")
     ],
@@ -80,7 +82,10 @@ def test_a_step_has_the_bits_of_the_same_optimizer_over_numpy_arrays(name, dtype
         theirs.optimize([layer], 0)
     assert all(same_bits(bits(p).numpy().view(storage), w) for p, w in zip(params, layer.params))
     for p, states in zip(params, layer.states):
-        assert all(same_bits(bits(ours.state[p][key]).numpy().view(s.dtype), s.get()) for key, s in zip(theirs.states_in_use(), states))
+        assert all(
+            same_bits(bits(ours.state[p][key]).numpy().view(s.dtype), s.get())
+            for key, s in zip(theirs.states_in_use(), states)
+        )
 
 
 def test_a_rule_of_the_users_own_runs_where_no_backend_was_ever_set():
@@ -89,7 +94,11 @@ def test_a_rule_of_the_users_own_runs_where_no_backend_was_ever_set():
 
         def __init__(self, learning_rate=1e-3, decay=0.9, gradient_clip_value=None, name=None):
             super().__init__(name=name)
-            self.learning_rate, self.decay, self.gradient_clip_value = learning_rate, decay, gradient_clip_value
+            self.learning_rate, self.decay, self.gradient_clip_value = (
+                learning_rate,
+                decay,
+                gradient_clip_value,
+            )
 
         def rule(self, step, param, grad, momentum):
             momentum[:] = self.decay * momentum + (1 - self.decay) * grad
@@ -109,12 +118,33 @@ def test_a_rule_of_the_users_own_runs_where_no_backend_was_ever_set():
     ("ours", "theirs", "tolerance"),
     [
         (nbopt.GradientDescentMomentum(0.1, 0.9), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), 1e-6),
-        (nbopt.GradientDescentMomentum(0.1, 0.0, wdecay=0.1), lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.1), 1e-6),
-        (nbopt.GradientDescentMomentum(0.1, 0.9, nesterov=True), lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True), 1e-6),
-        # Beside the root here and within it there, the epsilons matter where gradients are small; 1e-20 matters nowhere.
-        (nbopt.Adagrad(learning_rate=0.01, epsilon=1e-20), lambda p: torch.optim.Adagrad(p, lr=0.01, eps=1e-20), 1e-6),
-        (nbopt.RMSProp(decay_rate=0.9, epsilon=1e-20), lambda p: torch.optim.RMSprop(p, lr=2e-3, alpha=0.9, eps=1e-20), 1e-6),
-        (nbopt.Adadelta(decay=0.9, epsilon=1e-6), lambda p: torch.optim.Adadelta(p, lr=1.0, rho=0.9, eps=1e-6), 1e-6),
+        (
+            nbopt.GradientDescentMomentum(0.1, 0.0, wdecay=0.1),
+            lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.1),
+            1e-6,
+        ),
+        (
+            nbopt.GradientDescentMomentum(0.1, 0.9, nesterov=True),
+            lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+            1e-6,
+        ),
+        # Beside the root here and within it there, the epsilons matter where gradients are small; 1e-20
+        # matters nowhere.
+        (
+            nbopt.Adagrad(learning_rate=0.01, epsilon=1e-20),
+            lambda p: torch.optim.Adagrad(p, lr=0.01, eps=1e-20),
+            1e-6,
+        ),
+        (
+            nbopt.RMSProp(decay_rate=0.9, epsilon=1e-20),
+            lambda p: torch.optim.RMSprop(p, lr=2e-3, alpha=0.9, eps=1e-20),
+            1e-6,
+        ),
+        (
+            nbopt.Adadelta(decay=0.9, epsilon=1e-6),
+            lambda p: torch.optim.Adadelta(p, lr=1.0, rho=0.9, eps=1e-6),
+            1e-6,
+        ),
         (nbopt.Adam(epsilon=1e-20), lambda p: torch.optim.Adam(p, lr=1e-3, eps=1e-20), 1e-6),
     ],
     ids=["momentum", "plain", "nesterov", "adagrad", "rmsprop", "adadelta", "adam"],
@@ -149,12 +179,16 @@ def test_gradients_are_taken_as_they_are_whatever_the_current_backends_batch_siz
         for backend in (None, be, "reference"):
             params = parameters()
             before = [p.detach().clone() for p in params]
-            nbopt.torch.Optimizer(params, nbopt.GradientDescentMomentum(1.0, 0.0, gradient_clip_norm=0.5), backend=backend).step()
+            nbopt.torch.Optimizer(
+                params, nbopt.GradientDescentMomentum(1.0, 0.0, gradient_clip_norm=0.5), backend=backend
+            ).step()
             results.append([p.detach().clone() for p in params])
     assert all(equal(found, results[0]) for found in results)
     norm = torch.sqrt(sum((p.grad**2).sum() for p in params))
     assert norm > 0.5
-    assert all(torch.allclose(after, old - p.grad * 0.5 / norm) for after, old, p in zip(results[0], before, params))
+    assert all(
+        torch.allclose(after, old - p.grad * 0.5 / norm) for after, old, p in zip(results[0], before, params)
+    )
 
 
 # --- the current backend ---
@@ -164,7 +198,9 @@ def test_the_current_backend_is_neither_used_nor_changed():
     be = nbopt.set_backend("cpu", rng_seed=5, batch_size=7)
     before = be.rng_get_state(), be.launches, be.bsz
     params = parameters(dtype=torch.bfloat16)
-    optimizer = nbopt.torch.Optimizer(params, nbopt.RMSProp(stochastic_round=True, gradient_clip_value=1.0, param_clip_value=5.0))
+    optimizer = nbopt.torch.Optimizer(
+        params, nbopt.RMSProp(stochastic_round=True, gradient_clip_value=1.0, param_clip_value=5.0)
+    )
     run(optimizer, params, 3)
     assert nbopt.get_backend() is be and (be.rng_get_state(), be.launches, be.bsz) == before
 
@@ -193,7 +229,9 @@ def test_two_threads_step_two_optimizers_while_a_third_one_uses_the_current_back
 
 def test_a_backend_can_be_named_or_given_and_torchs_generator_is_not_used():
     state = torch.get_rng_state()
-    optimizer = nbopt.torch.Optimizer(parameters(grads=False), nbopt.RMSProp(), backend="reference", seed=1234)
+    optimizer = nbopt.torch.Optimizer(
+        parameters(grads=False), nbopt.RMSProp(), backend="reference", seed=1234
+    )
     assert optimizer.state_dict()["rng_state"] == {"seed": 1234, "updates": 0}
     params = parameters()
     assert torch.equal(torch.get_rng_state(), state)
@@ -210,7 +248,11 @@ def test_a_backend_can_be_named_or_given_and_torchs_generator_is_not_used():
 def test_groups_have_their_own_hyper_parameters_and_optimizers_and_are_updated_in_one_step():
     first, second, third = parameters([(4,)] * 3)
     prototype = nbopt.GradientDescentMomentum(0.5, 0.0)
-    groups = [{"params": first}, {"params": [second], "lr": 0.25}, {"params": [third], "optimizer": nbopt.Adagrad(epsilon=0.0)}]
+    groups = [
+        {"params": first},
+        {"params": [second], "lr": 0.25},
+        {"params": [third], "optimizer": nbopt.Adagrad(epsilon=0.0)},
+    ]
     optimizer = nbopt.torch.Optimizer(groups, prototype)
     before = [p.detach().clone() for p in (first, second, third)]
     optimizer.step()
@@ -218,7 +260,9 @@ def test_groups_have_their_own_hyper_parameters_and_optimizers_and_are_updated_i
     assert torch.equal(second, before[1] - 0.25 * second.grad)
     assert torch.allclose(third, before[2] - 0.01 * torch.sign(third.grad))
     assert prototype.learning_rate == 0.5 and "momentum_coef" not in optimizer.param_groups[2]
-    assert all(given is group for given, group in zip(groups, optimizer.param_groups)) and groups[0]["params"] == [first]
+    assert all(given is group for given, group in zip(groups, optimizer.param_groups)) and groups[0][
+        "params"
+    ] == [first]
     assert optimizer.state_dict()["rng_state"]["updates"] == 1
 
 
@@ -240,7 +284,10 @@ def test_every_hyper_parameter_of_a_group_holds_from_the_next_step_on_and_compil
 @pytest.mark.parametrize("adding", [False, True])
 def test_a_key_that_the_optimizer_does_not_have_is_refused_with_those_it_has(adding):
     optimizer = nbopt.torch.Optimizer(parameters(), nbopt.RMSProp())
-    with pytest.raises(ArgumentError, match=r"a group of RMSProp has no weight_decay; its hyper-parameters are .*decay_rate, lr"):
+    with pytest.raises(
+        ArgumentError,
+        match=r"a group of RMSProp has no weight_decay; its hyper-parameters are .*decay_rate, lr",
+    ):
         group = {"params": parameters(), "weight_decay": 0.1}
         optimizer.add_param_group(group) if adding else nbopt.torch.Optimizer([group], nbopt.RMSProp())
     assert len(optimizer.param_groups) == 1
@@ -273,7 +320,10 @@ def test_schedulers_of_pytorch_work(number):
         lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9),
     ][number]
     params, others = parameters(), parameters()
-    ours, theirs = nbopt.torch.Optimizer(params, nbopt.GradientDescentMomentum(0.1, 0.0)), torch.optim.SGD(others, lr=0.1)
+    ours, theirs = (
+        nbopt.torch.Optimizer(params, nbopt.GradientDescentMomentum(0.1, 0.0)),
+        torch.optim.SGD(others, lr=0.1),
+    )
     schedulers = make(ours), make(theirs)
     for k in range(6):
         for optimizer, scheduler, found in zip((ours, theirs), schedulers, (params, others)):
@@ -294,7 +344,9 @@ def test_reduce_on_plateau_works():
 
 def test_an_epoch_set_in_the_group_is_what_nbopts_own_schedules_see():
     params = parameters([(4,)])
-    optimizer = nbopt.torch.Optimizer(params, nbopt.GradientDescentMomentum(1.0, 0.0, schedule=nbopt.Schedule(1, 0.5)))
+    optimizer = nbopt.torch.Optimizer(
+        params, nbopt.GradientDescentMomentum(1.0, 0.0, schedule=nbopt.Schedule(1, 0.5))
+    )
     before = params[0].detach().clone()
     optimizer.param_groups[0]["epoch"] = 2
     optimizer.step()
@@ -329,7 +381,10 @@ def test_old_gradients_are_not_kept_alive():
     assert grad() is None and storage() is None and params[0].grad is None
 
 
-@pytest.mark.parametrize("replacement", ["same shape", "other shape", "transposed", "other dtype", "shorter view", "same memory, other strides"])
+@pytest.mark.parametrize(
+    "replacement",
+    ["same shape", "other shape", "transposed", "other dtype", "shorter view", "same memory, other strides"],
+)
 def test_memory_that_is_exchanged_under_a_parameter_is_followed(replacement):
     exchange = {
         "same shape": lambda p: p.clone(),
@@ -355,10 +410,17 @@ def test_memory_that_is_exchanged_under_a_parameter_is_followed(replacement):
 
 def test_parameters_without_gradients_are_skipped_and_their_states_stay():
     params, others = parameters(), parameters()
-    optimizer, same = nbopt.torch.Optimizer(params, nbopt.RMSProp()), nbopt.torch.Optimizer(others, nbopt.RMSProp())
+    optimizer, same = (
+        nbopt.torch.Optimizer(params, nbopt.RMSProp()),
+        nbopt.torch.Optimizer(others, nbopt.RMSProp()),
+    )
     for k, only in enumerate([{0, 1, 2, 3, 4}, {1, 3}, set(), {0}, {0, 1, 2, 3, 4}]):
         set_grads(params, k, only)
-        kept = {n: (p.detach().clone(), {name: s.clone() for name, s in optimizer.state[p].items()}) for n, p in enumerate(params) if n not in only}
+        kept = {
+            n: (p.detach().clone(), {name: s.clone() for name, s in optimizer.state[p].items()})
+            for n, p in enumerate(params)
+            if n not in only
+        }
         optimizer.step()
         for number, (value, states) in kept.items():
             assert torch.equal(params[number], value)
@@ -374,7 +436,11 @@ def test_a_step_without_any_gradient_changes_nothing_at_all():
     params = parameters(grads=False)
     optimizer = nbopt.torch.Optimizer(params, nbopt.Adam())
     optimizer.step()
-    assert optimizer.param_groups[0]["t"] == 0 and not optimizer.state and optimizer.state_dict()["rng_state"]["updates"] == 0
+    assert (
+        optimizer.param_groups[0]["t"] == 0
+        and not optimizer.state
+        and optimizer.state_dict()["rng_state"]["updates"] == 0
+    )
 
 
 @pytest.mark.parametrize("runs_on", ["cpu", "reference"])
@@ -393,7 +459,9 @@ def test_stochastic_rounding_keeps_updates_that_nearest_rounding_loses():
     moved = []
     for stochastic in (False, True):
         p = torch.nn.Parameter(torch.ones(4096, dtype=torch.bfloat16))
-        optimizer = nbopt.torch.Optimizer([p], nbopt.GradientDescentMomentum(1e-4, 0.0, stochastic_round=stochastic))
+        optimizer = nbopt.torch.Optimizer(
+            [p], nbopt.GradientDescentMomentum(1e-4, 0.0, stochastic_round=stochastic)
+        )
         for _ in range(100):
             p.grad = torch.ones_like(p)
             optimizer.step()
@@ -412,7 +480,10 @@ def test_channels_last_parameters_and_gradients_work(param_format, grad_format):
         p.grad = plain[0].grad.clone(memory_format=getattr(torch, grad_format))
         ours.step()
         same.step()
-    assert torch.equal(p, plain[0]) and p.stride() == torch.empty(p.shape).to(memory_format=getattr(torch, param_format)).stride()
+    assert (
+        torch.equal(p, plain[0])
+        and p.stride() == torch.empty(p.shape).to(memory_format=getattr(torch, param_format)).stride()
+    )
     assert torch.equal(ours.state[p]["mean_square"], same.state[plain[0]]["mean_square"])
 
 
@@ -480,7 +551,10 @@ def test_step_hooks_run_and_named_parameters_keep_their_names():
 
 
 def test_a_multi_optimizer_is_refused_and_groups_recommended():
-    with pytest.raises(ArgumentError, match=r'Give groups of parameters optimizers of their own: .*"optimizer": nbopt.Adam\(\)'):
+    with pytest.raises(
+        ArgumentError,
+        match=r'Give groups of parameters optimizers of their own: .*"optimizer": nbopt.Adam\(\)',
+    ):
         nbopt.torch.Optimizer(parameters(), nbopt.MultiOptimizer({"default": nbopt.RMSProp()}))
 
 
@@ -489,7 +563,11 @@ def test_optimizers_that_are_none_or_state_no_rule_are_refused():
         def optimize(self, layer_list, epoch):
             pass
 
-    for wrong, message in ((nbopt.RMSProp, "such as nbopt.RMSProp"), ("adam", "such as nbopt.RMSProp"), (NeonsWay(), "overrides optimize")):
+    for wrong, message in (
+        (nbopt.RMSProp, "such as nbopt.RMSProp"),
+        ("adam", "such as nbopt.RMSProp"),
+        (NeonsWay(), "overrides optimize"),
+    ):
         with pytest.raises(ArgumentError, match=message):
             nbopt.torch.Optimizer(parameters(), wrong)
 
@@ -497,7 +575,9 @@ def test_optimizers_that_are_none_or_state_no_rule_are_refused():
 @pytest.mark.parametrize("dtype", ["complex64", "int32", "bool", "float8_e4m3fn"])
 def test_parameters_that_cannot_be_trained_are_refused(dtype):
     p = torch.zeros(3, dtype=getattr(torch, dtype))
-    with pytest.raises(DtypeError, match=f"parameter 1 of the group: arrays of dtype {dtype} can't be trained"):
+    with pytest.raises(
+        DtypeError, match=f"parameter 1 of the group: arrays of dtype {dtype} can't be trained"
+    ):
         nbopt.torch.Optimizer([*parameters([(2,)]), p], nbopt.RMSProp())
 
 
@@ -545,7 +625,9 @@ def test_a_failed_step_leaves_all_groups_as_they_were_and_the_next_one_is_right(
     params[1].grad = torch.ones(4).to_sparse()
     with pytest.raises(LayoutError):
         optimizer.step()
-    assert equal(params, others) and not optimizer.state and optimizer.state_dict()["rng_state"]["updates"] == 0
+    assert (
+        equal(params, others) and not optimizer.state and optimizer.state_dict()["rng_state"]["updates"] == 0
+    )
     params[1].grad = good
     optimizer.step()
     nbopt.torch.Optimizer(others, nbopt.RMSProp()).step()
@@ -595,7 +677,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(name, dtype):
     for p, q in zip(params, resumed):
         assert optimizer.state[p].keys() == again.state[q].keys()
         for key, state in optimizer.state[p].items():
-            assert state.dtype == again.state[q][key].dtype and torch.equal(bits(state), bits(again.state[q][key]))
+            assert state.dtype == again.state[q][key].dtype and torch.equal(
+                bits(state), bits(again.state[q][key])
+            )
     assert optimizer.state_dict()["rng_state"] == again.state_dict()["rng_state"]
 
 
@@ -606,21 +690,32 @@ def test_the_state_dict_has_pytorchs_layout_and_states_by_name():
     found = optimizer.state_dict()
     assert set(found) == {"state", "param_groups", "rng_state", "skipped"}
     assert set(found["state"]) == {0, 1} and [*found["state"][0]] == ["step", "mean", "mean_square"]
-    assert found["param_groups"][0]["params"] == [0, 1] and found["param_groups"][0]["lr"] == 0.5 and found["param_groups"][0]["t"] == 2
+    assert (
+        found["param_groups"][0]["params"] == [0, 1]
+        and found["param_groups"][0]["lr"] == 0.5
+        and found["param_groups"][0]["t"] == 2
+    )
     state = optimizer.state[params[0]]["mean"]
     assert state.dtype == torch.float32 and state.shape == (3, 2) and not state.requires_grad
     state.zero_()  # the optimizer's own memory
     before = optimizer.state[params[0]]["mean_square"].clone()
     optimizer.step()
-    assert torch.allclose(state, 0.1 * params[0].grad.float()) and not torch.equal(before, optimizer.state[params[0]]["mean_square"])
+    assert torch.allclose(state, 0.1 * params[0].grad.float()) and not torch.equal(
+        before, optimizer.state[params[0]]["mean_square"]
+    )
 
 
 def test_loading_shares_nothing_with_the_dictionary_and_runs_hooks():
     params, others = parameters(), parameters()
-    optimizer, other = nbopt.torch.Optimizer(params, nbopt.RMSProp()), nbopt.torch.Optimizer(others, nbopt.RMSProp())
+    optimizer, other = (
+        nbopt.torch.Optimizer(params, nbopt.RMSProp()),
+        nbopt.torch.Optimizer(others, nbopt.RMSProp()),
+    )
     optimizer.step()
     calls = []
-    other.register_load_state_dict_pre_hook(lambda o, d: {**d, "param_groups": [{**d["param_groups"][0], "lr": 7.0}]})
+    other.register_load_state_dict_pre_hook(
+        lambda o, d: {**d, "param_groups": [{**d["param_groups"][0], "lr": 7.0}]}
+    )
     other.register_load_state_dict_post_hook(lambda o: calls.append(o))
     other.load_state_dict(optimizer.state_dict())
     assert other.param_groups[0]["lr"] == 7.0 and calls == [other]
@@ -647,11 +742,16 @@ def test_a_state_dict_of_another_optimizer_or_of_other_shapes_is_refused_and_not
     with pytest.raises(StateError, match=r"keeps the states .*mean_square.*square_avg"):
         optimizer.load_state_dict(renamed)
     after = optimizer.state_dict()
-    assert torch.equal(before["state"][0]["mean_square"], after["state"][0]["mean_square"]) and before["param_groups"] == after["param_groups"]
+    assert (
+        torch.equal(before["state"][0]["mean_square"], after["state"][0]["mean_square"])
+        and before["param_groups"] == after["param_groups"]
+    )
     optimizer.step()
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"]
+)
 def test_copies_go_on_as_the_original_does(copied):
     params = parameters([(30, 5), (7,)], torch.bfloat16)
     be = nbopt.backends.new_backend("cpu", rng_seed=3, num_threads=1)
@@ -669,10 +769,15 @@ def test_a_group_added_later_is_trained_and_saved():
     optimizer.step()
     optimizer.add_param_group({"params": params[1:], "lr": 0.5})
     optimizer.step()
-    again = nbopt.torch.Optimizer([{"params": parameters([(4,)])}, {"params": parameters([(5,)])}], nbopt.RMSProp())
+    again = nbopt.torch.Optimizer(
+        [{"params": parameters([(4,)])}, {"params": parameters([(5,)])}], nbopt.RMSProp()
+    )
     again.load_state_dict(saved_and_loaded(optimizer.state_dict()))
     assert [group["t"] for group in again.param_groups] == [2, 1] and again.param_groups[1]["lr"] == 0.5
-    assert torch.equal(again.state[again.param_groups[1]["params"][0]]["mean_square"], optimizer.state[params[1]]["mean_square"])
+    assert torch.equal(
+        again.state[again.param_groups[1]["params"][0]]["mean_square"],
+        optimizer.state[params[1]]["mean_square"],
+    )
 
 
 def test_momentum_that_is_turned_on_later_gets_its_state():
@@ -711,7 +816,10 @@ def test_the_gradient_scaler_unscales_and_skips_steps_with_infinite_gradients():
 
 
 def test_nbopt_itself_never_imports_torch():
-    code = "import sys, numpy as np, nbopt; nbopt.set_backend('reference').wrap(np.ones(3)); assert 'torch' not in sys.modules"
+    code = (
+        "import sys, numpy as np, nbopt; nbopt.set_backend('reference').wrap(np.ones(3)); assert 'torch' not"
+        " in sys.modules"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -720,7 +828,9 @@ def test_shapes_that_differ_are_refused():
     optimizer = nbopt.torch.Optimizer(params, nbopt.RMSProp())
     optimizer.step()
     p.data = torch.zeros(6, 2)  # the gradient stays as it was
-    with pytest.raises(ShapeError, match=r"parameter 0 of the group: it has shape \(6, 2\) and its gradient \(4, 6\)"):
+    with pytest.raises(
+        ShapeError, match=r"parameter 0 of the group: it has shape \(6, 2\) and its gradient \(4, 6\)"
+    ):
         optimizer.step()
 
 
@@ -759,7 +869,9 @@ def test_a_loss_scale_and_skipping_hold_for_all_groups_those_that_come_later_too
     assert torch.allclose(first, before[0] - first.grad / 4) and not torch.equal(second, before[1])
 
 
-@pytest.mark.parametrize("attribute, value", [("loss_scale", 0), ("loss_scale", torch.ones(2)), ("skip_nonfinite", 1)])
+@pytest.mark.parametrize(
+    "attribute, value", [("loss_scale", 0), ("loss_scale", torch.ones(2)), ("skip_nonfinite", 1)]
+)
 def test_a_loss_scale_or_flag_that_makes_no_sense_is_refused(attribute, value):
     optimizer = nbopt.torch.Optimizer(parameters(), nbopt.RMSProp())
     with pytest.raises(ArgumentError, match=attribute):
@@ -876,7 +988,10 @@ BROKEN = {
     "a word for t": with_in_group("t", "a"),
     "a state that is None": lambda state: {**state, "state": {0: {"mean_square": None}}},
     "states that are None": lambda state: {**state, "state": {0: None}},
-    "a state of ints": lambda state: {**state, "state": {0: {"mean_square": torch.ones(4, dtype=torch.int32)}}},
+    "a state of ints": lambda state: {
+        **state,
+        "state": {0: {"mean_square": torch.ones(4, dtype=torch.int32)}},
+    },
     "a state of NumPy's": lambda state: {**state, "state": {0: {"mean_square": np.ones(4, np.float32)}}},
     "random bits of no kind": lambda state: {**state, "rng_state": {"seed": -1, "updates": "x"}},
     "counts of skipped steps of no kind": lambda state: {**state, "skipped": [-1]},

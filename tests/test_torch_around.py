@@ -1,4 +1,6 @@
-"""What stands around a step in PyTorch: signatures, torch.compile, modes, hooks in the backward pass, shared memory, distributed checkpoints."""
+"""What stands around a step in PyTorch: signatures, torch.compile, modes, hooks in the backward pass, shared
+memory, distributed checkpoints.
+"""
 
 import inspect
 import warnings
@@ -44,7 +46,10 @@ def plainly(model, optimizer, steps):
 
 def agree(name, train, **options):
     """Whether ours, trained in some way, moves as PyTorch's does, trained plainly."""
-    expected, found = trained(torch.optim, name, plainly, **options), trained(nbopt.torch, name, train, **options)
+    expected, found = (
+        trained(torch.optim, name, plainly, **options),
+        trained(nbopt.torch, name, train, **options),
+    )
     for a, b in zip(found, expected):
         torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-6)
 
@@ -58,7 +63,10 @@ def test_signatures(name):
         assert [p for p in found.values() if p.name not in EXTRAS] == list(expected.values())
         assert {p.name for p in found.values() if p.kind is p.KEYWORD_ONLY} >= EXTRAS
     _, _, parameters = inspect.cleandoc(ours.__doc__).partition("\n\nParameters\n----------\n")
-    assert all(f"\n{extra} : " in parameters for extra in EXTRAS) and "\n\nReferences\n----------\n" in parameters
+    assert (
+        all(f"\n{extra} : " in parameters for extra in EXTRAS)
+        and "\n\nReferences\n----------\n" in parameters
+    )
     code = inspect.getsource(ours).split('"""')[-1]
     assert len(code.splitlines()) <= 40 and issubclass(ours, theirs) and ours.__name__ == name
 
@@ -98,7 +106,9 @@ def test_inference_mode():
 
 
 def test_hooks_in_backward():
-    """Each parameter may have an optimizer of its own, which steps as soon as its gradient is there, and frees it."""
+    """Each parameter may have an optimizer of its own, which steps as soon as its gradient is there, and
+    frees it.
+    """
     model = model_of()
     optimizers = {p: nbopt.torch.AdamW([p], backend="reference") for p in model.parameters()}
 
@@ -147,7 +157,9 @@ def test_shared_memory():
 
 
 def test_distributed_checkpoint():
-    """PyTorch's distributed checkpoints get the states, and put them back; the step that they make to get them changes nothing."""
+    """PyTorch's distributed checkpoints get the states, and put them back; the step that they make to get
+    them changes nothing.
+    """
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
     found = []

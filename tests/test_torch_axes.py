@@ -20,7 +20,9 @@ RULES = {"rows": test_slices.Rows, "axes": test_slices.Axes, "every extent": tes
 def problem(steps):
     rng = np.random.default_rng(3)
     params = [np.asarray(rng.normal(size=shape), np.float32) for shape in SHAPES]
-    return params, [[np.asarray(rng.uniform(0.5, 1.5, shape), np.float32) for shape in SHAPES] for _ in range(steps)]
+    return params, [
+        [np.asarray(rng.uniform(0.5, 1.5, shape), np.float32) for shape in SHAPES] for _ in range(steps)
+    ]
 
 
 def run(optimizer, params, steps):
@@ -81,5 +83,8 @@ def test_a_state_of_another_shape_is_refused():
     run(optimizer, params, [[np.ones((6, 5), np.float32)]])
     saved = optimizer.state_dict()
     saved["state"][0]["row"] = torch.ones(6, 5)
-    with pytest.raises(nbopt.errors.StateError, match=r"the state row of parameter 0 has shape \(6, 5\), and has to have \(6, 1\)"):
+    with pytest.raises(
+        nbopt.errors.StateError,
+        match=r"the state row of parameter 0 has shape \(6, 5\), and has to have \(6, 1\)",
+    ):
         optimizer.load_state_dict(saved)

@@ -26,15 +26,26 @@ def inputs_of(name):
 
 
 def cases():
-    """Each entry of PyTorch's table, in both dtypes, by the reference; and compiled, of which the plain run takes a class's last entry."""
+    """Each entry of PyTorch's table, in both dtypes, by the reference; and compiled, of which the plain run
+    takes a class's last entry.
+    """
     for name in NAMES:
         for kwargs in inputs_of(name):
             called = "-".join(f"{key}={value}" for key, value in kwargs.items()) or "default"
             for dtype in (torch.float64, torch.float32):
                 for backend in ("reference", "cpu"):
-                    plain = backend == "reference" or (kwargs == inputs_of(name)[-1] and dtype == torch.float32)
+                    plain = backend == "reference" or (
+                        kwargs == inputs_of(name)[-1] and dtype == torch.float32
+                    )
                     marks = () if plain else pytest.mark.thorough
-                    yield pytest.param(name, kwargs, dtype, backend, id=f"{name}-{called}-{str(dtype)[6:]}-{backend}", marks=marks)
+                    yield pytest.param(
+                        name,
+                        kwargs,
+                        dtype,
+                        backend,
+                        id=f"{name}-{called}-{str(dtype)[6:]}-{backend}",
+                        marks=marks,
+                    )
 
 
 #: One that has most states, for each class.
@@ -48,11 +59,17 @@ RICH = {
 
 def parameters(dtype=torch.float32, shapes=SHAPES, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)) for shape in shapes]
+    return [
+        torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype))
+        for shape in shapes
+    ]
 
 
 def set_grads(params, step, missing=True):
-    """Gradients of a step. Each parameter lacks its own at times, but in the first step; the second one joins late."""
+    """Gradients of a step.
+
+    Each parameter lacks its own at times, but in the first step; the second one joins late.
+    """
     generator = torch.Generator().manual_seed(1000 + step)
     for number, p in enumerate(params):
         grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
@@ -74,7 +91,10 @@ def made(module, name, params, backend="reference", **kwargs):
 def pair(name, kwargs, dtype=torch.float32, backend="reference"):
     """PyTorch's optimizer and ours over equal parameters."""
     theirs, ours = parameters(dtype), parameters(dtype)
-    return (made(torch.optim, name, theirs, **kwargs), theirs), (made(nbopt.torch, name, ours, backend, **kwargs), ours)
+    return (made(torch.optim, name, theirs, **kwargs), theirs), (
+        made(nbopt.torch, name, ours, backend, **kwargs),
+        ours,
+    )
 
 
 def tolerances(dtype):
@@ -116,7 +136,9 @@ def saved_and_loaded(state_dict):
 def test_state_dicts(name, way):
     """A state dict of either goes on in the other as in the run that was saved."""
     kwargs = RICH.get(name, {})
-    first, second = {"to nbopt": (torch.optim, nbopt.torch), "to torch": (nbopt.torch, torch.optim)}.get(way, (nbopt.torch, nbopt.torch))
+    first, second = {"to nbopt": (torch.optim, nbopt.torch), "to torch": (nbopt.torch, torch.optim)}.get(
+        way, (nbopt.torch, nbopt.torch)
+    )
     params = parameters()
     optimizer = made(first, name, params, **kwargs)
     run(optimizer, params, 5)
@@ -133,7 +155,9 @@ def test_state_dicts(name, way):
         torch.testing.assert_close(others, params, **tolerances(torch.float32))
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"]
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_copies(name, copied):
     """A copy goes on as the optimizer does."""
@@ -168,7 +192,10 @@ def test_late_parameters(name):
 
 
 def both(name, act, kwargs=None, steps=12, dtype=torch.float64, shapes=((5,), (3, 2)), reset=None):
-    """Do the same to PyTorch's optimizer and to ours; return their parameters. `act` gets the optimizer, and returns what is called each step."""
+    """Do the same to PyTorch's optimizer and to ours; return their parameters.
+
+    `act` gets the optimizer, and returns what is called each step.
+    """
     results = []
     for module in (torch.optim, nbopt.torch):
         params = parameters(dtype, shapes)
@@ -225,7 +252,9 @@ def test_no_more_compilation():
     run(optimizer, params, 2, missing=False)
     compiled = optimizer._backend.compilations
     for step in range(2, 5):
-        optimizer.param_groups[0].update(lr=0.1 / step, betas=(0.5 / step, 0.7), weight_decay=0.5 / step, eps=1e-3 * step)
+        optimizer.param_groups[0].update(
+            lr=0.1 / step, betas=(0.5 / step, 0.7), weight_decay=0.5 / step, eps=1e-3 * step
+        )
         run(optimizer, params, 1, step, missing=False)
     assert optimizer._backend.compilations == compiled
 
@@ -235,7 +264,9 @@ def test_group_keys():
     for name in NAMES:
         (theirs, _), (ours, found) = pair(name, {})
         run(ours, found, 1)
-        assert [*ours.param_groups[0]] == [*theirs.param_groups[0]] and ours.defaults.keys() == theirs.defaults.keys()
+        assert [*ours.param_groups[0]] == [
+            *theirs.param_groups[0]
+        ] and ours.defaults.keys() == theirs.defaults.keys()
         assert ours.state_dict()["param_groups"] == theirs.state_dict()["param_groups"]
     groups = [{"params": [p], "lr_scale": 0.5, "name": str(k)} for k, p in enumerate(parameters())]
     optimizer = nbopt.torch.AdamW(groups)
@@ -250,7 +281,9 @@ def test_added_groups():
         others = parameters(torch.float64, [(4,)] * 3, seed=5)
         optimizer.add_param_group({**optimizer.param_groups[0], "params": [others[0]], "lr": 0.5})
         optimizer.add_param_group({"params": others[1]})
-        optimizer.param_groups.append({**optimizer.param_groups[0], "params": [others[2]], "weight_decay": 0.3})
+        optimizer.param_groups.append(
+            {**optimizer.param_groups[0], "params": [others[2]], "weight_decay": 0.3}
+        )
         params += others
 
     for name in NAMES:
@@ -290,10 +323,14 @@ RESETS = {
     "del state[p]": lambda o, p: o.state.__delitem__(p) if p in o.state else None,
     "state[p].clear()": lambda o, p: o.state[p].clear(),
     "state[p] = {}": lambda o, p: o.state.__setitem__(p, {}),
-    "new dictionary": lambda o, p: setattr(o, "state", type(o.state)(dict) if type(o.state).__name__ == "defaultdict" else {}),
+    "new dictionary": lambda o, p: setattr(
+        o, "state", type(o.state)(dict) if type(o.state).__name__ == "defaultdict" else {}
+    ),
     "values": lambda o, p: [value.mul_(0.5) for key, value in o.state[p].items() if key != "step"],
     "another count": lambda o, p: o.state[p]["step"].fill_(100.0) if "step" in o.state[p] else None,
-    "another tensor": lambda o, p: o.state[p].update({key: value.clone() * 0.5 for key, value in o.state[p].items()}),
+    "another tensor": (
+        lambda o, p: o.state[p].update({key: value.clone() * 0.5 for key, value in o.state[p].items()})
+    ),
 }
 
 
@@ -371,7 +408,9 @@ def test_sparse_gradients(name):
 
 
 def test_bad_state_dicts():
-    """A state dict with other groups, of other shapes, or of another class is refused, and nothing has changed."""
+    """A state dict with other groups, of other shapes, or of another class is refused, and nothing has
+    changed.
+    """
     params = parameters()
     optimizer = nbopt.torch.Adam(params)
     run(optimizer, params, 2, missing=False)
@@ -391,7 +430,11 @@ def test_bad_state_dicts():
         with pytest.raises(ValueError):
             optimizer.load_state_dict(other.state_dict())
     after = optimizer.state_dict()
-    assert all(torch.equal(after["state"][i][key], value) for i, states in good["state"].items() for key, value in states.items())
+    assert all(
+        torch.equal(after["state"][i][key], value)
+        for i, states in good["state"].items()
+        for key, value in states.items()
+    )
 
 
 def test_bad_steps():
@@ -400,7 +443,13 @@ def test_bad_steps():
     optimizer = nbopt.torch.AdamW([{"params": params[:2]}, {"params": params[2:]}])
     run(optimizer, params, 2, missing=False)
     before = [p.detach().clone() for p in params]
-    for key, value in (("betas", 0.9), ("betas", (0.9, 0.9, 0.9)), ("lr", torch.ones(2)), ("differentiable", True), ("lr", "fast")):
+    for key, value in (
+        ("betas", 0.9),
+        ("betas", (0.9, 0.9, 0.9)),
+        ("lr", torch.ones(2)),
+        ("differentiable", True),
+        ("lr", "fast"),
+    ):
         kept = optimizer.param_groups[1][key]
         optimizer.param_groups[1][key] = value
         with pytest.raises((ValueError, TypeError)):
@@ -417,7 +466,9 @@ def test_bad_steps():
 @pytest.mark.parametrize("unscaled", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_grad_scaler(name, unscaled):
-    """Under GradScaler a step divides the gradients, in place of a pass of its own, and a step with an infinite gradient does nothing."""
+    """Under GradScaler a step divides the gradients, in place of a pass of its own, and a step with an
+    infinite gradient does nothing.
+    """
     results, counts = [], []
     for module in (torch.optim, nbopt.torch):
         params = parameters(torch.float32, [(5,), (3, 2)])
@@ -441,10 +492,18 @@ def test_grad_scaler(name, unscaled):
 
 
 def test_found_inf():
-    """A step with found_inf does nothing to values, states and counts, compiled too; who made it, and when, does not matter."""
+    """A step with found_inf does nothing to values, states and counts, compiled too; who made it, and when,
+    does not matter.
+    """
     for backend in ("reference", "cpu"):
         params = parameters()
-        optimizer = made(nbopt.torch, "AdamW", [{"params": params[:2]}, {"params": params[2:]}], backend, gradient_clip_norm=1.0)
+        optimizer = made(
+            nbopt.torch,
+            "AdamW",
+            [{"params": params[:2]}, {"params": params[2:]}],
+            backend,
+            gradient_clip_norm=1.0,
+        )
         set_grads(params, 0, missing=False)
         for found, count in ((1.0, 0.0), (0.0, 1.0), (2.0, 1.0), (0.0, 2.0)):
             before = [p.detach().clone() for p in params]
@@ -454,17 +513,24 @@ def test_found_inf():
             assert all(torch.equal(p, b) == (found > 0 or not p.numel()) for p, b in zip(params, before))
         del optimizer.found_inf, optimizer.grad_scale
         optimizer.step()
-        assert {float(states["step"]) for states in optimizer.state.values()} == {3.0} and optimizer.loss_scale == 1.0
+        assert {float(states["step"]) for states in optimizer.state.values()} == {
+            3.0
+        } and optimizer.loss_scale == 1.0
 
 
 def test_decay_groups():
     """Matrices decay, gains and biases don't, and what is frozen or tied is there once at most."""
-    model = torch.nn.Sequential(torch.nn.Embedding(3, 4), torch.nn.Linear(4, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 3))
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(3, 4), torch.nn.Linear(4, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 3)
+    )
     model[3].weight = model[0].weight
     model[1].bias.requires_grad_(False)
     optimizer = nbopt.torch.AdamW(nbopt.torch.decay_groups(model, 0.1))
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.1, 0.0]
-    assert [g["param_names"] for g in optimizer.param_groups] == [["0.weight", "1.weight"], ["2.weight", "2.bias", "3.bias"]]
+    assert [g["param_names"] for g in optimizer.param_groups] == [
+        ["0.weight", "1.weight"],
+        ["2.weight", "2.bias", "3.bias"],
+    ]
     assert len(nbopt.torch.decay_groups(torch.nn.Linear(2, 2, bias=False), 0.1)) == 1
     with pytest.raises(ValueError, match="Module"):
         nbopt.torch.decay_groups(model.parameters(), 0.1)
@@ -472,14 +538,28 @@ def test_decay_groups():
 
 def test_sixteen_bits():
     """States are float32 beside 16-bit parameters, or what state_dtype says; loaded ones are widened."""
-    for given, expected in ((None, torch.float32), ("param", torch.bfloat16), (torch.float16, torch.float16), ("float64", torch.float64)):
+    for given, expected in (
+        (None, torch.float32),
+        ("param", torch.bfloat16),
+        (torch.float16, torch.float16),
+        ("float64", torch.float64),
+    ):
         for name in NAMES:
             params = parameters(torch.bfloat16)
-            optimizer = made(nbopt.torch, name, params, state_dtype=given, stochastic_round=True, **RICH.get(name, {}))
+            optimizer = made(
+                nbopt.torch, name, params, state_dtype=given, stochastic_round=True, **RICH.get(name, {})
+            )
             run(optimizer, params, 1, missing=False)
-            found = {value.dtype for states in optimizer.state.values() for value in states.values() if value.shape != () or len(states) < 2}
+            found = {
+                value.dtype
+                for states in optimizer.state.values()
+                for value in states.values()
+                if value.shape != () or len(states) < 2
+            }
             assert found <= {expected}
-            assert given == torch.float16 or all(torch.isfinite(p).all() for p in params)  # where small squares become 0
+            assert given == torch.float16 or all(
+                torch.isfinite(p).all() for p in params
+            )  # where small squares become 0
     theirs, ours = torch.optim.Adam(params), nbopt.torch.Adam(params)
     run(theirs, params, 1, missing=False)
     ours.load_state_dict(theirs.state_dict())
@@ -487,7 +567,9 @@ def test_sixteen_bits():
 
 
 def test_stochastic_rounding():
-    """Small steps of bfloat16 parameters add up on average, two optimizers never round alike, and a seed makes them."""
+    """Small steps of bfloat16 parameters add up on average, two optimizers never round alike, and a seed
+    makes them.
+    """
 
     def moved(**options):
         param = torch.nn.Parameter(torch.ones(4096, dtype=torch.bfloat16))
@@ -504,7 +586,9 @@ def test_stochastic_rounding():
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_clip_and_skip(groups, backend):
-    """The norm of all groups' gradients is clipped as by clip_grad_norm_; a step that is not finite is skipped, and counts for none."""
+    """The norm of all groups' gradients is clipped as by clip_grad_norm_; a step that is not finite is
+    skipped, and counts for none.
+    """
     results = []
     for module in (torch.optim, nbopt.torch):
         params = parameters(torch.float64)
@@ -522,13 +606,17 @@ def test_clip_and_skip(groups, backend):
             optimizer.step()
         results.append(params)
     same(results, 1e-5)
-    assert optimizer.skipped == [1] * groups and {float(states["step"]) for states in optimizer.state.values()} == {5.0}
+    assert optimizer.skipped == [1] * groups and {
+        float(states["step"]) for states in optimizer.state.values()
+    } == {5.0}
 
 
 def test_bound_of_a_group():
     """The bound may be changed, for all or in a group."""
     params = parameters(torch.float64)
-    optimizer = made(nbopt.torch, "SGD", [{"params": params[:1]}, {"params": params[1:]}], lr=1.0, gradient_clip_norm=1.0)
+    optimizer = made(
+        nbopt.torch, "SGD", [{"params": params[:1]}, {"params": params[1:]}], lr=1.0, gradient_clip_norm=1.0
+    )
     set_grads(params, 0, missing=False)
     norm = torch.nn.utils.get_total_norm([p.grad for p in params]).item()
 

@@ -1,4 +1,6 @@
-"""The groups of nbopt.torch.Optimizer: one list, PyTorch's own, with PyTorch's words and nbopt's for the hyper-parameters."""
+"""The groups of nbopt.torch.Optimizer: one list, PyTorch's own, with PyTorch's words and nbopt's for the
+hyper-parameters.
+"""
 
 import copy
 import pickle
@@ -47,7 +49,9 @@ def test_given_dictionary():
 
 @pytest.mark.parametrize("edit", ["append", "+=", "insert", "new list"])
 def test_new_groups(edit):
-    """A dictionary that appears in param_groups is a group from the next step on; what it does not say is the constructor's."""
+    """A dictionary that appears in param_groups is a group from the next step on; what it does not say is the
+    constructor's.
+    """
     p, q = parameter(), parameter()
     optimizer = plain([p])
     moved(optimizer, p, q)
@@ -63,7 +67,9 @@ def test_new_groups(edit):
     optimizer.param_groups[0]["lr"] = 0.5
     assert moved(optimizer, p, q) == ([1, 0.5] if edit == "insert" else [0.5, 1])
     assert new["t"] == 1 and new["wdecay"] == 0.0 and len(optimizer.skipped) == 2
-    assert [g["t"] for g in optimizer.state_dict()["param_groups"]] == ([1, 2] if edit == "insert" else [2, 1])
+    assert [g["t"] for g in optimizer.state_dict()["param_groups"]] == (
+        [1, 2] if edit == "insert" else [2, 1]
+    )
 
 
 def test_gone_groups():
@@ -84,7 +90,13 @@ def test_gone_groups():
 def test_merge_and_order():
     """Groups can be merged and put into another order, each with its own optimizer."""
     p, q, r = (parameter() for _ in range(3))
-    optimizer = plain([{"params": [p]}, {"params": [q], "lr": 0.5}, {"params": [r], "optimizer": nbopt.Lion(learning_rate=0.125, wdecay=0)}])
+    optimizer = plain(
+        [
+            {"params": [p]},
+            {"params": [q], "lr": 0.5},
+            {"params": [r], "optimizer": nbopt.Lion(learning_rate=0.125, wdecay=0)},
+        ]
+    )
     assert moved(optimizer, p, q, r) == [1, 0.5, 0.125]
     optimizer.param_groups.reverse()
     assert moved(optimizer, p, q, r) == [1, 0.5, 0.125]
@@ -97,7 +109,9 @@ def test_merge_and_order():
 
 
 def test_random_bits_after_edits():
-    """No two parameters round by the same bits after a group got another parameter, which moves those behind it in the list."""
+    """No two parameters round by the same bits after a group got another parameter, which moves those behind
+    it in the list.
+    """
 
     def coarse():
         p = torch.nn.Parameter(torch.ones(4096, dtype=torch.bfloat16))
@@ -106,7 +120,9 @@ def test_random_bits_after_edits():
 
     p, q, r = coarse(), coarse(), coarse()
     optimizer = nbopt.torch.Optimizer(
-        [{"params": [p]}, {"params": [q]}], nbopt.GradientDescentMomentum(1.0, 0.0, stochastic_round=True), backend="reference"
+        [{"params": [p]}, {"params": [q]}],
+        nbopt.GradientDescentMomentum(1.0, 0.0, stochastic_round=True),
+        backend="reference",
     )
     optimizer.step()
     optimizer.param_groups[0]["params"].append(r)
@@ -118,7 +134,9 @@ def test_random_bits_after_edits():
 
 
 def test_positions_of_random_bits():
-    """Where a group's parameters get another size or number, those behind it round as in an optimizer that is made so."""
+    """Where a group's parameters get another size or number, those behind it round as in an optimizer that is
+    made so.
+    """
 
     def made(count, size, updates):
         params = [torch.nn.Parameter(torch.ones(n, dtype=torch.bfloat16)) for n in (*[size] * count, 5000)]
@@ -127,7 +145,9 @@ def test_positions_of_random_bits():
         be = nbopt.backends.new_backend("reference", rng_seed=0)
         be.rng_set_state({"seed": 0, "updates": updates})
         rule = nbopt.GradientDescentMomentum(1.0, 0.0, stochastic_round=True)
-        return params, nbopt.torch.Optimizer([{"params": params[:-1]}, {"params": params[-1:]}], rule, backend=be)
+        return params, nbopt.torch.Optimizer(
+            [{"params": params[:-1]}, {"params": params[-1:]}], rule, backend=be
+        )
 
     def bits(params, optimizer):
         with torch.no_grad():
@@ -166,7 +186,9 @@ def test_bad_new_group():
 
 
 def test_optimizer_of_group():
-    """Another optimizer under a group's key is refused, as the group keeps its own; a new dictionary takes it along."""
+    """Another optimizer under a group's key is refused, as the group keeps its own; a new dictionary takes it
+    along.
+    """
     p = parameter()
     optimizer = plain([{"params": [p], "optimizer": nbopt.Lion(learning_rate=0.5, wdecay=0)}])
     optimizer.param_groups = [dict(group) for group in optimizer.param_groups]
@@ -176,7 +198,9 @@ def test_optimizer_of_group():
         optimizer.step()
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"]
+)
 def test_copies_of_edited_groups(copied):
     """A copy that is made between an edit and the step has the edited groups."""
     p, q = parameter(), parameter()
@@ -212,7 +236,9 @@ def test_no_parameters():
 
 
 def test_scale_and_skip_of_new_groups():
-    """The loss scale and skipping hold for groups that come in any way, and stay while there is no group at all."""
+    """The loss scale and skipping hold for groups that come in any way, and stay while there is no group at
+    all.
+    """
     p, q = parameter(), parameter()
     optimizer = plain([p])
     groups, optimizer.param_groups = optimizer.param_groups, []
@@ -245,7 +271,9 @@ def test_scale_and_skip_of_new_groups():
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_pytorchs_words(rule, word, keys, value):
-    """PyTorch's words work in a group given to the constructor, and written later; nbopt's own as well; and both always agree."""
+    """PyTorch's words work in a group given to the constructor, and written later; nbopt's own as well; and
+    both always agree.
+    """
     values = list(value) if len(keys) > 1 else [value]
     expected = parameter()
     same = nbopt.torch.Optimizer([{"params": [expected], **dict(zip(keys, values))}], rule)
@@ -261,11 +289,15 @@ def test_pytorchs_words(rule, word, keys, value):
     for p, optimizer in ((given, first), (later, second), (own, third)):
         group = optimizer.param_groups[0]
         assert torch.equal(p, expected)
-        assert [group[key] for key in keys] == values and group[word] == (tuple(values) if len(keys) > 1 else value)
+        assert [group[key] for key in keys] == values and group[word] == (
+            tuple(values) if len(keys) > 1 else value
+        )
 
 
 def test_which_word_wins():
-    """Of two words for a value the one that was written last wins; where both were written and differ, there is an error."""
+    """Of two words for a value the one that was written last wins; where both were written and differ, there
+    is an error.
+    """
     p = parameter()
     optimizer = plain([p])
     (group,) = optimizer.param_groups
@@ -275,7 +307,9 @@ def test_which_word_wins():
         assert group[other] == group[key]
     before = p.tolist()
     group["weight_decay"], group["wdecay"] = 0.1, 0.2
-    with pytest.raises(ArgumentError, match=r"wdecay=0.2 and weight_decay=0.1, which are two words for the same"):
+    with pytest.raises(
+        ArgumentError, match=r"wdecay=0.2 and weight_decay=0.1, which are two words for the same"
+    ):
         optimizer.step()
     with pytest.raises(ArgumentError, match="two words for the same"):
         plain([{"params": [p], "weight_decay": 0.1, "wdecay": 0.2}])
@@ -291,10 +325,21 @@ def test_which_word_wins():
 
 
 def test_asking_for_what_is_not_there():
-    """What a rule has not is an error if it is asked for, in any word, at once and later; turned off it may stand there."""
+    """What a rule has not is an error if it is asked for, in any word, at once and later; turned off it may
+    stand there.
+    """
     p = parameter()
-    for key, value in {"weight_decay": 0.1, "wdecay": 0.1, "betas": (0.9, 0.999), "maximize": True, "dampening": 0.5, "beta_1": 0.9}.items():
-        with pytest.raises(ArgumentError, match=rf"a group of RMSProp has no {key}; its hyper-parameters are .*Take {key}="):
+    for key, value in {
+        "weight_decay": 0.1,
+        "wdecay": 0.1,
+        "betas": (0.9, 0.999),
+        "maximize": True,
+        "dampening": 0.5,
+        "beta_1": 0.9,
+    }.items():
+        with pytest.raises(
+            ArgumentError, match=rf"a group of RMSProp has no {key}; its hyper-parameters are .*Take {key}="
+        ):
             nbopt.torch.Optimizer([{"params": [p], key: value}], nbopt.RMSProp())
         optimizer = nbopt.torch.Optimizer([{"params": [p], key: 0}], nbopt.RMSProp())
         optimizer.step()
@@ -308,13 +353,19 @@ def test_asking_for_what_is_not_there():
 
 
 @pytest.mark.parametrize("kind", ["OneCycleLR", "CyclicLR"])
-@pytest.mark.parametrize("rule", [nbopt.GradientDescentMomentum(0.1, 0.9), nbopt.AdamW()], ids=["momentum", "betas"])
+@pytest.mark.parametrize(
+    "rule", [nbopt.GradientDescentMomentum(0.1, 0.9), nbopt.AdamW()], ids=["momentum", "betas"]
+)
 def test_schedulers_of_momentum(kind, rule):
     """OneCycleLR and CyclicLR write group["momentum"] or group["betas"], and the steps follow."""
     p = parameter()
     optimizer = nbopt.torch.Optimizer([p], rule)
     schedulers = torch.optim.lr_scheduler
-    scheduler = schedulers.OneCycleLR(optimizer, 0.1, total_steps=10) if kind == "OneCycleLR" else schedulers.CyclicLR(optimizer, 0.01, 0.1, 5)
+    scheduler = (
+        schedulers.OneCycleLR(optimizer, 0.1, total_steps=10)
+        if kind == "OneCycleLR"
+        else schedulers.CyclicLR(optimizer, 0.01, 0.1, 5)
+    )
     key = "beta_1" if "beta_1" in optimizer.param_groups[0] else "momentum_coef"
     found = set()
     for _ in range(3):
@@ -327,7 +378,9 @@ def test_schedulers_of_momentum(kind, rule):
 
 
 def test_unknown_keys():
-    """Keys that mean nothing to nbopt are kept, saved and loaded; a misspelt argument of a constructor is an error."""
+    """Keys that mean nothing to nbopt are kept, saved and loaded; a misspelt argument of a constructor is an
+    error.
+    """
     p = parameter()
     extra = {"lr_scale": 0.5, "name": "head", "max_lr": 0.1, "foreach": None, "fused": None}
     optimizer = plain([{"params": [p], **extra}])
@@ -343,7 +396,9 @@ def test_unknown_keys():
 
 
 def test_lr_without_learning_rate():
-    """Every group has "lr", also of a rule without a learning rate, so PyTorch's schedulers work; that it does nothing is said once."""
+    """Every group has "lr", also of a rule without a learning rate, so PyTorch's schedulers work; that it
+    does nothing is said once.
+    """
     p, q = parameter(), parameter()
     optimizer = nbopt.torch.Optimizer([p], nbopt.Adadelta())
     optimizer.add_param_group({"params": [q]})
@@ -367,7 +422,9 @@ def test_own_schedule_without_epoch():
     rule = nbopt.GradientDescentMomentum(1.0, 0.0, schedule=nbopt.Schedule(1, 0.5))
     p = parameter()
     optimizer = nbopt.torch.Optimizer([p], rule)
-    with pytest.warns(UserWarning, match=r'a Schedule depends on the epoch.*set group\["epoch"\] = ') as found:
+    with pytest.warns(
+        UserWarning, match=r'a Schedule depends on the epoch.*set group\["epoch"\] = '
+    ) as found:
         optimizer.step()
         optimizer.step()
     assert len(found) == 1
@@ -399,14 +456,23 @@ def test_keys_in_the_wrong_place(key):
 
 
 def test_attributes_that_do_nothing():
-    """Assignments to the optimizer that would do nothing are errors that say what to type; other attributes are anyone's."""
+    """Assignments to the optimizer that would do nothing are errors that say what to type; other attributes
+    are anyone's.
+    """
     optimizer = plain([parameter()])
     for name in ("learning_rate", "lr", "weight_decay", "wdecay", "momentum", "epoch"):
         key = "lr" if name == "learning_rate" else name
-        with pytest.raises(ArgumentError, match=rf'does nothing, .*for group in optimizer.param_groups: group\["{key}"\] = 0.5'):
+        with pytest.raises(
+            ArgumentError,
+            match=rf'does nothing, .*for group in optimizer.param_groups: group\["{key}"\] = 0.5',
+        ):
             setattr(optimizer, name, 0.5)
         assert not hasattr(optimizer, name)
-    for name, meant in (("skip_nonfinte", "skip_nonfinite"), ("skip_nonfiinte", "skip_nonfinite"), ("loss_scales", "loss_scale")):
+    for name, meant in (
+        ("skip_nonfinte", "skip_nonfinite"),
+        ("skip_nonfiinte", "skip_nonfinite"),
+        ("loss_scales", "loss_scale"),
+    ):
         with pytest.raises(ArgumentError, match=f"did you mean optimizer.{meant} = True"):
             setattr(optimizer, name, True)
     with pytest.raises(ArgumentError, match="give it to the rule"):
@@ -419,9 +485,15 @@ def test_attributes_that_do_nothing():
 def test_one_loop():
     """Groups of the same rule share one loop over memory, whatever their numbers; another rule has its own."""
     weights, biases, other = ([parameter(), parameter(2.0)], [parameter(3.0)], [parameter(4.0)])
-    groups = [{"params": weights, "lr": 0.5, "weight_decay": 0.1}, {"params": biases, "lr": 0.25, "weight_decay": 0.0}]
+    groups = [
+        {"params": weights, "lr": 0.5, "weight_decay": 0.1},
+        {"params": biases, "lr": 0.25, "weight_decay": 0.0},
+    ]
     optimizer = nbopt.torch.Optimizer(groups, nbopt.AdamW(), backend="cpu")
-    be, alone = optimizer._backend, nbopt.torch.Optimizer([parameter(3.0)], nbopt.AdamW(learning_rate=0.25, wdecay=0.0))
+    be, alone = (
+        optimizer._backend,
+        nbopt.torch.Optimizer([parameter(3.0)], nbopt.AdamW(learning_rate=0.25, wdecay=0.0)),
+    )
     for _ in range(3):
         before = be.launches
         optimizer.step()

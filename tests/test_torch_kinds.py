@@ -1,4 +1,6 @@
-"""The PyTorch adapter's looks at its tensors: one call in a steady step, and the same answers where PyTorch doesn't have that call."""
+"""The PyTorch adapter's looks at its tensors: one call in a steady step, and the same answers where PyTorch
+doesn't have that call.
+"""
 
 import pytest
 
@@ -48,7 +50,9 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_changes_at_the_same_address(looking, change):
-    """A step after a change under one address, after the change back, and after no change is right in each element."""
+    """A step after a change under one address, after the change back, and after no change is right in each
+    element.
+    """
     params = parameters()
     optimizer = nbopt.torch.Optimizer(params, nbopt.GradientDescentMomentum(0.5, 0.0))
     addresses = [p.data_ptr() for p in params], [p.grad.data_ptr() for p in params]
@@ -96,9 +100,13 @@ def test_likeness(difference, place):
 
 
 def test_steady_steps_look_in_one_call(monkeypatch):
-    """From the second step on no look goes from tensor to tensor, whatever the grad mode, and with new gradients each time."""
+    """From the second step on no look goes from tensor to tensor, whatever the grad mode, and with new
+    gradients each time.
+    """
     counted = []
-    monkeypatch.setattr(nbopt.torch.group, "kinds_of", lambda *given: counted.append(given) or kinds.kinds_of(*given))
+    monkeypatch.setattr(
+        nbopt.torch.group, "kinds_of", lambda *given: counted.append(given) or kinds.kinds_of(*given)
+    )
     params = parameters()
     optimizer = nbopt.torch.Optimizer(params, nbopt.RMSProp())
     for _ in range(2):
@@ -122,7 +130,9 @@ class Blind:
 
 @pytest.mark.parametrize("found", [None, Blind, lambda *tensors: None])
 def test_another_private_call_is_not_used(monkeypatch, found):
-    """The one call is PyTorch's own affair: where it is gone, sees less or takes other arguments, Python looks."""
+    """The one call is PyTorch's own affair: where it is gone, sees less or takes other arguments, Python
+    looks.
+    """
     guards = torch._C._dynamo.guards
     assert kinds._guards() is guards.TensorGuards
     if found is None:

@@ -15,10 +15,17 @@ WORKER = pathlib.Path(__file__).with_name("sharded.py")
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_sharded(world, tmp_path):
-    """One process, or two, train what one does with plain tensors; what can't be run is refused; nothing grows."""
+    """One process, or two, train what one does with plain tensors; what can't be run is refused; nothing
+    grows.
+    """
     command = [sys.executable, str(WORKER)]
     started = [
-        subprocess.Popen([*command, str(rank), str(world), str(tmp_path / "store")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(rank), str(world), str(tmp_path / "store")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for rank in range(world)
     ]
     try:

@@ -1,4 +1,6 @@
-"""optimizer.state and state dicts of nbopt.torch.Optimizer: what users write into them holds, and what others keep there stays."""
+"""optimizer.state and state dicts of nbopt.torch.Optimizer: what users write into them holds, and what others
+keep there stays.
+"""
 
 import copy
 import io
@@ -73,11 +75,17 @@ def test_resets(name):
 
 
 def test_states_given():
-    """A tensor of the user's in state[p] is the state from then on; one that can't be is refused, and nothing has changed."""
+    """A tensor of the user's in state[p] is the state from then on; one that can't be is refused, and nothing
+    has changed.
+    """
     p, q = parameters()
     optimizer = momentum([p, q])
     optimizer.state[p]["velocity"] = own = torch.full((4,), -2.0)
-    assert moved(optimizer, p, q) == [2, 1] and own.tolist() == [-2.0] * 4 and optimizer.state[p]["velocity"] is own
+    assert (
+        moved(optimizer, p, q) == [2, 1]
+        and own.tolist() == [-2.0] * 4
+        and optimizer.state[p]["velocity"] is own
+    )
     optimizer.state[p], optimizer.state[q] = optimizer.state[q], optimizer.state[p]
     assert moved(optimizer, p, q) == [1.5, 2]
     good = optimizer.state[p]["velocity"]
@@ -92,7 +100,9 @@ def test_states_given():
 
 
 def test_state_moved_and_shared():
-    """The states of a parameter can be given to another one, and a wrapper's alias of optimizer.state stays the optimizer's own."""
+    """The states of a parameter can be given to another one, and a wrapper's alias of optimizer.state stays
+    the optimizer's own.
+    """
     p, q = parameters()
     optimizer = momentum([p])
     alias = optimizer.state
@@ -116,19 +126,27 @@ def test_plain_dictionaries():
     assert saved_and_loaded(found)["state"][0]["velocity"].tolist() == [-1.0] * 4
     for copied in (copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))):
         other = copied(optimizer.state)
-        assert type(other) is defaultdict and other["new"] == {} and {type(states) for states in other.values()} == {dict}
+        assert (
+            type(other) is defaultdict
+            and other["new"] == {}
+            and {type(states) for states in other.values()} == {dict}
+        )
         assert type(copied(optimizer.state[p])) is dict and "new" not in optimizer.state
     found["state"][0].clear()
     assert moved(optimizer, p, q) == [1.5, 1.5]
 
 
 def test_entries_of_others(monkeypatch):
-    """What others keep in state[p] stays, is saved and loaded with its dtype, and costs a step no new look at the tensors."""
+    """What others keep in state[p] stays, is saved and loaded with its dtype, and costs a step no new look at
+    the tensors.
+    """
     p, q = parameters()
     be = nbopt.backends.new_backend("reference")
     optimizer = nbopt.torch.Optimizer([p, q], nbopt.GradientDescentMomentum(1.0, 0.5), backend=be)
     optimizer.state[p]["average"] = torch.ones(2, dtype=torch.float64)
-    optimizer.state[q].update(note="text", theirs=torch.tensor(3.0), nested={"a": [torch.ones(1, dtype=torch.int64), 2]}, none=None)
+    optimizer.state[q].update(
+        note="text", theirs=torch.tensor(3.0), nested={"a": [torch.ones(1, dtype=torch.int64), 2]}, none=None
+    )
     q.grad = None
     optimizer.step()
     loaded = saved_and_loaded(optimizer.state_dict())
@@ -162,26 +180,42 @@ def test_entries_without_parameter():
 
 @pytest.mark.parametrize("named", [True, False])
 def test_older_state_dict(named):
-    """A state dict from before a hyper-parameter, or PyTorch's word for it, existed gets the constructor's value."""
+    """A state dict from before a hyper-parameter, or PyTorch's word for it, existed gets the constructor's
+    value.
+    """
     (p,) = parameters(1)
     optimizer = momentum([p])
     optimizer.param_groups[0].update(wdecay=0.25, lr_scale=3)
     optimizer.step()
     older = saved_and_loaded(optimizer.state_dict())
     (group,) = older["param_groups"]
-    for key in ("weight_decay", "momentum", "momentum_coef", "gradient_clip_value", "epoch", *(() if named else ("optimizer", "lr_scale"))):
+    for key in (
+        "weight_decay",
+        "momentum",
+        "momentum_coef",
+        "gradient_clip_value",
+        "epoch",
+        *(() if named else ("optimizer", "lr_scale")),
+    ):
         del group[key]
     (q,) = parameters(1)
     other = nbopt.torch.Optimizer([q], nbopt.GradientDescentMomentum(1.0, 0.75, gradient_clip_value=9.0))
     other.load_state_dict(older)
     (found,) = other.param_groups
-    assert (found["momentum"], found["momentum_coef"], found["gradient_clip_value"], found["epoch"]) == (0.75, 0.75, 9, 0)
+    assert (found["momentum"], found["momentum_coef"], found["gradient_clip_value"], found["epoch"]) == (
+        0.75,
+        0.75,
+        9,
+        0,
+    )
     assert (found["weight_decay"], found["wdecay"], found["t"]) == (0.25, 0.25, 1) and "momentum" not in group
     assert moved(other, q) == [1.75]
 
 
 def test_state_dict_of_another_class():
-    """A state dict of another class is refused by its name, or where it has none by its keys and states; PyTorch's own always is."""
+    """A state dict of another class is refused by its name, or where it has none by its keys and states;
+    PyTorch's own always is.
+    """
     (p,) = parameters(1)
     optimizer = nbopt.torch.Optimizer([p], nbopt.RMSProp())
     others = [nbopt.torch.Optimizer(parameters(1), rule) for rule in (nbopt.Adam(), nbopt.Adagrad())]
@@ -189,7 +223,9 @@ def test_state_dict_of_another_class():
     for other in others:
         other.step()
         state = other.state_dict()
-        with pytest.raises(StateError, match=r"the state dict is not of nbopt's RMSProp: a group of it (is of Ad|has no t)"):
+        with pytest.raises(
+            StateError, match=r"the state dict is not of nbopt's RMSProp: a group of it (is of Ad|has no t)"
+        ):
             optimizer.load_state_dict(state)
         state["param_groups"][0].pop("optimizer", None)
         with pytest.raises(StateError):
@@ -197,7 +233,9 @@ def test_state_dict_of_another_class():
 
 
 def test_group_with_its_own_optimizer_is_loaded():
-    """A group that has another optimizer than the rest keeps it when a state dict is loaded, and its words agree."""
+    """A group that has another optimizer than the rest keeps it when a state dict is loaded, and its words
+    agree.
+    """
     p, q = parameters()
     groups = [{"params": [p]}, {"params": [q], "optimizer": nbopt.Lion(learning_rate=0.5, wdecay=0)}]
     optimizer = nbopt.torch.Optimizer(groups, nbopt.GradientDescentMomentum(1.0, 0.5))
@@ -213,14 +251,18 @@ def test_group_with_its_own_optimizer_is_loaded():
 
 
 def test_names_in_another_order():
-    """Parameters with names in another order than in the state dict are refused, within and across groups; renamed ones are loaded."""
+    """Parameters with names in another order than in the state dict are refused, within and across groups;
+    renamed ones are loaded.
+    """
     (a, b), (c, d), (e, f) = parameters(), parameters(), parameters()
     state = momentum([("a", a), ("b", b)])
     state.step()
     found = state.state_dict()
     other = momentum([("b", c), ("a", d)])
     before = copy.deepcopy(other.state_dict())
-    with pytest.raises(StateError, match=r"parameter 0 is 'a' in the state dict and 'b' in the optimizer.*by their place"):
+    with pytest.raises(
+        StateError, match=r"parameter 0 is 'a' in the state dict and 'b' in the optimizer.*by their place"
+    ):
         other.load_state_dict(found)
     assert other.state_dict() == before
     groups = [{"params": [("b", e)]}, {"params": [("a", f)]}]
@@ -232,12 +274,20 @@ def test_names_in_another_order():
     assert moved(renamed, c, d) == [1.5, 1.5]
 
 
-RULES = {"AdamW": nbopt.AdamW, "NAdam": nbopt.NAdam, "RAdam": nbopt.RAdam, "ASGD": lambda: nbopt.ASGD(t0=2.0), "Adam": nbopt.Adam}
+RULES = {
+    "AdamW": nbopt.AdamW,
+    "NAdam": nbopt.NAdam,
+    "RAdam": nbopt.RAdam,
+    "ASGD": lambda: nbopt.ASGD(t0=2.0),
+    "Adam": nbopt.Adam,
+}
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_late_parameters(name):
-    """Each parameter has its own count of steps: one whose gradients come late moves as in an optimizer of its own."""
+    """Each parameter has its own count of steps: one whose gradients come late moves as in an optimizer of
+    its own.
+    """
     p, q = parameters()
     late = parameters(1)[0]
     both = nbopt.torch.Optimizer([p, q], RULES[name](), backend="reference")
@@ -262,7 +312,10 @@ def test_state_dicts_without_counts():
         optimizer.step()
         saved = optimizer.state_dict()
         if old:
-            saved["state"] = {key: {name: x for name, x in states.items() if name != "step"} for key, states in saved["state"].items()}
+            saved["state"] = {
+                key: {name: x for name, x in states.items() if name != "step"}
+                for key, states in saved["state"].items()
+            }
         optimizer.load_state_dict(saved)
         optimizer.step()
         found.append(params)

@@ -1,4 +1,7 @@
-"""Tracing: from a rule to a program. Nothing here runs a kernel, but for what is said about assignments outside rules at the end."""
+"""Tracing: from a rule to a program.
+
+Nothing here runs a kernel, but for what is said about assignments outside rules at the end.
+"""
 
 import inspect
 import math
@@ -83,7 +86,13 @@ def test_a_program_is_straight_line_code_in_the_order_of_evaluation():
         p[:] = p - 0.5 * g
 
     program = trace(rule, ("p", "g"))
-    assert program.code == (("load", 1), ("multiply", ~0, 0), ("load", 0), ("subtract", 2, 1), ("store", 0, 3))
+    assert program.code == (
+        ("load", 1),
+        ("multiply", ~0, 0),
+        ("load", 0),
+        ("subtract", 2, 1),
+        ("store", 0, 3),
+    )
     assert program.names == ("p", "g")
     assert program.numbers == [0.5]
     assert (program.written(), program.moved()) == ([0], [0, 1])
@@ -120,7 +129,13 @@ def test_reading_after_an_assignment_sees_the_stored_value_without_a_load():
         s[:] = s + 1.0
         p[:] = s * 2.0
 
-    assert trace(rule).code == (("load", 2), ("add", 0, ~0), ("store", 2, 1), ("multiply", 2, ~1), ("store", 0, 3))
+    assert trace(rule).code == (
+        ("load", 2),
+        ("add", 0, ~0),
+        ("store", 2, 1),
+        ("multiply", 2, ~1),
+        ("store", 0, 3),
+    )
 
 
 def test_a_slot_under_another_name_is_still_the_slot():
@@ -140,7 +155,14 @@ def test_each_of_several_assignments_to_a_slot_is_kept():
         p[:] = p + 1.0
         p[:] = p + 1.0
 
-    assert trace(rule).code == (("load", 1), ("store", 0, 0), ("add", 1, ~0), ("store", 0, 2), ("add", 3, ~1), ("store", 0, 4))
+    assert trace(rule).code == (
+        ("load", 1),
+        ("store", 0, 0),
+        ("add", 1, ~0),
+        ("store", 0, 2),
+        ("add", 3, ~1),
+        ("store", 0, 4),
+    )
 
 
 def test_a_number_alone_can_be_assigned():
@@ -163,7 +185,11 @@ def test_every_optimizer_loads_each_slot_once_and_stores_each_once(be, name):
         assert {("load", 0), ("load", 1)} <= set(accesses) or len(program.passes()) > 1
     # Everything but the gradient is written, and but for a copy of what a parameter began with.
     kept = {"grad", "start"}
-    assert stores == {("store", slot): 1 for slot, name in enumerate(program.names) if name not in kept and program.extents[slot] == ELEMENT}
+    assert stores == {
+        ("store", slot): 1
+        for slot, name in enumerate(program.names)
+        if name not in kept and program.extents[slot] == ELEMENT
+    }
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -185,32 +211,66 @@ def defaults_of(kind):
 
 #: Hyper-parameters of which half the default is structure, or not allowed.
 KEPT = {"weight_lr_power", "clip_threshold"}
-# Values of one optimizer that give the same structure: odd ones among them, which a simplifier would take away.
+# Values of one optimizer that give the same structure: odd ones among them, which a simplifier would take
+# away.
 SAME_STRUCTURE = {
-    "momentum": [{"learning_rate": 0.0, "momentum_coef": 1.0, "wdecay": 0.0}, {"learning_rate": 1.0, "momentum_coef": 0.9, "wdecay": 1.0}],
+    "momentum": [
+        {"learning_rate": 0.0, "momentum_coef": 1.0, "wdecay": 0.0},
+        {"learning_rate": 1.0, "momentum_coef": 0.9, "wdecay": 1.0},
+    ],
     "nesterov": [{"learning_rate": 1.0, "momentum_coef": 1.0}, {"learning_rate": 0.0, "wdecay": 0.5}],
     "plain": [{"learning_rate": 1.0, "wdecay": 0.0}, {"learning_rate": 0.0, "wdecay": 1.0}],
-    "rmsprop": [{"decay_rate": 0.0, "epsilon": 0.0}, {"decay_rate": 1.0, "learning_rate": 1.0, "epsilon": 1.0}],
+    "rmsprop": [
+        {"decay_rate": 0.0, "epsilon": 0.0},
+        {"decay_rate": 1.0, "learning_rate": 1.0, "epsilon": 1.0},
+    ],
     "adagrad": [{"learning_rate": 0.0, "epsilon": 0}, {"learning_rate": 1, "epsilon": 1}],
     "adadelta": [{"decay": 0.0, "epsilon": 0.0}, {"decay": 1.0, "epsilon": 1.0}],
-    "adam": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"beta_1": 0.5, "beta_2": 0.5, "learning_rate": 0.5, "epsilon": 0.5}],
-    "shift_adamax": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"learning_rate": 1.0, "beta_2": 1.0, "epsilon": 1.0}],
-    "rmsprop_momentum": [{"decay_rate": 0.0, "epsilon": 0.0}, {"momentum_coef": 1.0, "learning_rate": 1.0, "epsilon": 1.0}],
-    "rmsprop_centered": [{"decay_rate": 0.0, "epsilon": 0.0}, {"momentum_coef": 1.0, "learning_rate": 1.0, "epsilon": 1.0}],
-    "adamw": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0, "wdecay": 0.0}, {"learning_rate": 0.0, "wdecay": 1.0}],
+    "adam": [
+        {"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0},
+        {"beta_1": 0.5, "beta_2": 0.5, "learning_rate": 0.5, "epsilon": 0.5},
+    ],
+    "shift_adamax": [
+        {"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0},
+        {"learning_rate": 1.0, "beta_2": 1.0, "epsilon": 1.0},
+    ],
+    "rmsprop_momentum": [
+        {"decay_rate": 0.0, "epsilon": 0.0},
+        {"momentum_coef": 1.0, "learning_rate": 1.0, "epsilon": 1.0},
+    ],
+    "rmsprop_centered": [
+        {"decay_rate": 0.0, "epsilon": 0.0},
+        {"momentum_coef": 1.0, "learning_rate": 1.0, "epsilon": 1.0},
+    ],
+    "adamw": [
+        {"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0, "wdecay": 0.0},
+        {"learning_rate": 0.0, "wdecay": 1.0},
+    ],
     "amsgrad": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"learning_rate": 0.0, "epsilon": 1.0}],
     "adamax": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"learning_rate": 0.0, "epsilon": 1.0}],
     "nadam": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"learning_rate": 0.0, "momentum_decay": 0.0}],
     # With these beta_2 the branch for the first steps is that for all steps.
     "radam": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"beta_2": 0.5, "learning_rate": 1.0}],
     "lion": [{"beta_1": 0.0, "beta_2": 0.0, "wdecay": 0.0}, {"learning_rate": 0.0, "wdecay": 1.0}],
-    "yogi": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"learning_rate": 0.0, "initial_accumulator_value": 0.0}],
-    "adabelief": [{"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0}, {"learning_rate": 0.0, "epsilon_root": 0.0}],
+    "yogi": [
+        {"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0},
+        {"learning_rate": 0.0, "initial_accumulator_value": 0.0},
+    ],
+    "adabelief": [
+        {"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.0},
+        {"learning_rate": 0.0, "epsilon_root": 0.0},
+    ],
     "rprop": [{"eta_minus": 0.0, "eta_plus": 1.0}, {"learning_rate": 0.0, "step_min": 1.0, "step_max": 1.0}],
     "asgd": [{"lambd": 0.0, "alpha": 0.0, "t0": 0.0}, {"learning_rate": 0.0, "alpha": 1.0, "t0": 1e6}],
     # Whether a number is 0 may be structure there: each is halved.
     **{
-        name: [{key: value / 2 for key, value in defaults_of(kind).items() if type(value) is float and key not in KEPT}]
+        name: [
+            {
+                key: value / 2
+                for key, value in defaults_of(kind).items()
+                if type(value) is float and key not in KEPT
+            }
+        ]
         for name, kind in OTHERS.items()
     },
 }
@@ -252,7 +312,9 @@ def test_what_is_present_or_absent_is_structure(be):
 
 
 def test_the_norm_clip_is_stages_of_the_program(be):
-    """With a norm clip the squares of the gradients are summed in a pass of their own; without one there is none."""
+    """With a norm clip the squares of the gradients are summed in a pass of their own; without one there is
+    none.
+    """
     program, numbers = traced_step(nbopt.RMSProp(gradient_clip_norm=1.0))
     first, second = program.passes()
     assert (first.reductions, first.written()) == ((("sum", 1),), [])
@@ -285,7 +347,11 @@ def test_equal_numbers_are_separate_scalars():
     assert same.numbers == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("number", [2, -0.0, math.inf, True, np.float32(0.1), np.float64(0.1), np.int8(-3), np.bool_(True), Fraction(1, 4)], ids=repr)
+@pytest.mark.parametrize(
+    "number",
+    [2, -0.0, math.inf, True, np.float32(0.1), np.float64(0.1), np.int8(-3), np.bool_(True), Fraction(1, 4)],
+    ids=repr,
+)
 def test_any_real_number_becomes_a_float64_scalar_on_either_side(number):
     def rule(p, g, s):
         p[:] = p * number
@@ -472,7 +538,11 @@ def test_branching_on_a_symbolic_value_is_refused_with_the_mend(branch):
         trace(lambda p, g, s: branch(p, g))
 
 
-@pytest.mark.parametrize("convert", [float, int, math.sqrt, range, lambda x: [0, 1][x]], ids=["float", "int", "math", "range", "index"])
+@pytest.mark.parametrize(
+    "convert",
+    [float, int, math.sqrt, range, lambda x: [0, 1][x]],
+    ids=["float", "int", "math", "range", "index"],
+)
 def test_a_symbolic_value_is_no_number(convert):
     with pytest.raises(TraceError, match="not a number"):
         trace(lambda p, g, s: convert(g * 2))
@@ -480,7 +550,15 @@ def test_a_symbolic_value_is_no_number(convert):
 
 @pytest.mark.parametrize(
     "use",
-    [np.sqrt, lambda x: np.ones(3) * x, lambda x: x + np.ones(3), lambda x: "a" + x, lambda x: x * 1j, lambda x: x - None, list],
+    [
+        np.sqrt,
+        lambda x: np.ones(3) * x,
+        lambda x: x + np.ones(3),
+        lambda x: "a" + x,
+        lambda x: x * 1j,
+        lambda x: x - None,
+        list,
+    ],
     ids=["ufunc", "array on the left", "array on the right", "str", "complex", "None", "iteration"],
 )
 def test_arrays_and_other_foreign_operands_are_refused(use):
@@ -584,7 +662,11 @@ def test_nesting_beyond_pythons_stack_is_fine_inside_a_rule():
 def test_nesting_too_deeply_outside_a_rule_is_the_same_error():
     with nbopt.use_backend("reference") as reference:
         out, x = reference.zeros(3), reference.ones(3)
-        for make in (lambda: nest(x, 20_000), lambda: nest(reference.sum(x), 20_000), lambda: reference.sum(nest(x, 20_000))):
+        for make in (
+            lambda: nest(x, 20_000),
+            lambda: nest(reference.sum(x), 20_000),
+            lambda: reference.sum(nest(x, 20_000)),
+        ):
             with pytest.raises(TraceError, match="nested too deeply: assign parts of it"):
                 out[:] = make()
         assert same_bits(out.get(), np.zeros(3, np.float32))

@@ -20,7 +20,9 @@ def be():
 
 
 def layer_of(*shapes, name=None):
-    return nbopt.Parameters(*[(np.ones(shape, np.float32), np.ones(shape, np.float32)) for shape in shapes], name=name)
+    return nbopt.Parameters(
+        *[(np.ones(shape, np.float32), np.ones(shape, np.float32)) for shape in shapes], name=name
+    )
 
 
 def optimizer_with(rule, state_names=()):
@@ -56,7 +58,9 @@ def test_returned_value(be):
 
 def test_returned_value_without_stores(be):
     """Likewise where there are no stores."""
-    assert "In place of return ..., write param[:]" in refusal(optimizer_with(lambda self, step, param, grad: param - grad), [layer_of(3)])
+    assert "In place of return ..., write param[:]" in refusal(
+        optimizer_with(lambda self, step, param, grad: param - grad), [layer_of(3)]
+    )
 
 
 def test_returned_value_of_a_loop(be):
@@ -69,7 +73,10 @@ def test_returned_value_of_a_loop(be):
 
 
 def test_unassigned_state(be):
-    """A state that starts at 0 and is never assigned has no effect. The message has the rule's own word for it."""
+    """A state that starts at 0 and is never assigned has no effect.
+
+    The message has the rule's own word for it.
+    """
 
     def rule(self, step, param, grad, m):
         m = 0.9 * m + grad
@@ -81,7 +88,9 @@ def test_unassigned_state(be):
 
 
 def test_unassigned_state_of_two(be):
-    """The state that is lost is named, not the other one, which is assigned; nor one that is stored under a new name."""
+    """The state that is lost is named, not the other one, which is assigned; nor one that is stored under a
+    new name.
+    """
 
     def rule(self, step, param, grad, mean, square):
         new_square = 0.9 * square + grad * grad
@@ -94,7 +103,9 @@ def test_unassigned_state_of_two(be):
 
 
 def test_state_kept_on_purpose(be):
-    """The line that the message offers is taken, and so is a state that a layer has before the first step: a mask, say."""
+    """The line that the message offers is taken, and so is a state that a layer has before the first step: a
+    mask, say.
+    """
 
     def kept(self, step, param, grad, mask):
         mask[:] = mask
@@ -112,7 +123,9 @@ def test_state_kept_on_purpose(be):
 
 
 def test_state_assigned_at_times(be):
-    """A state that the first step assigns may be read alone later, by a layer that joins then, too; and one may be used in no step at all."""
+    """A state that the first step assigns may be read alone later, by a layer that joins then, too; and one
+    may be used in no step at all.
+    """
 
     def rule(self, step, param, grad, slow, unused):
         if step.t % 2:
@@ -183,7 +196,9 @@ def test_parameter_that_is_only_read(be):
 
 
 def test_array_attribute(be):
-    """An array, or anything else that can't be compared, may be an attribute of an optimizer, and may be exchanged."""
+    """An array, or anything else that can't be compared, may be an attribute of an optimizer, and may be
+    exchanged.
+    """
     optimizer, layer, twin = nbopt.RMSProp(), layer_of(3), layer_of(3)
     for number in range(3):
         optimizer.history = np.arange(number + 2.0)
@@ -235,7 +250,9 @@ def test_equality_with_arrays(be):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_hyper_parameters_of_a_trace(be, name):
-    """The library's rules are traced again where a hyper-parameter has changed: all that they read is among those that are looked at."""
+    """The library's rules are traced again where a hyper-parameter has changed: all that they read is among
+    those that are looked at.
+    """
     optimizer = OPTIMIZERS[name]()
     read = set()
 
@@ -309,7 +326,9 @@ def test_misspelt_attribute_of_others():
 
 
 def test_own_attributes():
-    """Other attributes are free: names that are less like one, values that the hyper-parameter couldn't have, and what methods set."""
+    """Other attributes are free: names that are less like one, values that the hyper-parameter couldn't have,
+    and what methods set.
+    """
 
     class Own(nbopt.Adam):
         beta_4 = 0.5
@@ -332,7 +351,10 @@ def test_own_attributes():
     assert plain.learning_rates == []
 
 
-@pytest.mark.parametrize("kind", [nbopt.RMSProp, nbopt.Adagrad, nbopt.Adadelta, nbopt.Adam, nbopt.AdamW, nbopt.ShiftAdaMax, nbopt.Lion])
+@pytest.mark.parametrize(
+    "kind",
+    [nbopt.RMSProp, nbopt.Adagrad, nbopt.Adadelta, nbopt.Adam, nbopt.AdamW, nbopt.ShiftAdaMax, nbopt.Lion],
+)
 @pytest.mark.parametrize("number", [1, 0, 1e-3, np.float32(0.1), np.int64(3)], ids=repr)
 def test_positional_number(kind, number):
     """The first argument is neon's stochastic_round: a number there was meant for another one."""
@@ -379,6 +401,10 @@ def test_constructor_is_seen():
         assert parameters[-3:] == ["schedule", "ema_decay", "state_dtype"]
     assert "beta_1=0.9" in pydoc.render_doc(nbopt.Adam)
     optimizer = nbopt.Adam(stochastic_round=10, learning_rate=0.5)
-    for other in (pickle.loads(pickle.dumps(optimizer)), copy.deepcopy(optimizer), nbopt.NervanaObject.gen_class(optimizer.get_description())):
+    for other in (
+        pickle.loads(pickle.dumps(optimizer)),
+        copy.deepcopy(optimizer),
+        nbopt.NervanaObject.gen_class(optimizer.get_description()),
+    ):
         assert other == optimizer
         assert other.stochastic_round == 10

@@ -1,4 +1,6 @@
-"""A step happens as a whole or not at all: what fails in its middle leaves values, states and counters as they were."""
+"""A step happens as a whole or not at all: what fails in its middle leaves values, states and counters as
+they were.
+"""
 
 import os
 import signal
@@ -26,7 +28,9 @@ class Training:
         self.optimizers = [nbopt.RMSProp(gradient_clip_norm=0.01 if kind == "norm clip" else None)]
         if kind == "two optimizers":
             self.optimizers.append(nbopt.Adam())
-            self.optimizers.append(nbopt.MultiOptimizer({"default": self.optimizers[0], "second": self.optimizers[1]}))
+            self.optimizers.append(
+                nbopt.MultiOptimizer({"default": self.optimizers[0], "second": self.optimizers[1]})
+            )
 
     def step(self):
         self.optimizers[-1].optimize(self.layers, 0)
@@ -34,7 +38,11 @@ class Training:
     def everything(self):
         """All that a step changes, besides the backend's update count."""
         states = [len(states) for layer in self.layers for states in layer.states]
-        return [value.tobytes() for value in values_of(self.layers)], states, [optimizer.t for optimizer in self.optimizers]
+        return (
+            [value.tobytes() for value in values_of(self.layers)],
+            states,
+            [optimizer.t for optimizer in self.optimizers],
+        )
 
 
 def failing(function, number, error):
@@ -75,7 +83,10 @@ each_error = pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 
 
 @each_error
-@pytest.mark.parametrize("kind, number", [("two layers", 1), ("two layers", 2), ("norm clip", 2), ("two optimizers", 2), ("two optimizers", 3)])
+@pytest.mark.parametrize(
+    "kind, number",
+    [("two layers", 1), ("two layers", 2), ("norm clip", 2), ("two optimizers", 2), ("two optimizers", 3)],
+)
 def test_an_allocation_that_fails(backend, monkeypatch, kind, number, error):
     training = Training(kind)
     with monkeypatch.context() as patch:
@@ -106,7 +117,9 @@ def cpu(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-@pytest.mark.parametrize("kind, number", [("two layers", 1), ("two dtypes", 1), ("two dtypes", 2), ("two optimizers", 2)])
+@pytest.mark.parametrize(
+    "kind, number", [("two layers", 1), ("two dtypes", 1), ("two dtypes", 2), ("two optimizers", 2)]
+)
 def test_a_compilation_that_fails(cpu, monkeypatch, kind, number, error):
     training = Training(kind)
     with monkeypatch.context() as patch:
@@ -120,7 +133,9 @@ def test_a_compilation_of_a_stage_that_fails(cpu, monkeypatch, number):
     """With a norm clip there are three: the sum, the factor, and the update."""
     training = Training("norm clip")
     with monkeypatch.context() as patch:
-        patch.setattr(type(cpu), "_compiled_module", failing(type(cpu)._compiled_module, number, RuntimeError))
+        patch.setattr(
+            type(cpu), "_compiled_module", failing(type(cpu)._compiled_module, number, RuntimeError)
+        )
         assert_nothing_happens(cpu, training, RuntimeError)
     assert_goes_on_as(Training("norm clip"), training)
 
@@ -228,7 +243,8 @@ def test_states_that_the_user_empties_start_afresh(backend, kind):
 
 
 def after_the_first_launch(backend, monkeypatch, act):
-    """Call `act` in the middle of a step: after its first pass, or where one call into compiled code runs all of them, after that.
+    """Call `act` in the middle of a step: after its first pass, or where one call into compiled code runs all
+    of them, after that.
 
     Returns the list to which every pass or call is added.
     """

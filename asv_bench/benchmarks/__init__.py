@@ -1,4 +1,6 @@
-"""What the benchmarks share: optimizers, skips that say why, and arrays whose pages are in memory before the clock starts."""
+"""What the benchmarks share: optimizers, skips that say why, and arrays whose pages are in memory before the
+clock starts.
+"""
 
 import importlib
 
@@ -14,7 +16,8 @@ def _rectified(radam):
     return radam
 
 
-#: name -> constructor. Every one is as in its users' hands: defaults, and a learning rate where there is none.
+#: name -> constructor. Every one is as in its users' hands: defaults, and a learning rate where there is
+# none.
 OPTIMIZERS = {
     "plain": lambda **k: nbopt.GradientDescentMomentum(learning_rate=1e-3, momentum_coef=0.0, **k),
     "momentum": lambda **k: nbopt.GradientDescentMomentum(learning_rate=1e-3, momentum_coef=0.9, **k),
@@ -66,7 +69,9 @@ def requires_optax():
 
 
 def requires_deepspeed():
-    """Skip the benchmark without DeepSpeed's CPUAdam, which is compiled at its first use and so needs a C++ compiler."""
+    """Skip the benchmark without DeepSpeed's CPUAdam, which is compiled at its first use and so needs a C++
+    compiler.
+    """
     requires("torch")
     adam = requires("deepspeed.ops.adam")
     try:
@@ -79,7 +84,9 @@ def requires_deepspeed():
 def use_backend(name, **options):
     """Set a backend and return it; skip the benchmark where it can't be used."""
     if name not in nbopt.available_backends():
-        raise NotImplementedError(f"the backend {name} can't be used here: {nbopt.backends.backend_problem(name)}")
+        raise NotImplementedError(
+            f"the backend {name} can't be used here: {nbopt.backends.backend_problem(name)}"
+        )
     return nbopt.set_backend(name, rng_seed=0, **options)
 
 
@@ -89,7 +96,10 @@ def dtype_of(name):
 
 
 def uniform(shape, dtype=np.float32, scale=1.0, seed=0):
-    """Return an array of values in [0, scale). They stay away from 0, infinity and NaN in every optimizer's steps."""
+    """Return an array of values in [0, scale).
+
+    They stay away from 0, infinity and NaN in every optimizer's steps.
+    """
     values = np.random.default_rng(seed).random(shape, np.float32)
     values *= np.float32(scale)
     return values if values.dtype == dtype else values.astype(dtype)
@@ -101,7 +111,8 @@ def pairs(shapes, dtype=np.float32):
 
 
 class Job:
-    """An optimizer of ours and tensors for it, past its first steps: kernels are compiled, states made and found again.
+    """An optimizer of ours and tensors for it, past its first steps: kernels are compiled, states made and
+    found again.
 
     Parameters
     ----------

@@ -9,7 +9,9 @@ from .models import MODELS
 
 
 class Peak:
-    """The process's peak, parameters, gradients and states (40 to 100 MB) included: nothing more should be parameter-sized."""
+    """The process's peak, parameters, gradients and states (40 to 100 MB) included: nothing more should be
+    parameter-sized.
+    """
 
     params = list(OPTIMIZERS)
     param_names = ["optimizer"]
@@ -22,7 +24,8 @@ class Peak:
 
 
 def growth(shapes, steps=100):
-    """Return by how many megabytes the process's peak grows over `steps` steps of RMSProp with new gradients at each.
+    """Return by how many megabytes the process's peak grows over `steps` steps of RMSProp with new gradients
+    at each.
 
     The gradients themselves are not counted: a warm-up has as many sets of them alive at once.
     """
@@ -46,7 +49,9 @@ def _forget_peak():
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
     except OSError as error:
-        raise NotImplementedError(f"a process's peak of memory can be reset on Linux only: {error}") from error
+        raise NotImplementedError(
+            f"a process's peak of memory can be reset on Linux only: {error}"
+        ) from error
 
 
 def _peak():

@@ -1,4 +1,5 @@
-"""The libraries that a user would pick instead: each function returns a callable that does one step over tensors of these shapes.
+"""The libraries that a user would pick instead: each function returns a callable that does one step over
+tensors of these shapes.
 
 Every one gets the same values, in arrays of its own, and the settings that make it do the same work.
 """
@@ -39,7 +40,10 @@ def _torch_parameters(shapes):
 
 
 def torch_step(optimizer, shapes, fresh=False, **how):
-    """PyTorch. `how` is ``foreach=True`` (many tensors per call), ``foreach=False`` (one at a time) or ``fused=True``."""
+    """PyTorch.
+
+    `how` is ``foreach=True`` (many tensors per call), ``foreach=False`` (one at a time) or ``fused=True``.
+    """
     name, options = TORCH[optimizer]
     torch = requires_torch()
     parameters = _torch_parameters(shapes)
@@ -82,7 +86,9 @@ def timed_in_training(optimizers, rounds, warm=3):
         def __init__(self, vocabulary=96, width=256, length=64):
             super().__init__()
             self.tokens, self.places = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
-            layer = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            layer = nn.TransformerEncoderLayer(
+                width, 4, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True
+            )
             self.layers = nn.TransformerEncoder(layer, 4, nn.LayerNorm(width), enable_nested_tensor=False)
             self.out = nn.Linear(width, vocabulary)
 
@@ -115,7 +121,9 @@ def setting_gradients(shapes):
 
 
 def _with_gradients(parameters, step, fresh):
-    """Return `step`, or a function that gives every parameter another gradient first, as zero_grad and a backward pass do."""
+    """Return `step`, or a function that gives every parameter another gradient first, as zero_grad and a
+    backward pass do.
+    """
     if not fresh:
         return step
     turns = itertools.cycle([[p.grad for p in parameters], [p.grad.clone() for p in parameters]])

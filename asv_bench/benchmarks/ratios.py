@@ -9,12 +9,19 @@ from .side_by_side import measure, ratio
 from .streaming import arrays_of, streaming_step
 
 ROUNDS = 15
-SHAPES = {"50 M": [(50_000_000,)], "resnet50": MODELS["resnet50"](), "300 x 1000": [(1000,)] * 300, "1 x 100": [(100,)]}
+SHAPES = {
+    "50 M": [(50_000_000,)],
+    "resnet50": MODELS["resnet50"](),
+    "300 x 1000": [(1000,)] * 300,
+    "1 x 100": [(100,)],
+}
 MEMORY_BOUND = ["plain", "momentum", "rmsprop", "adagrad", "adadelta", "adam", "adamw", "lion"]
 
 
 class Bandwidth:
-    """The time of a plain loop over the same arrays, divided by that of a step: 1 is all that the memory gives."""
+    """The time of a plain loop over the same arrays, divided by that of a step: 1 is all that the memory
+    gives.
+    """
 
     params = MEMORY_BOUND
     param_names = ["optimizer"]
@@ -80,7 +87,9 @@ class Torch(Peers):
 
 
 class TorchAdapter:
-    """How many times as long as nbopt.torch's the step of PyTorch's foreach takes, over PyTorch's own tensors."""
+    """How many times as long as nbopt.torch's the step of PyTorch's foreach takes, over PyTorch's own
+    tensors.
+    """
 
     params = (["resnet50", "300 x 1000"], [False, True])
     param_names = ["tensors", "new gradients"]
@@ -89,7 +98,10 @@ class TorchAdapter:
     def setup(self, tensors, fresh):
         requires_torch().set_num_threads(numba.get_num_threads())
         shapes = SHAPES[tensors]
-        self.steps = {"nbopt": adapter_step("rmsprop", shapes, fresh), "peer": torch_step("rmsprop", shapes, fresh, foreach=True)}
+        self.steps = {
+            "nbopt": adapter_step("rmsprop", shapes, fresh),
+            "peer": torch_step("rmsprop", shapes, fresh, foreach=True),
+        }
 
     def track_ratio(self, tensors, fresh):
         seconds = measure(self.steps, ROUNDS)

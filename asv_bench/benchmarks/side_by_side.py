@@ -15,10 +15,11 @@ def measure(steps, rounds, turn=0.02, settle=0.03, seed=0):
     rounds : int
         How many turns each one has.
     turn : float
-        Seconds that a turn should take, at least one call. A turn's time is that of all its calls over their number.
+        Seconds that a turn should take, at least one call. A turn's time is that of all its calls over their
+        number.
     settle : float
-        Seconds, at least one call, that go before each turn unmeasured: caches fill, and the threads that another library leaves spinning
-        go to sleep.
+        Seconds, at least one call, that go before each turn unmeasured: caches fill, and the threads that
+        another library leaves spinning go to sleep.
     seed : int
         Of the order of turns.
 
@@ -58,8 +59,8 @@ def ratio(numerator, denominator, resamples=2000, seed=0):
     Parameters
     ----------
     numerator, denominator : numpy.ndarray
-        One value for each round, as `measure` returns them. Whole rounds are resampled, since what disturbs one side of a round may
-        disturb the other as well.
+        One value for each round, as `measure` returns them. Whole rounds are resampled, since what disturbs
+        one side of a round may disturb the other as well.
     resamples, seed : int
 
     Returns
@@ -68,7 +69,9 @@ def ratio(numerator, denominator, resamples=2000, seed=0):
     """
     picks = np.random.default_rng(seed).integers(len(numerator), size=(resamples, len(numerator)))
     ratios = np.median(numerator[picks], axis=1) / np.median(denominator[picks], axis=1)
-    return float(np.median(numerator) / np.median(denominator)), *map(float, np.percentile(ratios, [2.5, 97.5]))
+    return float(np.median(numerator) / np.median(denominator)), *map(
+        float, np.percentile(ratios, [2.5, 97.5])
+    )
 
 
 def median(values, resamples=2000, seed=0):

@@ -27,7 +27,9 @@ def cached(folder):
 def prepare(optimizer, cache, options=""):
     """Return the code that goes before `FIRST_STEP` in a fresh process, imports included."""
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return f"import sys; sys.path.insert(0, {here!r})\n" + PREPARE.format(optimizer=optimizer, cache=cache, options=options)
+    return f"import sys; sys.path.insert(0, {here!r})\n" + PREPARE.format(
+        optimizer=optimizer, cache=cache, options=options
+    )
 
 
 class Import:
@@ -52,7 +54,9 @@ class FirstStep:
     def setup_cache(self):
         folder = os.path.join(os.getcwd(), "kernels")
         for optimizer in self.params:
-            subprocess.run([sys.executable, "-c", prepare(optimizer, cached(folder)) + FIRST_STEP], check=True)
+            subprocess.run(
+                [sys.executable, "-c", prepare(optimizer, cached(folder)) + FIRST_STEP], check=True
+            )
         return folder
 
     def timeraw_kernels_from_disk(self, folder, optimizer):

@@ -16,7 +16,12 @@ def _not_for_the_reference(backend, size):
 class OneTensor:
     """One tensor: small, where the fixed cost counts, and large, where the memory does."""
 
-    params = (list(OPTIMIZERS), [*DEVICES, "reference"], [1_000, 100_000, 20_000_000], ["float32", "bfloat16"])
+    params = (
+        list(OPTIMIZERS),
+        [*DEVICES, "reference"],
+        [1_000, 100_000, 20_000_000],
+        ["float32", "bfloat16"],
+    )
     param_names = ["optimizer", "backend", "size", "dtype"]
 
     def setup(self, optimizer, backend, size, dtype):
@@ -28,7 +33,9 @@ class OneTensor:
 
 
 class Storage:
-    """RMSProp in every storage, with the states in the default dtype and in the parameters' own, rounded to nearest and stochastically."""
+    """RMSProp in every storage, with the states in the default dtype and in the parameters' own, rounded to
+    nearest and stochastically.
+    """
 
     params = (DEVICES, ["float64", "float32", "float16", "bfloat16"], ["default", "own"], [False, True])
     param_names = ["backend", "dtype", "state_dtype", "stochastic_round"]
@@ -37,20 +44,26 @@ class Storage:
         if dtype in ("float64", "float32") and (stochastic_round or state_dtype == "own"):
             raise NotImplementedError("the same as without")
         own = dtype_of(dtype) if state_dtype == "own" else None
-        self.job = Job(nbopt.RMSProp(stochastic_round=stochastic_round, state_dtype=own), [(20_000_000,)], dtype, backend)
+        self.job = Job(
+            nbopt.RMSProp(stochastic_round=stochastic_round, state_dtype=own), [(20_000_000,)], dtype, backend
+        )
 
     def time_step(self, backend, dtype, state_dtype, stochastic_round):
         self.job.step()
 
 
 class ManyTensors:
-    """Tensors of 1000 elements, in one layer and in a layer each: the fixed cost of a step and its growth with their number."""
+    """Tensors of 1000 elements, in one layer and in a layer each: the fixed cost of a step and its growth
+    with their number.
+    """
 
     params = (["rmsprop", "adam"], DEVICES, [1, 10, 100, 300, 1000], ["one layer", "a layer each"])
     param_names = ["optimizer", "backend", "tensors", "layers"]
 
     def setup(self, optimizer, backend, tensors, layers):
-        self.job = Job(OPTIMIZERS[optimizer](), [(1000,)] * tensors, backend=backend, one_layer=layers == "one layer")
+        self.job = Job(
+            OPTIMIZERS[optimizer](), [(1000,)] * tensors, backend=backend, one_layer=layers == "one layer"
+        )
 
     def time_step(self, optimizer, backend, tensors, layers):
         self.job.step()

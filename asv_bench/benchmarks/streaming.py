@@ -1,4 +1,6 @@
-"""The memory's own speed: a plain loop over the arrays of an optimizer that does nothing but an add for each array it writes."""
+"""The memory's own speed: a plain loop over the arrays of an optimizer that does nothing but an add for each
+array it writes.
+"""
 
 from functools import partial
 
@@ -12,7 +14,9 @@ CHUNKS = (4096, 65536, None)
 
 
 def arrays_of(job):
-    """Return a job's arrays as (updated, read, written): read and written, only read, only written by one step."""
+    """Return a job's arrays as (updated, read, written): read and written, only read, only written by one
+    step.
+    """
     (pair, states), *others = job.layers[0].get_params()
     if others:
         raise ValueError("a streaming loop goes over one parameter")
@@ -66,7 +70,8 @@ def streaming_step(updated, read, written=()):
     Parameters
     ----------
     updated, read, written : list of numpy.ndarray
-        float32, of one size; `read` is one array. The arrays of an optimizer will do: positive values stay so.
+        float32, of one size; `read` is one array. The arrays of an optimizer will do: positive values stay
+        so.
 
     Returns
     -------
@@ -78,7 +83,10 @@ def streaming_step(updated, read, written=()):
     loops = {"": (_compiled(len(updated), len(written)), (*updated, *read, *written))}
     if written:
         # A processor reads a line before it writes into it, and is quicker at that when the loop asks for it.
-        loops[", written arrays updated"] = (_compiled(len(updated) + len(written), 0), (*updated, *written, *read))
+        loops[", written arrays updated"] = (
+            _compiled(len(updated) + len(written), 0),
+            (*updated, *written, *read),
+        )
     share = -(-read[0].size // numba.get_num_threads())
     ways = {}
     for how, (stream, arrays) in loops.items():

@@ -45,7 +45,9 @@ def reduced_shape(shape, axis, keepdims):
     if axis is None:
         return (1,) * len(shape) if keepdims else ()
     if not (isinstance(axis, (int, np.integer)) and 0 <= axis < len(shape)):
-        raise ShapeError(f"axis must be None or an int from 0 to {len(shape) - 1} for shape {shape}, not {axis!r}")
+        raise ShapeError(
+            f"axis must be None or an int from 0 to {len(shape) - 1} for shape {shape}, not {axis!r}"
+        )
     return tuple(1 if i == axis else n for i, n in enumerate(shape) if keepdims or i != axis)
 
 
@@ -61,7 +63,9 @@ def dtypes_of(node, found=None):
 
 
 class TensorTracer(Tracer):
-    """Traces one assignment over tensors: every distinct tensor in the expression becomes a slot. Slot 0 is the target.
+    """Traces one assignment over tensors: every distinct tensor in the expression becomes a slot.
+
+    Slot 0 is the target.
 
     Attributes
     ----------
@@ -73,7 +77,8 @@ class TensorTracer(Tracer):
         super().__init__(())
         self.tensors = []
         self._slots = {}
-        # Nodes hash by identity, and the dictionary keeps them alive, so an id can't be used twice while it is here.
+        # Nodes hash by identity, and the dictionary keeps them alive, so an id can't be used twice while it
+        # is here.
         self._values = {}
         self._slot_of(target)
 

@@ -11,12 +11,16 @@ from nbopt.language.values import Value
 
 
 def _reduced(name, value, axis, keepdims):
-    """Return a reduction of a node, in a rule or outside of it; a wrong axis is an error here, not where it is assigned."""
+    """Return a reduction of a node, in a rule or outside of it; a wrong axis is an error here, not where it
+    is assigned.
+    """
     if not isinstance(value, Node):
         raise OperandError(f"a reduction takes a tensor or an expression, not {type(value).__name__}")
     if isinstance(value, Value):
         if name not in ("sum", "max", "min"):
-            raise TraceError(f"a rule has be.sum, be.mean, be.max, be.min, be.norm, be.var and be.std, not be.{name}")
+            raise TraceError(
+                f"a rule has be.sum, be.mean, be.max, be.min, be.norm, be.var and be.std, not be.{name}"
+            )
         return value.reduce(name, axis)
     reduction = Reduction(name, value, axis, keepdims)
     shape_of(reduction)
@@ -157,13 +161,26 @@ _COMPOSED_REDUCTIONS = {
 def add_methods(cls):
     """Give a class of backends its ops, each with its docstring."""
     special = {"where": _where, "clip": _clip, "shift": _shift}
-    operands = {row.name: ("c, a, b" if row.name == "where" else ", ".join("ab"[: row.arity]), row.doc) for row in PRIMITIVES.values()}
-    operands |= {row.name: (", ".join(name for name in row.operands if "=" not in name), row.doc) for row in COMPOSED.values()}
+    operands = {
+        row.name: ("c, a, b" if row.name == "where" else ", ".join("ab"[: row.arity]), row.doc)
+        for row in PRIMITIVES.values()
+    }
+    operands |= {
+        row.name: (", ".join(name for name in row.operands if "=" not in name), row.doc)
+        for row in COMPOSED.values()
+    }
     for name, (names, doc) in operands.items():
         method = special.get(name) or (_unary, _binary)[names.count(",")](name)
-        _add_method(cls, name, method, _OPERANDS.format(doc=doc, operands=names, also=_SHIFT_VALUE if name == "shift" else ""))
+        _add_method(
+            cls,
+            name,
+            method,
+            _OPERANDS.format(doc=doc, operands=names, also=_SHIFT_VALUE if name == "shift" else ""),
+        )
     for name, doc in REDUCTIONS.items():
-        _add_method(cls, name, _reduction(name, 1 if name.startswith("arg") else None), _REDUCED.format(doc=doc))
+        _add_method(
+            cls, name, _reduction(name, 1 if name.startswith("arg") else None), _REDUCED.format(doc=doc)
+        )
     for name, (build, doc) in _COMPOSED_REDUCTIONS.items():
         _add_method(cls, name, _composed_reduction(build), _REDUCED.format(doc=doc))
 

@@ -18,12 +18,14 @@ def normalise_rounding(value):
     Parameters
     ----------
     value : bool or int
-        False or 0: to nearest even. True: stochastic, to the storage's own mantissa. An int k >= 1: stochastic, to k mantissa bits.
+        False or 0: to nearest even. True: stochastic, to the storage's own mantissa. An int k >= 1:
+        stochastic, to k mantissa bits.
 
     Returns
     -------
     bool or int
-        False, True or an int >= 1. (1 and True differ: one keeps a single bit, the other all that the storage has.)
+        False, True or an int >= 1. (1 and True differ: one keeps a single bit, the other all that the storage
+        has.)
 
     Raises
     ------
@@ -35,26 +37,29 @@ def normalise_rounding(value):
     if isinstance(value, (int, np.integer)) and value >= 0:
         return int(value) or False
     raise ArgumentError(
-        f"rounding must be False (to nearest), True (stochastic) or the number of mantissa bits to keep, an int from 1 on; not {value!r}"
+        "rounding must be False (to nearest), True (stochastic) or the number of mantissa bits to keep, an"
+        f" int from 1 on; not {value!r}"
     )
 
 
 class Tensor(Node):
     """An array of a backend: what optimizers update and expressions read.
 
-    Tensors are made by `Backend.array`, `wrap`, `empty`, `zeros`, `ones` and the like, not by calling this class.
+    Tensors are made by `Backend.array`, `wrap`, `empty`, `zeros`, `ones` and the like, not by calling this
+    class.
 
     Attributes
     ----------
     be : Backend
     storage : object
-        The backend's own array, shared with its owner where the tensor was wrapped. On the CPU a numpy.ndarray.
+        The backend's own array, shared with its owner where the tensor was wrapped. On the CPU a
+        numpy.ndarray.
     shape : tuple of int
     dtype : numpy.dtype
     name : str or None
     serial : int
-        A number that no other tensor of the process has, and a new one where `rounding` is set: plans know tensors by it without keeping
-        them alive.
+        A number that no other tensor of the process has, and a new one where `rounding` is set: plans know
+        tensors by it without keeping them alive.
     """
 
     __slots__ = ("__weakref__", "_rounding", "be", "dtype", "name", "serial", "shape", "storage")
@@ -80,7 +85,9 @@ class Tensor(Node):
 
     @property
     def rounding(self):
-        """Bool or int : how values are rounded when they are stored here; see `nbopt.arrays.tensor.normalise_rounding`."""
+        """Bool or int : how values are rounded when they are stored here; see
+        `nbopt.arrays.tensor.normalise_rounding`.
+        """
         return self._rounding
 
     @rounding.setter
@@ -132,12 +139,18 @@ class Tensor(Node):
         return self
 
     def __getitem__(self, key):
-        """Return a view: ``t[2:5]``, ``t[:, 0]``. Slices and integers only, so that it always shares the memory."""
+        """Return a view: ``t[2:5]``, ``t[:, 0]``.
+
+        Slices and integers only, so that it always shares the memory.
+        """
         parts = key if isinstance(key, tuple) else (key,)
         for part in parts:
             whole = isinstance(part, (int, np.integer)) and not isinstance(part, bool)
             if not (part is Ellipsis or isinstance(part, slice) or whole):
-                raise OperandError(f"a tensor is indexed by slices and integers, which give views; not by {type(part).__name__}")
+                raise OperandError(
+                    "a tensor is indexed by slices and integers, which give views; not by"
+                    f" {type(part).__name__}"
+                )
         try:
             return Tensor(self.be, self.be.view(self.storage, parts), self.name, self._rounding)
         except IndexError as error:
@@ -196,7 +209,8 @@ class Tensor(Node):
     def __array__(self, dtype=None, copy=None):
         return self.get() if dtype is None else self.get().astype(dtype)
 
-    # Protocols for other libraries. Storage that has none of them gives AttributeError, as if they were not here.
+    # Protocols for other libraries. Storage that has none of them gives AttributeError, as if they were not
+    # here.
 
     @property
     def __cuda_array_interface__(self):

@@ -1,4 +1,7 @@
-"""The state of a run: what `Optimizer.state_dict` returns, and how it is put back as a whole. `nbopt.checkpoints.file` keeps it on disk."""
+"""The state of a run: what `Optimizer.state_dict` returns, and how it is put back as a whole.
+
+`nbopt.checkpoints.file` keeps it on disk.
+"""
 
 from contextlib import ExitStack
 from types import NoneType
@@ -27,11 +30,21 @@ def state_dict(optimizer, layers):
         "version": VERSION,
         "optimizer": _description(optimizer),
         "optimizers": [
-            {"path": path, "type": member.modulenm, "t": _count(member), "skipped": member.skipped, **_numbers(member)} for path, member in members
+            {
+                "path": path,
+                "type": member.modulenm,
+                "t": _count(member),
+                "skipped": member.skipped,
+                **_numbers(member),
+            }
+            for path, member in members
         ],
         "rng": be.rng_get_state(),
         "layers": [
-            {"name": _name(layer), "parameters": [_parameter(be, param, states, called) for param, states, called in entries]}
+            {
+                "name": _name(layer),
+                "parameters": [_parameter(be, param, states, called) for param, states, called in entries],
+            }
             for layer, entries in _layers(layers)
         ],
     }
@@ -46,13 +59,17 @@ def load_state_dict(optimizer, state, layers, hyperparameters=True):
 def members_of(optimizer):
     """Return [(path, optimizer)]: the optimizer and all that are inside of MultiOptimizers, each once.
 
-    The path is the list of keys that lead to it; of several, the first in sorted order, whatever the order of the mappings.
+    The path is the list of keys that lead to it; of several, the first in sorted order, whatever the order of
+    the mappings.
     """
     found: list[tuple[list, Any]] = [([], optimizer)]
     seen = {id(optimizer)}
     for path, member in found:
         if not callable(getattr(member, "members", None)):
-            raise CheckpointError(f"{member!r} is no optimizer whose state could be known: derive its class from nbopt.Optimizer")
+            raise CheckpointError(
+                f"{member!r} is no optimizer whose state could be known: derive its class from"
+                " nbopt.Optimizer"
+            )
         mapping = member.members()
         for key in sorted(mapping, key=str):
             if id(mapping[key]) not in seen:
@@ -62,10 +79,15 @@ def members_of(optimizer):
 
 
 def check_structure(state, values):
-    """Raise CheckpointError unless `state` is built like one of `state_dict`, with objects of the class `values` for its arrays."""
+    """Raise CheckpointError unless `state` is built like one of `state_dict`, with objects of the class
+    `values` for its arrays.
+    """
     version = state.get("version") if isinstance(state, dict) else None
     if type(version) is int and version != VERSION:
-        raise CheckpointError(f"the checkpoint has format {version}, and this version of nbopt knows format {VERSION}: use the nbopt that saved it")
+        raise CheckpointError(
+            f"the checkpoint has format {version}, and this version of nbopt knows format {VERSION}: use the"
+            " nbopt that saved it"
+        )
     name = (str, NoneType)
     of_state = {"name": name, "rounding": (bool, int), "values": values}
     of_parameter = {"name": name, "values": values, "states": [of_state]}
@@ -77,11 +99,15 @@ def check_structure(state, values):
         "layers": [{"name": name, "parameters": [of_parameter]}],
     }
     if not _is_built_like(_without_numbers(state), structure):
-        raise CheckpointError("this is no state of nbopt: pass what optimizer.state_dict(layers) returned, unchanged")
+        raise CheckpointError(
+            "this is no state of nbopt: pass what optimizer.state_dict(layers) returned, unchanged"
+        )
 
 
 def _numbers(optimizer):
-    """Return the states that are one number for all parameters, as a part of an entry, which is empty if there is none."""
+    """Return the states that are one number for all parameters, as a part of an entry, which is empty if
+    there is none.
+    """
     found = optimizer.step_numbers()
     return {"numbers": found} if found else {}
 
@@ -89,7 +115,9 @@ def _numbers(optimizer):
 def _without_numbers(state):
     """Return a state without what not every entry of an optimizer has."""
     optimizers = state.get("optimizers") if isinstance(state, dict) else None
-    if not isinstance(optimizers, list) or not all(_is_built_like(_numbers_of(own), {str: float}) for own in optimizers):
+    if not isinstance(optimizers, list) or not all(
+        _is_built_like(_numbers_of(own), {str: float}) for own in optimizers
+    ):
         return state
     return {**state, "optimizers": [{key: own[key] for key in own if key != "numbers"} for own in optimizers]}
 
@@ -100,7 +128,9 @@ def _numbers_of(own):
 
 def _is_built_like(value, structure):
     if structure == {str: float}:
-        return isinstance(value, dict) and all(isinstance(key, str) and isinstance(item, float) for key, item in value.items())
+        return isinstance(value, dict) and all(
+            isinstance(key, str) and isinstance(item, float) for key, item in value.items()
+        )
     if isinstance(structure, dict):
         known = isinstance(value, dict) and value.keys() == structure.keys()
         return known and all(_is_built_like(value[key], part) for key, part in structure.items())
@@ -119,13 +149,21 @@ def _layers(layers):
     own = [get_param_list([layer]) for layer in layers]
     list(entries_of(entry for params in own for entry in params))  # complains about malformed ones
     return [
-        (layer, [(param, states, f"parameter {place} of layer {_name(layer) or number}") for place, ((param, _), states) in enumerate(params)])
+        (
+            layer,
+            [
+                (param, states, f"parameter {place} of layer {_name(layer) or number}")
+                for place, ((param, _), states) in enumerate(params)
+            ],
+        )
         for number, (layer, params) in enumerate(zip(layers, own))
     ]
 
 
 def _name(layer):
-    """Return the name that the user gave a layer, or None: names that count objects are others in the next process."""
+    """Return the name that the user gave a layer, or None: names that count objects are others in the next
+    process.
+    """
     name = getattr(layer, "name", None)
     chosen = layer._named if isinstance(layer, NervanaObject) else True
     return name if chosen and isinstance(name, str) else None
@@ -137,7 +175,9 @@ def _parameter(be, param, states, called):
     return {
         "name": param.name,
         "values": param.get(),
-        "states": [{"name": state.name, "rounding": state.rounding, "values": state.get()} for state in states],
+        "states": [
+            {"name": state.name, "rounding": state.rounding, "values": state.get()} for state in states
+        ],
     }
 
 
@@ -152,7 +192,8 @@ def _description(optimizer):
         description = optimizer.get_description()
     except AttributeError as error:
         raise CheckpointError(
-            f"{optimizer!r} can't be described: {error}. Keep each argument of its constructor as an attribute of the same name."
+            f"{optimizer!r} can't be described: {error}. Keep each argument of its constructor as an"
+            " attribute of the same name."
         ) from error
     _check_plain(description["config"], optimizer.classnm)
     return description
@@ -162,15 +203,17 @@ def _check_plain(value, called):
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise CheckpointError(f"the keys of {called} must be strings to be kept in a checkpoint, not {key!r}")
+                raise CheckpointError(
+                    f"the keys of {called} must be strings to be kept in a checkpoint, not {key!r}"
+                )
             _check_plain(item, f"{called}.{key}")
     elif isinstance(value, list):
         for item in value:
             _check_plain(item, called)
     elif not isinstance(value, (bool, int, float, str, NoneType)):
         raise CheckpointError(
-            f"{called} is {value!r}, which a checkpoint can't hold: it takes numbers, strings, None, lists and dicts of these, "
-            "optimizers, and schedules whose class derives from nbopt.Schedule"
+            f"{called} is {value!r}, which a checkpoint can't hold: it takes numbers, strings, None, lists"
+            " and dicts of these, optimizers, and schedules whose class derives from nbopt.Schedule"
         )
 
 
@@ -183,7 +226,8 @@ class Arriving:
     Attributes
     ----------
     values : numpy.ndarray
-        Or, until it is read from a file, anything with its shape and dtype. Not needed any more, and dropped, once it has arrived.
+        Or, until it is read from a file, anything with its shape and dtype. Not needed any more, and dropped,
+        once it has arrived.
     tensor : Tensor or None
         What it overwrites; None for a state that is to be made.
     name, rounding
@@ -202,7 +246,8 @@ class Restoration:
     optimizer : Optimizer
     layers : list
     state : dict
-        Of the structure that `check_structure` accepts. What stands for an array needs a shape and a dtype only.
+        Of the structure that `check_structure` accepts. What stands for an array needs a shape and a dtype
+        only.
     hyperparameters : bool
 
     Attributes
@@ -225,13 +270,16 @@ class Restoration:
         self.arrays = []
         given, saved = _layers(layers), state["layers"]
         if len(given) != len(saved):
-            raise CheckpointError(f"the checkpoint has {len(saved)} layers, and {len(given)} are given. {_AS_SAVED}.")
+            raise CheckpointError(
+                f"the checkpoint has {len(saved)} layers, and {len(given)} are given. {_AS_SAVED}."
+            )
         for number, ((layer, entries), own) in enumerate(zip(given, saved)):
             _check_name(f"layer {number}", own["name"], _name(layer))
             parameters = own["parameters"]
             if len(entries) != len(parameters):
                 raise CheckpointError(
-                    f"layer {_name(layer) or number} has {len(parameters)} parameters in the checkpoint, and {len(entries)} here. {_AS_SAVED}."
+                    f"layer {_name(layer) or number} has {len(parameters)} parameters in the checkpoint, and"
+                    f" {len(entries)} here. {_AS_SAVED}."
                 )
             owner = optimizer.optimizer_of(layer)
             for (param, states, called), parameter in zip(entries, parameters):
@@ -243,11 +291,15 @@ class Restoration:
         values = saved["values"]
         _check_name(called, saved["name"], param.name)
         if param.shape != tuple(values.shape):
-            raise CheckpointError(f"{called} has shape {tuple(values.shape)} in the checkpoint, and {param.shape} here. {_AS_SAVED}.")
+            raise CheckpointError(
+                f"{called} has shape {tuple(values.shape)} in the checkpoint, and {param.shape} here."
+                f" {_AS_SAVED}."
+            )
         if param.dtype != values.dtype:
             raise CheckpointError(
-                f"{called} has dtype {values.dtype} in the checkpoint, and {param.dtype} here. Values are not converted, since in another dtype "
-                f"the run would be another one: make the array {values.dtype} before loading"
+                f"{called} has dtype {values.dtype} in the checkpoint, and {param.dtype} here. Values are not"
+                " converted, since in another dtype the run would be another one: make the array"
+                f" {values.dtype} before loading"
             )
         self._be.check_writable(param)
         self.arrays.append(Arriving(values, param))
@@ -257,7 +309,9 @@ class Restoration:
         for number, own in enumerate(saved):
             values, name, rounding = own["values"], own["name"], normalise_rounding(own["rounding"])
             self._be.storage_dtype(values.dtype)
-            tensor = wrapped(self._be, states[number], f"a state of {called}") if number < len(states) else None
+            tensor = (
+                wrapped(self._be, states[number], f"a state of {called}") if number < len(states) else None
+            )
             if tensor is not None and _is_this_state(tensor, own):
                 self._be.check_writable(tensor)
             else:
@@ -299,8 +353,9 @@ def _attributes(optimizer, state, hyperparameters):
     saved = {tuple(member["path"]): member["type"] for member in state["optimizers"]}
     if here != saved:
         raise CheckpointError(
-            f"the checkpoint was saved with {_listed(saved)}, and the optimizer here is {_listed(here)}. "
-            "Load it into an optimizer of the same class; a MultiOptimizer with the same keys, and the same ones shared among them."
+            f"the checkpoint was saved with {_listed(saved)}, and the optimizer here is {_listed(here)}. Load"
+            " it into an optimizer of the same class; a MultiOptimizer with the same keys, and the same ones"
+            " shared among them."
         )
     saved_members = {tuple(member["path"]): member for member in state["optimizers"]}
     found = []
@@ -310,13 +365,18 @@ def _attributes(optimizer, state, hyperparameters):
         for path, member in members:
             source = model.get(tuple(path))
             if source is None or source.modulenm != member.modulenm:
-                raise CheckpointError("the description in the checkpoint is not that of its optimizers: it was changed after it was saved")
+                raise CheckpointError(
+                    "the description in the checkpoint is not that of its optimizers: it was changed after it"
+                    " was saved"
+                )
             names = source.get_description(skip=["name", "optimizer_mapping"])["config"]
             found += [(member, name, getattr(source, name)) for name in names]
     for path, member in members:
         own = saved_members[tuple(path)]
         found.append((member, "t", own["t"]))
-        if own["skipped"] != member.skipped and not member.members():  # a MultiOptimizer has its optimizers' count
+        if (
+            own["skipped"] != member.skipped and not member.members()
+        ):  # a MultiOptimizer has its optimizers' count
             found.append((member, "skipped", own["skipped"]))
         if member.step_states or "numbers" in own:
             found.append((member, "step_states", dict(own.get("numbers", {}))))
@@ -324,11 +384,15 @@ def _attributes(optimizer, state, hyperparameters):
 
 
 def _listed(members):
-    return ", ".join(f"{' / '.join(map(str, path))}: {kind}" if path else kind for path, kind in members.items())
+    return ", ".join(
+        f"{' / '.join(map(str, path))}: {kind}" if path else kind for path, kind in members.items()
+    )
 
 
 def _is_this_state(tensor, saved):
-    """Return whether a state that is there already can be overwritten, so that whoever holds it sees the run go on."""
+    """Return whether a state that is there already can be overwritten, so that whoever holds it sees the run
+    go on.
+    """
     values = saved["values"]
     same = (tensor.shape, tensor.dtype, tensor.name) == (tuple(values.shape), values.dtype, saved["name"])
     return same and tensor.rounding is normalise_rounding(saved["rounding"])  # 1 and True are different ones
@@ -336,11 +400,17 @@ def _is_this_state(tensor, saved):
 
 def _check_name(called, saved, here):
     if None not in (saved, here) and saved != here:
-        raise CheckpointError(f"{called} is called {saved!r} in the checkpoint, and {here!r} here. {_AS_SAVED}, or give it its old name.")
+        raise CheckpointError(
+            f"{called} is called {saved!r} in the checkpoint, and {here!r} here. {_AS_SAVED}, or give it its"
+            " old name."
+        )
 
 
 def _check_states(owner, parameter, called):
-    """Check saved states as `optimize` would, before they are read. One that overrides `optimize`, neon's way, may keep what it likes."""
+    """Check saved states as `optimize` would, before they are read.
+
+    One that overrides `optimize`, neon's way, may keep what it likes.
+    """
     if owner.has_own_optimize or not parameter["states"]:
         return
     shape = tuple(parameter["values"].shape)
@@ -351,10 +421,17 @@ def _check_states(owner, parameter, called):
     # Some optimizers don't use all of their states, by their hyper-parameters, which may be the checkpoint's.
     if len(saved) > len(own) or named != [name for name in own if name in named]:
         raise CheckpointError(
-            f"{called} has the states {', '.join(map(str, saved))} in the checkpoint, and {owner.classnm}, which updates it here, keeps "
-            f"{', '.join(own) or 'none'}. Load it with the optimizer that it was saved with, and the layers' old names."
+            f"{called} has the states {', '.join(map(str, saved))} in the checkpoint, and {owner.classnm},"
+            f" which updates it here, keeps {', '.join(own) or 'none'}. Load it with the optimizer that it"
+            " was saved with, and the layers' old names."
         )
     for state in parameter["states"]:
-        found, wanted = tuple(state["values"].shape), declared[state["name"]].shape(shape) if state["name"] in declared else shape
+        found, wanted = (
+            tuple(state["values"].shape),
+            declared[state["name"]].shape(shape) if state["name"] in declared else shape,
+        )
         if found != wanted:
-            raise CheckpointError(f"{called} has a state of shape {found} in the checkpoint, and that of {owner.classnm} is of shape {wanted}")
+            raise CheckpointError(
+                f"{called} has a state of shape {found} in the checkpoint, and that of {owner.classnm} is of"
+                f" shape {wanted}"
+            )

@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from nbopt.arrays.assignment import TensorTracer, broadcast, dtypes_of, reduced_shape, shape_of, without_reductions
+from nbopt.arrays.assignment import (
+    TensorTracer,
+    broadcast,
+    dtypes_of,
+    reduced_shape,
+    shape_of,
+    without_reductions,
+)
 from nbopt.arrays.methods import add_methods
 from nbopt.arrays.tensor import Tensor, normalise_rounding
 from nbopt.errors import ArgumentError, ShapeError, TraceError
@@ -18,7 +25,9 @@ from nbopt.language.trace import tracing
 
 
 class Backend:
-    """Arrays, element-wise ops over them, and fused updates. Subclasses implement the methods under "for implementers".
+    """Arrays, element-wise ops over them, and fused updates.
+
+    Subclasses implement the methods under "for implementers".
 
     Parameters
     ----------
@@ -35,7 +44,8 @@ class Backend:
     num_threads : int, optional
         How many threads a CPU backend uses at most.
     fast_math : bool
-        Let the compiler reassociate and contract arithmetic: faster in places, and no longer the same bits everywhere.
+        Let the compiler reassociate and contract arithmetic: faster in places, and no longer the same bits
+        everywhere.
 
     Attributes
     ----------
@@ -46,7 +56,16 @@ class Backend:
     name: Any = None
     memory = "host"
 
-    def __init__(self, rng_seed=None, datatype=np.float32, batch_size=1, stochastic_round=False, device_id=0, num_threads=None, fast_math=False):
+    def __init__(
+        self,
+        rng_seed=None,
+        datatype=np.float32,
+        batch_size=1,
+        stochastic_round=False,
+        device_id=0,
+        num_threads=None,
+        fast_math=False,
+    ):
         if rng_seed is not None and not (isinstance(rng_seed, (int, np.integer)) and 0 <= rng_seed < 2**64):
             raise ArgumentError(f"rng_seed must be an int from 0 to 2**64 - 1, not {rng_seed!r}")
         if num_threads is not None and not (isinstance(num_threads, (int, np.integer)) and num_threads >= 1):
@@ -74,7 +93,9 @@ class Backend:
     @bsz.setter
     def bsz(self, value):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ArgumentError(f"the batch size must be an int from 1 on, not {value!r}: gradients are divided by it")
+            raise ArgumentError(
+                f"the batch size must be an int from 1 on, not {value!r}: gradients are divided by it"
+            )
         self._bsz = value.__index__()
 
     @property
@@ -96,7 +117,8 @@ class Backend:
         ary : Tensor, or anything that NumPy can convert to an array
             Copied.
         dtype : dtype, optional
-            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without one, whatever that of `ary`.
+            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without
+            one, whatever that of `ary`.
         name : str, optional
 
         Returns
@@ -114,7 +136,8 @@ class Backend:
 
         Parameters
         ----------
-        obj : Tensor, numpy.ndarray, or any array that exports DLPack or ``__cuda_array_interface__`` for this backend's device
+        obj : Tensor, numpy.ndarray, or any array that exports DLPack or ``__cuda_array_interface__`` for this
+        backend's device
 
         Returns
         -------
@@ -144,7 +167,8 @@ class Backend:
         shape : int or tuple of int
             Any number of dimensions, in C order.
         dtype : dtype, optional
-            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without one.
+            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without
+            one.
         name : str, optional
 
         Returns
@@ -158,7 +182,9 @@ class Backend:
         DtypeError
             If the backend doesn't store this dtype.
         """
-        storage = self.allocate(_as_shape(shape), self.datatype if dtype is None else self.storage_dtype(dtype))
+        storage = self.allocate(
+            _as_shape(shape), self.datatype if dtype is None else self.storage_dtype(dtype)
+        )
         return Tensor(self, storage, name, self.stochastic_round)
 
     def zeros(self, shape, dtype=None, name=None):
@@ -169,7 +195,8 @@ class Backend:
         shape : int or tuple of int
             Any number of dimensions, in C order.
         dtype : dtype, optional
-            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without one.
+            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without
+            one.
         name : str, optional
 
         Returns
@@ -186,7 +213,8 @@ class Backend:
         shape : int or tuple of int
             Any number of dimensions, in C order.
         dtype : dtype, optional
-            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without one.
+            float64, float32, float16 or bfloat16 (`ml_dtypes.bfloat16`); the backend's `datatype` without
+            one.
         name : str, optional
 
         Returns
@@ -228,8 +256,8 @@ class Backend:
     def update(self, *updates):
         """Run one step, whole or not at all. The one door through which optimizers reach a backend.
 
-        Everything that can fail (validation, allocation, compilation) happens for all updates before the first kernel is
-        launched. From there on a KeyboardInterrupt waits until the last launch.
+        Everything that can fail (validation, allocation, compilation) happens for all updates before the
+        first kernel is launched. From there on a KeyboardInterrupt waits until the last launch.
 
         Parameters
         ----------
@@ -274,8 +302,8 @@ class Backend:
         target : Tensor
             Modified in place.
         value : Node, number or array
-            Shapes broadcast to the target's, as in NumPy. Two that differ by axes of length 1 alone fit as well, as in neon: (n,) and (n, 1).
-            Reductions in it are evaluated first, each to a small tensor.
+            Shapes broadcast to the target's, as in NumPy. Two that differ by axes of length 1 alone fit as
+            well, as in neon: (n,) and (n, 1). Reductions in it are evaluated first, each to a small tensor.
 
         Raises
         ------
@@ -287,12 +315,17 @@ class Backend:
             Inside a rule, which can assign its own slots only.
         """
         if tracing.active:
-            raise TraceError("a rule assigns its own slots and nothing else: what else it needs must be a number or one of its states")
+            raise TraceError(
+                "a rule assigns its own slots and nothing else: what else it needs must be a number or one of"
+                " its states"
+            )
         if hasattr(value, "__array__") and not isinstance(value, (Node, np.generic)):
             value = np.asanyarray(value)
             target = _fitted(target, value.shape)
             if target.rounding is not False:
-                storable = value.dtype if value.dtype.name in ("float32", "float16", "bfloat16") else np.float64
+                storable = (
+                    value.dtype if value.dtype.name in ("float32", "float16", "bfloat16") else np.float64
+                )
                 self.update(self._assignment(target, self.array(value, storable)))
                 return
             self.set_values(target, value)
@@ -306,7 +339,9 @@ class Backend:
         shape = shape_of(value)
         target = _fitted(target, shape)
         if broadcast(shape, target.shape) != target.shape:
-            raise ShapeError(f"an expression of shape {shape} can't be assigned to a tensor of shape {target.shape}")
+            raise ShapeError(
+                f"an expression of shape {shape} can't be assigned to a tensor of shape {target.shape}"
+            )
         tracer = TensorTracer(target)
         tracer.assign(value)
         program, scalars = tracer.program()
@@ -318,7 +353,9 @@ class Backend:
         if not isinstance(arg, Tensor):
             arg = self.empty(shape_of(arg), compute_dtype(dtypes_of(arg)))
             arg.rounding = False
-            self.prepare([self._assignment(arg, node.arg)])(0)  # of no user's making, so the update count stays
+            self.prepare([self._assignment(arg, node.arg)])(
+                0
+            )  # of no user's making, so the update count stays
         if node.op != "sum" and (arg.size if node.axis is None else arg.shape[node.axis]) == 0:
             raise ShapeError(f"be.{node.op} of no elements has no value; the tensor has shape {arg.shape}")
         return self.reduce(node.op, arg, node.axis, reduced_shape(arg.shape, node.axis, node.keepdims))
@@ -358,7 +395,9 @@ class Backend:
         except (TypeError, KeyError, IndexError):
             valid = False
         if not valid:
-            raise ArgumentError(f"a state is what rng_get_state returns, {{'seed': int, 'updates': int}}; not {state!r}")
+            raise ArgumentError(
+                f"a state is what rng_get_state returns, {{'seed': int, 'updates': int}}; not {state!r}"
+            )
         self.rng_seed, self._updates = int(seed), int(updates)
 
     # --- for implementers ---
@@ -420,7 +459,8 @@ class Backend:
         Returns
         -------
         object
-            `obj` itself, or a copy of its values where its memory doesn't hold them as they are (PyTorch's negative bit).
+            `obj` itself, or a copy of its values where its memory doesn't hold them as they are (PyTorch's
+            negative bit).
         """
         return obj
 
@@ -536,8 +576,9 @@ class Backend:
         Returns
         -------
         callable
-            ``run(count)`` runs the step; `count` is the number of updates before it, which random bits depend on. The stages of all updates
-            run level by level: the conditions of all of them are known before the first guarded stage.
+            ``run(count)`` runs the step; `count` is the number of updates before it, which random bits depend
+            on. The stages of all updates run level by level: the conditions of all of them are known before
+            the first guarded stage.
         """
         raise NotImplementedError(f"{type(self).__name__} can't run programs")
 
@@ -580,7 +621,9 @@ class Backend:
 
 
 def _fitted(target, shape):
-    """Return the target of an assignment, as a view of the value's shape where the two differ by axes of length 1 alone."""
+    """Return the target of an assignment, as a view of the value's shape where the two differ by axes of
+    length 1 alone.
+    """
     if shape != target.shape and [n for n in shape if n != 1] == [n for n in target.shape if n != 1]:
         return target.reshape(shape)
     return target

@@ -3,7 +3,8 @@
 import os
 import threading
 
-# The public functions of the same names convert to enums and back, which costs 6 us in every step; these are what they call.
+# The public functions of the same names convert to enums and back, which costs 6 us in every step; these are
+# what they call.
 from _signal import getsignal, signal
 from signal import SIGINT
 
@@ -25,7 +26,8 @@ if hasattr(os, "register_at_fork"):
 class _Uninterrupted:
     """Context manager: a SIGINT inside takes effect at the end.
 
-    Python runs signal handlers in the main thread only, so elsewhere there is nothing to hold back, and one instance serves all.
+    Python runs signal handlers in the main thread only, so elsewhere there is nothing to hold back, and one
+    instance serves all.
     """
 
     def __init__(self):

@@ -24,35 +24,43 @@ class Update:
     numbers : list of float
         The first numbers of every parameter: those that the host gives.
     tensors : list
-        What the caller's lists hold now: param, grad of each row, then the states of each row. (The constructor takes a function that
-        returns an iterator over them, or None: most steps need their serial numbers only.)
+        What the caller's lists hold now: param, grad of each row, then the states of each row. (The
+        constructor takes a function that returns an iterator over them, or None: most steps need their serial
+        numbers only.)
     key : list of int or None
-        Their serial numbers. Equal keys mean the same tensors. None where some are plain arrays, not wrapped yet. Whoever sets `addresses`
-        sets the key as well, to any list of numbers that stays the same as long as everything but these addresses does.
+        Their serial numbers. Equal keys mean the same tensors. None where some are plain arrays, not wrapped
+        yet. Whoever sets `addresses` sets the key as well, to any list of numbers that stays the same as long
+        as everything but these addresses does.
     columns : callable
-        ``columns(update)`` returns one list of tensors for each slot of the program that varies with elements, validated; called only where `key`
-        is new.
+        ``columns(update)`` returns one list of tensors for each slot of the program that varies with
+        elements, validated; called only where `key` is new.
     commit : callable
         Called with no arguments when nothing can fail any more, before the first launch of the call.
     plans : list
-        Belongs to the optimizer: the backend keeps there what it wants to find again at the next step. None for an assignment outside a rule.
+        Belongs to the optimizer: the backend keeps there what it wants to find again at the next step. None
+        for an assignment outside a rule.
     arrays : list of list, or None
-        Set by `prepare`: the storage by slot, where the tensors were looked at afresh. It lives until the step is over.
+        Set by `prepare`: the storage by slot, where the tensors were looked at afresh. It lives until the
+        step is over.
     stochastic_round : bool or int
-        The optimizer's setting: where it is not False it rules the parameters (slot 0) and the 16-bit states; else each tensor's does.
+        The optimizer's setting: where it is not False it rules the parameters (slot 0) and the 16-bit states;
+        else each tensor's does.
     shared : list of Tensor
-        Of the slots of extent STEP, the last ones of the program, each one element. Their memory may be other at each step.
+        Of the slots of extent STEP, the last ones of the program, each one element. Their memory may be other
+        at each step.
     addresses : numpy.ndarray or None
-        int64, by row: where the gradients are now, if only that may have changed since a step of the same key. For callers that look at
-        their arrays' memory themselves, since it is exchanged under the same objects or with them at every step.
+        int64, by row: where the gradients are now, if only that may have changed since a step of the same
+        key. For callers that look at their arrays' memory themselves, since it is exchanged under the same
+        objects or with them at every step.
     listing : (list of int, list of int) or None
-        Where the rows are some of a longer list of parameters: the number of elements of each of these, and which of them each row is. The
-        random bits of a row belong to its place in the whole list.
+        Where the rows are some of a longer list of parameters: the number of elements of each of these, and
+        which of them each row is. The random bits of a row belong to its place in the whole list.
     recut : callable or None
-        ``recut(guard, waits)`` returns the program whose guarded stores, and whose reductions over the step, wait until some levels, see
-        `nbopt.language.cutter.cut`.
+        ``recut(guard, waits)`` returns the program whose guarded stores, and whose reductions over the step,
+        wait until some levels, see `nbopt.language.cutter.cut`.
     set : int or None
-        Updates of a step with the same one are parts of one call: their reductions over the step are over the parameters of all of them.
+        Updates of a step with the same one are parts of one call: their reductions over the step are over the
+        parameters of all of them.
     """
 
     __slots__ = (
@@ -60,7 +68,18 @@ class Update:
         "stochastic_round",
     )  # fmt: skip
 
-    def __init__(self, program, numbers, tensors, columns, commit=lambda: None, plans=None, stochastic_round=False, shared=(), recut=None):
+    def __init__(
+        self,
+        program,
+        numbers,
+        tensors,
+        columns,
+        commit=lambda: None,
+        plans=None,
+        stochastic_round=False,
+        shared=(),
+        recut=None,
+    ):
         self.program, self.numbers = program, numbers
         self.arrays: Any = None
         self.addresses: Any = None
@@ -71,7 +90,9 @@ class Update:
         self.stochastic_round, self.shared, self.recut = stochastic_round, shared, recut
 
     def list_tensors(self, tensors):
-        """Set the tensors, and the key by them. `columns` does so if it has made states, so that the plan knows the next step.
+        """Set the tensors, and the key by them.
+
+        `columns` does so if it has made states, so that the plan knows the next step.
 
         Parameters
         ----------
@@ -112,7 +133,8 @@ def sets_of(updates):
 def decide_together(updates):
     """Cut the programs of a step again, as far as they must wait for each other.
 
-    Guarded stores wait for all conditions. The k-th reduction over the step is the same one in all parts of a call.
+    Guarded stores wait for all conditions. The k-th reduction over the step is the same one in all parts of a
+    call.
 
     Raises
     ------
@@ -143,6 +165,7 @@ def _check_alike(members):
     for ops in found:
         if ops != found[0]:
             raise TraceError(
-                f"a rule has the reductions over the step {', '.join(found[0]) or '(none)'} for some parameters, and {', '.join(ops) or '(none)'} "
-                "for others: each must stand in all branches, in the same order, since it is over all parameters"
+                f"a rule has the reductions over the step {', '.join(found[0]) or '(none)'} for some"
+                f" parameters, and {', '.join(ops) or '(none)'} for others: each must stand in all branches,"
+                " in the same order, since it is over all parameters"
             )

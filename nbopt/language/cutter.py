@@ -67,11 +67,13 @@ def cut(names, slots, code, tests=(), guard=None, ndim=None, waits=()):
     tests : sequence of (int, bool)
         Values that the scalar code is to give as well, see `ScalarCode`.
     guard : int, optional
-        The level at which all conditions of the step are known, which is that of this trace's unless another update of the step has a later one.
+        The level at which all conditions of the step are known, which is that of this trace's unless another
+        update of the step has a later one.
     ndim : int, optional
         How many axes the parameters have, if that matters.
     waits : sequence of int
-        The levels at which the reductions over the step are known, in the order of the trace, if they must wait for those of other traces.
+        The levels at which the reductions over the step are known, in the order of the trace, if they must
+        wait for those of other traces.
 
     Returns
     -------
@@ -90,7 +92,10 @@ def _cut(names, slots, code, tests, guard, ndim, waits):
     for move in _moves(earliest, len(program.levels)):
         cutter = _Cutter(names, slots, code, guard, ndim, {**best.floors, **move})
         other = cutter.cut()
-        same = len(other.levels) == len(program.levels) and (other.verdict, other.over_the_step()) == (program.verdict, program.over_the_step())
+        same = len(other.levels) == len(program.levels) and (other.verdict, other.over_the_step()) == (
+            program.verdict,
+            program.over_the_step(),
+        )
         if same and _moved(other) < _moved(program):
             best, program = cutter, other
     return program, ScalarCode.of(code, best.given, tests)
@@ -99,7 +104,11 @@ def _cut(names, slots, code, tests, guard, ndim, waits):
 def _over_the_step(code):
     """Return the lines that are reductions over the step, as far as they are needed."""
     needed = _needed(code)
-    return [index for index, line in enumerate(code) if line[0] == "reduce" and line[2] == "step" and index in needed]
+    return [
+        index
+        for index, line in enumerate(code)
+        if line[0] == "reduce" and line[2] == "step" and index in needed
+    ]
 
 
 def _needed(code):
@@ -112,13 +121,24 @@ def _moved(program):
 
 
 def _moves(cutter, levels):
-    """Return what may save bytes: one store or reduction over elements that waits, or all such stores. Dicts of line to level."""
+    """Return what may save bytes: one store or reduction over elements that waits, or all such stores.
+
+    Dicts of line to level.
+    """
     code, place = cutter.code, cutter.place
     # A counter is stored by skipped steps as well, in which a later pass may not run.
     counted = _cone_of(code, [index for index, knows in enumerate(cutter.knows) if knows])
     stores = [index for index in place if code[index][0] == "store" and cutter.extents[index] == ELEMENT]
-    reductions = [index for index in place if code[index][0] == "reduce" and cutter.extents[code[index][3]] == ELEMENT and index not in counted]
-    moves = [dict.fromkeys(stores, level) for level in range(1, levels) if any(place[index] < level for index in stores)]
+    reductions = [
+        index
+        for index in place
+        if code[index][0] == "reduce" and cutter.extents[code[index][3]] == ELEMENT and index not in counted
+    ]
+    moves = [
+        dict.fromkeys(stores, level)
+        for level in range(1, levels)
+        if any(place[index] < level for index in stores)
+    ]
     moves += [{index: level} for index in stores for level in range(place[index] + 1, levels)]
     return moves + [{index: level} for index in reductions for level in range(place[index] + 1, levels - 1)]
 
@@ -144,20 +164,29 @@ _NOT_BY_HOST = {"load", "store", "size", "length", "taken", "reduce", "only_if"}
 
 
 class _Cutter:
-    """One way to place stores and reductions: as early as can be, but not before the level in `floors`, a dict by line."""
+    """One way to place stores and reductions: as early as can be, but not before the level in `floors`, a
+    dict by line.
+    """
 
     def __init__(self, names, slots, code, guard, ndim, floors):
         self.names, self.slots, self.code, self.ndim, self.floors = names, slots, code, ndim, floors
         self.extents, self.levels = extents_of(code, slots, ndim=ndim), _levels(code, floors)
         self.by_host = self._host()
-        own = max((self.levels[index] for index, line in enumerate(code) if line[0] == "only_if"), default=None)
+        own = max(
+            (self.levels[index] for index, line in enumerate(code) if line[0] == "only_if"), default=None
+        )
         self.guard = None if own is None else max(own, guard or 0)
         self.knows = _knowing(code)
         # Counters are stored in any case, so the stores that know whether the step is taken come last.
         self.counters = {index for index, line in enumerate(code) if line[0] == "store" and self.knows[index]}
         self.counted = {line[1] for index, line in enumerate(code) if index in self.counters}
-        self.counted -= {line[1] for index, line in enumerate(code) if line[0] == "store" and index not in self.counters}
-        self.numbered = {index: number for number, index in enumerate(i for i, line in enumerate(code) if line[0] == "store")}
+        self.counted -= {
+            line[1] for index, line in enumerate(code) if line[0] == "store" and index not in self.counters
+        }
+        self.numbered = {
+            index: number
+            for number, index in enumerate(i for i, line in enumerate(code) if line[0] == "store")
+        }
         self.needed, over_the_step = _needed(code), _over_the_step(code)
         self.rank = {index: rank for rank, index in enumerate(over_the_step)}
         self.place = self._places_of_sinks()
@@ -215,17 +244,48 @@ class _Cutter:
     def cut(self):
         """Return the program."""
         self.given = self._give_numbers()
-        last = max([self.place[index] + (self.code[index][0] == "reduce") for index in self.place if index not in self.counters], default=0)
+        last = max(
+            [
+                self.place[index] + (self.code[index][0] == "reduce")
+                for index in self.place
+                if index not in self.counters
+            ],
+            default=0,
+        )
         if self.guard is not None:
             last = max(last, self.guard)
         levels = tuple(self._level(level) for level in range(last + 1))
         counters = [index for index in self.place if index in self.counters]
-        stages = [self._stores([index for index in counters if self.extents[index] == extent], extent, False) for extent in (STEP, TENSOR)]
-        size = next((self.number[index] for index, line in enumerate(self.code) if line[0] == "size" and index in self.number), None)
-        lengths = tuple((self.number[index], line[1]) for index, line in enumerate(self.code) if line[0] == "length" and index in self.number)
+        stages = [
+            self._stores([index for index in counters if self.extents[index] == extent], extent, False)
+            for extent in (STEP, TENSOR)
+        ]
+        size = next(
+            (
+                self.number[index]
+                for index, line in enumerate(self.code)
+                if line[0] == "size" and index in self.number
+            ),
+            None,
+        )
+        lengths = tuple(
+            (self.number[index], line[1])
+            for index, line in enumerate(self.code)
+            if line[0] == "length" and index in self.number
+        )
         numbers = len(self.given), self.n_numbers, size
         ends = tuple(stage for stage in stages if stage)
-        return Program(self.all_names, self.all_slots, *numbers, levels, ends, self.guard, self.ndim, len(self.slot), lengths)
+        return Program(
+            self.all_names,
+            self.all_slots,
+            *numbers,
+            levels,
+            ends,
+            self.guard,
+            self.ndim,
+            len(self.slot),
+            lengths,
+        )
 
     def _give_numbers(self):
         """Give a number or a slot to each value below the extent of elements that another stage uses.
@@ -236,7 +296,11 @@ class _Cutter:
         for index in sorted(self.needed):
             line = self.code[index]
             if line[0] == "only_if" or not self.by_host[index]:
-                used += [operand for operand in operands_of(line) if self.extents[operand] != ELEMENT and not self._beside(operand, index)]
+                used += [
+                    operand
+                    for operand in operands_of(line)
+                    if self.extents[operand] != ELEMENT and not self._beside(operand, index)
+                ]
         used = [index for index in used if not self.knows[index]]
         slices = [index for index in sorted(set(used)) if is_slice(self.extents[index])]
         self.slot = {index: len(self.names) + place for place, index in enumerate(slices)}
@@ -252,19 +316,32 @@ class _Cutter:
         return outputs
 
     def _beside(self, operand, index):
-        """Return whether two lines stand in the same stage, so that one knows the other without a number or a slot."""
+        """Return whether two lines stand in the same stage, so that one knows the other without a number or a
+        slot.
+        """
         if is_slice(self.extents[operand]):
             if self.code[operand][0] == "reduce":
                 return False
             op, place = self.code[index][0], self.place.get(index, self.levels[index])
             wide = self.extents[operand] if op == "reduce" else self.extents[index]
             return wide == self.extents[operand] and self.levels[operand] == place
-        alone = self.code[operand][0] in ("reduce", "size", "length", "store") or self.code[index][0] in ("reduce", "only_if", "store")
+        alone = self.code[operand][0] in ("reduce", "size", "length", "store") or self.code[index][0] in (
+            "reduce",
+            "only_if",
+            "store",
+        )
         if alone or self.by_host[operand]:
             return False
-        if self.knows[index] and not self.knows[operand] and not (self.code[operand][0] == "load" and self.code[operand][1] in self.counted):
+        if (
+            self.knows[index]
+            and not self.knows[operand]
+            and not (self.code[operand][0] == "load" and self.code[operand][1] in self.counted)
+        ):
             return False  # counters come last, when another slot may hold a new value
-        return self.levels[operand] == self.levels[index] and self.extents[operand] == self.extents[index] != ELEMENT
+        return (
+            self.levels[operand] == self.levels[index]
+            and self.extents[operand] == self.extents[index] != ELEMENT
+        )
 
     # --- the stages of one level ---
 
@@ -284,7 +361,11 @@ class _Cutter:
         if self.guard == level:
             stages += [Verdict(self.number[line[1]]) for line in code if line[0] == "only_if"]
         for extent in (STEP, TENSOR):
-            here = [index for index in self._sinks("store", level) if self.extents[index] == extent and index not in self.counters]
+            here = [
+                index
+                for index in self._sinks("store", level)
+                if self.extents[index] == extent and index not in self.counters
+            ]
             found = self._stores(here, extent, self._is_guarded(level))
             stages += [found] if found else []
         slices = {extent for extent in self.extents if is_slice(extent)}
@@ -306,11 +387,22 @@ class _Cutter:
             return Combine(op, over, level, ~self.number[value], self.number[index], guarded, rank=rank)
         along_axes = is_slice(self.extents[index])
         source = self._reductions(level, extent, along_axes).index(index)
-        return Combine(op, over, level, source, self.slot[index] if along_axes else self.number[index], guarded, extent, rank)
+        return Combine(
+            op,
+            over,
+            level,
+            source,
+            self.slot[index] if along_axes else self.number[index],
+            guarded,
+            extent,
+            rank,
+        )
 
     def _reductions(self, level, extent, along_axes):
         """Return the reductions whose partial results the pass of a level over some extent gives."""
-        found = [index for index in self._sinks("reduce", level) if self.extents[self.code[index][3]] == extent]
+        found = [
+            index for index in self._sinks("reduce", level) if self.extents[self.code[index][3]] == extent
+        ]
         return [index for index in found if is_slice(self.extents[index]) == along_axes]
 
     def _scalars(self, lines, extent):
@@ -362,16 +454,28 @@ class _Cutter:
         # Slices whose value was known before, and which are stored here: they had to wait.
         late = {index for index in stores if is_slice(extent) and self.levels[index] < level}
         reductions, folds = (self._reductions(level, extent, along_axes) for along_axes in (False, True))
-        left = [index for index in self.slot if self.extents[index] == extent and self.levels[index] == level and self.code[index][0] != "reduce"]
+        left = [
+            index
+            for index in self.slot
+            if self.extents[index] == extent
+            and self.levels[index] == level
+            and self.code[index][0] != "reduce"
+        ]
         wanted: set[int] = set()
         given: list[int] = []  # slices that another stage has left
         stack = [index for index in stores if index not in late]
-        stack += [*left, *(self.code[index][3] for index in (*reductions, *folds)), *(self.code[index][2] for index in late)]
+        stack += [
+            *left,
+            *(self.code[index][3] for index in (*reductions, *folds)),
+            *(self.code[index][2] for index in late),
+        ]
         while stack:
             here = stack.pop()
             if here in wanted or here in given or is_number(self.extents[here]):
                 continue
-            if is_slice(self.extents[here]) and (self.extents[here] != extent or self.levels[here] != level or self.code[here][0] == "reduce"):
+            if is_slice(self.extents[here]) and (
+                self.extents[here] != extent or self.levels[here] != level or self.code[here][0] == "reduce"
+            ):
                 given.append(here)
                 continue
             wanted.add(here)
@@ -397,6 +501,11 @@ class _Cutter:
             places[index] = len(code)
             code.append(line)
         code += [("store", self.slot[index], places[index], 0) for index in sorted(left)]
-        partial = tuple((self.code[index][1], self._operand(self.code[index][3], places)) for index in reductions)
-        along_axes = tuple((self.code[index][1], self._operand(self.code[index][3], places), self.extents[index]) for index in folds)
+        partial = tuple(
+            (self.code[index][1], self._operand(self.code[index][3], places)) for index in reductions
+        )
+        along_axes = tuple(
+            (self.code[index][1], self._operand(self.code[index][3], places), self.extents[index])
+            for index in folds
+        )
         return Pass(self.all_names, tuple(code), partial, self._is_guarded(level), extent, along_axes)

@@ -66,7 +66,9 @@ def as_number(value, beside=()):
     if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
         advice = {getattr(other, "array_advice", Node.array_advice) for other in beside} - {Node.array_advice}
         hint = f" {advice.pop() if advice else Node.array_advice}"
-    raise OperandError(f"an operand must be a tensor, an expression or a real number, not {type(value).__name__}.{hint}")
+    raise OperandError(
+        f"an operand must be a tensor, an expression or a real number, not {type(value).__name__}.{hint}"
+    )
 
 
 def _binary(name):
@@ -84,12 +86,18 @@ def _reflected(name):
 
 
 class Node:
-    """Anything that can stand in an expression. Operators on it call ``build(op, args)``, which gives an `Expr` unless a subclass says other."""
+    """Anything that can stand in an expression.
+
+    Operators on it call ``build(op, args)``, which gives an `Expr` unless a subclass says other.
+    """
 
     __slots__ = ()
     build: Any
     #: What to do with an array that is an operand of the same operation.
-    array_advice = "Make a tensor of it first: nbopt.get_backend().array(x) copies, nbopt.get_backend().wrap(x) shares memory."
+    array_advice = (
+        "Make a tensor of it first: nbopt.get_backend().array(x) copies, nbopt.get_backend().wrap(x) shares"
+        " memory."
+    )
     #: Where `be` comes from.
     be_advice = "with be = nbopt.get_backend()"
     __hash__ = object.__hash__
@@ -119,9 +127,9 @@ class Node:
 
     def __bool__(self):
         raise TraceError(
-            "an expression has no truth value: it stands for many elements, and its values are not known before the kernel runs. "
-            "To choose element by element write be.where(condition, a, b), be.maximum or be.minimum; "
-            "to look at a tensor's values call .get() on it, outside a rule."
+            "an expression has no truth value: it stands for many elements, and its values are not known"
+            " before the kernel runs. To choose element by element write be.where(condition, a, b),"
+            " be.maximum or be.minimum; to look at a tensor's values call .get() on it, outside a rule."
         )
 
     def __float__(self):
@@ -133,7 +141,10 @@ class Node:
     __int__ = __index__ = __trunc__ = __float__
 
     def __iter__(self):
-        raise TraceError(f"{self!r} can't be iterated over, so that list(x) and sum(x) don't work either: an operation is on all elements at once")
+        raise TraceError(
+            f"{self!r} can't be iterated over, so that list(x) and sum(x) don't work either: an operation is"
+            " on all elements at once"
+        )
 
     def __round__(self, digits=None):
         raise self.refusal("round")
@@ -154,7 +165,10 @@ class Node:
     __rfloordiv__, __rmod__ = __floordiv__, __mod__
 
     def __and__(self, other):
-        raise TraceError("conditions are numbers here, 1.0 or 0.0: in place of a & b write a * b, of a | b be.maximum(a, b), and of ~a 1.0 - a")
+        raise TraceError(
+            "conditions are numbers here, 1.0 or 0.0: in place of a & b write a * b, of a | b be.maximum(a,"
+            " b), and of ~a 1.0 - a"
+        )
 
     __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __and__
 
@@ -162,14 +176,21 @@ class Node:
         return self & self
 
     def __setitem__(self, key, value):
-        raise TraceError("an expression can't be assigned to: a rule assigns its slots, param and the states; grad is an expression")
+        raise TraceError(
+            "an expression can't be assigned to: a rule assigns its slots, param and the states; grad is an"
+            " expression"
+        )
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
         # The scalars and arrays of NumPy come here for operators, too: np.float64(2) * node.
         if method == "__call__" and not options and ufunc.__name__ in _OPERATORS:
             # In comparisons a scalar of NumPy's arrives as an array without dimensions.
-            return apply_named(ufunc.__name__, *(x[()] if isinstance(x, np.ndarray) and x.ndim == 0 else x for x in inputs))
-        raise self.refusal(f"np.{ufunc.__name__}" if method == "__call__" else f"np.{ufunc.__name__}.{method}")
+            return apply_named(
+                ufunc.__name__, *(x[()] if isinstance(x, np.ndarray) and x.ndim == 0 else x for x in inputs)
+            )
+        raise self.refusal(
+            f"np.{ufunc.__name__}" if method == "__call__" else f"np.{ufunc.__name__}.{method}"
+        )
 
     def __getattr__(self, name):
         if name.startswith("__"):  # a protocol
@@ -177,7 +198,9 @@ class Node:
         raise MissingError(f"{self!r} has no attribute {name!r}. {self.advice(name)}")
 
     def refusal(self, called):
-        """Return the error of a function of another library, such as ``"np.sqrt"``, that this node was given to."""
+        """Return the error of a function of another library, such as ``"np.sqrt"``, that this node was given
+        to.
+        """
         return TraceError(f"{called} does not work on {self!r}. {self.advice(called.rpartition('.')[2])}")
 
     def advice(self, name):
@@ -187,7 +210,10 @@ class Node:
             return f"Write {typed}, {self.be_advice}."
         if name in MATRIX:
             return "There are no matrix products: every operation is element by element."
-        return f"What works are operators, and the ops of the backend, such as be.sqrt, be.where and be.maximum, {self.be_advice}."
+        return (
+            "What works are operators, and the ops of the backend, such as be.sqrt, be.where and be.maximum,"
+            f" {self.be_advice}."
+        )
 
 
 #: The ufuncs that stand for an operator. The ops have the same names.
@@ -197,7 +223,9 @@ _OPERATORS = {
 
 
 class Lazy(Node):
-    """A node that has no values yet: the functions of other libraries, which would look for some, are refused."""
+    """A node that has no values yet: the functions of other libraries, which would look for some, are
+    refused.
+    """
 
     __slots__ = ()
 
@@ -221,7 +249,21 @@ class Lazy(Node):
 
 
 #: What PyTorch's tensors call for an operator, or its reflection.
-_TORCH_OPERATORS = {"add", "sub", "rsub", "mul", "div", "true_divide", "pow", "eq", "ne", "lt", "le", "gt", "ge"}
+_TORCH_OPERATORS = {
+    "add",
+    "sub",
+    "rsub",
+    "mul",
+    "div",
+    "true_divide",
+    "pow",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+}
 
 
 class Expr(Lazy):
@@ -242,14 +284,20 @@ class Expr(Lazy):
         self.args = args
 
     def __getitem__(self, key):
-        raise OperandError("an expression can't be indexed: index the tensors in it, or assign it to a tensor first")
+        raise OperandError(
+            "an expression can't be indexed: index the tensors in it, or assign it to a tensor first"
+        )
 
     def __repr__(self):
-        return f"<expression {self.op}({', '.join('...' if isinstance(a, Expr) else repr(a) for a in self.args)})>"
+        return (
+            "<expression"
+            f" {self.op}({', '.join('...' if isinstance(a, Expr) else repr(a) for a in self.args)})>"
+        )
 
 
 class Reduction(Lazy):
-    """A reduction of a node over an axis, evaluated to a small tensor when the expression around it is assigned.
+    """A reduction of a node over an axis, evaluated to a small tensor when the expression around it is
+    assigned.
 
     Attributes
     ----------
@@ -273,5 +321,6 @@ def _tree(op, args):
     return Expr(op, args)
 
 
-# Tensors and expressions build trees, which an assignment evaluates; the values of a rule have a way of their own (nbopt.language.trace).
+# Tensors and expressions build trees, which an assignment evaluates; the values of a rule have a way of their
+# own (nbopt.language.trace).
 Node.build = staticmethod(_tree)

@@ -1,11 +1,12 @@
 """The op table: every element-wise operation that a kernel may contain, and what it means.
 
-`PRIMITIVES` is the vocabulary of programs and backends. Each row gives the meaning in NumPy, which the reference backend runs as it
-stands; a Numba dialect spells the same row for its target. `COMPOSED` operations are written in terms of the primitives, once, here, and
-no backend ever sees them.
+`PRIMITIVES` is the vocabulary of programs and backends. Each row gives the meaning in NumPy, which the
+reference backend runs as it stands; a Numba dialect spells the same row for its target. `COMPOSED` operations
+are written in terms of the primitives, once, here, and no backend ever sees them.
 
-To add an op: one row here. A primitive also needs a spelling, where a call of the same name does not do: in `nbopt_backends.lowering.text.COMMON_OPS`
-for all targets whose kernels are Python source, or in one dialect's table.
+To add an op: one row here. A primitive also needs a spelling, where a call of the same name does not do: in
+`nbopt_backends.lowering.text.COMMON_OPS` for all targets whose kernels are Python source, or in one dialect's
+table.
 """
 
 import math
@@ -26,7 +27,8 @@ class Op(NamedTuple):
     numpy : callable
         The meaning: takes arrays or scalars of one floating dtype, gives the same dtype.
     exact : bool
-        True: correctly rounded, so that every backend gives the same bits. False: within 4 ulp of the reference.
+        True: correctly rounded, so that every backend gives the same bits. False: within 4 ulp of the
+        reference.
     doc : str
         One line.
     """
@@ -39,7 +41,9 @@ class Op(NamedTuple):
 
 
 def _in_double(function):
-    """Evaluate `function` in float64 and round once, so that the reference is the more accurate side of a comparison."""
+    """Evaluate `function` in float64 and round once, so that the reference is the more accurate side of a
+    comparison.
+    """
 
     def rounded(*operands):
         dtype = np.result_type(*operands)
@@ -64,8 +68,8 @@ def _minimum(a, b):
 
 def _shift(a, b):
     mantissa, exponent = np.frexp(np.abs(b))  # mantissa in [0.5, 1)
-    # log2|b| rounds up where the mantissa is above sqrt(1/2). math.sqrt(0.5) is the smallest float64 above the true root, so the
-    # comparison is exact for float64 and, widened, for float32.
+    # log2|b| rounds up where the mantissa is above sqrt(1/2). math.sqrt(0.5) is the smallest float64 above
+    # the true root, so the comparison is exact for float64 and, widened, for float32.
     up = mantissa.astype(np.float64) >= math.sqrt(0.5)
     power = np.where(up, exponent, exponent - 1)
     scaled = np.ldexp(np.where(np.signbit(b), -a, a), power.astype(np.int32))
@@ -81,7 +85,8 @@ def _ldexp(a, b):
 
 
 def _power_of(a, b):
-    # NumPy takes a square root for a scalar exponent of 0.5, which differs from IEEE 754's pow at -0 and -infinity.
+    # NumPy takes a square root for a scalar exponent of 0.5, which differs from IEEE 754's pow at -0 and
+    # -infinity.
     root = (b == 0.5) & ((a == 0) | np.isneginf(a))
     return np.where(root, np.absolute(a), np.power(a, b))
 
@@ -149,7 +154,11 @@ def _power(op, a, b):
     result = a
     if abs(exponent) > 1:
         square = op("multiply", a, a)
-        result = {2: lambda: square, 3: lambda: op("multiply", square, a), 4: lambda: op("multiply", square, square)}[abs(exponent)]()
+        result = {
+            2: lambda: square,
+            3: lambda: op("multiply", square, a),
+            4: lambda: op("multiply", square, square),
+        }[abs(exponent)]()
     return op("divide", 1.0, result) if exponent < 0 else result
 
 
@@ -168,16 +177,35 @@ def _sig(op, exponential, a):
 COMPOSED = {
     row.name: row
     for row in [
-        Composed("true_divide", lambda op, a, b: op("divide", a, b), ("a", "b"), "a / b, another name of divide"),
-        Composed("fabs", lambda op, a: op("absolute", a), ("a",), "the magnitude of a, another name of absolute"),
+        Composed(
+            "true_divide", lambda op, a, b: op("divide", a, b), ("a", "b"), "a / b, another name of divide"
+        ),
+        Composed(
+            "fabs", lambda op, a: op("absolute", a), ("a",), "the magnitude of a, another name of absolute"
+        ),
         Composed("square", lambda op, a: op("multiply", a, a), ("a",), "a * a"),
         Composed("reciprocal", lambda op, a: op("divide", 1.0, a), ("a",), "1 / a"),
         Composed("clip", _clip, ("a", "a_min", "a_max"), "min(max(a, a_min), a_max); NaN stays NaN"),
-        Composed("power", _power, ("a", "b"), "a to the power b; an int b from -4 to 4 becomes exact multiplications"),
+        Composed(
+            "power",
+            _power,
+            ("a", "b"),
+            "a to the power b; an int b from -4 to 4 becomes exact multiplications",
+        ),
         # neon's bound: below e^-50 the logarithm is cut off, so that log(0) is finite.
-        Composed("safelog", lambda op, a: op("log", op("maximum", a, math.exp(-50.0))), ("a",), "log(max(a, e^-50))"),
+        Composed(
+            "safelog",
+            lambda op, a: op("log", op("maximum", a, math.exp(-50.0))),
+            ("a",),
+            "log(max(a, e^-50))",
+        ),
         Composed("sig", lambda op, a: _sig(op, "exp", a), ("a",), "the logistic function 1 / (1 + e^-a)"),
-        Composed("sig2", lambda op, a: _sig(op, "exp2", a), ("a",), "the logistic function in base 2, 1 / (1 + 2^-a)"),
+        Composed(
+            "sig2",
+            lambda op, a: _sig(op, "exp2", a),
+            ("a",),
+            "the logistic function in base 2, 1 / (1 + 2^-a)",
+        ),
         Composed("tanh2", _tanh2, ("a",), "the hyperbolic tangent in base 2, (4^a - 1) / (4^a + 1)"),
         Composed(
             "shift",
@@ -199,7 +227,9 @@ REDUCTIONS = {
 
 
 def compute_dtype(dtypes):
-    """Return the numpy.dtype that operations over arrays of these dtypes, or names of dtypes, compute in: float64 if any is float64, else float32."""
+    """Return the numpy.dtype that operations over arrays of these dtypes, or names of dtypes, compute in:
+    float64 if any is float64, else float32.
+    """
     return np.dtype(np.float64 if any(dtype == "float64" for dtype in dtypes) else np.float32)
 
 

@@ -1,6 +1,8 @@
-"""Scalar code: how the numbers of a step follow from its learning rate, its count, and the optimizer's hyper-parameters.
+"""Scalar code: how the numbers of a step follow from its learning rate, its count, and the optimizer's
+hyper-parameters.
 
-All of it is float64. It becomes a Python function, which takes a microsecond where a trace of the rule takes a hundred.
+All of it is float64. It becomes a Python function, which takes a microsecond where a trace of the rule takes
+a hundred.
 """
 
 import functools
@@ -24,13 +26,17 @@ _SPELLED = {
     "greater_equal": "float({0} >= {1})",
     "where": "({1} if {0} != 0 else {2})",
 }
-#: The numbers that belong to the step, in the order of the function's arguments. Others are attributes of the optimizer.
+#: The numbers that belong to the step, in the order of the function's arguments. Others are attributes of the
+# optimizer.
 GIVEN = ("lr", "t", "epoch", "divisor")
 _MOST_SQUARINGS = 2**31
 
 
 def power(base, exponent):
-    """Return a power. By a whole number it is squarings and multiplications in a fixed order, so every machine gives the same bits.
+    """Return a power.
+
+    By a whole number it is squarings and multiplications in a fixed order, so every machine gives the same
+    bits.
 
     Parameters
     ----------
@@ -113,13 +119,29 @@ class ScalarCode(NamedTuple):
         lines = []
         for index in sorted(needed):
             op, *operands = code[index]
-            lines.append((op, *operands) if op in ("number", "source") else (op, *(places[operand] for operand in operands)))
-        return cls(tuple(lines), tuple(places[index] for index in outputs), tuple((places[index], truth) for index, truth in tests))
+            lines.append(
+                (op, *operands)
+                if op in ("number", "source")
+                else (op, *(places[operand] for operand in operands))
+            )
+        return cls(
+            tuple(lines),
+            tuple(places[index] for index in outputs),
+            tuple((places[index], truth) for index, truth in tests),
+        )
 
     @property
     def own(self):
         """Tuple of str : the attributes of the optimizer that are read."""
-        return tuple(sorted({line[1].removeprefix("self.") for line in self.code if line[0] == "source" and line[1] not in GIVEN}))
+        return tuple(
+            sorted(
+                {
+                    line[1].removeprefix("self.")
+                    for line in self.code
+                    if line[0] == "source" and line[1] not in GIVEN
+                }
+            )
+        )
 
     def function(self):
         """Return the code as a function.
@@ -127,9 +149,10 @@ class ScalarCode(NamedTuple):
         Returns
         -------
         callable
-            ``function(numbers, lr, t, epoch, divisor, *own)`` takes the trace's numbers, those of the step, and the attributes `own` in their
-            order. It returns a list of the outputs and a tuple of what the tests find. It raises AttributeError or TypeError if something is
-            no number, and ArithmeticError where IEEE 754 has an infinity: `exactly` does not.
+            ``function(numbers, lr, t, epoch, divisor, *own)`` takes the trace's numbers, those of the step,
+            and the attributes `own` in their order. It returns a list of the outputs and a tuple of what the
+            tests find. It raises AttributeError or TypeError if something is no number, and ArithmeticError
+            where IEEE 754 has an infinity: `exactly` does not.
         """
         return _compiled(self)
 
@@ -144,7 +167,9 @@ class ScalarCode(NamedTuple):
                 found.append(known[operands[0]].__float__())
             else:
                 found.append(evaluate(op, *(found[operand] for operand in operands)))
-        return [found[line] for line in self.outputs], tuple(found[line] != 0 if truth else found[line] for line, truth in self.tests)
+        return [found[line] for line in self.outputs], tuple(
+            found[line] != 0 if truth else found[line] for line, truth in self.tests
+        )
 
     def text(self):
         """Return the text of the function.
@@ -167,7 +192,9 @@ class ScalarCode(NamedTuple):
         outputs = ", ".join(f"v{line}" for line in self.outputs)
         tests = "".join(f"v{line} != 0, " if truth else f"v{line}, " for line, truth in self.tests)
         arguments = ", ".join(f"{name}=None" for name in GIVEN)
-        return f"def scalars(numbers, {arguments}, *own):\n{''.join(lines)}    return [{outputs}], ({tests})\n"
+        return (
+            f"def scalars(numbers, {arguments}, *own):\n{''.join(lines)}    return [{outputs}], ({tests})\n"
+        )
 
 
 @functools.lru_cache(maxsize=1024)

@@ -9,17 +9,20 @@ A trace is straight-line code. Each line gives a value, which later lines know b
     ("taken",)                    1 if the step stores what `step.only_if` guards, else 0
     ("load", slot)                read a slot; emitted at its first use only
     ("store", slot, value)        write a slot; the line's value is what was stored, after rounding
-    ("reduce", op, over, value)   the sum, max or min of all elements of a parameter ("tensor"), or of all parameters ("step"), or along some axes:
+    ("reduce", op, over, value)   the sum, max or min of all elements of a parameter ("tensor"), or of all
+    parameters ("step"), or along some axes:
                                   then `over` is the extent of the result
     ("only_if", value)            store nothing where the value is 0 or NaN
     (op, operand, ...)            a primitive of `nbopt.language.ops`
 
-Each value has an extent, which says what it varies with: STEP (one number for all parameters), TENSOR (one for each parameter), ELEMENT, or a
-slice: the parameter and some of its axes. An extent is a set of bits, so that an operation has the union of its operands' extents: bit 0 is the
-parameter, bit k + 1 its axis k, and ELEMENT has all bits. A reduction has a smaller one. A trace with slices is for one number of axes.
+Each value has an extent, which says what it varies with: STEP (one number for all parameters), TENSOR (one
+for each parameter), ELEMENT, or a slice: the parameter and some of its axes. An extent is a set of bits, so
+that an operation has the union of its operands' extents: bit 0 is the parameter, bit k + 1 its axis k, and
+ELEMENT has all bits. A reduction has a smaller one. A trace with slices is for one number of axes.
 
-`nbopt.language.cutter.cut` makes a `Program` of it: a list of stages that run one after the other. A value's *level* is the number of reductions on
-the longest way to it, and all elements' values of one level share a pass over memory.
+`nbopt.language.cutter.cut` makes a `Program` of it: a list of stages that run one after the other. A value's
+*level* is the number of reductions on the longest way to it, and all elements' values of one level share a
+pass over memory.
 """
 
 import functools
@@ -52,7 +55,8 @@ def axes_of(extent, ndim):
 
 
 class Pass(NamedTuple):
-    """One loop over all elements of all parameters: loads, arithmetic, stores, and partial results of reductions.
+    """One loop over all elements of all parameters: loads, arithmetic, stores, and partial results of
+    reductions.
 
     A pass over slices is a loop over the elements of what varies with some axes only.
 
@@ -61,9 +65,10 @@ class Pass(NamedTuple):
     names : tuple of str
         The program's slots, which the kernel's text uses.
     code : tuple of tuples
-        ``("load", slot)``, ``("store", slot, value, number)``, ``("round", slot, value, number)`` and ``(op, operand, ...)``. An operand from 0 on
-        is an earlier line; one below 0 is a number of the parameter, ``~k`` being number k. A store's `number` is its place among the trace's
-        stores, which random bits depend on. What is rounded only has the value that a store gives, and writes nothing.
+        ``("load", slot)``, ``("store", slot, value, number)``, ``("round", slot, value, number)`` and ``(op,
+        operand, ...)``. An operand from 0 on is an earlier line; one below 0 is a number of the parameter,
+        ``~k`` being number k. A store's `number` is its place among the trace's stores, which random bits
+        depend on. What is rounded only has the value that a store gives, and writes nothing.
     reductions : tuple of (str, int)
         Each reduction's op, and the operand that it reduces.
     guarded : bool
@@ -93,7 +98,11 @@ class Pass(NamedTuple):
         -------
         bool
         """
-        return self.extent != ELEMENT or bool(self.folds) or any(extents[slot] != self.extent for slot in self.used())
+        return (
+            self.extent != ELEMENT
+            or bool(self.folds)
+            or any(extents[slot] != self.extent for slot in self.used())
+        )
 
     def written(self):
         """Return which slots are stored to.
@@ -160,7 +169,8 @@ class Combine(NamedTuple):
     level : int
         Of the pass that has the partial results, the number of the level before.
     source : int
-        Which of that pass's reductions, or of its folds if the result is a slice; or ``~k``: number k of each parameter.
+        Which of that pass's reductions, or of its folds if the result is a slice; or ``~k``: number k of each
+        parameter.
     output : int
         Which number of the parameters it becomes, or which slot if it is a slice.
     guarded : bool
@@ -203,7 +213,8 @@ class Scalars(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The step's condition: what is guarded, in any update of the same step, is left out if a condition is 0 or NaN.
+    """The step's condition: what is guarded, in any update of the same step, is left out if a condition is 0
+    or NaN.
 
     Attributes
     ----------
@@ -215,17 +226,20 @@ class Verdict(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A rule's structure, without a single number in it. Hashable: rules with the same structure share kernels.
+    """A rule's structure, without a single number in it.
+
+    Hashable: rules with the same structure share kernels.
 
     Attributes
     ----------
     names : tuple of str
         The slots' names.
     extents : tuple of int
-        The slots' extents. One of extent STEP is the same memory for every parameter. Those of each parameter come first, then those of extent
-        STEP, then workspace.
+        The slots' extents. One of extent STEP is the same memory for every parameter. Those of each parameter
+        come first, then those of extent STEP, then workspace.
     n_given, n_numbers : int
-        How many numbers of a parameter the host gives (the outputs of the scalar code), and how many there are.
+        How many numbers of a parameter the host gives (the outputs of the scalar code), and how many there
+        are.
     size : int or None
         Which number is the parameter's number of elements.
     levels : tuple of tuple
@@ -237,7 +251,8 @@ class Program(NamedTuple):
     ndim : int or None
         How many axes the parameters have, if that matters.
     workspace : int
-        How many of the slots are workspace: slices that one stage leaves to others, in the dtype of the parameter's arithmetic.
+        How many of the slots are workspace: slices that one stage leaves to others, in the dtype of the
+        parameter's arithmetic.
     lengths : tuple of (int, int)
         Which numbers are numbers of elements along some axes: the number, and the extent that has these axes.
     """
@@ -270,7 +285,14 @@ class Program(NamedTuple):
         -------
         Program
         """
-        return cls(tuple(names), (ELEMENT,) * len(names), n_given, n_given, None, ((Pass(tuple(names), tuple(code)),),))
+        return cls(
+            tuple(names),
+            (ELEMENT,) * len(names),
+            n_given,
+            n_given,
+            None,
+            ((Pass(tuple(names), tuple(code)),),),
+        )
 
     def stages(self):
         """Return all stages with their levels, in the order in which they run.
@@ -283,10 +305,11 @@ class Program(NamedTuple):
         return found + [(len(self.levels), end) for end in self.ends]
 
     def order(self):
-        """Return all stages with their places in the order of a step, in which those of several programs can be sorted.
+        """Return all stages with their places in the order of a step, in which those of several programs can
+        be sorted.
 
-        Within a level, what the conditions are computed from comes before the conditions, and these before all else; coarser slices come before
-        finer ones. Counters come last.
+        Within a level, what the conditions are computed from comes before the conditions, and these before
+        all else; coarser slices come before finer ones. Counters come last.
 
         Returns
         -------
@@ -305,7 +328,9 @@ class Program(NamedTuple):
         -------
         bool
         """
-        over_tensors = any(isinstance(stage, Combine) and stage.over == "tensor" for _, stage in self.stages())
+        over_tensors = any(
+            isinstance(stage, Combine) and stage.over == "tensor" for _, stage in self.stages()
+        )
         each = any(isinstance(stage, Scalars) and stage.extent == TENSOR for _, stage in self.stages())
         return over_tensors or each or self.size is not None or bool(self.lengths)
 
@@ -328,7 +353,8 @@ class Program(NamedTuple):
         return [stage for _, stage in self.stages() if isinstance(stage, Pass)]
 
     def over_the_step(self):
-        """Return the reductions over the step, in the order of the trace, each with the level at which it is known.
+        """Return the reductions over the step, in the order of the trace, each with the level at which it is
+        known.
 
         Returns
         -------
@@ -339,7 +365,8 @@ class Program(NamedTuple):
         return [(stage.op, stage.level + 1) for stage in sorted(found, key=lambda stage: stage.rank or 0)]
 
     def without_shared_stores(self):
-        """Return the program without its stores to slots of extent STEP: another program of the same step does them.
+        """Return the program without its stores to slots of extent STEP: another program of the same step
+        does them.
 
         Returns
         -------
@@ -359,7 +386,11 @@ class Program(NamedTuple):
         -------
         list of int
         """
-        return [slot for slot, extent in enumerate(self.extents[: len(self.extents) - self.workspace]) if extent != STEP]
+        return [
+            slot
+            for slot, extent in enumerate(self.extents[: len(self.extents) - self.workspace])
+            if extent != STEP
+        ]
 
     def shared(self):
         """Return the slots that are one number for the whole step.
@@ -394,7 +425,14 @@ class Program(NamedTuple):
         list of int
             One number for each pass.
         """
-        moved = [[line[1] for line in one.code if line[0] in ("load", "store") and self.extents[line[1]] == ELEMENT] for one in self.passes()]
+        moved = [
+            [
+                line[1]
+                for line in one.code
+                if line[0] in ("load", "store") and self.extents[line[1]] == ELEMENT
+            ]
+            for one in self.passes()
+        ]
         return [sum(sizes[slot] for slot in slots) for slots in moved]
 
 

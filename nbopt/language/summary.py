@@ -55,4 +55,7 @@ def _scalars(program, stage):
     if stored:
         return f"stores {', '.join(stored)}"
     numbers = ", ".join(str(output) for _, output in stage.outputs)
-    return f"number{'s' * (len(stage.outputs) > 1)} {numbers}: computed {'once' if stage.extent == STEP else 'for each parameter'}"
+    return (
+        f"number{'s' * (len(stage.outputs) > 1)} {numbers}: computed"
+        f" {'once' if stage.extent == STEP else 'for each parameter'}"
+    )

@@ -1,8 +1,10 @@
-"""Tracing: from a rule's operations and assignments to a trace, the straight-line code that `nbopt.language.stages` describes.
+"""Tracing: from a rule's operations and assignments to a trace, the straight-line code that
+`nbopt.language.stages` describes.
 
 For RMSProp with slots param, grad, mean_square this begins
 
-    0 ("source", "divisor")   1 ("load", 1)   2 ("divide", 1, 0)   3 ("source", "self.decay_rate")   4 ("load", 2)   5 ("multiply", 3, 4)   ...
+    0 ("source", "divisor")   1 ("load", 1)   2 ("divide", 1, 0)   3 ("source", "self.decay_rate")   4
+    ("load", 2)   5 ("multiply", 3, 4)   ...
 
 Inside a rule there are no expression trees: each operation goes straight onto the tape.
 """
@@ -24,7 +26,11 @@ def too_deep():
 
 
 def _called(extent):
-    numbers = {STEP: "one number for the whole step", TENSOR: "one number for each parameter", ELEMENT: "one for each element"}
+    numbers = {
+        STEP: "one number for the whole step",
+        TENSOR: "one number for each parameter",
+        ELEMENT: "one for each element",
+    }
     return numbers.get(extent) or f"one for each slice along the axes {axes_of(extent, extent.bit_length())}"
 
 
@@ -65,7 +71,8 @@ class Tracer:
     amended : (int, int) or None
         Which assignment to which slot stores ``amend(value)`` in place of its value; the first is number 1.
     tests : list of (int, bool, object)
-        The numbers of the step that the rule has looked at: the line, whether it was for its truth only, and what it found.
+        The numbers of the step that the rule has looked at: the line, whether it was for its truth only, and
+        what it found.
     """
 
     def __init__(self, names, slots=None, ndim=None):
@@ -96,7 +103,15 @@ class Tracer:
         guard, waits
             See `nbopt.language.cutter.cut`.
         """
-        return cut(self.names, self.slot_extents, self.code, [(line, truth) for line, truth, _ in self.tests], guard, self.ndim, waits)
+        return cut(
+            self.names,
+            self.slot_extents,
+            self.code,
+            [(line, truth) for line, truth, _ in self.tests],
+            guard,
+            self.ndim,
+            waits,
+        )
 
     def extent(self, value):
         """Return the extent of a node or a number."""
@@ -163,7 +178,9 @@ class Tracer:
             raise TraceError(f"axis= takes an int or a tuple of ints, not {axis!r}")
         for one in asked:
             if not -self.ndim <= one < self.ndim:
-                raise TraceError(f"axis={axis!r} asks for an axis that a parameter with {self.ndim} axes does not have")
+                raise TraceError(
+                    f"axis={axis!r} asks for an axis that a parameter with {self.ndim} axes does not have"
+                )
         return along({one % self.ndim for one in asked})
 
     def taken(self):
@@ -181,7 +198,8 @@ class Tracer:
         op : str
             ``"sum"``, ``"max"`` or ``"min"``.
         over : str or int
-            ``"tensor"``: over the elements of each parameter. ``"step"``: over all elements of all parameters. Else over the axes of this extent.
+            ``"tensor"``: over the elements of each parameter. ``"step"``: over all elements of all
+            parameters. Else over the axes of this extent.
         value : Node or float
 
         Returns
@@ -205,8 +223,8 @@ class Tracer:
         line = self.operand(value)
         if self._extent(line) != STEP:
             raise TraceError(
-                "step.only_if takes one number for the whole step, such as be.finite(step.norm(grad)); this value varies with the parameter. "
-                "Reduce it over all parameters: step.min(x), step.sum(x)"
+                "step.only_if takes one number for the whole step, such as be.finite(step.norm(grad)); this"
+                " value varies with the parameter. Reduce it over all parameters: step.min(x), step.sum(x)"
             )
         self._line(("only_if", line))
 
@@ -230,8 +248,9 @@ class Tracer:
             raise too_deep() from None
         if self._extent(line) & ~self.slot_extents[number]:
             raise TraceError(
-                f"{self.names[number]} holds {_called(self.slot_extents[number])}, and the value assigned to it is {_called(self._extent(line))}: "
-                "reduce it first (be.sum, be.mean, be.norm, or step.sum and so on)"
+                f"{self.names[number]} holds {_called(self.slot_extents[number])}, and the value assigned to"
+                f" it is {_called(self._extent(line))}: reduce it first (be.sum, be.mean, be.norm, or"
+                " step.sum and so on)"
             )
         self._line(("store", number, line))
         self._current[number] = len(self.code) - 1
@@ -248,7 +267,10 @@ class Tracer:
         """Return the line of `arg`, a node or a number, after a look at whether it is fresh."""
         if isinstance(arg, Value):
             if arg.tracer is not self:
-                raise TraceError(f"the expression holds {arg!r} of another step: build expressions inside the rule, at every step")
+                raise TraceError(
+                    f"the expression holds {arg!r} of another step: build expressions inside the rule, at"
+                    " every step"
+                )
             if arg.seen != self.stores:
                 if type(arg) is Slot:
                     arg.index = self.load(arg.number)
@@ -290,8 +312,9 @@ class Tracer:
                 if self._current[operands[0]] != here:
                     name = self.names[operands[0]]
                     raise TraceError(
-                        f"an expression built from {name} is used after {name} was assigned: it would not be clear which value it means. "
-                        f"Build the expression after {name}[:] = ..., or assign it before."
+                        f"an expression built from {name} is used after {name} was assigned: it would not be"
+                        f" clear which value it means. Build the expression after {name}[:] = ..., or assign"
+                        " it before."
                     )
             elif op != "reduce":
                 stack.extend(operands_of(self.code[here]))

@@ -1,4 +1,7 @@
-"""What a rule works with: values, numbers of the step, and slots. Each operation on one goes onto the tape of its `Tracer`."""
+"""What a rule works with: values, numbers of the step, and slots.
+
+Each operation on one goes onto the tape of its `Tracer`.
+"""
 
 import numbers
 
@@ -24,8 +27,8 @@ class Value(Lazy):
 
     __slots__ = ("index", "seen", "tracer")
     array_advice = (
-        "A rule reads its slots and numbers. An array of one element becomes a number by float(x); an array of the parameter's shape can be a state, "
-        "named in state_names."
+        "A rule reads its slots and numbers. An array of one element becomes a number by float(x); an array"
+        " of the parameter's shape can be a state, named in state_names."
     )
     be_advice = "with be = self.be"
 
@@ -73,15 +76,16 @@ class Value(Lazy):
     def __bool__(self):
         if self.tracer.extent(self) != ELEMENT:
             raise TraceError(
-                "an if needs to know a number that is computed on the device while the step runs: it comes from a reduction, or from memory. "
-                f"Write be.where(condition, a, b), {self.be_advice}."
+                "an if needs to know a number that is computed on the device while the step runs: it comes"
+                f" from a reduction, or from memory. Write be.where(condition, a, b), {self.be_advice}."
             )
         return super().__bool__()
 
     def __float__(self):
         raise TraceError(
-            f"{self!r} is not a number: a rule says once what is done to all elements, whose values are not known yet. "
-            f"In place of a function of numbers, such as math.sqrt(x), write be.sqrt(x), {self.be_advice}."
+            f"{self!r} is not a number: a rule says once what is done to all elements, whose values are not"
+            " known yet. In place of a function of numbers, such as math.sqrt(x), write be.sqrt(x),"
+            f" {self.be_advice}."
         )
 
     __int__ = __index__ = __trunc__ = __float__
@@ -90,8 +94,9 @@ class Value(Lazy):
         """Return what to type in a rule for a function or method that another library calls `name`."""
         if name in _SHAPES:
             return (
-                "One rule serves parameters of all shapes and dtypes. Give those that need another rule an optimizer of their own: "
-                "nbopt.MultiOptimizer goes by layers, nbopt.torch.Optimizer by groups of parameters."
+                "One rule serves parameters of all shapes and dtypes. Give those that need another rule an"
+                " optimizer of their own: nbopt.MultiOptimizer goes by layers, nbopt.torch.Optimizer by"
+                " groups of parameters."
             )
         return super().advice(name)
 
@@ -100,10 +105,12 @@ class Value(Lazy):
 
 
 class Number(Value):
-    """A number of the step: a hyper-parameter, the learning rate, the count of steps, and what a rule computes from them.
+    """A number of the step: a hyper-parameter, the learning rate, the count of steps, and what a rule
+    computes from them.
 
-    It stands for whatever the number is at each step. Where a rule needs to know it now, to test it or to pass it to a function of Python's,
-    that becomes a test of the trace: the trace holds as long as the test has the same outcome.
+    It stands for whatever the number is at each step. Where a rule needs to know it now, to test it or to
+    pass it to a function of Python's, that becomes a test of the trace: the trace holds as long as the test
+    has the same outcome.
 
     Attributes
     ----------
@@ -159,7 +166,11 @@ class Number(Value):
         return other % self._known()
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        if method == "__call__" and not options and all(isinstance(x, (Number, numbers.Real)) for x in inputs):
+        if (
+            method == "__call__"
+            and not options
+            and all(isinstance(x, (Number, numbers.Real)) for x in inputs)
+        ):
             if ufunc.__name__ in PRIMITIVES or ufunc.__name__ in COMPOSED:
                 return apply_named(ufunc.__name__, *inputs)
             return ufunc(*(x._known() if isinstance(x, Number) else x for x in inputs))
@@ -205,7 +216,9 @@ class Slot(Value):
 
     def __getitem__(self, key):
         if not (isinstance(key, slice) and key == slice(None)):
-            raise TraceError(f"{self.name} stands for a tensor of any shape inside a rule and can't be indexed")
+            raise TraceError(
+                f"{self.name} stands for a tensor of any shape inside a rule and can't be indexed"
+            )
         return self
 
     def __repr__(self):

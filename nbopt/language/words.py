@@ -23,7 +23,8 @@ _OTHER_REDUCTIONS = {"vdot", "prod", "median", "any", "all", "count_nonzero", "a
 #: Products of matrices.
 MATRIX = {"@", "matmul", "mm", "dot", "outer", "einsum", "tensordot"}
 
-#: Words for arguments of optimizers -> those of the same meaning here. PyTorch's own are in `nbopt.optimizers.hyper`.
+#: Words for arguments of optimizers -> those of the same meaning here. PyTorch's own are in
+# `nbopt.optimizers.hyper`.
 ARGUMENTS = {
     "beta1": ("beta_1",), "beta2": ("beta_2",), "max_norm": ("gradient_clip_norm",), "clip_norm": ("gradient_clip_norm",),
     "clip_value": ("gradient_clip_value",), "scheduler": ("schedule",), "lr_schedule": ("schedule",),

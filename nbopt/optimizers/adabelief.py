@@ -16,8 +16,9 @@ class AdaBelief(MomentOptimizer):
 
     References
     ----------
-    J. Zhuang et al., "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients", NeurIPS 2020, arXiv:2010.07468; formula
-    and defaults of optax's adabelief, with the learning rate of the authors' code, which optax leaves to its user.
+    J. Zhuang et al., "AdaBelief Optimizer: Adapting Stepsizes by the Belief in Observed Gradients", NeurIPS
+    2020, arXiv:2010.07468; formula and defaults of optax's adabelief, with the learning rate of the authors'
+    code, which optax leaves to its user.
     """
 
     state_names = ("mean", "variance")

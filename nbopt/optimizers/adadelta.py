@@ -17,7 +17,8 @@ class Adadelta(Optimizer):
 
     References
     ----------
-    M. D. Zeiler, "ADADELTA: An Adaptive Learning Rate Method", arXiv:1212.5701, 2012; formula and defaults of neon's Adadelta.
+    M. D. Zeiler, "ADADELTA: An Adaptive Learning Rate Method", arXiv:1212.5701, 2012; formula and defaults of
+    neon's Adadelta.
     """
 
     state_names = ("mean_square_gradient", "mean_square_update", "last_update")

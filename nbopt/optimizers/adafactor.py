@@ -8,9 +8,11 @@ from nbopt.optimizers.states import State
 
 
 class Adafactor(Optimizer):
-    """Steps along the gradient over the root of a mean square that is kept for rows and columns alone, so that states take hardly any memory.
+    """Steps along the gradient over the root of a mean square that is kept for rows and columns alone, so
+    that states take hardly any memory.
 
-    In call ``t``, counted from 1, with ``g`` the gradient after its clips, ``b = t^beta_2_decay`` and ``e1, e2`` the epsilons, for two axes or more::
+    In call ``t``, counted from 1, with ``g`` the gradient after its clips, ``b = t^beta_2_decay`` and ``e1,
+    e2`` the epsilons, for two axes or more::
 
         r = r + b * (mean of g^2 in each row - r)
         c = c + b * (mean of g^2 in each column - c)
@@ -23,17 +25,27 @@ class Adafactor(Optimizer):
 
     References
     ----------
-    N. Shazeer, M. Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", arXiv:1804.04235, 2018; formula and defaults of
-    PyTorch's Adafactor, whose first epsilon is by default that of the parameter's dtype. Here it is float32's.
+    N. Shazeer, M. Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", arXiv:1804.04235,
+    2018; formula and defaults of PyTorch's Adafactor, whose first epsilon is by default that of the
+    parameter's dtype. Here it is float32's.
     """
 
     state_names = ("row", "column", "mean_square")
 
     learning_rate = hyper(0.01, doc="A step's length over the parameter's root mean square, at most.")
-    beta_2_decay = hyper(-0.8, checks.non_positive, "How fast means become slow. -1 is a plain mean of all.", torch="beta2_decay")
-    epsilon_1 = hyper(2.0**-23, checks.non_negative, "The least root mean square, in the gradient's unit.", torch="eps")
+    beta_2_decay = hyper(
+        -0.8,
+        checks.non_positive,
+        "How fast means become slow. -1 is a plain mean of all.",
+        torch="beta2_decay",
+    )
+    epsilon_1 = hyper(
+        2.0**-23, checks.non_negative, "The least root mean square, in the gradient's unit.", torch="eps"
+    )
     epsilon_2 = hyper(1e-3, checks.non_negative, "The least root mean square of a parameter.", torch="eps")
-    clip_threshold = hyper(1.0, checks.one_or_more, "The largest root mean square of a step, over the rate.", torch="d")
+    clip_threshold = hyper(
+        1.0, checks.one_or_more, "The largest root mean square of a step, over the rate.", torch="d"
+    )
     wdecay = hyper(0.0, checks.non_negative, "Weight decay, as in `AdamW`.", torch="weight_decay")
 
     def states(self, shape):

@@ -15,8 +15,8 @@ class Adagrad(Optimizer):
 
     References
     ----------
-    J. Duchi, E. Hazan, Y. Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization", JMLR 12, 2011; formula
-    and defaults of neon's Adagrad.
+    J. Duchi, E. Hazan, Y. Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic
+    Optimization", JMLR 12, 2011; formula and defaults of neon's Adagrad.
     """
 
     state_names = ("sum_of_squares",)

@@ -6,7 +6,8 @@ from nbopt.optimizers.hyper import hyper
 
 
 class Adam(Optimizer):
-    """Gradient descent along a running mean of gradients, divided by the root of a running mean of their squares.
+    """Gradient descent along a running mean of gradients, divided by the root of a running mean of their
+    squares.
 
     In call ``t``, counted from 1::
 
@@ -17,7 +18,8 @@ class Adam(Optimizer):
 
     References
     ----------
-    D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, 2014; formula and defaults of neon's Adam.
+    D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, 2014; formula and
+    defaults of neon's Adam.
     """
 
     state_names = ("mean", "mean_square")

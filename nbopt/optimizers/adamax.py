@@ -15,15 +15,17 @@ class AdaMax(MomentOptimizer):
 
     References
     ----------
-    D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, 2014, section 7.1; formula and defaults of PyTorch's
-    Adamax.
+    D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, 2014, section 7.1;
+    formula and defaults of PyTorch's Adamax.
     """
 
     state_names = ("mean", "largest")
 
     learning_rate = hyper(2e-3)
     beta_2 = hyper(doc="Decay of the largest magnitude.")
-    epsilon = hyper(doc="Keeps the division finite. It is added to the magnitude, as in PyTorch. The paper has none.")
+    epsilon = hyper(
+        doc="Keeps the division finite. It is added to the magnitude, as in PyTorch. The paper has none."
+    )
 
     def rule(self, step, param, grad, mean, largest):
         """One step; see the class."""

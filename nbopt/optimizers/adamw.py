@@ -7,7 +7,8 @@ from nbopt.optimizers.moments import MomentOptimizer
 
 
 class AdamW(MomentOptimizer):
-    """Adam with its weight decay apart from the gradient: weights decay in proportion to the learning rate alone.
+    """Adam with its weight decay apart from the gradient: weights decay in proportion to the learning rate
+    alone.
 
     In call ``t``, counted from 1, with ``g`` the gradient after its clips::
 
@@ -17,15 +18,18 @@ class AdamW(MomentOptimizer):
 
     References
     ----------
-    I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, 2017; formula and defaults of PyTorch's AdamW.
+    I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, 2017; formula and
+    defaults of PyTorch's AdamW.
     """
 
     state_names = ("mean", "mean_square")
 
     epsilon = hyper(
-        doc="Keeps the division finite. It stands beside the corrected root, as in PyTorch. In `Adam` it stands "
-        "beside the uncorrected one, where the same number counts for more in the first steps (30 times in the "
-        "first)."
+        doc=(
+            "Keeps the division finite. It stands beside the corrected root, as in PyTorch. In `Adam` it"
+            " stands beside the uncorrected one, where the same number counts for more in the first steps (30"
+            " times in the first)."
+        )
     )
     wdecay = hyper(
         0.01, checks.non_negative, torch="weight_decay",

@@ -9,7 +9,8 @@ from nbopt.optimizers.states import State
 class Adan(Optimizer):
     """Adam with Nesterov's momentum, by a running mean of the differences of successive gradients.
 
-    In call ``t``, counted from 1, with ``g`` the gradient after its clips and ``h`` that of the step before (``g`` in a parameter's first step)::
+    In call ``t``, counted from 1, with ``g`` the gradient after its clips and ``h`` that of the step before
+    (``g`` in a parameter's first step)::
 
         m = beta_1 * m + (1 - beta_1) * g;                             M = m / (1 - beta_1^t)
         d = beta_2 * d + (1 - beta_2) * (g - h);                       D = d / (1 - beta_2^t)
@@ -20,19 +21,35 @@ class Adan(Optimizer):
 
     References
     ----------
-    X. Xie et al., "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models", arXiv:2208.06677, 2022; formula and defaults
-    of pytorch_optimizer's Adan. Its max_grad_norm is gradient_clip_norm here, but that it adds epsilon to the norm.
+    X. Xie et al., "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models",
+    arXiv:2208.06677, 2022; formula and defaults of pytorch_optimizer's Adan. Its max_grad_norm is
+    gradient_clip_norm here, but that it adds epsilon to the norm.
     """
 
     state_names = ("mean", "mean_difference", "mean_square", "last_grad", "begun")
 
     learning_rate = hyper(1e-3)
     beta_1 = hyper(0.98, checks.below_one, "Decay of the running mean of gradients.", torch="betas")
-    beta_2 = hyper(0.92, checks.below_one, "Decay of the running mean of their differences, and their weight.", torch="betas")
+    beta_2 = hyper(
+        0.92,
+        checks.below_one,
+        "Decay of the running mean of their differences, and their weight.",
+        torch="betas",
+    )
     beta_3 = hyper(0.99, checks.below_one, "Decay of the running mean square.", torch="betas")
-    epsilon = hyper(1e-8, checks.non_negative, "Keeps the division finite. It stands beside the corrected root.", torch="eps")
+    epsilon = hyper(
+        1e-8,
+        checks.non_negative,
+        "Keeps the division finite. It stands beside the corrected root.",
+        torch="eps",
+    )
     wdecay = hyper(0.0, checks.non_negative, "Weight decay, apart from the gradient.", torch="weight_decay")
-    decoupled = hyper(False, checks.boolean, "Whether weights decay as in `AdamW`, or by a division after the step.", torch="weight_decouple")
+    decoupled = hyper(
+        False,
+        checks.boolean,
+        "Whether weights decay as in `AdamW`, or by a division after the step.",
+        torch="weight_decouple",
+    )
 
     def states(self, shape):
         """Declare the states: four for each element, and for each parameter whether it has had a step."""

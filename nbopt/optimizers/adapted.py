@@ -7,23 +7,32 @@ from nbopt.optimizers.moments import MomentOptimizer
 
 
 class AdaptedOptimizer(DecayOptimizer, MomentOptimizer):
-    """Base of optimizers that multiply the learning rate by an estimate ``d`` of how far the parameters have to go.
+    """Base of optimizers that multiply the learning rate by an estimate ``d`` of how far the parameters have
+    to go.
 
     ``optimizer.step_states["d"]`` is the estimate. It belongs to all parameters together.
     """
 
-    learning_rate = hyper(1.0, doc="A factor of the rate that is found. Let it be 1, or a schedule that begins there.")
+    learning_rate = hyper(
+        1.0, doc="A factor of the rate that is found. Let it be 1, or a schedule that begins there."
+    )
     epsilon = hyper(doc="Keeps the division finite. It stands beside the uncorrected root.")
     bias_correction = hyper(
         False, checks.boolean, torch="use_bias_correction", doc="Whether steps are corrected for means that began at 0.",
     )  # fmt: skip
     d0 = hyper(1e-6, checks.positive, "The first estimate. Too small is safe.")
-    growth_rate = hyper(None, checks.optional(checks.one_or_more), "The largest factor by which the estimate may grow in one step. None: any.")
+    growth_rate = hyper(
+        None,
+        checks.optional(checks.one_or_more),
+        "The largest factor by which the estimate may grow in one step. None: any.",
+    )
 
     def rate(self, step, d):
         """Return the length of a step."""
         rate = d * step.lr
-        if self.bias_correction:  # by the number of the step, not of a parameter's own: the sums are over all parameters
+        if (
+            self.bias_correction
+        ):  # by the number of the step, not of a parameter's own: the sums are over all parameters
             rate = rate * self.be.sqrt(1.0 - self.beta_2**step.number) / (1.0 - self.beta_1**step.number)
         return rate
 

@@ -9,7 +9,8 @@ from nbopt.optimizers.moments import MomentOptimizer
 class AdEMAMix(DecayOptimizer, MomentOptimizer):
     """AdamW with a second, very slow mean of gradients beside the first one.
 
-    In call ``t``, counted from 1, with ``g`` the gradient after its clips and ``f = min(t / warmup, 1)``, or 1 without a warmup::
+    In call ``t``, counted from 1, with ``g`` the gradient after its clips and ``f = min(t / warmup, 1)``, or
+    1 without a warmup::
 
         a = f * alpha
         b = exp(1 / ((1 - f) / ln(beta_1) + f / ln(beta_3)))
@@ -22,8 +23,9 @@ class AdEMAMix(DecayOptimizer, MomentOptimizer):
 
     References
     ----------
-    M. Pagliardini, P. Ablin, D. Grangier, "The AdEMAMix Optimizer: Better, Faster, Older", arXiv:2409.03137, 2024; formula and defaults of
-    pytorch_optimizer's AdEMAMix, but that weight decay is decoupled, as in the paper.
+    M. Pagliardini, P. Ablin, D. Grangier, "The AdEMAMix Optimizer: Better, Faster, Older", arXiv:2409.03137,
+    2024; formula and defaults of pytorch_optimizer's AdEMAMix, but that weight decay is decoupled, as in the
+    paper.
     """
 
     state_names = ("mean", "mean_square", "slow_mean")

@@ -7,7 +7,8 @@ from nbopt.optimizers.moments import MomentOptimizer
 
 
 class ADOPT(DecayOptimizer, MomentOptimizer):
-    """Adam that divides each gradient by a mean square of the ones before it, so that it converges for every beta_2.
+    """Adam that divides each gradient by a mean square of the ones before it, so that it converges for every
+    beta_2.
 
     In call ``t``, counted from 1, with ``g`` the gradient after its clips::
 
@@ -20,8 +21,9 @@ class ADOPT(DecayOptimizer, MomentOptimizer):
 
     References
     ----------
-    S. Taniguchi et al., "ADOPT: Modified Adam Can Converge with Any beta_2 with the Optimal Rate", arXiv:2411.02853, 2024; formula and
-    defaults of pytorch_optimizer's ADOPT, but that weight decay is decoupled. Its clip_lambda can be any function; here it is a power.
+    S. Taniguchi et al., "ADOPT: Modified Adam Can Converge with Any beta_2 with the Optimal Rate",
+    arXiv:2411.02853, 2024; formula and defaults of pytorch_optimizer's ADOPT, but that weight decay is
+    decoupled. Its clip_lambda can be any function; here it is a power.
     """
 
     state_names = ("mean", "mean_square")
@@ -30,7 +32,11 @@ class ADOPT(DecayOptimizer, MomentOptimizer):
     beta_2 = hyper(0.9999)
     epsilon = hyper(1e-6, doc="The least divisor.")
     wdecay = hyper(doc="Weight decay.")
-    clip_exponent = hyper(0.25, checks.optional(checks.non_negative), "Which power of t bounds the divided gradients. None: no bound.")
+    clip_exponent = hyper(
+        0.25,
+        checks.optional(checks.non_negative),
+        "Which power of t bounds the divided gradients. None: no bound.",
+    )
 
     def rule(self, step, param, grad, mean, mean_square):
         """One step; see the class."""

@@ -15,8 +15,8 @@ class AMSGrad(MomentOptimizer):
 
     References
     ----------
-    S. J. Reddi, S. Kale, S. Kumar, "On the Convergence of Adam and Beyond", ICLR 2018, arXiv:1904.09237; formula and defaults of PyTorch's
-    Adam(amsgrad=True).
+    S. J. Reddi, S. Kale, S. Kumar, "On the Convergence of Adam and Beyond", ICLR 2018, arXiv:1904.09237;
+    formula and defaults of PyTorch's Adam(amsgrad=True).
     """
 
     state_names = ("mean", "mean_square", "largest")

@@ -6,7 +6,8 @@ from nbopt.optimizers.hyper import hyper
 
 
 class ASGD(Optimizer):
-    """Stochastic gradient descent that also keeps the average of its parameters, which is the better answer after a long run.
+    """Stochastic gradient descent that also keeps the average of its parameters, which is the better answer
+    after a long run.
 
     In call ``t``, counted from 1, with ``g`` the gradient after its clips::
 
@@ -18,8 +19,8 @@ class ASGD(Optimizer):
 
     References
     ----------
-    B. T. Polyak, A. B. Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM Journal on Control and Optimization 30, 1992;
-    formula and defaults of PyTorch's ASGD.
+    B. T. Polyak, A. B. Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM Journal on
+    Control and Optimization 30, 1992; formula and defaults of PyTorch's ASGD.
     """
 
     state_names = ("average",)

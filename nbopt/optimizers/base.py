@@ -15,7 +15,15 @@ from nbopt.errors import ArgumentError, StateError, TraceError
 from nbopt.interface.update import Update
 from nbopt.language.stages import ELEMENT, STEP
 from nbopt.language.trace import NeedsAxesError, Tracer
-from nbopt.layers import as_gradient, as_layers, check_distinct, get_param_list, read, rows_with_gradients, warn_of_lost_states
+from nbopt.layers import (
+    as_gradient,
+    as_layers,
+    check_distinct,
+    get_param_list,
+    read,
+    rows_with_gradients,
+    warn_of_lost_states,
+)
 from nbopt.naming import Described
 from nbopt.optimizers.constructor import checked
 from nbopt.optimizers.declared import Declared
@@ -42,7 +50,8 @@ class _Kept:
     by_axes : bool
         Whether the rule has turned out to depend on the parameters' number of axes.
     shapes : tuple or None
-        What `Optimizer._kinds` has found last: the parameters' serial numbers, their sizes, their places by shape, and the rest by these.
+        What `Optimizer._kinds` has found last: the parameters' serial numbers, their sizes, their places by
+        shape, and the rest by these.
     declared : dict
         Names of states -> what `Optimizer.declared_states` returns.
     told_of_lost_states : bool
@@ -89,23 +98,27 @@ class Optimizer(Declared, Described):
     t : int
         How many times `optimize` was called, with parameters to update.
     schedule, learning_rate, gradient_clip_norm, gradient_clip_value, param_clip_value, stochastic_round
-        Read at every step; None or 0 turns a clip off. Values that make no sense raise ArgumentError when they are assigned. A number may be an array
-        or tensor without dimensions, of any library: what it is when it is assigned counts.
+        Read at every step; None or 0 turns a clip off. Values that make no sense raise ArgumentError when
+        they are assigned. A number may be an array or tensor without dimensions, of any library: what it is
+        when it is assigned counts.
     loss_scale : float, or array or Tensor of one element
-        What the loss was multiplied by: gradients are divided by it before anything else. One on a device is never read by the host. Not
-        part of the description.
+        What the loss was multiplied by: gradients are divided by it before anything else. One on a device is
+        never read by the host. Not part of the description.
     skip_nonfinite : bool
-        Leave all parameters and states as they are in a call where the norm of the gradients (of ``optimize``'s layers together) is infinite
-        or NaN, without the host reading anything back. The norm is summed in float32, so a finite gradient beyond about 1e19 counts as
-        well. `t` counts the call, the schedule goes on, and `skipped` tells how many there were. In a `MultiOptimizer` the optimizers that
+        Leave all parameters and states as they are in a call where the norm of the gradients (of
+        ``optimize``'s layers together) is infinite or NaN, without the host reading anything back. The norm
+        is summed in float32, so a finite gradient beyond about 1e19 counts as well. `t` counts the call, the
+        schedule goes on, and `skipped` tells how many there were. In a `MultiOptimizer` the optimizers that
         have it are skipped together. Not part of the description.
     pure : bool
-        Whether the rule depends on nothing but its arguments and what it reads from ``self``. A class whose rule depends on something else
-        (a global, a clock) says ``pure = False``: then the rule is run at every step, with plain numbers.
+        Whether the rule depends on nothing but its arguments and what it reads from ``self``. A class whose
+        rule depends on something else (a global, a clock) says ``pure = False``: then the rule is run at
+        every step, with plain numbers.
     checks : dict
         Hyper-parameter -> one of the functions in `nbopt.checks`.
     aside : dict of str to str
-        States that there are only as long as something else stands in place of the parameter -> what to do before a step.
+        States that there are only as long as something else stands in place of the parameter -> what to do
+        before a step.
     """
 
     state_names: tuple[str, ...] = ()
@@ -113,15 +126,27 @@ class Optimizer(Declared, Described):
     skip_nonfinite: Any = False
     t = 0
     pure = True
-    aside: dict[str, str] = {"parameter": "`with optimizer.ema(layers)` has put means in place of the parameters: take the step after it"}
+    aside: dict[str, str] = {
+        "parameter": (
+            "`with optimizer.ema(layers)` has put means in place of the parameters: take the step after it"
+        )
+    }
     #: Whether each parameter has its own count of steps: `nbopt.torch` says so.
     counts_each = False
 
-    stochastic_round = hyper(False, checks.rounding, "How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`.")
+    stochastic_round = hyper(
+        False, checks.rounding, "How parameters and 16-bit states are rounded, see `nbopt.Tensor.rounding`."
+    )
     learning_rate = hyper(None, checks.non_negative, "What the schedule starts from.", torch="lr")
-    gradient_clip_norm = hyper(None, checks.optional(checks.non_negative), "Bound of the norm of all gradients. None or 0: none.")
-    gradient_clip_value = hyper(None, checks.optional(checks.finite), "Bound of each gradient. None or 0: none.")
-    param_clip_value = hyper(None, checks.optional(checks.finite), "Bound of each new parameter. None or 0: none.")
+    gradient_clip_norm = hyper(
+        None, checks.optional(checks.non_negative), "Bound of the norm of all gradients. None or 0: none."
+    )
+    gradient_clip_value = hyper(
+        None, checks.optional(checks.finite), "Bound of each gradient. None or 0: none."
+    )
+    param_clip_value = hyper(
+        None, checks.optional(checks.finite), "Bound of each new parameter. None or 0: none."
+    )
     name = hyper(None, takes="str, optional", doc="A name for messages.")
     schedule = hyper(None, checks.schedule, "Of the learning rate. Constant without one.", instead=Schedule)
     ema_decay = hyper(
@@ -130,8 +155,22 @@ class Optimizer(Declared, Described):
     )  # fmt: skip
     state_dtype = hyper(None, takes="dtype, optional", doc="The dtype of new states.")
 
-    checks: dict[str, Any] = {"loss_scale": checks.loss_scale, "skip_nonfinite": checks.boolean, "t": checks.count}
-    arguments: tuple = ("stochastic_round", "learning_rate", ..., *CLIPS, "name", "*", "schedule", "ema_decay", "state_dtype")
+    checks: dict[str, Any] = {
+        "loss_scale": checks.loss_scale,
+        "skip_nonfinite": checks.boolean,
+        "t": checks.count,
+    }
+    arguments: tuple = (
+        "stochastic_round",
+        "learning_rate",
+        ...,
+        *CLIPS,
+        "name",
+        "*",
+        "schedule",
+        "ema_decay",
+        "state_dtype",
+    )
 
     def __init__(self, name=None, state_dtype=None):
         super().__init__(name=name)
@@ -143,7 +182,10 @@ class Optimizer(Declared, Described):
             return
         names = cls.state_names
         if isinstance(names, str) or not all(isinstance(name, str) and name.isidentifier() for name in names):
-            raise ArgumentError(f'{cls.__name__}.state_names must be a tuple of identifiers, like ("momentum",); not {names!r}')
+            raise ArgumentError(
+                f'{cls.__name__}.state_names must be a tuple of identifiers, like ("momentum",); not'
+                f" {names!r}"
+            )
         if inspect.isfunction(cls.__dict__.get("__init__")):
             cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
@@ -159,8 +201,8 @@ class Optimizer(Declared, Described):
         param : Slot
             The parameter: read it, and assign its new value by ``param[:] = ...``.
         grad : Expr
-            The gradient, divided by ``be.bsz`` and the loss scale, and clipped by ``gradient_clip_value``. It is scaled by the norm clip, too, unless
-            the rule reads ``step.scale``.
+            The gradient, divided by ``be.bsz`` and the loss scale, and clipped by ``gradient_clip_value``. It
+            is scaled by the norm clip, too, unless the rule reads ``step.scale``.
         *states : Slot
             One for each name in `state_names`, to read and to assign.
 
@@ -171,10 +213,14 @@ class Optimizer(Declared, Described):
         """
         if self.has_own_optimize:
             raise TraceError(
-                f"{self.classnm} has an optimize of its own and no rule, so its step is no program that could be known before it runs: each of its "
-                "assignments is a kernel of its own. nbopt.explain and nbopt.compile need a rule(self, step, param, grad, ...)"
+                f"{self.classnm} has an optimize of its own and no rule, so its step is no program that could"
+                " be known before it runs: each of its assignments is a kernel of its own. nbopt.explain and"
+                " nbopt.compile need a rule(self, step, param, grad, ...)"
             )
-        raise NotImplementedError(f"{self.classnm} defines neither rule(self, step, param, grad, ...) nor optimize(self, layer_list, epoch)")
+        raise NotImplementedError(
+            f"{self.classnm} defines neither rule(self, step, param, grad, ...) nor optimize(self,"
+            " layer_list, epoch)"
+        )
 
     def states_in_use(self):
         """Return the names of the states that the rule takes now.
@@ -187,7 +233,9 @@ class Optimizer(Declared, Described):
         return self.state_names
 
     def states(self, shape):
-        """Declare the states beside a parameter of some shape. A subclass overrides it where `state_names` does not say enough.
+        """Declare the states beside a parameter of some shape.
+
+        A subclass overrides it where `state_names` does not say enough.
 
         Parameters
         ----------
@@ -236,11 +284,17 @@ class Optimizer(Declared, Described):
         aside = dict([EMA, *((name, State()) for name in self.aside)])
         if type(self).states is Optimizer.states:
             return {**dict.fromkeys(self.state_names, State()), **aside}
-        return {**{name: state for name, state in self.states(shape).items() if state.axes != "step"}, **aside}
+        return {
+            **{name: state for name, state in self.states(shape).items() if state.axes != "step"},
+            **aside,
+        }
 
     @property
     def step_states(self):
-        """Dict of str to Tensor : the states that are one number for all parameters. On a device, reading one waits for the steps so far."""
+        """Dict of str to Tensor : the states that are one number for all parameters.
+
+        On a device, reading one waits for the steps so far.
+        """
         return self.__dict__.setdefault("_step_states", {})
 
     @step_states.setter
@@ -257,7 +311,9 @@ class Optimizer(Declared, Described):
         return {name: float(_value(value)) for name, value in self.step_states.items()}
 
     def _step_state(self, be, name, state, rate):
-        """Return the tensor of a state that is one number for the whole step, which begins here if there is none."""
+        """Return the tensor of a state that is one number for the whole step, which begins here if there is
+        none.
+        """
         kept = self.step_states
         tensor = kept.get(name)
         if not isinstance(tensor, Tensor) or tensor.be is not be:
@@ -310,7 +366,9 @@ class Optimizer(Declared, Described):
             return self._updates(be, layers, params, epoch)
 
     def _updates(self, be, layers, params, epoch):
-        """Return the step over some entries: one update, or one for each kind of parameter that the rule is traced for."""
+        """Return the step over some entries: one update, or one for each kind of parameter that the rule is
+        traced for.
+        """
         if not self.by_axes():
             update = self._update(be, layers, params, epoch, None, True)
             if update.key is None:  # some are plain arrays, or have no gradient
@@ -328,7 +386,9 @@ class Optimizer(Declared, Described):
                 update = self._update(be, layers, [params[row] for row in own], epoch, kind, not found)
             except (StateError, TraceError) as error:
                 called = place_in(layers, params[own[0]][1]) or f"parameter {own[0]}"
-                raise type(error)(f"the rule of {self.classnm}, for {called} with {kind[0]} axes: {error}") from None
+                raise type(error)(
+                    f"the rule of {self.classnm}, for {called} with {kind[0]} axes: {error}"
+                ) from None
             update.listing, update.set = (sizes, own), id(self)
             found.append(update)
         return found
@@ -347,7 +407,8 @@ class Optimizer(Declared, Described):
         self._cache().by_axes = True
 
     def _kinds(self, params):
-        """Return the number of elements of all parameters, and those with gradients by what their trace depends on.
+        """Return the number of elements of all parameters, and those with gradients by what their trace
+        depends on.
 
         Returns
         -------
@@ -410,7 +471,10 @@ class Optimizer(Declared, Described):
 
     @property
     def skipped(self):
-        """Int : how many calls `skip_nonfinite` has skipped. On a device, reading it waits for the steps so far. Can be set."""
+        """Int : how many calls `skip_nonfinite` has skipped.
+
+        On a device, reading it waits for the steps so far. Can be set.
+        """
         counter = self.__dict__.get("_skipped", 0)
         return int(counter.get()[0]) if isinstance(counter, Tensor) else counter
 
@@ -420,7 +484,9 @@ class Optimizer(Declared, Described):
 
     @property
     def skipped_tensor(self):
-        """Tensor : the same count as one float64 of the current backend, for expressions that must not make the host wait."""
+        """Tensor : the same count as one float64 of the current backend, for expressions that must not make
+        the host wait.
+        """
         be, counter = self._backend(), self.__dict__.get("_skipped")
         if not isinstance(counter, Tensor) or counter.be is not be:
             counter = self._skipped = be.array([self.skipped], "float64")
@@ -431,7 +497,9 @@ class Optimizer(Declared, Described):
         return get_backend() if self.be is None else self.be
 
     def _divisor(self, bsz):
-        """Return what the rule divides gradients by as far as the host knows it, and the loss scale where it is a tensor."""
+        """Return what the rule divides gradients by as far as the host knows it, and the loss scale where it
+        is a tensor.
+        """
         scale = self.loss_scale
         if type(scale) is float:
             return bsz * scale, None
@@ -439,7 +507,9 @@ class Optimizer(Declared, Described):
         return float(bsz), read(self._backend(), scale, "the loss scale")
 
     def update_of(self, tensors, columns, commit, epoch, bsz, kind=None, counts=True):
-        """Return one step as an `Update`, without running it or changing anything. Adapters to other libraries are made of this.
+        """Return one step as an `Update`, without running it or changing anything.
+
+        Adapters to other libraries are made of this.
 
         Parameters
         ----------
@@ -469,7 +539,14 @@ class Optimizer(Declared, Described):
         kept, be = self._cache(), self._backend()
         ndim, states = kind or (None, self.declared_states())
         # Those of `Options`.
-        options = states, bool(self.gradient_clip_norm), self.skip_nonfinite, loss_scale is not None, self.counts_each, ndim
+        options = (
+            states,
+            bool(self.gradient_clip_norm),
+            self.skip_nonfinite,
+            loss_scale is not None,
+            self.counts_each,
+            ndim,
+        )
         rate = self._rate(epoch)
         kept.trace, numbers = kept.traces.of(self, options, rate, divisor, epoch)
         shared = [] if loss_scale is None else [loss_scale]
@@ -480,14 +557,18 @@ class Optimizer(Declared, Described):
         def committed():
             if not counts:
                 return commit()
-            object.__setattr__(self, "t", self.t + 1)  # without the checks of what users assign, which take longer
+            object.__setattr__(
+                self, "t", self.t + 1
+            )  # without the checks of what users assign, which take longer
             commit()
 
         trace = kept.trace
         program, recut = trace.program, trace.recut
         if not counts:
             program, recut = trace.recut(counts=False), functools.partial(trace.recut, counts=False)
-        return Update(program, numbers, tensors, columns, committed, kept.plans, self.stochastic_round, shared, recut)
+        return Update(
+            program, numbers, tensors, columns, committed, kept.plans, self.stochastic_round, shared, recut
+        )
 
     @classmethod
     def rebuilt(cls, description):
@@ -567,14 +648,17 @@ class Optimizer(Declared, Described):
         dict
             - ``"version"``: int, of this format
             - ``"optimizer"``: its description, see `get_description`: the class and the hyper-parameters
-            - ``"optimizers"``: for itself, and each optimizer inside of a `MultiOptimizer` once, ``{"path": the keys that lead to it, "type": its
-              class, "t": its steps so far, "skipped": how many of them were skipped}``
+            - ``"optimizers"``: for itself, and each optimizer inside of a `MultiOptimizer` once, ``{"path":
+              the keys that lead to it, "type": its class, "t": its steps so far, "skipped": how many of them
+              were skipped}``
             - ``"rng"``: the state of stochastic rounding, see `Backend.rng_get_state`
-            - ``"layers"``: ``{"name": str or None, "parameters": [...]}`` for each, and for each parameter ``{"name": str or None, "values":
-              numpy.ndarray, "states": [...]}``, and for each state ``{"name": str or None, "rounding": bool or int, "values": numpy.ndarray}``
+            - ``"layers"``: ``{"name": str or None, "parameters": [...]}`` for each, and for each parameter
+              ``{"name": str or None, "values": numpy.ndarray, "states": [...]}``, and for each state
+              ``{"name": str or None, "rounding": bool or int, "values": numpy.ndarray}``
 
-            Names that were not chosen by the user are None. Not in it is what a program sets up before it trains: the batch size, the
-            roundings of the parameters, attributes of the optimizer that are no arguments of its constructor.
+            Names that were not chosen by the user are None. Not in it is what a program sets up before it
+            trains: the batch size, the roundings of the parameters, attributes of the optimizer that are no
+            arguments of its constructor.
 
         Raises
         ------
@@ -584,37 +668,43 @@ class Optimizer(Declared, Described):
         return checkpoint.state_dict(self, layers)
 
     def load_state_dict(self, state, layers, hyperparameters=True):
-        """Put back what `state_dict` has returned: the next step, given the same gradients, gives the bits that it gave there.
+        """Put back what `state_dict` has returned: the next step, given the same gradients, gives the bits
+        that it gave there.
 
-        Parameters, and states that are there already, are overwritten in place, in whatever memory and layout they are; other states are made
-        anew. The state of stochastic rounding is the current backend's, and so that of everything that it runs.
+        Parameters, and states that are there already, are overwritten in place, in whatever memory and layout
+        they are; other states are made anew. The state of stochastic rounding is the current backend's, and
+        so that of everything that it runs.
 
         Parameters
         ----------
         state : dict
             It is not changed, and shares no memory with what it is loaded into.
         layers : list
-            Layers of the same number, names, shapes and dtypes, in the same order, on this or another backend.
+            Layers of the same number, names, shapes and dtypes, in the same order, on this or another
+            backend.
         hyperparameters : bool
-            Whether the optimizer's hyper-parameters become those of the state, too (all that its constructor takes, but for the name). Schedules
-            are built anew. False keeps what the optimizer has now.
+            Whether the optimizer's hyper-parameters become those of the state, too (all that its constructor
+            takes, but for the name). Schedules are built anew. False keeps what the optimizer has now.
 
         Raises
         ------
         CheckpointError
             If the state is not one of this optimizer and these layers. The message says what differs.
         nbopt.errors.NboptError
-            If the layers are malformed, or their memory can't be written. Nothing has changed, whatever is raised.
+            If the layers are malformed, or their memory can't be written. Nothing has changed, whatever is
+            raised.
 
         Notes
         -----
-        While it is at work it holds a copy of what it overwrites in the host's memory, to be able to put it back.
+        While it is at work it holds a copy of what it overwrites in the host's memory, to be able to put it
+        back.
         """
         checkpoint.load_state_dict(self, state, layers, hyperparameters)
 
     @contextmanager
     def ema(self, layers):
-        """Have running means in place of the parameters for a while: for evaluation, and for what is saved for use.
+        """Have running means in place of the parameters for a while: for evaluation, and for what is saved
+        for use.
 
         Parameters
         ----------
@@ -682,7 +772,14 @@ class Optimizer(Declared, Described):
         program, numbers = tracer.program()
         grads = [be.wrap(as_gradient(be, grad, param)) for (param, grad), _ in param_list if grad is not None]
         given, _ = numbers.function()(tracer.numbers, divisor=divisor)
-        update = Update(program, given, None, lambda update: [grads], plans=[], shared=[factor, factor if scale is None else scale])
+        update = Update(
+            program,
+            given,
+            None,
+            lambda update: [grads],
+            plans=[],
+            shared=[factor, factor if scale is None else scale],
+        )
         be.prepare([update])(0)
         return float(factor.get()[0])
 
@@ -724,7 +821,8 @@ def _flat(params):
 def decayed(param, change, decay):
     """Return ``param - (change + decay * param)``: a parameter after its change and its weight decay.
 
-    A factor ``1 - decay`` would be rounded to a multiple of 2^-24 in float32, and a decay of 1e-8 would be lost.
+    A factor ``1 - decay`` would be rounded to a multiple of 2^-24 in float32, and a decay of 1e-8 would be
+    lost.
 
     Parameters
     ----------

@@ -24,23 +24,36 @@ class CAME(DecayOptimizer):
 
     References
     ----------
-    Y. Luo et al., "CAME: Confidence-guided Adaptive Memory Efficient Optimization", arXiv:2307.02047, 2023; formula and defaults of
-    pytorch_optimizer's CAME.
+    Y. Luo et al., "CAME: Confidence-guided Adaptive Memory Efficient Optimization", arXiv:2307.02047, 2023;
+    formula and defaults of pytorch_optimizer's CAME.
     """
 
     state_names = ("mean", "row", "column", "residual_row", "residual_column", "mean_square")
-    arguments = ("stochastic_round", "learning_rate", ..., "wdecay", "decoupled", *DecayOptimizer.arguments[3:])
+    arguments = (
+        "stochastic_round",
+        "learning_rate",
+        ...,
+        "wdecay",
+        "decoupled",
+        *DecayOptimizer.arguments[3:],
+    )
 
     learning_rate = hyper(2e-4)
     beta_1 = hyper(0.9, checks.below_one, "Decay of the running mean of steps.", torch="betas")
     beta_2 = hyper(0.999, checks.below_one, "Decay of the mean squares.", torch="betas")
-    beta_3 = hyper(0.9999, checks.below_one, "Decay of the mean squares of what steps differ by.", torch="betas")
+    beta_3 = hyper(
+        0.9999, checks.below_one, "Decay of the mean squares of what steps differ by.", torch="betas"
+    )
     epsilon_1 = hyper(1e-30, checks.non_negative, "Added to squares of gradients.", torch="eps1")
     epsilon_2 = hyper(1e-16, checks.non_negative, "Added to squares of differences.", torch="eps2")
-    clip_threshold = hyper(1.0, checks.positive, "The largest root mean square of a step before its mean is taken.")
+    clip_threshold = hyper(
+        1.0, checks.positive, "The largest root mean square of a step before its mean is taken."
+    )
 
     def states(self, shape):
-        """Declare the states: a mean, and one number for each row and each column twice, or one for each element of a vector."""
+        """Declare the states: a mean, and one number for each row and each column twice, or one for each
+        element of a vector.
+        """
         if len(shape) < 2:
             return {"mean": State(), "mean_square": State()}
         return dict(zip(self.state_names, (State(), *factored(shape), *factored(shape))))
@@ -55,12 +68,16 @@ class CAME(DecayOptimizer):
         mean[:] = b1 * mean + (1.0 - b1) * update
         change = mean
         if states[2:]:
-            change = mean / be.sqrt(self._averaged(be.square(update - mean) + self.epsilon_2, self.beta_3, *states[2:]))
+            change = mean / be.sqrt(
+                self._averaged(be.square(update - mean) + self.epsilon_2, self.beta_3, *states[2:])
+            )
         param[:] = self.decayed(param, step.lr * change, step.lr)
 
     def _averaged(self, square, decay, *states):
         """Return the running mean of squares, of rows times columns where there are two states."""
         be, axes = self.be, (-1, -2) if len(states) == 2 else (None,)
         for state, axis in zip(states, axes):
-            state[:] = decay * state + (1.0 - decay) * (square if axis is None else be.mean(square, axis=axis))
+            state[:] = decay * state + (1.0 - decay) * (
+                square if axis is None else be.mean(square, axis=axis)
+            )
         return relative(be, states[0]) * states[1] if states[1:] else states[0]

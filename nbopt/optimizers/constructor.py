@@ -33,8 +33,8 @@ def made(cls, order):
     Returns
     -------
     function
-        Its text is what one would write, and debuggers find it. It hands arguments on to the next constructor that
-        was written, usually that of `Optimizer`, and sets the others as attributes.
+        Its text is what one would write, and debuggers find it. It hands arguments on to the next constructor
+        that was written, usually that of `Optimizer`, and sets the others as attributes.
     """
     last = cls
     for base in cls.__mro__[1:]:
@@ -80,7 +80,8 @@ def _text(hypers, order, handed_on):
 
 
 def checked(init):
-    """Return a constructor that looks at its call first, and that has the signature and the documentation of `init`.
+    """Return a constructor that looks at its call first, and that has the signature and the documentation of
+    `init`.
 
     Parameters
     ----------
@@ -90,8 +91,8 @@ def checked(init):
     Returns
     -------
     function
-        It raises ArgumentError for a number as neon's first argument, `stochastic_round`, and for a model's parameters, and
-        UnknownArgumentError for a name that `init` does not take.
+        It raises ArgumentError for a number as neon's first argument, `stochastic_round`, and for a model's
+        parameters, and UnknownArgumentError for a name that `init` does not take.
     """
     kinds = inspect.Parameter
     parameters = list(inspect.signature(init).parameters.values())[1:]
@@ -105,7 +106,9 @@ def checked(init):
             _check_first(called, names, args[0])
         unknown = [] if takes_all else [name for name in kwargs if name not in names]
         if unknown:
-            raise UnknownArgumentError(f"{called} takes no {', '.join(unknown)}. {_advice(called, names, unknown)}")
+            raise UnknownArgumentError(
+                f"{called} takes no {', '.join(unknown)}. {_advice(called, names, unknown)}"
+            )
         init(self, *args, **kwargs)
 
     # An attribute, so that classes can be asked without their signatures.
@@ -114,7 +117,10 @@ def checked(init):
 
 
 def _of_user(optimizer):
-    """Return the constructor that the user's arguments go to. It may pass them on to others, which get what is right, in any way."""
+    """Return the constructor that the user's arguments go to.
+
+    It may pass them on to others, which get what is right, in any way.
+    """
     inits = (cls.__dict__["__init__"] for cls in type(optimizer).__mro__ if "__init__" in cls.__dict__)
     return next(init for init in inits if not getattr(init, "forwards", False))
 
@@ -122,10 +128,25 @@ def _of_user(optimizer):
 def _check_first(called, names, value):
     if inspect.isgenerator(value) or isinstance(value, (list, tuple, dict)) or hasattr(value, "parameters"):
         raise ArgumentError(f"{called} takes no parameters of a model. {_for_torch(called)}")
-    if names[0] == "stochastic_round" and isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
-        meant = "learning_rate" if "learning_rate" in names else next(name for name in names if name != "stochastic_round")
-        bits = f", or {called}(stochastic_round={value!r}) to keep {value!r} bits" if isinstance(value, (int, np.integer)) else ""
-        raise ArgumentError(f"the first argument of {called} is stochastic_round, as in neon, not {value!r}. Write {called}({meant}={value!r}){bits}")
+    if (
+        names[0] == "stochastic_round"
+        and isinstance(value, numbers.Real)
+        and not isinstance(value, (bool, np.bool_))
+    ):
+        meant = (
+            "learning_rate"
+            if "learning_rate" in names
+            else next(name for name in names if name != "stochastic_round")
+        )
+        bits = (
+            f", or {called}(stochastic_round={value!r}) to keep {value!r} bits"
+            if isinstance(value, (int, np.integer))
+            else ""
+        )
+        raise ArgumentError(
+            f"the first argument of {called} is stochastic_round, as in neon, not {value!r}. Write"
+            f" {called}({meant}={value!r}){bits}"
+        )
 
 
 def _for_torch(called):

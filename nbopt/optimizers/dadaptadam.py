@@ -8,7 +8,8 @@ from nbopt.optimizers.states import State
 class DAdaptAdam(AdaptedOptimizer):
     """Adam that finds its learning rate by itself, from a lower bound of the distance to the solution.
 
-    With ``g`` the gradient after its clips, ``d = d0`` at first, ``b = sqrt(beta_2)``, and sums over all parameters::
+    With ``g`` the gradient after its clips, ``d = d0`` at first, ``b = sqrt(beta_2)``, and sums over all
+    parameters::
 
         l = d * lr                                     (bias_correction: * sqrt(1 - beta_2^t) / (1 - beta_1^t))
         n = b * n + (1 - b) * l * sum(g * s / (sqrt(v) + epsilon))
@@ -22,8 +23,9 @@ class DAdaptAdam(AdaptedOptimizer):
 
     References
     ----------
-    A. Defazio, K. Mishchenko, "Learning-Rate-Free Learning by D-Adaptation", arXiv:2301.07733, 2023; formula and defaults of
-    pytorch_optimizer's DAdaptAdam, but that weight decay is decoupled. (There, weights don't decay as long as all gradients are 0.)
+    A. Defazio, K. Mishchenko, "Learning-Rate-Free Learning by D-Adaptation", arXiv:2301.07733, 2023; formula
+    and defaults of pytorch_optimizer's DAdaptAdam, but that weight decay is decoupled. (There, weights don't
+    decay as long as all gradients are 0.)
     """
 
     state_names = ("mean", "mean_square", "total")
@@ -32,7 +34,11 @@ class DAdaptAdam(AdaptedOptimizer):
 
     def states(self, shape):
         """Declare the states: three for each element, and the estimate and its numerator for all parameters."""
-        return {**dict.fromkeys(self.state_names, State()), "d": State("step", self.d0), "numerator": State("step")}
+        return {
+            **dict.fromkeys(self.state_names, State()),
+            "d": State("step", self.d0),
+            "numerator": State("step"),
+        }
 
     def rule(self, step, param, grad, mean, mean_square, total, d, numerator):
         """One step; see the class."""

@@ -20,4 +20,6 @@ class DecayOptimizer(Optimizer):
 
     def decayed(self, param, change, rate):
         """Return the parameter after its change, and after its weight decay where that is decoupled."""
-        return decayed(param, change, rate * self.wdecay) if self.decoupled and self.wdecay else param - change
+        return (
+            decayed(param, change, rate * self.wdecay) if self.decoupled and self.wdecay else param - change
+        )

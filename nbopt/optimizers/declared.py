@@ -46,7 +46,9 @@ class Declared:
             order = _order(cls)
             cls.__init__ = constructor.made(cls, order)  # type: ignore[method-assign]
             if cls.__doc__:
-                cls.__doc__ = _documented(cls.__doc__, [(name, cls.hypers[name]) for name in order if name != "*"])
+                cls.__doc__ = _documented(
+                    cls.__doc__, [(name, cls.hypers[name]) for name in order if name != "*"]
+                )
 
     def __setattr__(self, name, value):
         check = self.checks.get(name)
@@ -77,7 +79,11 @@ class Declared:
                 return
             frame = frame.f_back
         write = " and ".join(f"optimizer.{word} = ..." for word in known)
-        advice = f"Write {write}, or give an attribute of your own a name that is less like it" if known else ELSEWHERE[name]
+        advice = (
+            f"Write {write}, or give an attribute of your own a name that is less like it"
+            if known
+            else ELSEWHERE[name]
+        )
         raise ArgumentError(f"{type(self).__name__} has no {name}, so setting it would do nothing. {advice}")
 
 
@@ -110,7 +116,8 @@ def _order(cls):
     missing = [name for name in own if name not in order]
     if unknown or missing:
         raise ArgumentError(
-            f"{cls.__name__}.arguments must name each hyper-parameter, or have ... for those that it doesn't name. "
+            f"{cls.__name__}.arguments must name each hyper-parameter, or have ... for those that it doesn't"
+            " name. "
             + (f"Not declared: {', '.join(unknown)}" if unknown else f"Missing: {', '.join(missing)}")
         )
     return order
@@ -126,7 +133,9 @@ def _documented(docstring, hypers):
         lines.append(f"{name} : {declaration.type}" if declaration.type else name)
         # Most are short. To wrap them as well takes milliseconds at each import.
         text = declaration.doc
-        lines += [f"    {line}" for line in ([text] if len(text) <= _WIDTH else textwrap.wrap(text, _WIDTH)) if line]
+        lines += [
+            f"    {line}" for line in ([text] if len(text) <= _WIDTH else textwrap.wrap(text, _WIDTH)) if line
+        ]
     section = "\n".join(lines)
     places = [place for place in (whole.find(f"\n{title}\n---") for title in _LATER) if place >= 0]
     place = min(places, default=len(whole))

@@ -1,4 +1,6 @@
-"""Rules without a gradient that are no step: they advance neither `t` nor the count that random bits depend on."""
+"""Rules without a gradient that are no step: they advance neither `t` nor the count that random bits depend
+on.
+"""
 
 from nbopt.backends import get_backend
 from nbopt.interface.interrupts import uninterrupted

@@ -7,13 +7,13 @@ Each is declared once, as an attribute of an optimizer's class::
         beta_1 = hyper(0.9, checks.below_one, "The momentum's share of the direction.", torch="betas")
 
 `nbopt.optimizers.declared` makes the rest from that: the constructor, the checks of what is assigned, and the
-docstring's parameters. Descriptions and checkpoints follow the constructor. `nbopt.torch` takes PyTorch's words
-from here. The base class declares what optimizers share.
+docstring's parameters. Descriptions and checkpoints follow the constructor. `nbopt.torch` takes PyTorch's
+words from here. The base class declares what optimizers share.
 
 Editors and type checkers don't run code, so they can't see a constructor that is made. They read
-``nbopt/optimizers/__init__.pyi``, which has the same signatures. ``tests/test_signatures.py`` compares both, and
-writes that file. ``typing.dataclass_transform`` would need no file, but it puts the arguments of base classes
-first, and neon has an optimizer's own between them.
+``nbopt/optimizers/__init__.pyi``, which has the same signatures. ``tests/test_signatures.py`` compares both,
+and writes that file. ``typing.dataclass_transform`` would need no file, but it puts the arguments of base
+classes first, and neon has an optimizer's own between them.
 """
 
 import enum

@@ -21,8 +21,9 @@ class LAMB(DecayOptimizer, MomentOptimizer):
 
     References
     ----------
-    Y. You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes", arXiv:1904.00962, 2019; formula and defaults of
-    pytorch_optimizer's Lamb. Its max_grad_norm with pre_norm=True is gradient_clip_norm here, but that it adds epsilon to the norm.
+    Y. You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
+    arXiv:1904.00962, 2019; formula and defaults of pytorch_optimizer's Lamb. Its max_grad_norm with
+    pre_norm=True is gradient_clip_norm here, but that it adds epsilon to the norm.
     """
 
     state_names = ("mean", "mean_square")
@@ -30,7 +31,9 @@ class LAMB(DecayOptimizer, MomentOptimizer):
     learning_rate = hyper(1e-3)
     epsilon = hyper(1e-6, doc="Keeps the divisions finite. It stands beside the uncorrected root.")
     wdecay = hyper(doc="Weight decay.")
-    grad_averaging = hyper(True, checks.boolean, "Whether the mean is one of gradients, or a sum in which old ones fade.")
+    grad_averaging = hyper(
+        True, checks.boolean, "Whether the mean is one of gradients, or a sum in which old ones fade."
+    )
 
     def rule(self, step, param, grad, mean, mean_square):
         """One step; see the class."""

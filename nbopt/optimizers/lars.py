@@ -7,36 +7,50 @@ from nbopt.optimizers.hyper import hyper
 
 
 class LARS(Optimizer):
-    """Gradient descent with momentum, and a rate for each matrix in proportion to its norm over its gradient's.
+    """Gradient descent with momentum, and a rate for each matrix in proportion to its norm over its
+    gradient's.
 
     With ``g`` the gradient after its clips, for a parameter of two axes or more::
 
         g = trust_coefficient * |p| / (|g| + wdecay * |p|) * (g + wdecay * p)
 
-    where ``|p|`` and ``|g|`` are norms of one parameter, and the ratio is 1 where either is 0. Then for all parameters::
+    where ``|p|`` and ``|g|`` are norms of one parameter, and the ratio is 1 where either is 0. Then for all
+    parameters::
 
         v = momentum_coef * v + (1 - dampening) * g
         p = p - lr * v                                 (nesterov: p - lr * (g + momentum_coef * v); no momentum: p - lr * g)
 
     References
     ----------
-    Y. You, I. Gitman, B. Ginsburg, "Large Batch Training of Convolutional Networks", arXiv:1708.03888, 2017; formula and defaults of
-    pytorch_optimizer's LARS.
+    Y. You, I. Gitman, B. Ginsburg, "Large Batch Training of Convolutional Networks", arXiv:1708.03888, 2017;
+    formula and defaults of pytorch_optimizer's LARS.
     """
 
     state_names = ("velocity",)
 
     learning_rate = hyper(1e-3)
-    momentum_coef = hyper(0.9, checks.below_one, "How much of the velocity is kept. 0 needs no state.", torch="momentum")
-    wdecay = hyper(0.0, checks.non_negative, "Weight decay of parameters of two axes or more, added to the gradient.", torch="weight_decay")
+    momentum_coef = hyper(
+        0.9, checks.below_one, "How much of the velocity is kept. 0 needs no state.", torch="momentum"
+    )
+    wdecay = hyper(
+        0.0,
+        checks.non_negative,
+        "Weight decay of parameters of two axes or more, added to the gradient.",
+        torch="weight_decay",
+    )
     dampening = hyper(0.0, checks.below_one, "How much of the gradient the velocity leaves out.")
-    trust_coefficient = hyper(1e-3, checks.non_negative, "The length of a step over the parameter's, at a learning rate of 1.")
+    trust_coefficient = hyper(
+        1e-3, checks.non_negative, "The length of a step over the parameter's, at a learning rate of 1."
+    )
     nesterov = hyper(False, checks.boolean, "Nesterov's momentum. It needs a momentum_coef.")
 
     def _check_together(self):
         """Refuse to look ahead without momentum."""
         if self.nesterov and self.momentum_coef == 0:
-            raise ArgumentError("nesterov=True needs a momentum_coef above 0; without momentum there is nothing to look ahead along")
+            raise ArgumentError(
+                "nesterov=True needs a momentum_coef above 0; without momentum there is nothing to look ahead"
+                " along"
+            )
 
     def states_in_use(self):
         """Return the names of the states that the rule takes now: none without momentum."""

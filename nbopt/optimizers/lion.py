@@ -16,13 +16,15 @@ class Lion(Optimizer):
 
     References
     ----------
-    X. Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, 2023; formula and defaults of optax's lion, with
-    the learning rate of the authors' code, which optax leaves to its user.
+    X. Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, 2023; formula and
+    defaults of optax's lion, with the learning rate of the authors' code, which optax leaves to its user.
     """
 
     state_names = ("momentum",)
 
-    learning_rate = hyper(1e-4, doc="Every element moves by this much, so it is a third to a tenth of what suits AdamW.")
+    learning_rate = hyper(
+        1e-4, doc="Every element moves by this much, so it is a third to a tenth of what suits AdamW."
+    )
     beta_1 = hyper(0.9, checks.below_one, "The momentum's share of the direction.", torch="betas")
     beta_2 = hyper(0.99, checks.below_one, "The momentum's decay.", torch="betas")
     wdecay = hyper(

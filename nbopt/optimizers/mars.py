@@ -6,9 +6,12 @@ from nbopt.optimizers.hyper import hyper
 
 
 class MARS(Optimizer):
-    """AdamW of gradients that are corrected by their change since the step before, which lessens their noise. Vectors get AdamW itself.
+    """AdamW of gradients that are corrected by their change since the step before, which lessens their noise.
 
-    In call ``t``, counted from 1, with ``g`` the gradient after its clips and ``h`` that of the step before, which is 0 at first::
+    Vectors get AdamW itself.
+
+    In call ``t``, counted from 1, with ``g`` the gradient after its clips and ``h`` that of the step before,
+    which is 0 at first::
 
         c = g + gamma * beta_1 / (1 - beta_1) * (g - h)
         c = c / max(1, |c|)                                           (|c| is the norm of one parameter)
@@ -20,8 +23,9 @@ class MARS(Optimizer):
 
     References
     ----------
-    H. Yuan et al., "MARS: Unleashing the Power of Variance Reduction for Training Large Models", arXiv:2411.10438, 2024; formula and defaults of
-    pytorch_optimizer's MARS with mars_type="adamw". Its weight_decouple=False changes ``h`` and nothing else, so there is none here.
+    H. Yuan et al., "MARS: Unleashing the Power of Variance Reduction for Training Large Models",
+    arXiv:2411.10438, 2024; formula and defaults of pytorch_optimizer's MARS with mars_type="adamw". Its
+    weight_decouple=False changes ``h`` and nothing else, so there is none here.
     """
 
     state_names = ("mean", "mean_square", "last_grad")
@@ -29,10 +33,17 @@ class MARS(Optimizer):
     learning_rate = hyper(3e-3)
     beta_1 = hyper(0.95, checks.below_one, "Decay of the running mean.", torch="betas")
     beta_2 = hyper(0.99, checks.below_one, "Decay of the running mean square.", torch="betas")
-    epsilon = hyper(1e-8, checks.non_negative, "Keeps the division finite. It stands beside the uncorrected root.", torch="eps")
+    epsilon = hyper(
+        1e-8,
+        checks.non_negative,
+        "Keeps the division finite. It stands beside the uncorrected root.",
+        torch="eps",
+    )
     wdecay = hyper(0.0, checks.non_negative, "Weight decay, as in `AdamW`.", torch="weight_decay")
     gamma = hyper(0.025, checks.non_negative, "How much gradients are corrected.")
-    optimize_1d = hyper(False, checks.boolean, "Whether parameters of one axis or none are treated as others are.")
+    optimize_1d = hyper(
+        False, checks.boolean, "Whether parameters of one axis or none are treated as others are."
+    )
     rate_1d = hyper(1.0, checks.non_negative, "Their learning rate over that of the others.")
     beta_1_1d = hyper(0.9, checks.below_one, "Their beta_1.", torch="betas_1d")
     beta_2_1d = hyper(0.95, checks.below_one, "Their beta_2.", torch="betas_1d")
@@ -48,6 +59,8 @@ class MARS(Optimizer):
             b1, b2, rate, decay = self.beta_1_1d, self.beta_2_1d, self.rate_1d * step.lr, self.wdecay_1d
         mean[:] = b1 * mean + (1.0 - b1) * used
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(used)
-        divisor = (be.sqrt(mean_square + 1e-15) + self.epsilon) / be.sqrt(1.0 - b2**step.t) * (1.0 - b1**step.t)
+        divisor = (
+            (be.sqrt(mean_square + 1e-15) + self.epsilon) / be.sqrt(1.0 - b2**step.t) * (1.0 - b1**step.t)
+        )
         param[:] = decayed(param, rate * mean / divisor, rate * decay)
         last_grad[:] = grad

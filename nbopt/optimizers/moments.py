@@ -6,10 +6,12 @@ from nbopt.optimizers.hyper import hyper
 
 
 class MomentOptimizer(Optimizer):
-    """Base of optimizers that divide a running mean of gradients by a running measure of their size. Its arguments are Adam's.
+    """Base of optimizers that divide a running mean of gradients by a running measure of their size.
 
-    In the formulas of its subclasses ``g`` is the gradient after its clips, by norm too, as after PyTorch's ``clip_grad_norm_``: so the clip
-    shows in the states. (In neon's Adam the factor ``s`` scales the step.)
+    Its arguments are Adam's.
+
+    In the formulas of its subclasses ``g`` is the gradient after its clips, by norm too, as after PyTorch's
+    ``clip_grad_norm_``: so the clip shows in the states. (In neon's Adam the factor ``s`` scales the step.)
     """
 
     learning_rate = hyper(1e-3)
@@ -18,9 +20,11 @@ class MomentOptimizer(Optimizer):
     epsilon = hyper(1e-8, checks.non_negative, "Keeps the division finite.", torch="eps")
 
     def corrections(self, step):
-        """Return ``1 - beta_1^t`` and ``sqrt(1 - beta_2^t)``, by which running means that began at 0 are too small after `t` steps.
+        """Return ``1 - beta_1^t`` and ``sqrt(1 - beta_2^t)``, by which running means that began at 0 are too
+        small after `t` steps.
 
-        The rules put both into their numbers, where they cost the kernel nothing: with these as ``first`` and ``root``,
-        ``(m / first) / (sqrt(v) / root + epsilon)`` is ``root / first * m / (sqrt(v) + epsilon * root)``.
+        The rules put both into their numbers, where they cost the kernel nothing: with these as ``first`` and
+        ``root``, ``(m / first) / (sqrt(v) / root + epsilon)`` is ``root / first * m / (sqrt(v) + epsilon *
+        root)``.
         """
         return 1.0 - self.beta_1**step.t, self.be.sqrt(1.0 - self.beta_2**step.t)

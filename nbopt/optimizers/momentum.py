@@ -18,16 +18,20 @@ class GradientDescentMomentum(Optimizer):
 
     References
     ----------
-    I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and momentum in deep learning", ICML 2013;
-    formula and defaults of neon's GradientDescentMomentum.
+    I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and momentum in deep
+    learning", ICML 2013; formula and defaults of neon's GradientDescentMomentum.
     """
 
     state_names = ("velocity",)
 
     learning_rate = hyper(REQUIRED)
-    momentum_coef = hyper(REQUIRED, checks.non_negative, "How much of the velocity is kept. 0 needs no state.", torch="momentum")
+    momentum_coef = hyper(
+        REQUIRED, checks.non_negative, "How much of the velocity is kept. 0 needs no state.", torch="momentum"
+    )
     wdecay = hyper(0.0, checks.non_negative, "Weight decay, added to the gradient.", torch="weight_decay")
-    nesterov = hyper(False, checks.boolean, "Nesterov's momentum, as in Sutskever et al. (2013). It needs a momentum_coef.")
+    nesterov = hyper(
+        False, checks.boolean, "Nesterov's momentum, as in Sutskever et al. (2013). It needs a momentum_coef."
+    )
 
     arguments = (
         "learning_rate", "momentum_coef", "stochastic_round", "wdecay", *CLIPS, "name", "schedule", "nesterov",
@@ -37,7 +41,10 @@ class GradientDescentMomentum(Optimizer):
     def _check_together(self):
         """Refuse to look ahead without momentum."""
         if self.nesterov and self.momentum_coef == 0:
-            raise ArgumentError("nesterov=True needs a momentum_coef above 0; without momentum there is nothing to look ahead along")
+            raise ArgumentError(
+                "nesterov=True needs a momentum_coef above 0; without momentum there is nothing to look ahead"
+                " along"
+            )
 
     def states_in_use(self):
         """Return the states that the rule takes now: none without momentum."""

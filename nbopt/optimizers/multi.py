@@ -33,7 +33,10 @@ def _class_name(layer):
 
 
 def _not_here(name, value):
-    raise ArgumentError(f"MultiOptimizer has no {name} of its own, so setting it would do nothing: set it on each of its optimizers")
+    raise ArgumentError(
+        f"MultiOptimizer has no {name} of its own, so setting it would do nothing: set it on each of its"
+        " optimizers"
+    )
 
 
 class MultiOptimizer(Optimizer):
@@ -42,20 +45,21 @@ class MultiOptimizer(Optimizer):
     Parameters
     ----------
     optimizer_mapping : dict
-        Layer name or layer class name -> Optimizer; ``"default"`` is required. A layer's name wins over its class's, and that over the
-        default. One optimizer may stand under several keys.
+        Layer name or layer class name -> Optimizer; ``"default"`` is required. A layer's name wins over its
+        class's, and that over the default. One optimizer may stand under several keys.
     name : str, optional
 
     Notes
     -----
-    All layers of one optimizer are updated in one call, in list order, so a norm clip is over them together. An optimizer without layers is
-    not called. The step is whole: if any of the optimizers fails, none has changed anything.
+    All layers of one optimizer are updated in one call, in list order, so a norm clip is over them together.
+    An optimizer without layers is not called. The step is whole: if any of the optimizers fails, none has
+    changed anything.
 
-    `t` counts the calls with parameters to update, whichever of the optimizers had some; one inside another MultiOptimizer isn't called.
-    `skipped` is the largest of the optimizers' counts.
+    `t` counts the calls with parameters to update, whichever of the optimizers had some; one inside another
+    MultiOptimizer isn't called. `skipped` is the largest of the optimizers' counts.
 
-    Hyper-parameters are those of the optimizers: to set one here is an error. Those with `skip_nonfinite` are skipped together, where the gradients
-    of any of them are not finite; others go on.
+    Hyper-parameters are those of the optimizers: to set one here is an error. Those with `skip_nonfinite` are
+    skipped together, where the gradients of any of them are not finite; others go on.
     """
 
     checks = {**dict.fromkeys(Optimizer.checks, _not_here), "t": Optimizer.checks["t"]}
@@ -65,10 +69,15 @@ class MultiOptimizer(Optimizer):
     def __init__(self, optimizer_mapping, name=None):
         super().__init__(name=name)
         if not isinstance(optimizer_mapping, dict) or "default" not in optimizer_mapping:
-            raise ArgumentError('MultiOptimizer takes a dict with the key "default": MultiOptimizer({"default": RMSProp(), "Bias": Adam()})')
+            raise ArgumentError(
+                'MultiOptimizer takes a dict with the key "default": MultiOptimizer({"default": RMSProp(),'
+                ' "Bias": Adam()})'
+            )
         for key, optimizer in optimizer_mapping.items():
             if isinstance(optimizer, type) or not callable(getattr(optimizer, "optimize", None)):
-                raise ArgumentError(f"the entry {key!r} of MultiOptimizer's dict must be an optimizer, not {optimizer!r}")
+                raise ArgumentError(
+                    f"the entry {key!r} of MultiOptimizer's dict must be an optimizer, not {optimizer!r}"
+                )
         self.optimizer_mapping = dict(optimizer_mapping)
 
     def members(self):
@@ -98,7 +107,10 @@ class MultiOptimizer(Optimizer):
 
     @property
     def skipped(self):
-        """Int : the largest count of its optimizers. Those that have `skip_nonfinite` are skipped together. It is set on each of them."""
+        """Int : the largest count of its optimizers.
+
+        Those that have `skip_nonfinite` are skipped together. It is set on each of them.
+        """
         return max(getattr(optimizer, "skipped", 0) for optimizer in self.optimizer_mapping.values())
 
     @skipped.setter
@@ -108,7 +120,9 @@ class MultiOptimizer(Optimizer):
     @property
     def skipped_tensor(self):
         """It has none."""
-        raise ArgumentError("MultiOptimizer has no skipped_tensor of its own: read that of one of its optimizers")
+        raise ArgumentError(
+            "MultiOptimizer has no skipped_tensor of its own: read that of one of its optimizers"
+        )
 
     def updates(self, be, layer_list, epoch):
         """Return the updates of all optimizers that have layers."""
@@ -128,10 +142,15 @@ class MultiOptimizer(Optimizer):
         return updates
 
     def _joined(self, be, layers, groups, epoch):
-        """Return the updates of the optimizers in `groups`, whose random bits go by the places among the parameters of all `layers`."""
+        """Return the updates of the optimizers in `groups`, whose random bits go by the places among the
+        parameters of all `layers`.
+        """
         asked = [_Asked(layer) for layer in layers]
         ends = [*accumulate(len(one.entries) for one in asked)]
-        places = {id(layer): (one, range(end - len(one.entries), end)) for layer, one, end in zip(layers, asked, ends)}
+        places = {
+            id(layer): (one, range(end - len(one.entries), end))
+            for layer, one, end in zip(layers, asked, ends)
+        }
         sizes = self._sizes([entry for one in asked for entry in one.entries])
         updates = []
         for optimizer, own in groups:
@@ -141,12 +160,17 @@ class MultiOptimizer(Optimizer):
             rows = [row for layer in own for row in places[id(layer)][1]]
             found = optimizer.updates(be, [places[id(layer)][0] for layer in own], epoch)
             for update in found:
-                update.listing = sizes, rows if update.listing is None else [rows[row] for row in update.listing[1]]
+                update.listing = (
+                    sizes,
+                    rows if update.listing is None else [rows[row] for row in update.listing[1]],
+                )
             updates += found
         return self._counted(updates)
 
     def _sizes(self, entries):
-        """Return the numbers of elements of all parameters: the same list where they are the tensors of the last step."""
+        """Return the numbers of elements of all parameters: the same list where they are the tensors of the
+        last step.
+        """
         try:
             params = [param for (param, _), _ in entries]
         except (TypeError, ValueError):
@@ -162,7 +186,9 @@ class MultiOptimizer(Optimizer):
         return kept.listed[1]
 
     def optimize(self, layer_list, epoch):
-        """Update the parameters of all layers, in place, by one step of their optimizers; see `Optimizer.optimize`."""
+        """Update the parameters of all layers, in place, by one step of their optimizers; see
+        `Optimizer.optimize`.
+        """
         layer_list = as_layers(layer_list)
         groups = self._groups(layer_list)
         if layer_list and not self._keys_are_known:
@@ -171,8 +197,14 @@ class MultiOptimizer(Optimizer):
         own = [optimizer for optimizer, _ in groups if type(optimizer).optimize is not Optimizer.optimize]
         if not own:
             return super().optimize(layer_list, epoch)
-        # An optimizer that overrides optimize, neon's way, can't be joined to the others' step: it runs on its own, after them.
-        joined = self._joined(get_backend(), layer_list, [(optimizer, layers) for optimizer, layers in groups if optimizer not in own], epoch)
+        # An optimizer that overrides optimize, neon's way, can't be joined to the others' step: it runs on
+        # its own, after them.
+        joined = self._joined(
+            get_backend(),
+            layer_list,
+            [(optimizer, layers) for optimizer, layers in groups if optimizer not in own],
+            epoch,
+        )
         if joined:
             get_backend().update(*joined)
         for optimizer, layers in groups:
@@ -183,11 +215,17 @@ class MultiOptimizer(Optimizer):
 
     def _warn_of_keys(self, layer_list):
         """Warn of keys that are the name or class of none of the layers."""
-        found = {str(name) for layer in layer_list for name in (getattr(layer, "name", None), _class_name(layer))}
+        found = {
+            str(name) for layer in layer_list for name in (getattr(layer, "name", None), _class_name(layer))
+        }
         unknown = [key for key in self.optimizer_mapping if key != "default" and key not in found]
         if unknown:
             keys, names = ", ".join(map(repr, unknown)), ", ".join(map(repr, sorted(found)[:20]))
-            warnings.warn(f"no layer has the name or class {keys}, keys of MultiOptimizer; the layers' names and classes: {names}", stacklevel=3)
+            warnings.warn(
+                f"no layer has the name or class {keys}, keys of MultiOptimizer; the layers' names and"
+                f" classes: {names}",
+                stacklevel=3,
+            )
         for optimizer in self.optimizer_mapping.values():
             if isinstance(optimizer, MultiOptimizer):
                 optimizer._warn_of_keys(layer_list)

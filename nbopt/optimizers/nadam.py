@@ -9,8 +9,8 @@ from nbopt.optimizers.states import State
 class NAdam(MomentOptimizer):
     """Adam with Nesterov's momentum: the step looks ahead along the mean.
 
-    In call ``t``, counted from 1, with ``g`` the gradient after its clips, ``mu_t = beta_1 * (1 - 0.96^(t * momentum_decay) / 2)`` and ``P_t`` the
-    product of ``mu_1`` to ``mu_t``::
+    In call ``t``, counted from 1, with ``g`` the gradient after its clips, ``mu_t = beta_1 * (1 - 0.96^(t *
+    momentum_decay) / 2)`` and ``P_t`` the product of ``mu_1`` to ``mu_t``::
 
         m = beta_1 * m + (1 - beta_1) * g
         v = beta_2 * v + (1 - beta_2) * g^2
@@ -19,20 +19,25 @@ class NAdam(MomentOptimizer):
 
     References
     ----------
-    T. Dozat, "Incorporating Nesterov Momentum into Adam", ICLR 2016 Workshop; formula and defaults of PyTorch's NAdam.
+    T. Dozat, "Incorporating Nesterov Momentum into Adam", ICLR 2016 Workshop; formula and defaults of
+    PyTorch's NAdam.
     """
 
     state_names = ("mean", "mean_square")
 
     learning_rate = hyper(2e-3)
     epsilon = hyper(doc="Keeps the division finite. It stands beside the corrected root, as in PyTorch.")
-    momentum_decay = hyper(4e-3, checks.non_negative, "How fast the momentum ``mu_t`` grows from half of beta_1 to beta_1.")
+    momentum_decay = hyper(
+        4e-3, checks.non_negative, "How fast the momentum ``mu_t`` grows from half of beta_1 to beta_1."
+    )
 
     def _momentum(self, t):
         return self.beta_1 * (1.0 - 0.5 * 0.96 ** (t * self.momentum_decay))
 
     def _product(self, t):
-        """Return the product of ``mu_1`` to ``mu_t``: always the same multiplications in turn, going on from those of the last call."""
+        """Return the product of ``mu_1`` to ``mu_t``: always the same multiplications in turn, going on from
+        those of the last call.
+        """
         key = self.beta_1, self.momentum_decay
         known, count, product = self.__dict__.get("_products", (key, 0, 1.0))
         if known != key or count > t:
@@ -44,12 +49,17 @@ class NAdam(MomentOptimizer):
         return product
 
     def update_of(self, *args):
-        """Return one step as an `Update`, see `Optimizer.update_of`. The product of the momenta is a number that the rule reads."""
+        """Return one step as an `Update`, see `Optimizer.update_of`.
+
+        The product of the momenta is a number that the rule reads.
+        """
         self._product_now = self._product(self.t + 1)
         return super().update_of(*args)
 
     def declared_states(self, shape=()):
-        """Return the states that the rule takes now: the product, too, if each parameter has its own count of steps."""
+        """Return the states that the rule takes now: the product, too, if each parameter has its own count of
+        steps.
+        """
         found = super().declared_states(shape)
         return (*found, ("product", State((), 1.0, "float64"))) if self.counts_each else found
 
@@ -64,5 +74,8 @@ class NAdam(MomentOptimizer):
             product[:] = product * self._momentum(t)
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
-        nesterov = rate * ahead / (1.0 - product * ahead) * mean + rate * (1.0 - self._momentum(t)) / (1.0 - product) * grad
+        nesterov = (
+            rate * ahead / (1.0 - product * ahead) * mean
+            + rate * (1.0 - self._momentum(t)) / (1.0 - product) * grad
+        )
         param[:] = param - nesterov / (be.sqrt(mean_square) + self.epsilon * root)

@@ -9,9 +9,11 @@ from nbopt.optimizers.states import State
 
 
 class Prodigy(AdaptedOptimizer):
-    """Adam that finds its learning rate by itself, from how far the parameters have come from where they began.
+    """Adam that finds its learning rate by itself, from how far the parameters have come from where they
+    began.
 
-    With ``g`` the gradient after its clips, ``q`` the parameter's first value, ``d = x = d0`` at first, and sums over all parameters::
+    With ``g`` the gradient after its clips, ``q`` the parameter's first value, ``d = x = d0`` at first, and
+    sums over all parameters::
 
         l = d * lr                                     (bias_correction: * sqrt(1 - beta_2^t) / (1 - beta_1^t))
         n = beta_3 * n + d / d0 * l * sum(g * (q - p))
@@ -23,31 +25,52 @@ class Prodigy(AdaptedOptimizer):
         d = min(x, growth_rate * d)                    (while d = d0: min(x, growth_rate * max(d, e)))
         p = p - (l * m / (sqrt(v) + d * epsilon) + l * wdecay * p)
 
-    With decoupled=False, ``wdecay * p`` is added to ``g`` instead. As long as all gradients are 0, nothing moves.
+    With decoupled=False, ``wdecay * p`` is added to ``g`` instead. As long as all gradients are 0, nothing
+    moves.
 
     References
     ----------
-    K. Mishchenko, A. Defazio, "Prodigy: An Expeditiously Adaptive Parameter-Free Learner", arXiv:2306.06101, 2023; formula and defaults of
-    prodigyopt's Prodigy. (There a step whose learning rate is 0 leaves the states as they are.)
+    K. Mishchenko, A. Defazio, "Prodigy: An Expeditiously Adaptive Parameter-Free Learner", arXiv:2306.06101,
+    2023; formula and defaults of prodigyopt's Prodigy. (There a step whose learning rate is 0 leaves the
+    states as they are.)
     """
 
     state_names = ("mean", "mean_square", "total", "start")
 
     d_coef = hyper(1.0, checks.positive, "A factor of the estimate: 0.5 and 2 are worth a try.")
-    beta_3 = hyper(None, checks.optional(checks.below_one), "Decay of the sums that find the rate. None: the root of beta_2.")
-    safeguard_warmup = hyper(False, checks.boolean, "Whether the learning rate is left out of the sum: for schedules that begin near 0.")
+    beta_3 = hyper(
+        None,
+        checks.optional(checks.below_one),
+        "Decay of the sums that find the rate. None: the root of beta_2.",
+    )
+    safeguard_warmup = hyper(
+        False,
+        checks.boolean,
+        "Whether the learning rate is left out of the sum: for schedules that begin near 0.",
+    )
 
     def _check_together(self):
         """Warn of a rate that is meant for another optimizer."""
         if self.learning_rate and not 0.1 <= self.learning_rate <= 10.0:
             rate = f"learning_rate={self.learning_rate}"
-            warnings.warn(f"Prodigy finds its learning rate, and {rate} is a factor of that: it should be near 1", stacklevel=4)
+            warnings.warn(
+                f"Prodigy finds its learning rate, and {rate} is a factor of that: it should be near 1",
+                stacklevel=4,
+            )
 
     def states(self, shape):
-        """Declare the states: four for each element, and the estimate, its bound and its numerator for all parameters."""
+        """Declare the states: four for each element, and the estimate, its bound and its numerator for all
+        parameters.
+        """
         *zero, start = self.state_names
         first = State("step", self.d0)
-        return {**dict.fromkeys(zero, State()), start: State(init="param"), "d": first, "d_max": first, "numerator": State("step")}
+        return {
+            **dict.fromkeys(zero, State()),
+            start: State(init="param"),
+            "d": first,
+            "d_max": first,
+            "numerator": State("step"),
+        }
 
     def rule(self, step, param, grad, mean, mean_square, total, start, d, d_max, numerator):
         """One step; see the class."""

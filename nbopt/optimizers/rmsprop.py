@@ -13,7 +13,8 @@ class RMSProp(Optimizer):
         r = decay_rate * r + (1 - decay_rate) * g^2
         p = p - s * g * lr / (sqrt(r + epsilon) + epsilon)
 
-    Centered, the division is by a running standard deviation; with momentum, the steps are added up in a velocity::
+    Centered, the division is by a running standard deviation; with momentum, the steps are added up in a
+    velocity::
 
         a = decay_rate * a + (1 - decay_rate) * g;  replace r above by max(r - a^2, 0)
         v = momentum_coef * v + s * g / (sqrt(r + epsilon) + epsilon)
@@ -21,9 +22,9 @@ class RMSProp(Optimizer):
 
     References
     ----------
-    T. Tieleman, G. Hinton, "Lecture 6.5: rmsprop", COURSERA Neural Networks for Machine Learning, 2012; formula and defaults of neon's
-    RMSProp. A. Graves, "Generating Sequences With Recurrent Neural Networks", arXiv:1308.0850, 2013, for centered and momentum_coef, which
-    are as in PyTorch's RMSprop but for epsilon.
+    T. Tieleman, G. Hinton, "Lecture 6.5: rmsprop", COURSERA Neural Networks for Machine Learning, 2012;
+    formula and defaults of neon's RMSProp. A. Graves, "Generating Sequences With Recurrent Neural Networks",
+    arXiv:1308.0850, 2013, for centered and momentum_coef, which are as in PyTorch's RMSprop but for epsilon.
     """
 
     state_names = ("mean_square", "mean", "velocity")
@@ -35,7 +36,9 @@ class RMSProp(Optimizer):
         doc="Keeps the division finite. It stands inside the root and beside it, as in neon. "
         "(PyTorch's RMSprop has it beside the root alone.)",
     )  # fmt: skip
-    centered = hyper(False, checks.boolean, "Whether the mean's square is taken off the mean square. (Not in neon.)")
+    centered = hyper(
+        False, checks.boolean, "Whether the mean's square is taken off the mean square. (Not in neon.)"
+    )
     momentum_coef = hyper(
         0.0, checks.non_negative, torch="momentum",
         doc="How much of the velocity is kept. 0 needs none. (Not in neon.) This and `centered` decide which states "
@@ -48,7 +51,9 @@ class RMSProp(Optimizer):
     )  # fmt: skip
 
     def states_in_use(self):
-        """Return the states that the rule takes: the mean where it is centered, the velocity where it has momentum."""
+        """Return the states that the rule takes: the mean where it is centered, the velocity where it has
+        momentum.
+        """
         mean_square, mean, velocity = self.state_names
         return (mean_square, *(mean,) * bool(self.centered), *(velocity,) * bool(self.momentum_coef))
 
@@ -63,7 +68,9 @@ class RMSProp(Optimizer):
             spread = be.maximum(mean_square - be.square(mean), 0.0)  # rounding can make it negative
         if self.momentum_coef:
             velocity = others[-1]
-            velocity[:] = self.momentum_coef * velocity + step.scale * grad / (be.sqrt(spread + epsilon) + epsilon)
+            velocity[:] = self.momentum_coef * velocity + step.scale * grad / (
+                be.sqrt(spread + epsilon) + epsilon
+            )
             param[:] = param - step.lr * velocity
         else:
             param[:] = param - step.scale * grad * step.lr / (be.sqrt(spread + epsilon) + epsilon)

@@ -7,7 +7,9 @@ from nbopt.optimizers.hyper import hyper
 
 
 class Rprop(Optimizer):
-    """Steps along the gradient's sign, of a size that each element finds for itself. For gradients of the whole data set, not of batches.
+    """Steps along the gradient's sign, of a size that each element finds for itself.
+
+    For gradients of the whole data set, not of batches.
 
     With ``d`` the direction of the last step, 0 at first, and ``size`` the learning rate at first::
 
@@ -19,15 +21,19 @@ class Rprop(Optimizer):
 
     References
     ----------
-    M. Riedmiller, H. Braun, "A Direct Adaptive Method for Faster Backpropagation Learning: The RPROP Algorithm", IEEE International
-    Conference on Neural Networks, 1993; formula and defaults of PyTorch's Rprop, which leaves out the paper's way back after a change of sign.
+    M. Riedmiller, H. Braun, "A Direct Adaptive Method for Faster Backpropagation Learning: The RPROP
+    Algorithm", IEEE International Conference on Neural Networks, 1993; formula and defaults of PyTorch's
+    Rprop, which leaves out the paper's way back after a change of sign.
     """
 
     state_names = ("direction", "size")
 
     learning_rate = hyper(
         0.01,
-        doc="The first step of each element. A ``size`` of 0 has not started yet. Later changes of the rate matter to none that has.",
+        doc=(
+            "The first step of each element. A ``size`` of 0 has not started yet. Later changes of the rate"
+            " matter to none that has."
+        ),
     )
     eta_minus = hyper(0.5, checks.below_one, "Factor of the size where the sign has changed.", torch="etas")
     eta_plus = hyper(1.2, checks.one_or_more, "Factor of the size where it has not.", torch="etas")
@@ -43,7 +49,9 @@ class Rprop(Optimizer):
         """One step; see the class."""
         be, sign = self.be, self.be.sgn(grad)
         if self.step_min > self.step_max:
-            raise ArgumentError(f"step_min must be at most step_max, and they are {self.step_min} and {self.step_max}")
+            raise ArgumentError(
+                f"step_min must be at most step_max, and they are {self.step_min} and {self.step_max}"
+            )
         agreement = sign * direction
         factor = be.where(agreement > 0.0, self.eta_plus, be.where(agreement < 0.0, self.eta_minus, 1.0))
         # Not by step.t: a layer may join later.

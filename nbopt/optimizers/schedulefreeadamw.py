@@ -8,7 +8,8 @@ from nbopt.optimizers.schedulefree import ScheduleFreeOptimizer
 class ScheduleFreeAdamW(ScheduleFreeOptimizer):
     """AdamW that averages parameters in place of a schedule and of a mean of gradients.
 
-    In call ``t``, counted from 1, with ``g`` the gradient after its clips, ``z = p`` at first, and ``L`` the largest ``l`` so far::
+    In call ``t``, counted from 1, with ``g`` the gradient after its clips, ``z = p`` at first, and ``L`` the
+    largest ``l`` so far::
 
         l = lr * min(t / warmup, 1)
         v = beta_2 * v + (1 - beta_2) * g^2
@@ -17,11 +18,13 @@ class ScheduleFreeAdamW(ScheduleFreeOptimizer):
         z = z - l * u
         p = (1 - c) * (p - (1 - beta_1) * l * u) + c * z
 
-    Call ``optimizer.eval(layers)`` before the parameters are used or saved for use, and ``optimizer.train(layers)`` before the next step.
+    Call ``optimizer.eval(layers)`` before the parameters are used or saved for use, and
+    ``optimizer.train(layers)`` before the next step.
 
     References
     ----------
-    A. Defazio et al., "The Road Less Scheduled", arXiv:2405.15682, 2024; formula and defaults of schedulefree's AdamWScheduleFree.
+    A. Defazio et al., "The Road Less Scheduled", arXiv:2405.15682, 2024; formula and defaults of
+    schedulefree's AdamWScheduleFree.
     """
 
     state_names = ("fast", "mean_square")
@@ -30,8 +33,18 @@ class ScheduleFreeAdamW(ScheduleFreeOptimizer):
     learning_rate = hyper(2.5e-3, doc="It may be larger than AdamW's.")
     beta_1 = hyper(0.9, checks.inside, "How near to the average gradients are taken.", torch="betas")
     beta_2 = hyper(0.999, checks.below_one, "Decay of the running mean square.", torch="betas")
-    epsilon = hyper(1e-8, checks.non_negative, "Keeps the division finite. It stands beside the corrected root.", torch="eps")
-    warmup = hyper(None, checks.optional(checks.non_negative), "In how many steps the rate grows. None or 0: at once.", torch="warmup_steps")
+    epsilon = hyper(
+        1e-8,
+        checks.non_negative,
+        "Keeps the division finite. It stands beside the corrected root.",
+        torch="eps",
+    )
+    warmup = hyper(
+        None,
+        checks.optional(checks.non_negative),
+        "In how many steps the rate grows. None or 0: at once.",
+        torch="warmup_steps",
+    )
 
     def rule(self, step, param, grad, fast, mean_square, lr_max, weight_sum):
         """One step; see the class."""

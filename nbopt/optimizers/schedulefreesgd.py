@@ -8,7 +8,8 @@ from nbopt.optimizers.schedulefree import ScheduleFreeOptimizer
 class ScheduleFreeSGD(ScheduleFreeOptimizer):
     """Gradient descent that averages parameters in place of a schedule and of momentum.
 
-    In call ``t``, counted from 1, with ``g`` the gradient after its clips, ``z = p`` at first, and ``L`` the largest ``l`` so far::
+    In call ``t``, counted from 1, with ``g`` the gradient after its clips, ``z = p`` at first, and ``L`` the
+    largest ``l`` so far::
 
         l = lr * min(t / warmup, 1)
         u = g + wdecay * p
@@ -16,18 +17,27 @@ class ScheduleFreeSGD(ScheduleFreeOptimizer):
         z = z - l * u
         p = (1 - c) * (p - (1 - momentum_coef) * l * u) + c * z
 
-    Call ``optimizer.eval(layers)`` before the parameters are used or saved for use, and ``optimizer.train(layers)`` before the next step.
+    Call ``optimizer.eval(layers)`` before the parameters are used or saved for use, and
+    ``optimizer.train(layers)`` before the next step.
 
     References
     ----------
-    A. Defazio et al., "The Road Less Scheduled", arXiv:2405.15682, 2024; formula and defaults of schedulefree's SGDScheduleFree.
+    A. Defazio et al., "The Road Less Scheduled", arXiv:2405.15682, 2024; formula and defaults of
+    schedulefree's SGDScheduleFree.
     """
 
     momentum_name = "momentum_coef"
 
     learning_rate = hyper(1.0, doc="It may be larger than with a schedule.")
-    momentum_coef = hyper(0.9, checks.inside, "How near to the average gradients are taken.", torch="momentum")
-    warmup = hyper(None, checks.optional(checks.non_negative), "In how many steps the rate grows. None or 0: at once.", torch="warmup_steps")
+    momentum_coef = hyper(
+        0.9, checks.inside, "How near to the average gradients are taken.", torch="momentum"
+    )
+    warmup = hyper(
+        None,
+        checks.optional(checks.non_negative),
+        "In how many steps the rate grows. None or 0: at once.",
+        torch="warmup_steps",
+    )
 
     def rule(self, step, param, grad, fast, lr_max, weight_sum):
         """One step; see the class."""

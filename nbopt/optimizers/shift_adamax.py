@@ -19,7 +19,8 @@ class ShiftAdaMax(Optimizer):
 
     References
     ----------
-    M. Courbariaux et al., "Binarized Neural Networks", arXiv:1602.02830, 2016, algorithm 4; formula and defaults of neon's ShiftAdaMax.
+    M. Courbariaux et al., "Binarized Neural Networks", arXiv:1602.02830, 2016, algorithm 4; formula and
+    defaults of neon's ShiftAdaMax.
     """
 
     state_names = ("mean", "largest", "inverse")
@@ -30,7 +31,16 @@ class ShiftAdaMax(Optimizer):
     epsilon = hyper(1e-8, checks.non_negative, "Keeps the division finite.", torch="eps")
     name = hyper("ShiftAdaMax")
 
-    arguments = ("stochastic_round", "learning_rate", ..., "schedule", "name", "*", "ema_decay", "state_dtype")
+    arguments = (
+        "stochastic_round",
+        "learning_rate",
+        ...,
+        "schedule",
+        "name",
+        "*",
+        "ema_decay",
+        "state_dtype",
+    )
 
     def rule(self, step, param, grad, mean, largest, inverse):
         """One step; see the class."""

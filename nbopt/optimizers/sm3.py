@@ -9,7 +9,8 @@ from nbopt.optimizers.states import State
 
 
 class SM3(Optimizer):
-    """Adagrad whose sums of squares are kept for each row, each column and so on alone, as the largest of their elements.
+    """Adagrad whose sums of squares are kept for each row, each column and so on alone, as the largest of
+    their elements.
 
     With ``g`` the gradient after its clips, and one state ``a_k`` for each axis ``k``::
 
@@ -20,13 +21,16 @@ class SM3(Optimizer):
 
     References
     ----------
-    R. Anil et al., "Memory-Efficient Adaptive Optimization", arXiv:1901.11150, 2019; formula and defaults of pytorch_optimizer's SM3.
+    R. Anil et al., "Memory-Efficient Adaptive Optimization", arXiv:1901.11150, 2019; formula and defaults of
+    pytorch_optimizer's SM3.
     """
 
     state_names = ("momentum", "largest")
 
     learning_rate = hyper(0.1)
-    momentum_coef = hyper(0.0, checks.below_one, "Decay of the running mean of steps. 0 needs no state.", torch="momentum")
+    momentum_coef = hyper(
+        0.0, checks.below_one, "Decay of the running mean of steps. 0 needs no state.", torch="momentum"
+    )
     beta = hyper(0.0, checks.fraction, "Decay of the squares. 0: they are summed.")
     epsilon = hyper(1e-30, checks.non_negative, "Keeps the division finite.", torch="eps")
 

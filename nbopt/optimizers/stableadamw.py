@@ -6,9 +6,11 @@ from nbopt.optimizers.moments import MomentOptimizer
 
 
 class StableAdamW(DecayOptimizer, MomentOptimizer):
-    """AdamW whose steps are shorter for a parameter whose gradients have just become larger than their running mean square says.
+    """AdamW whose steps are shorter for a parameter whose gradients have just become larger than their
+    running mean square says.
 
-    In call ``t``, counted from 1, with ``g`` the gradient after its clips and ``b(beta) = beta * (1 - beta^(t-1)) / (1 - beta^t)``::
+    In call ``t``, counted from 1, with ``g`` the gradient after its clips and ``b(beta) = beta * (1 -
+    beta^(t-1)) / (1 - beta^t)``::
 
         m = b(beta_1) * m + (1 - b(beta_1)) * g
         v = b(beta_2) * v + (1 - b(beta_2)) * g^2
@@ -19,8 +21,9 @@ class StableAdamW(DecayOptimizer, MomentOptimizer):
 
     References
     ----------
-    M. Wortsman et al., "Stable and low-precision training for large-scale vision-language models", arXiv:2304.13013, 2023; formula and
-    defaults of pytorch_optimizer's StableAdamW, without its Kahan sums. (16-bit parameters train with `stochastic_round`.)
+    M. Wortsman et al., "Stable and low-precision training for large-scale vision-language models",
+    arXiv:2304.13013, 2023; formula and defaults of pytorch_optimizer's StableAdamW, without its Kahan sums.
+    (16-bit parameters train with `stochastic_round`.)
     """
 
     state_names = ("mean", "mean_square")

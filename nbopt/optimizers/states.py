@@ -20,12 +20,15 @@ class State(NamedTuple):
     Attributes
     ----------
     axes : str or tuple
-        ``"all"``: one value for each element of the parameter. A tuple of axes: one for each slice along these; the state's other axes have
-        length 1. ``()``: one for each parameter. ``"step"``: one for all parameters of a step.
+        ``"all"``: one value for each element of the parameter. A tuple of axes: one for each slice along
+        these; the state's other axes have length 1. ``()``: one for each parameter. ``"step"``: one for all
+        parameters of a step.
     init : float or str
-        What it is at first: a number, ``"param"`` (the parameter's value) or ``"lr"`` (the learning rate of the step that makes it).
+        What it is at first: a number, ``"param"`` (the parameter's value) or ``"lr"`` (the learning rate of
+        the step that makes it).
     dtype : dtype, optional
-        Without it: float64 for one value of the whole step; else the optimizer's ``state_dtype``, or what that stands for.
+        Without it: float64 for one value of the whole step; else the optimizer's ``state_dtype``, or what
+        that stands for.
     """
 
     axes: Any = "all"
@@ -70,11 +73,15 @@ class State(NamedTuple):
 
     def _axes(self, ndim):
         if not isinstance(self.axes, tuple) or not all(type(axis) is int for axis in self.axes):
-            raise StateError(f'the axes of a state are "all", "step" or a tuple of ints such as (0,), not {self.axes!r}')
+            raise StateError(
+                f'the axes of a state are "all", "step" or a tuple of ints such as (0,), not {self.axes!r}'
+            )
         if not self.axes:
             return ()
         if ndim is None or not all(-ndim <= axis < ndim for axis in self.axes):
-            raise StateError(f"a state along the axes {self.axes} can't stand beside a parameter with {ndim} axes")
+            raise StateError(
+                f"a state along the axes {self.axes} can't stand beside a parameter with {ndim} axes"
+            )
         return {axis % ndim for axis in self.axes}
 
     def made(self, be, param, name, dtype, rate):
@@ -103,7 +110,10 @@ class State(NamedTuple):
         dtype = self.dtype or dtype or ("float64" if param.dtype == np.float64 else "float32")
         if self.init == "param":
             if self.axes != "all":
-                raise StateError(f'the state {name} has axes={self.axes!r}: only one with axes="all" can begin as the parameter, init="param"')
+                raise StateError(
+                    f'the state {name} has axes={self.axes!r}: only one with axes="all" can begin as the'
+                    ' parameter, init="param"'
+                )
             return be.array(param, dtype, name)
         return be.empty(self.shape(param.shape), dtype, name).fill(self.beginning(rate))
 
@@ -126,7 +136,11 @@ class State(NamedTuple):
         """
         found = rate if self.init == "lr" else self.init
         if isinstance(found, bool) or not isinstance(found, (int, float)):
-            why = "the optimizer has no learning rate" if self.init == "lr" else 'it is a number, "param" or "lr"'
+            why = (
+                "the optimizer has no learning rate"
+                if self.init == "lr"
+                else 'it is a number, "param" or "lr"'
+            )
             raise StateError(f"a state can't begin as init={self.init!r}: {why}")
         return found
 
@@ -146,9 +160,11 @@ def checked_columns(optimizer, trace, be, params, made, place=lambda number, sta
     be : Backend
     params : list of ((W, dW), states)
     made : list
-        Extended by (states, new tensors) for each list of states that has to be filled when the step can't fail any more.
+        Extended by (states, new tensors) for each list of states that has to be filled when the step can't
+        fail any more.
     place : callable
-        ``place(number, states)`` returns what messages call the parameter: its number in `params` and its list of states are given.
+        ``place(number, states)`` returns what messages call the parameter: its number in `params` and its
+        list of states are given.
 
     Returns
     -------
@@ -158,7 +174,8 @@ def checked_columns(optimizer, trace, be, params, made, place=lambda number, sta
     Raises
     ------
     LayerError, ShapeError, StateError
-        If the entries are malformed, a gradient or state has another shape than its parameter, or the states are another optimizer's.
+        If the entries are malformed, a gradient or state has another shape than its parameter, or the states
+        are another optimizer's.
     """
     own = [(name, state) for name, state in trace.options.states if state.axes != "step"]
     rows = []
@@ -194,25 +211,36 @@ def _states_of(optimizer, rate, be, param, states, declared, made):
     for state, name in zip(states, own):
         found = getattr(state, "name", None)
         if found is not None and "." in found and found != name:
-            raise StateError(f"its states were left by another optimizer ({found}), and {optimizer.classnm} can't go on from them. {_AFRESH}")
+            raise StateError(
+                f"its states were left by another optimizer ({found}), and {optimizer.classnm} can't go on"
+                f" from them. {_AFRESH}"
+            )
     if len(states) != len(own) and (names or len(states) > len(own)):
-        raise StateError(f"{optimizer.classnm} keeps {len(own)} states ({', '.join(own) or 'none'}), and the parameter has {len(states)}. {_AFRESH}")
+        raise StateError(
+            f"{optimizer.classnm} keeps {len(own)} states ({', '.join(own) or 'none'}), and the parameter has"
+            f" {len(states)}. {_AFRESH}"
+        )
     used = [wrapped(be, state, f"the state {name}") for state, name in zip(states, names)]
     for state, (name, kind) in zip(used, declared):
         if state.shape != kind.shape(param.shape):
-            raise ShapeError(f"its state {name} has shape {state.shape}; for a parameter of shape {param.shape} it is {kind.shape(param.shape)}")
+            raise ShapeError(
+                f"its state {name} has shape {state.shape}; for a parameter of shape {param.shape} it is"
+                f" {kind.shape(param.shape)}"
+            )
     return used
 
 
 def check_effect(optimizer, trace, new_states):
-    """Check in the first step that the rule does not lose what it computes: that it assigns the states that it reads, and the parameter.
+    """Check in the first step that the rule does not lose what it computes: that it assigns the states that
+    it reads, and the parameter.
 
     Parameters
     ----------
     optimizer : Optimizer
     trace : Trace
     new_states : bool
-        Whether states are made in this step. Those that were there before need not be 0, so a rule may just read them.
+        Whether states are made in this step. Those that were there before need not be 0, so a rule may just
+        read them.
 
     Raises
     ------
@@ -225,16 +253,22 @@ def check_effect(optimizer, trace, new_states):
     lost = {line[1] for line in code if line[0] == "load"} - {line[1] for line in code if line[0] == "store"}
     if 0 in lost and loses(code, 0):
         raise TraceError(
-            f"the rule of {optimizer.classnm} computes a value of the parameter that nothing uses, and never assigns the parameter: "
-            "write param[:] = ..., not param = ..., which only gives the value a name"
+            f"the rule of {optimizer.classnm} computes a value of the parameter that nothing uses, and never"
+            " assigns the parameter: write param[:] = ..., not param = ..., which only gives the value a"
+            " name"
         )
     arguments = [*inspect.signature(optimizer.rule).parameters][1:]  # as the user calls them
     own = [name for name, _ in declared]
     names = arguments[2:] if len(arguments) == len(own) + 2 else own
-    for name in [name for name, (own, state) in zip(names, declared) if slots.index(own) in lost and state.init == 0.0 and new_states]:
+    for name in [
+        name
+        for name, (own, state) in zip(names, declared)
+        if slots.index(own) in lost and state.init == 0.0 and new_states
+    ]:
         raise TraceError(
-            f"the rule of {optimizer.classnm} reads the state {name}, which starts at 0, and never assigns it: write {name}[:] = ... "
-            f"(a plain {name} = ... only gives a value another name). If it is meant to stay as it is, write {name}[:] = {name}"
+            f"the rule of {optimizer.classnm} reads the state {name}, which starts at 0, and never assigns"
+            f" it: write {name}[:] = ... (a plain {name} = ... only gives a value another name). If it is"
+            f" meant to stay as it is, write {name}[:] = {name}"
         )
 
 
@@ -263,6 +297,11 @@ def place_in(layers, states):
 def storage_name(be, dtype):
     """Return the name of a dtype for states, which may be PyTorch's; an error says what it is."""
     try:
-        return be.storage_dtype(str(dtype).rpartition(".")[2] if type(dtype).__module__ == "torch" else dtype).name
+        return be.storage_dtype(
+            str(dtype).rpartition(".")[2] if type(dtype).__module__ == "torch" else dtype
+        ).name
     except DtypeError:
-        raise DtypeError(f'state_dtype must be a dtype that {be.name!r} stores, such as "bfloat16", "float32" or "float64", not {dtype!r}') from None
+        raise DtypeError(
+            f'state_dtype must be a dtype that {be.name!r} stores, such as "bfloat16", "float32" or'
+            f' "float64", not {dtype!r}'
+        ) from None

@@ -1,7 +1,8 @@
 """What a rule gets as ``self`` while it is traced: the optimizer, with symbols in place of its numbers.
 
-Each attribute that the rule reads is a source or a guard. A number is a source: it stands in the scalar code by its name, so that another value
-traces nothing. Anything else is a guard: the trace is used again as long as it is equal to what it was.
+Each attribute that the rule reads is a source or a guard. A number is a source: it stands in the scalar code
+by its name, so that another value traces nothing. Anything else is a guard: the trace is used again as long
+as it is equal to what it was.
 """
 
 import numbers
@@ -67,7 +68,9 @@ def _symbolic_setattr(self, name, value):
 
 
 def symbolic(optimizer, reader):
-    """Return what a rule gets as ``self``: an instance of the same class, with the same attributes, whose reads go through `reader`."""
+    """Return what a rule gets as ``self``: an instance of the same class, with the same attributes, whose
+    reads go through `reader`.
+    """
     own = type(optimizer)
     found = own.__dict__.get("_symbolic_")  # kept by the class, so that both can end
     if found is None:
@@ -75,7 +78,9 @@ def symbolic(optimizer, reader):
             "__slots__": ("_reader_",), "__getattribute__": _symbolic_getattribute, "__setattr__": _symbolic_setattr,
             "__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__,
         }  # fmt: skip
-        found = types.new_class(own.__name__, (own,), {"symbolic": True}, lambda space: space.update(contents))
+        found = types.new_class(
+            own.__name__, (own,), {"symbolic": True}, lambda space: space.update(contents)
+        )
         own._symbolic_ = found
     new: Any = object.__new__(found)
     object.__setattr__(new, "__dict__", optimizer.__dict__)

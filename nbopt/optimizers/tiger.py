@@ -17,13 +17,16 @@ class Tiger(DecayOptimizer):
 
     References
     ----------
-    J. Su, "Tiger: A Tight-fisted Optimizer", https://github.com/bojone/tiger, 2023; formula and defaults of pytorch_optimizer's Tiger.
+    J. Su, "Tiger: A Tight-fisted Optimizer", https://github.com/bojone/tiger, 2023; formula and defaults of
+    pytorch_optimizer's Tiger.
     """
 
     state_names = ("mean",)
     arguments = ("stochastic_round", "learning_rate", "beta", ..., *DecayOptimizer.arguments[3:])
 
-    learning_rate = hyper(1e-3, doc="Every element moves by this much, so it is a third to a tenth of what suits AdamW.")
+    learning_rate = hyper(
+        1e-3, doc="Every element moves by this much, so it is a third to a tenth of what suits AdamW."
+    )
     beta = hyper(0.965, checks.below_one, "Decay of the running mean.")
     wdecay = hyper(0.01)
 

@@ -1,6 +1,8 @@
-"""From an optimizer's rule to a program: the rule is run once, over symbols, and what it was built from is remembered.
+"""From an optimizer's rule to a program: the rule is run once, over symbols, and what it was built from is
+remembered.
 
-A trace is used again as long as what the rule read from ``self`` is the same, numbers aside, and its tests of numbers have the same outcomes.
+A trace is used again as long as what the rule read from ``self`` is the same, numbers aside, and its tests of
+numbers have the same outcomes.
 """
 
 import warnings
@@ -119,7 +121,10 @@ class Trace:
         if rate is not None:
             known["lr"] = rate
         if not impure:
-            known = {name: tracer.source("t" if name == "number" else name, number) for name, number in known.items()}
+            known = {
+                name: tracer.source("t" if name == "number" else name, number)
+                for name, number in known.items()
+            }
         slots = dict(zip(tracer.names, tracer.slots()))
         if options.counts:
             known["t"] = slots["step"] + 1.0
@@ -143,7 +148,10 @@ class Trace:
             clips_param = bool(bound)
             tracer.amended, tracer.amend = (0, last), lambda value: own.clip_value(value, bound)
             averages = options.states[-1:] == (EMA,) and bool(optimizer.ema_decay)
-            param, states = slots["param"], [slots[name] for name, _ in options.states[: len(options.states) - averages]]
+            param, states = (
+                slots["param"],
+                [slots[name] for name, _ in options.states[: len(options.states) - averages]],
+            )
             returned = own.rule(step, param, scale * grad if scaled else grad, *states)
             stores = tracer.stores
             if averages:  # of what is stored, in the parameter's own dtype
@@ -157,13 +165,21 @@ class Trace:
             tracing.active = False
         if returned is not None:
             raise TraceError(
-                f"the rule of {optimizer.classnm} returns a value, which nobody takes: its assignments are all that it does. "
-                "In place of return ..., write param[:] = ..."
+                f"the rule of {optimizer.classnm} returns a value, which nobody takes: its assignments are"
+                " all that it does. In place of return ..., write param[:] = ..."
             )
         if not stores:
-            raise TraceError(f"the rule of {optimizer.classnm} assigns nothing. A plain = only gives a value another name; write param[:] = ...")
+            raise TraceError(
+                f"the rule of {optimizer.classnm} assigns nothing. A plain = only gives a value another name;"
+                " write param[:] = ..."
+            )
         tracer.amend = None  # it knows the tracer, and would make a circle
-        return tracer, reader, options.clips and not step.scale_was_read, clips_param * tracer.assigned.get(0, 0)
+        return (
+            tracer,
+            reader,
+            options.clips and not step.scale_was_read,
+            clips_param * tracer.assigned.get(0, 0),
+        )
 
     def guard(self):
         """Return in words what the trace depends on.
@@ -173,7 +189,11 @@ class Trace:
         str
         """
         named = {**self.options._asdict(), "states": tuple(name for name, _ in self.options.states)}
-        options = [f"{name} = {value!r}" for name, value in named.items() if name not in ("counts", "ndim") or value not in (False, None)]
+        options = [
+            f"{name} = {value!r}"
+            for name, value in named.items()
+            if name not in ("counts", "ndim") or value not in (False, None)
+        ]
         attributes = [f"self.{name} = {value!r}" for name, value in zip(self._guard_names, self._guarded)]
         tests = [f"a test of a number is {found!r}" for found in self._found]
         return ", ".join([*options, *attributes, *tests])
@@ -181,7 +201,8 @@ class Trace:
     def recut(self, guard=None, waits=(), counts=True):
         """Return the program that waits for others, see `nbopt.interface.update.Update`.
 
-        Of several for one call, all but the one that counts the step leave out what is stored for the whole step.
+        Of several for one call, all but the one that counts the step leave out what is stored for the whole
+        step.
         """
         key = guard, tuple(waits), counts
         if key not in self._recut:
@@ -190,7 +211,9 @@ class Trace:
         return self._recut[key]
 
     def numbers(self, optimizer, options, rate, divisor, epoch, fresh=False):
-        """Return the numbers that the host gives in this step, or None if the step needs another trace, which a fresh one never does."""
+        """Return the numbers that the host gives in this step, or None if the step needs another trace, which
+        a fresh one never does.
+        """
         if options != self.options or self._guards(optimizer) != self._guarded:
             return None
         self.rate = rate
@@ -250,7 +273,9 @@ class Traces:
         impure = not optimizer.pure or self._keeps_something or "rule" in optimizer.__dict__
         if not impure:
             for trace in self._kept:
-                numbers = trace.numbers(optimizer, options, rate, divisor, epoch) if trace.rule is rule else None
+                numbers = (
+                    trace.numbers(optimizer, options, rate, divisor, epoch) if trace.rule is rule else None
+                )
                 if numbers is not None:
                     self._in_a_row = 0
                     return trace, numbers
@@ -265,8 +290,9 @@ class Traces:
             self._in_a_row += 1
             if self._in_a_row == _TOO_OFTEN:
                 warnings.warn(
-                    f"the rule of {optimizer.classnm} is traced anew at every step, which takes long: it makes a Python number of something that "
-                    "changes, by float(x), math.sqrt(x) or x % 2. Write be.sqrt(x), be.where(x > 5, a, b) and the like, with be = self.be",
+                    f"the rule of {optimizer.classnm} is traced anew at every step, which takes long: it"
+                    " makes a Python number of something that changes, by float(x), math.sqrt(x) or x % 2."
+                    " Write be.sqrt(x), be.where(x > 5, a, b) and the like, with be = self.be",
                     RuntimeWarning,
                     stacklevel=6,
                 )

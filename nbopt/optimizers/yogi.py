@@ -6,7 +6,8 @@ from nbopt.optimizers.moments import MomentOptimizer
 
 
 class Yogi(MomentOptimizer):
-    """Adam whose mean square moves by at most a fixed part of the squared gradient, so that it grows no faster than it shrinks.
+    """Adam whose mean square moves by at most a fixed part of the squared gradient, so that it grows no
+    faster than it shrinks.
 
     In call ``t``, counted from 1, with ``g`` the gradient after its clips::
 
@@ -16,9 +17,9 @@ class Yogi(MomentOptimizer):
 
     References
     ----------
-    M. Zaheer et al., "Adaptive Methods for Nonconvex Optimization", NeurIPS 2018; formula and defaults of optax's yogi, with the
-    learning rate of TensorFlow Addons' Yogi, ten times Adam's, which optax leaves to its user. The mean starts at 0, as in the paper; optax
-    starts it at initial_accumulator_value too.
+    M. Zaheer et al., "Adaptive Methods for Nonconvex Optimization", NeurIPS 2018; formula and defaults of
+    optax's yogi, with the learning rate of TensorFlow Addons' Yogi, ten times Adam's, which optax leaves to
+    its user. The mean starts at 0, as in the paper; optax starts it at initial_accumulator_value too.
     """
 
     state_names = ("mean", "mean_square")
@@ -26,7 +27,9 @@ class Yogi(MomentOptimizer):
     learning_rate = hyper(1e-2)
     beta_2 = hyper(doc="How slowly the mean square moves.")
     epsilon = hyper(1e-3, doc="Keeps the division finite. It stands beside the corrected root, as in optax.")
-    initial_accumulator_value = hyper(1e-6, checks.non_negative, "What ``v`` starts from. An element of it that is 0 has not started yet.")
+    initial_accumulator_value = hyper(
+        1e-6, checks.non_negative, "What ``v`` starts from. An element of it that is 0 has not started yet."
+    )
 
     def rule(self, step, param, grad, mean, mean_square):
         """One step; see the class."""

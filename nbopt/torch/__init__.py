@@ -1,4 +1,7 @@
-"""Optimizers for PyTorch, run by nbopt's engine. ``nbopt`` itself never imports PyTorch: only this package does."""
+"""Optimizers for PyTorch, run by nbopt's engine.
+
+``nbopt`` itself never imports PyTorch: only this package does.
+"""
 
 from nbopt.torch.decay import decay_groups
 from nbopt.torch.family.adadelta import Adadelta

@@ -1,4 +1,6 @@
-"""Dictionaries that count their changes: ``optimizer.state`` of the PyTorch adapter, so that one comparison a step sees any of them."""
+"""Dictionaries that count their changes: ``optimizer.state`` of the PyTorch adapter, so that one comparison a
+step sees any of them.
+"""
 
 import itertools
 from collections import defaultdict
@@ -45,7 +47,8 @@ class CountedState(defaultdict):
     Attributes
     ----------
     stamp : list of one int
-        Another number after each change of this dictionary and of those in it. No two of these dictionaries ever have the same.
+        Another number after each change of this dictionary and of those in it. No two of these dictionaries
+        ever have the same.
     """
 
     def __init__(self, states):
@@ -76,7 +79,10 @@ class CountedState(defaultdict):
 
     def copy(self):
         """Return a plain copy."""
-        return defaultdict(dict, {key: dict(value) if isinstance(value, CountedStates) else value for key, value in self.items()})
+        return defaultdict(
+            dict,
+            {key: dict(value) if isinstance(value, CountedStates) else value for key, value in self.items()},
+        )
 
     __copy__ = copy
 

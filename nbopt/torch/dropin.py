@@ -1,7 +1,8 @@
 """DropIn: PyTorch's own optimizers, with their step run by nbopt.
 
-Each class derives from PyTorch's of the same name. So its arguments, their defaults and checks, the keys of its groups, and what it does
-with older state dicts are those of the PyTorch that is installed. What this package adds is the step, the states, and a few arguments.
+Each class derives from PyTorch's of the same name. So its arguments, their defaults and checks, the keys of
+its groups, and what it does with older state dicts are those of the PyTorch that is installed. What this
+package adds is the step, the states, and a few arguments.
 """
 
 import copy
@@ -53,8 +54,8 @@ _ADDED = """
 class DropIn(Stepper):
     """Base of the classes that take the place of PyTorch's.
 
-    A group may have the keys ``"stochastic_round"`` and ``"gradient_clip_norm"``. They hold in place of the optimizer's. The norm is that of
-    all groups with a bound together.
+    A group may have the keys ``"stochastic_round"`` and ``"gradient_clip_norm"``. They hold in place of the
+    optimizer's. The norm is that of all groups with a bound together.
 
     Attributes
     ----------
@@ -74,20 +75,28 @@ class DropIn(Stepper):
         def constructor(self, *args, **kwargs):
             DropIn.__init__(self, *args, **kwargs)
 
-        extras = [p for p in inspect.signature(DropIn.__init__).parameters.values() if p.kind is kinds.KEYWORD_ONLY]
+        extras = [
+            p for p in inspect.signature(DropIn.__init__).parameters.values() if p.kind is kinds.KEYWORD_ONLY
+        ]
         given = list(inspect.signature(model["__init__"]).parameters.values())
         constructor.__signature__ = inspect.Signature([*given, *extras])  # type: ignore[attr-defined]
         constructor.__name__, constructor.__qualname__ = "__init__", f"{cls.__qualname__}.__init__"
         cls.__init__ = constructor  # type: ignore[method-assign]
         whole = inspect.cleandoc(cls.__doc__ or "")
         text, _, references = whole.partition("\n\nReferences\n")
-        cls.__doc__ = f"{text}\n\n{inspect.cleandoc(_ADDED.format(name=cls.__name__))}\n\nReferences\n{references}"
+        cls.__doc__ = (
+            f"{text}\n\n{inspect.cleandoc(_ADDED.format(name=cls.__name__))}\n\nReferences\n{references}"
+        )
 
     def __init__(
         self, *args, stochastic_round=False, state_dtype=None, gradient_clip_norm=None, skip_nonfinite=False, seed=None, backend=None,
         **kwargs,
     ):  # fmt: skip
-        self.stochastic_round, self.state_dtype, self.gradient_clip_norm = stochastic_round, state_dtype, gradient_clip_norm
+        self.stochastic_round, self.state_dtype, self.gradient_clip_norm = (
+            stochastic_round,
+            state_dtype,
+            gradient_clip_norm,
+        )
         rule = self.made_of()
         rule.skip_nonfinite = skip_nonfinite
         if seed is not None and isinstance(backend, Backend):
@@ -116,15 +125,16 @@ class DropIn(Stepper):
         Parameters
         ----------
         param_group : dict
-            It becomes an entry of `param_groups` itself, and gets what it does not say. If an error is raised, it stays as it was.
+            It becomes an entry of `param_groups` itself, and gets what it does not say. If an error is
+            raised, it stays as it was.
         """
         self._add(param_group, super().add_param_group)
 
     def step(self, closure=None):
         """Update all parameters that have gradients, in place; see `torch.optim.Optimizer.step`.
 
-        `torch.amp.GradScaler` sets the attributes ``grad_scale`` and ``found_inf``. Gradients are divided by the one. If the other is not 0,
-        everything stays as it is.
+        `torch.amp.GradScaler` sets the attributes ``grad_scale`` and ``found_inf``. Gradients are divided by
+        the one. If the other is not 0, everything stays as it is.
 
         Parameters
         ----------
@@ -159,8 +169,14 @@ class DropIn(Stepper):
         group["params"] = listed(group["params"])
         for param in group["params"]:
             if param.dtype not in _STORED:
-                advice = "view a complex parameter as torch.view_as_real(param)" if param.dtype.is_complex else "convert it: param.float()"
-                raise DtypeError(f"parameters are float64, float32, float16 or bfloat16, not {param.dtype}: {advice}")
+                advice = (
+                    "view a complex parameter as torch.view_as_real(param)"
+                    if param.dtype.is_complex
+                    else "convert it: param.float()"
+                )
+                raise DtypeError(
+                    f"parameters are float64, float32, float16 or bfloat16, not {param.dtype}: {advice}"
+                )
         rule = self.made_of()
         self._equip(rule, group["params"])
         own = _DropInGroup(group, rule, self)
@@ -195,16 +211,24 @@ class _DropInGroup(Group):
     def take(self, found):
         rule, whole = self.optimizer, self.whole
         if found.get("differentiable"):
-            raise ArgumentError("nbopt's steps are no part of PyTorch's graph: use torch.optim for differentiable=True")
+            raise ArgumentError(
+                "nbopt's steps are no part of PyTorch's graph: use torch.optim for differentiable=True"
+            )
         rule.stochastic_round = found.get("stochastic_round", whole.stochastic_round)
         rule.gradient_clip_norm = found.get("gradient_clip_norm", whole.gradient_clip_norm)
-        rule.state_dtype = whole.state_dtype if whole.state_dtype in (None, "param") else storage_name(rule.be, whole.state_dtype)
+        rule.state_dtype = (
+            whole.state_dtype
+            if whole.state_dtype in (None, "param")
+            else storage_name(rule.be, whole.state_dtype)
+        )
         for word in rule.words:
             if word in found:
                 parts = PARTS.get(word, (word,))
                 values = (found[word],) if len(parts) == 1 else tuple(found[word])
                 if len(values) != len(parts):
-                    raise ArgumentError(f"a group's {word!r} must be {len(parts)} numbers, not {found[word]!r}")
+                    raise ArgumentError(
+                        f"a group's {word!r} must be {len(parts)} numbers, not {found[word]!r}"
+                    )
                 for name, value in zip(parts, values):
                     setattr(rule, name, _number(word, value))
 
@@ -239,8 +263,8 @@ class _DropInGroup(Group):
             missing = sorted(needed - found.keys())
             if missing and any(isinstance(value, torch.Tensor) for value in found.values()):
                 raise StateError(
-                    f"the state dict is not of {type(self.whole).__name__}: parameter {index} has the states {', '.join(map(str, found))}, "
-                    f"and no {', '.join(missing)}"
+                    f"the state dict is not of {type(self.whole).__name__}: parameter {index} has the states"
+                    f" {', '.join(map(str, found))}, and no {', '.join(missing)}"
                 )
 
     def completed(self, saved):
@@ -258,6 +282,9 @@ def _number(word, value):
     """Return a group's value as a Python number. PyTorch takes tensors of one element."""
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
-            raise ArgumentError(f"a group's {word!r} must be a number, or a tensor of one element, not one of shape {tuple(value.shape)}")
+            raise ArgumentError(
+                f"a group's {word!r} must be a number, or a tensor of one element, not one of shape"
+                f" {tuple(value.shape)}"
+            )
         return value.item()
     return value

@@ -38,12 +38,14 @@ class Group:
     warned : set of str
         The warnings that were given, shared by all groups.
     seen : list or None
-        Everything about the tensors, and their addresses, that the last step depended on; but the gradients' addresses, which
-        PyTorch exchanges at every step.
+        Everything about the tensors, and their addresses, that the last step depended on; but the gradients'
+        addresses, which PyTorch exchanges at every step.
     others : dict of tuple of int to list
-        The same, and what was made of it, for other parameters of the group that had gradients: tasks that take turns.
+        The same, and what was made of it, for other parameters of the group that had gradients: tasks that
+        take turns.
     kind : tuple or None
-        Of a part of a group whose rule is traced by axes: the number of axes of its parameters, and the states beside them.
+        Of a part of a group whose rule is traced by axes: the number of axes of its parameters, and the
+        states beside them.
     parts : dict of tuple to Group
         The group's parts, by their kinds.
     """
@@ -99,15 +101,22 @@ class Group:
         self.parts.clear()
 
     def kept(self):
-        """Return the states that there are now, a list of `Kept`. The parameter's count of steps is the first, if it is among them."""
+        """Return the states that there are now, a list of `Kept`.
+
+        The parameter's count of steps is the first, if it is among them.
+        """
         raise NotImplementedError
 
     def counts(self, params, new):
-        """Return the parameters' counts of steps, one tensor each, if the rule has such and they are not the first of the states."""
+        """Return the parameters' counts of steps, one tensor each, if the rule has such and they are not the
+        first of the states.
+        """
         return []
 
     def set_of_updates(self):
-        """Return what all groups have in common whose gradients have one norm; None if the group's norm is its own."""
+        """Return what all groups have in common whose gradients have one norm; None if the group's norm is
+        its own.
+        """
         return None
 
     def stepped(self):
@@ -124,7 +133,9 @@ class Group:
         return group
 
     def check_saved(self, saved, states):
-        """Raise StateError where a group of a state dict, or the states of its parameters, are not of this group's optimizer."""
+        """Raise StateError where a group of a state dict, or the states of its parameters, are not of this
+        group's optimizer.
+        """
         raise NotImplementedError
 
     def completed(self, saved):
@@ -153,11 +164,20 @@ class Group:
             Entries of others are kept.
         """
         known = {one.name: one for one in self.known()}
-        new = [{key: copied(value, param.device) for key, value in found.items() if key not in known} for param, found in zip(params, states)]
+        new = [
+            {key: copied(value, param.device) for key, value in found.items() if key not in known}
+            for param, found in zip(params, states)
+        ]
         for name, one in known.items():
             rows = [row for row, found in enumerate(states) if found.get(name) is not None]
             values = [states[row][name] for row in rows]
-            made = one.copies([params[row] for row in rows], values, self.optimizer.state_dtype, self.keeps_dtypes) if rows else []
+            made = (
+                one.copies(
+                    [params[row] for row in rows], values, self.optimizer.state_dtype, self.keeps_dtypes
+                )
+                if rows
+                else []
+            )
             for row, value in zip(rows, made):
                 new[row][name] = value
         return [{key: own[key] for key in found if key in own} for own, found in zip(new, states)]
@@ -177,7 +197,9 @@ class Group:
         try:
             values = self._values(group)
         except KeyError as error:
-            raise ArgumentError(f"a group has no {error} any more: {self.optimizer.classnm} needs it at every step") from None
+            raise ArgumentError(
+                f"a group has no {error} any more: {self.optimizer.classnm} needs it at every step"
+            ) from None
         if len(values) != len(self._read) or not all(map(is_, values, self._read)):
             found = dict(zip(self._watched, values))
             found["params"] = listed(found["params"])
@@ -196,12 +218,14 @@ class Group:
         return isinstance(value, _CONSTANT) or value is self.group["params"]
 
     def updates(self, whole, number):
-        """Return the group's share of a step, a list of one `nbopt.interface.backend.Update`, or of none where there is no gradient.
+        """Return the group's share of a step, a list of one `nbopt.interface.backend.Update`, or of none
+        where there is no gradient.
 
         Parameters
         ----------
         whole : Stepper
-            The PyTorch optimizer. New states are entered into its ``state`` when the step can't fail any more.
+            The PyTorch optimizer. New states are entered into its ``state`` when the step can't fail any
+            more.
         number : int
             Which of its groups this is.
         """
@@ -219,9 +243,9 @@ class Group:
             for row, grad in zip(rows, grads):
                 if grad.layout is not torch.strided:
                     raise SparseError(
-                        f"the gradient of parameter {row} of the group is sparse ({grad.layout}), and a step needs all of its elements: "
-                        "make it dense (param.grad = param.grad.to_dense()), or have the layer make it so "
-                        "(torch.nn.Embedding(..., sparse=False))"
+                        f"the gradient of parameter {row} of the group is sparse ({grad.layout}), and a step"
+                        " needs all of its elements: make it dense (param.grad = param.grad.to_dense()), or"
+                        " have the layer make it so (torch.nn.Embedding(..., sparse=False))"
                     ) from None
             pointers = [*map(_pointer, grads)]
         if not rows:
@@ -239,7 +263,9 @@ class Group:
             return self._parts_of(whole, number, *given)
 
     def _parts_of(self, whole, number, *given):
-        """Return the updates of a rule that is traced by axes: one for each number of axes and each kind of states."""
+        """Return the updates of a rule that is traced by axes: one for each number of axes and each kind of
+        states.
+        """
         kinds: dict[tuple, list[int]] = {}
         for place, param in enumerate(given[2]):
             shape = tuple(param.shape)
@@ -252,7 +278,9 @@ class Group:
                 part.kind, part.others = kind, {}
                 part.seen = part.parts = None
                 part._rows = ()
-            update = part._update(whole, number, *([values[place] for place in places] for values in given), counts=not found)
+            update = part._update(
+                whole, number, *([values[place] for place in places] for values in given), counts=not found
+            )
             update.set = update.set or id(self)
             found.append(update)
         return found
@@ -351,14 +379,18 @@ class Group:
 
     def _holds(self, params, state):
         """Return whether the states of the last step are still those in `state`."""
-        found = [states.get(name) for states in (state.get(param, {}) for param in params) for name in self._names]
+        found = [
+            states.get(name) for states in (state.get(param, {}) for param in params) for name in self._names
+        ]
         return len(found) == len(self._held) and all(map(is_, found, self._held))
 
     def _wrap(self, be, owners, params, rows, state):
         """Make tensors of the parameters and their states, and states where there are none."""
         optimizer, kept = self.optimizer, self.kept()
         self._made = []
-        self._tensors = [wrapped(be, param, f"parameter {row} of the group") for row, param in zip(rows, params)]
+        self._tensors = [
+            wrapped(be, param, f"parameter {row} of the group") for row, param in zip(rows, params)
+        ]
         self._states, self._held, self._names = [], [], [one.name for one in kept]
         new = self.new_states(owners, state)
         for row, owner, param, added in zip(rows, owners, params, new):
@@ -366,12 +398,19 @@ class Group:
             if added:
                 self._made.append((owner, added))
             self._held += [own[one.name] for one in kept]
-            tensors = [wrapped(be, one.shaped(own[one.name], param), f"the state {one.name} of parameter {row}") for one in kept]
+            tensors = [
+                wrapped(be, one.shaped(own[one.name], param), f"the state {one.name} of parameter {row}")
+                for one in kept
+            ]
             for tensor, one in zip(tensors, kept):
                 tensor.name = f"{optimizer.classnm}.{one.name}"
             self._states.append(tensors)
         counts = self.counts(owners, new)
-        self._steps = [*map(be.wrap, counts)] if counts else [states.pop(0) for states in self._states if optimizer.counts_each]
+        self._steps = (
+            [*map(be.wrap, counts)]
+            if counts
+            else [states.pop(0) for states in self._states if optimizer.counts_each]
+        )
         self._key = [*map(_serial, chain(self._tensors, chain.from_iterable(self._states), self._steps))]
 
     def new_states(self, params, state):
@@ -386,7 +425,9 @@ class Group:
         new: list[dict] = [{} for _ in params]
         for one in self.kept():
             rows = [row for row, param in enumerate(params) if state.get(param, {}).get(one.name) is None]
-            made = one.new([params[row] for row in rows], self.group, self.optimizer.state_dtype) if rows else []
+            made = (
+                one.new([params[row] for row in rows], self.group, self.optimizer.state_dtype) if rows else []
+            )
             for row, tensor in zip(rows, made):
                 new[row][one.name] = tensor
         return new

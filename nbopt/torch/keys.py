@@ -1,4 +1,6 @@
-"""The keys of a group of parameters in PyTorch: which hyper-parameter each of them means, in nbopt's words and in PyTorch's."""
+"""The keys of a group of parameters in PyTorch: which hyper-parameter each of them means, in nbopt's words
+and in PyTorch's.
+"""
 
 import functools
 import warnings
@@ -8,7 +10,8 @@ from nbopt.errors import ArgumentError
 from nbopt.naming import NervanaObject, constructor_arguments
 from nbopt.optimizers.hyper import TORCH
 
-# Keys beside the hyper-parameters: ours, PyTorch's, and what a scheduler wants to find when it goes on from an earlier run.
+# Keys beside the hyper-parameters: ours, PyTorch's, and what a scheduler wants to find when it goes on from
+# an earlier run.
 COUNTERS = ("t", "epoch")
 OTHERS = {"params", "param_names", "initial_lr", "optimizer", *COUNTERS}
 
@@ -20,7 +23,10 @@ _FURTHER = {"dampening", "nesterov", "maximize", "amsgrad", "centered", "lr_deca
 # Keys that would do nothing -> what to type.
 _ELSEWHERE = {
     "learning_rate": 'a group\'s learning rate is called "lr": write group["lr"] = ...',
-    "schedule": 'a schedule belongs to the optimizer of the group: {"params": ..., "optimizer": nbopt.RMSProp(schedule=...)}',
+    "schedule": (
+        'a schedule belongs to the optimizer of the group: {"params": ..., "optimizer":'
+        " nbopt.RMSProp(schedule=...)}"
+    ),
     "loss_scale": "the loss scale belongs to the whole optimizer: write optimizer.loss_scale = ...",
     "skip_nonfinite": "skipping belongs to the whole optimizer: write optimizer.skip_nonfinite = ...",
 }
@@ -47,8 +53,8 @@ def _meaningful():
 class GroupKeys:
     """What the keys of a group mean to its optimizer.
 
-    One value may stand in a group twice, under nbopt's word and under PyTorch's. The optimizer's own attribute says which of them has been
-    written since they were read last.
+    One value may stand in a group twice, under nbopt's word and under PyTorch's. The optimizer's own
+    attribute says which of them has been written since they were read last.
 
     Attributes
     ----------
@@ -62,19 +68,31 @@ class GroupKeys:
         try:
             found = optimizer.get_description(skip=["name", "schedule"])["config"]
         except AttributeError as error:
-            raise ArgumentError(f"{error}: keep each argument of the optimizer's constructor as an attribute of the same name") from None
+            raise ArgumentError(
+                f"{error}: keep each argument of the optimizer's constructor as an attribute of the same name"
+            ) from None
         taken = sorted(found.keys() & OTHERS)
         if taken:
-            raise ArgumentError(f"{optimizer.classnm}'s constructor has arguments that mean something else in groups: rename {', '.join(taken)}")
-        found = {key: value for key, value in found.items() if not isinstance(getattr(optimizer, key), NervanaObject)}
+            raise ArgumentError(
+                f"{optimizer.classnm}'s constructor has arguments that mean something else in groups: rename"
+                f" {', '.join(taken)}"
+            )
+        found = {
+            key: value
+            for key, value in found.items()
+            if not isinstance(getattr(optimizer, key), NervanaObject)
+        }
         self._classnm = optimizer.classnm
         self._attributes = {"lr" if key == "learning_rate" else key: key for key in found}
         self.values = {key: found[attribute] for key, attribute in self._attributes.items()}
         self.values.setdefault("lr", 1.0)  # PyTorch's schedulers want one in every group
-        self.words = {word: keys for word, keys in WORDS.items() if word not in found and found.keys() >= set(keys)}
+        self.words = {
+            word: keys for word, keys in WORDS.items() if word not in found and found.keys() >= set(keys)
+        }
 
     def completed(self, group, values=None):
-        """Return a group's entries with the constructor's values for what it doesn't say, under both words where there are two.
+        """Return a group's entries with the constructor's values for what it doesn't say, under both words
+        where there are two.
 
         Parameters
         ----------
@@ -99,7 +117,8 @@ class GroupKeys:
         return found
 
     def watched(self, group):
-        """Return the keys that have to be read at every step: the optimizer's, and those that ask for what it has not, if they are there.
+        """Return the keys that have to be read at every step: the optimizer's, and those that ask for what it
+        has not, if they are there.
 
         Raises
         ------
@@ -146,7 +165,8 @@ class GroupKeys:
                 elif key in _meaningful() and key not in self.words and not _is_off(value):
                     known = ", ".join(self.values)
                     raise ArgumentError(
-                        f"a group of {self._classnm} has no {key}; its hyper-parameters are {known}. Take {key}={value!r} out of the group"
+                        f"a group of {self._classnm} has no {key}; its hyper-parameters are {known}. Take"
+                        f" {key}={value!r} out of the group"
                     )
         except BaseException:
             optimizer.__dict__.update(before)
@@ -168,7 +188,9 @@ class GroupKeys:
         except TypeError:
             parts = []
         if len(parts) != count:
-            raise ArgumentError(f"a group's {word!r} must be {count} numbers, such as (0.9, 0.999), not {value!r}")
+            raise ArgumentError(
+                f"a group's {word!r} must be {count} numbers, such as (0.9, 0.999), not {value!r}"
+            )
         return parts
 
     def _joined(self, word, found):
@@ -194,7 +216,10 @@ def one_letter_apart(first, second):
 
 
 def _both(key, value, word, other):
-    return f"a group says {key}={value!r} and {word}={other!r}, which are two words for the same: give one of them"
+    return (
+        f"a group says {key}={value!r} and {word}={other!r}, which are two words for the same: give one of"
+        " them"
+    )
 
 
 def _same(first, second):

@@ -1,4 +1,6 @@
-"""What a step depends on in PyTorch's tensors beside their memory, and one call that sees whether it is still so."""
+"""What a step depends on in PyTorch's tensors beside their memory, and one call that sees whether it is still
+so.
+"""
 
 from operator import attrgetter
 
@@ -9,19 +11,28 @@ _stride, _is_contiguous = torch.Tensor.stride, torch.Tensor.is_contiguous
 
 
 def kinds_of(params, grads):
-    """Return what a step over parameters and their gradients depends on, beside where they are and how many they are.
+    """Return what a step over parameters and their gradients depends on, beside where they are and how many
+    they are.
 
-    PyTorch sees to it that a gradient has its parameter's shape, so what happens to the shape of a parameter shows there too.
+    PyTorch sees to it that a gradient has its parameter's shape, so what happens to the shape of a parameter
+    shows there too.
     """
-    return [*map(_nbytes, grads)], [*map(_dtype, params)], [*map(_dtype, grads)], _strides(params), _strides(grads)
+    return (
+        [*map(_nbytes, grads)],
+        [*map(_dtype, params)],
+        [*map(_dtype, grads)],
+        _strides(params),
+        _strides(grads),
+    )
 
 
 def likeness(params, grads):
-    """Return a function that says of as many parameters and gradients, one after the other, whether they are surely like these.
+    """Return a function that says of as many parameters and gradients, one after the other, whether they are
+    surely like these.
 
-    If it is true, `kinds_of` would return the same as for these, and no gradient has a negative bit that these have not. It is one call,
-    several times as fast as looks at each tensor from Python. It may be false for no reason that matters here: in another mode of PyTorch,
-    or if two parameters have one gradient.
+    If it is true, `kinds_of` would return the same as for these, and no gradient has a negative bit that
+    these have not. It is one call, several times as fast as looks at each tensor from Python. It may be false
+    for no reason that matters here: in another mode of PyTorch, or if two parameters have one gradient.
     """
     if _Guards is None:
         return _never
@@ -38,7 +49,8 @@ def _strides(tensors):
 
 
 def _guards():
-    """Return what `torch.compile` looks at its inputs with, or None where this PyTorch has it not, or not with all that is needed here.
+    """Return what `torch.compile` looks at its inputs with, or None where this PyTorch has it not, or not
+    with all that is needed here.
 
     It is private to PyTorch, so it has to show that it sees each difference.
     """

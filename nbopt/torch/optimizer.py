@@ -1,4 +1,7 @@
-"""A PyTorch optimizer around any optimizer of nbopt's. Import this module by its name: ``nbopt`` itself never imports PyTorch."""
+"""A PyTorch optimizer around any optimizer of nbopt's.
+
+Import this module by its name: ``nbopt`` itself never imports PyTorch.
+"""
 
 import copy
 
@@ -19,7 +22,8 @@ __all__ = ["Optimizer"]
 
 
 class Optimizer(Stepper):
-    """A `torch.optim.Optimizer` that runs one of nbopt's optimizers, or a rule of your own, on CPU and CUDA tensors, in place.
+    """A `torch.optim.Optimizer` that runs one of nbopt's optimizers, or a rule of your own, on CPU and CUDA
+    tensors, in place.
 
     >>> optimizer = nbopt.torch.Optimizer(model.parameters(), nbopt.RMSProp(learning_rate=1e-3))
     >>> loss.backward()
@@ -28,55 +32,64 @@ class Optimizer(Stepper):
     Parameters
     ----------
     params : iterable of torch.Tensor, of (name, tensor), or of dict
-        What PyTorch's optimizers take: the parameters, or groups of them. A group may set any hyper-parameter of its optimizer, and with the
-        key ``"optimizer"`` have another optimizer. The dictionaries that are given become the entries of `param_groups`. Parameters are
-        float64, float32, float16 or bfloat16, on one device.
+        What PyTorch's optimizers take: the parameters, or groups of them. A group may set any hyper-parameter
+        of its optimizer, and with the key ``"optimizer"`` have another optimizer. The dictionaries that are
+        given become the entries of `param_groups`. Parameters are float64, float32, float16 or bfloat16, on
+        one device.
     optimizer : nbopt.Optimizer
         One that states a rule. Each group works with a copy; the one that is given stays as it is.
     backend : str or Backend, optional
-        What runs the steps; ``"cpu"`` or ``"cuda"``, by the first parameter's device, without it. nbopt's current backend is neither used nor
-        changed.
+        What runs the steps; ``"cpu"`` or ``"cuda"``, by the first parameter's device, without it. nbopt's
+        current backend is neither used nor changed.
     seed : int, optional
-        Seed of stochastic rounding, from 0 to 2**64 - 1. Without it each optimizer of a process has another one, which depends only on
-        how many were made before it: two optimizers never round alike, and the processes of a parallel run do. PyTorch's own seed plays no part.
-        A `Backend` that exists already has a seed of its own.
+        Seed of stochastic rounding, from 0 to 2**64 - 1. Without it each optimizer of a process has another
+        one, which depends only on how many were made before it: two optimizers never round alike, and the
+        processes of a parallel run do. PyTorch's own seed plays no part. A `Backend` that exists already has
+        a seed of its own.
 
     Attributes
     ----------
     loss_scale : float, or torch.Tensor of one element
         What the loss was multiplied by: gradients of all groups are divided by it.
     skip_nonfinite : bool
-        Whether to leave everything as it is in a step where the norm of the gradients of a group is infinite or NaN.
+        Whether to leave everything as it is in a step where the norm of the gradients of a group is infinite
+        or NaN.
     skipped : list of int
         How many steps of each group were skipped so.
     param_groups : list of dict
-        Each has its hyper-parameters under the names of the optimizer's arguments, the learning rate as ``"lr"``: PyTorch's schedulers change
-        it. PyTorch's words for them (``weight_decay``, ``betas``, ``eps``, ``momentum``) are there as well; the one that is written last
-        holds, and after a step both show it. All are read at every step, and changing one compiles nothing. A number may be a tensor without
-        dimensions, which may be written in place; on a GPU the host waits for its value. ``"t"`` counts the steps; ``"epoch"``, 0 unless you
-        set it, is what nbopt's own schedules and ShiftAdaMax depend on. Other keys are kept. Groups may be added, removed, merged and moved.
+        Each has its hyper-parameters under the names of the optimizer's arguments, the learning rate as
+        ``"lr"``: PyTorch's schedulers change it. PyTorch's words for them (``weight_decay``, ``betas``,
+        ``eps``, ``momentum``) are there as well; the one that is written last holds, and after a step both
+        show it. All are read at every step, and changing one compiles nothing. A number may be a tensor
+        without dimensions, which may be written in place; on a GPU the host waits for its value. ``"t"``
+        counts the steps; ``"epoch"``, 0 unless you set it, is what nbopt's own schedules and ShiftAdaMax
+        depend on. Other keys are kept. Groups may be added, removed, merged and moved.
     state : dict
-        ``state[param]`` has the states by their names. They may be written into, exchanged, and removed, which starts them afresh at the next
-        step. Entries of others are kept. A state's memory is looked at when the dictionaries change: assign ``state[param][name] = tensor``, not
-        ``state[param][name].data``.
+        ``state[param]`` has the states by their names. They may be written into, exchanged, and removed,
+        which starts them afresh at the next step. Entries of others are kept. A state's memory is looked at
+        when the dictionaries change: assign ``state[param][name] = tensor``, not ``state[param][name].data``.
 
     Raises
     ------
     nbopt.errors.NboptError
-        One of its subclasses, from the constructor, `add_param_group`, `load_state_dict` or `step`. Nothing has changed then. What PyTorch itself
-        finds wrong, such as a list of no tensors, is a ValueError or TypeError of PyTorch's.
+        One of its subclasses, from the constructor, `add_param_group`, `load_state_dict` or `step`. Nothing
+        has changed then. What PyTorch itself finds wrong, such as a list of no tensors, is a ValueError or
+        TypeError of PyTorch's.
 
     Notes
     -----
-    Parameters may get other memory between steps (``p.data = ...``); what they had before is given up at the next step.
+    Parameters may get other memory between steps (``p.data = ...``); what they had before is given up at the
+    next step.
 
-    Gradients are taken as they are, whatever ``be.bsz``: PyTorch's are those of mean losses. Parameters without a gradient are skipped; which ones
-    they are does not change the random bits of the others' stochastic rounding. The norm clip is over the parameters of one group.
+    Gradients are taken as they are, whatever ``be.bsz``: PyTorch's are those of mean losses. Parameters
+    without a gradient are skipped; which ones they are does not change the random bits of the others'
+    stochastic rounding. The norm clip is over the parameters of one group.
 
     Formulas are nbopt's (neon's), and differ from those of PyTorch's optimizers of similar names:
 
     ============================  ==================================================================================================
-    ``GradientDescentMomentum``   keeps ``v = momentum * v - lr * g`` where SGD keeps ``b = momentum * b + g`` and steps by ``lr * b``: the
+    ``GradientDescentMomentum``   keeps ``v = momentum * v - lr * g`` where SGD keeps ``b = momentum * b + g``
+    and steps by ``lr * b``: the
                                   same steps as long as the learning rate stays
     ``RMSProp``                   divides by ``sqrt(r + epsilon) + epsilon`` where PyTorch does by ``sqrt(r) + eps``; other defaults
     ``Adagrad``                   divides by ``sqrt(G + epsilon)`` where PyTorch does by ``sqrt(G) + eps``
@@ -89,7 +102,10 @@ class Optimizer(Stepper):
         self._optimizer = _usable(optimizer)
         number = seed_for(seed)
         if seed is not None and isinstance(backend, Backend):
-            raise ArgumentError("seed= goes with a backend's name; a backend that exists already has a seed: set_backend(..., rng_seed=...)")
+            raise ArgumentError(
+                "seed= goes with a backend's name; a backend that exists already has a seed: set_backend(...,"
+                " rng_seed=...)"
+            )
         self._begin(optimizer, backend, number)
         super().__init__(params, GroupKeys(optimizer).completed({}))
         self._begun()
@@ -110,7 +126,9 @@ class Optimizer(Stepper):
             raise ArgumentError(f"optimizer.{name} = ... does nothing, since each group has its own: {text}")
         for known in ("loss_scale", "skip_nonfinite"):
             if one_letter_apart(name, known):
-                raise ArgumentError(f"optimizer.{name} = ... does nothing; did you mean optimizer.{known} = {brief(value)}?")
+                raise ArgumentError(
+                    f"optimizer.{name} = ... does nothing; did you mean optimizer.{known} = {brief(value)}?"
+                )
 
     def add_param_group(self, param_group):
         """Add a group of parameters.
@@ -118,12 +136,14 @@ class Optimizer(Stepper):
         Parameters
         ----------
         param_group : dict
-            As the constructor takes it. As in PyTorch it becomes an entry of `param_groups` itself, and gets what it does not say.
+            As the constructor takes it. As in PyTorch it becomes an entry of `param_groups` itself, and gets
+            what it does not say.
 
         Raises
         ------
         ArgumentError, LayoutError, DtypeError
-            If it is no such dict, a hyper-parameter makes no sense, or a parameter can't be updated. The groups are what they were then.
+            If it is no such dict, a hyper-parameter makes no sense, or a parameter can't be updated. The
+            groups are what they were then.
         """
         _check_group(param_group)
         self._add(param_group, self._add_bare)
@@ -141,7 +161,11 @@ class Optimizer(Stepper):
         optimizer = copy.deepcopy(_usable(group.get("optimizer", self._optimizer)))
         optimizer.counts_each = True
         keys = GroupKeys(optimizer)
-        defaults = {} if "optimizer" in group else {key: value for key, value in self.defaults.items() if key in keys.values}
+        defaults = (
+            {}
+            if "optimizer" in group
+            else {key: value for key, value in self.defaults.items() if key in keys.values}
+        )
         full = {"t": optimizer.t, "epoch": NOT_SET, **keys.completed(group, defaults)}
         full["params"] = listed(group["params"])
         self._equip(optimizer, full["params"])
@@ -188,11 +212,18 @@ class _RuleGroup(Group):
 
     def take(self, found):
         if self.group.get("optimizer") is not self.given:
-            raise ArgumentError("a group keeps its optimizer: take the group out of param_groups, and add one with the other optimizer")
+            raise ArgumentError(
+                "a group keeps its optimizer: take the group out of param_groups, and add one with the other"
+                " optimizer"
+            )
         self.keys.set(self.optimizer, found, self._converted)
         if self.keys.rate_is_unused(found):
             name = self.optimizer.classnm
-            warn_once(self.warned, f"{name} has no learning rate: its group's \"lr\", which is there for PyTorch's schedulers, does nothing")
+            warn_once(
+                self.warned,
+                f"{name} has no learning rate: its group's \"lr\", which is there for PyTorch's schedulers,"
+                " does nothing",
+            )
 
     def _stays(self, value):
         return super()._stays(value) or (value is self.given and value is not None)
@@ -208,7 +239,10 @@ class _RuleGroup(Group):
         schedule = self.optimizer.schedule
         if schedule is not None and getattr(schedule, "step_config", self) is not None:
             name = type(schedule).__name__
-            text = f'a {name} depends on the epoch, and PyTorch has none: set group["epoch"] = ... in each epoch, or use a scheduler of PyTorch\'s'
+            text = (
+                f'a {name} depends on the epoch, and PyTorch has none: set group["epoch"] = ... in each'
+                " epoch, or use a scheduler of PyTorch's"
+            )
             warn_once(self.warned, text)
         return 0
 
@@ -219,11 +253,19 @@ class _RuleGroup(Group):
         epoch = group["epoch"]
         numbers = {name: float(value) for name, value in self.optimizer.step_numbers().items()}
         more = {NUMBERS: numbers} if numbers else {}
-        return {**group, "optimizer": self.optimizer.classnm, "epoch": 0 if type(epoch) is NotSet else epoch, **more}
+        return {
+            **group,
+            "optimizer": self.optimizer.classnm,
+            "epoch": 0 if type(epoch) is NotSet else epoch,
+            **more,
+        }
 
     def check_saved(self, saved, states):
         optimizer = self.optimizer
-        missing, unknown = self.keys.values.keys() - saved.keys(), saved.keys() - self.keys.values.keys() - OTHERS - {NUMBERS}
+        missing, unknown = (
+            self.keys.values.keys() - saved.keys(),
+            saved.keys() - self.keys.values.keys() - OTHERS - {NUMBERS},
+        )
         # Only a state dict of before has no name of a class, and no keys of others either.
         unnamed = "optimizer" not in saved
         if "t" not in saved:
@@ -235,18 +277,29 @@ class _RuleGroup(Group):
         else:
             wrong = ""
         if wrong:
-            raise StateError(f"the state dict is not of nbopt's {optimizer.classnm}: {wrong}. Load it into the optimizer that it was made by")
+            raise StateError(
+                f"the state dict is not of nbopt's {optimizer.classnm}: {wrong}. Load it into the optimizer"
+                " that it was made by"
+            )
         for index, param in zip(saved["params"], self.group["params"]):
-            shapes = {name: state.shape(tuple(param.shape)) for name, state in optimizer.every_state(tuple(param.shape)).items()}
+            shapes = {
+                name: state.shape(tuple(param.shape))
+                for name, state in optimizer.every_state(tuple(param.shape)).items()
+            }
             check_states(index, states.get(index, {}), shapes)
         known = {one.name for one in self.known()} - {STEP.name}
         for index in saved["params"] if unnamed else ():
             found = states.get(index)
             if found and not found.keys() & known:
-                raise StateError(f"{optimizer.classnm} keeps the states {tuple(known)}; the state dict has {tuple(found)}")
+                raise StateError(
+                    f"{optimizer.classnm} keeps the states {tuple(known)}; the state dict has {tuple(found)}"
+                )
 
     def completed(self, saved):
-        full = {"epoch": 0, **self.keys.completed({key: value for key, value in saved.items() if key != "optimizer"})}
+        full = {
+            "epoch": 0,
+            **self.keys.completed({key: value for key, value in saved.items() if key != "optimizer"}),
+        }
         full["epoch"] = full["epoch"] or NOT_SET
         trial = copy.deepcopy(self.optimizer)
         trial.be = self.optimizer.be
@@ -282,19 +335,28 @@ class _RuleGroup(Group):
 
 def _check_group(group):
     if not isinstance(group, dict) or "params" not in group:
-        raise ArgumentError(f'a group is a dict, such as {{"params": model.parameters(), "lr": 0.01}}, not {brief(group)}')
+        raise ArgumentError(
+            f'a group is a dict, such as {{"params": model.parameters(), "lr": 0.01}}, not {brief(group)}'
+        )
 
 
 def _usable(optimizer):
     """Return `optimizer`, or raise where it can't be run for PyTorch."""
     if isinstance(optimizer, optimizers.MultiOptimizer):
         raise ArgumentError(
-            "MultiOptimizer goes by the names of layers. Give groups of parameters optimizers of their own: nbopt.torch.Optimizer("
-            '[{"params": weights}, {"params": biases, "optimizer": nbopt.Adam()}], nbopt.RMSProp())'
+            "MultiOptimizer goes by the names of layers. Give groups of parameters optimizers of their own:"
+            ' nbopt.torch.Optimizer([{"params": weights}, {"params": biases, "optimizer": nbopt.Adam()}],'
+            " nbopt.RMSProp())"
         )
     if not isinstance(optimizer, optimizers.Optimizer):
-        raise ArgumentError(f"the optimizer must be one of nbopt's, such as nbopt.RMSProp(), not {brief(optimizer)}: it comes after the parameters")
+        raise ArgumentError(
+            f"the optimizer must be one of nbopt's, such as nbopt.RMSProp(), not {brief(optimizer)}: it comes"
+            " after the parameters"
+        )
     own = type(optimizer)
     if own.optimize is not optimizers.Optimizer.optimize or own.updates is not optimizers.Optimizer.updates:
-        raise ArgumentError(f"{optimizer.classnm} overrides optimize, and only what a rule says can be run for PyTorch: write its step as rule(...)")
+        raise ArgumentError(
+            f"{optimizer.classnm} overrides optimize, and only what a rule says can be run for PyTorch: write"
+            " its step as rule(...)"
+        )
     return optimizer

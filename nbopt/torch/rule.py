@@ -34,7 +34,8 @@ class TorchRule(Optimizer):
     kept: tuple[Kept, ...] = ()
     words: tuple[str, ...] = ()
 
-    #: The number of gradients that are not finite, on the device, if someone has counted them; and whether there is one.
+    #: The number of gradients that are not finite, on the device, if someone has counted them; and whether
+    # there is one.
     found_inf: Any = None
     guarded: Any = False
 
@@ -69,8 +70,13 @@ class TorchRule(Optimizer):
         return [one for one in self.kept if not one.when or getattr(self, one.when)]
 
     def states_in_use(self):
-        """Return the names of the states that the rule takes now. The parameter's count of steps comes as ``step.t``."""
-        return tuple(one.name for one in self.kept if one is not STEP and (not one.when or getattr(self, one.when)))
+        """Return the names of the states that the rule takes now.
+
+        The parameter's count of steps comes as ``step.t``.
+        """
+        return tuple(
+            one.name for one in self.kept if one is not STEP and (not one.when or getattr(self, one.when))
+        )
 
     def declared_states(self, shape=()):
         """Return the states that the rule takes now.
@@ -102,7 +108,9 @@ class TorchRule(Optimizer):
         raise NotImplementedError
 
     def slope(self, param, grad):
-        """Return the gradient that is descended: negated to ascend, and with the weight decay that is part of it."""
+        """Return the gradient that is descended: negated to ascend, and with the weight decay that is part of
+        it.
+        """
         if self.maximize:
             grad = -grad
         if self.weight_decay and not self.decoupled_weight_decay:

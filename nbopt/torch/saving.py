@@ -31,18 +31,27 @@ class Saved:
         Returns
         -------
         dict
-            ``"state"``: index of a parameter -> state's name -> tensor, shared with the optimizer; ``"param_groups"``: the groups;
-            ``"rng_state"``: see `nbopt.Backend.rng_get_state`; ``"skipped"``: see the class. ``torch.save`` and
-            ``torch.load(weights_only=True)`` keep all of it exactly.
+            ``"state"``: index of a parameter -> state's name -> tensor, shared with the optimizer;
+            ``"param_groups"``: the groups; ``"rng_state"``: see `nbopt.Backend.rng_get_state`; ``"skipped"``:
+            see the class. ``torch.save`` and ``torch.load(weights_only=True)`` keep all of it exactly.
         """
         owned = self._owned()
         for own in owned:
             own.read()  # so that both words for a value agree
         found = super().state_dict()  # type: ignore[misc]
         groups = [own.saved(group) for own, group in zip(owned, found["param_groups"])]
-        states = {key: dict(value) if isinstance(value, CountedStates) else value for key, value in found["state"].items()}
+        states = {
+            key: dict(value) if isinstance(value, CountedStates) else value
+            for key, value in found["state"].items()
+        }
         random = self._backend.rng_get_state()
-        return {**found, "state": states, "param_groups": groups, "rng_state": random, "skipped": self.skipped}
+        return {
+            **found,
+            "state": states,
+            "param_groups": groups,
+            "rng_state": random,
+            "skipped": self.skipped,
+        }
 
     def load_state_dict(self, state_dict):
         """Go on from what `state_dict` gave.
@@ -50,13 +59,14 @@ class Saved:
         Parameters
         ----------
         state_dict : dict
-            It is not changed, and nothing is shared with it. A hyper-parameter that it does not have, since it is older, gets the
-            constructor's value. Entries of others in the states are kept.
+            It is not changed, and nothing is shared with it. A hyper-parameter that it does not have, since
+            it is older, gets the constructor's value. Entries of others in the states are kept.
 
         Raises
         ------
         StateError
-            If it is of another optimizer, or of other shapes, or has values that make no sense. Nothing has changed then.
+            If it is of another optimizer, or of other shapes, or has values that make no sense. Nothing has
+            changed then.
         """
         given: list[dict] = []
         if not isinstance(state_dict, dict):
@@ -69,11 +79,16 @@ class Saved:
             states = dict(found["state"])
             for saved, own in zip(groups, self._owned()):
                 pairs = [pair for pair in zip(saved["params"], own.group["params"]) if pair[0] in states]
-                loaded = own.loaded(saved, [param for _, param in pairs], [found["state"][index] for index, _ in pairs])
+                loaded = own.loaded(
+                    saved, [param for _, param in pairs], [found["state"][index] for index, _ in pairs]
+                )
                 for (index, param), new in zip(pairs, loaded):
                     del states[index]
                     states[param] = new
-            rest = {key: value if isinstance(key, torch.Tensor) else copied(value) for key, value in states.items()}
+            rest = {
+                key: value if isinstance(key, torch.Tensor) else copied(value)
+                for key, value in states.items()
+            }
             return {**found, "state": rest, "param_groups": groups}
 
         hook = self.register_load_state_dict_pre_hook(look)
@@ -88,15 +103,22 @@ class Saved:
 
     def _check_loaded(self, found):
         """Return the groups of a state dict, completed; raise where it can't be loaded."""
-        if not isinstance(found, dict) or not isinstance(found.get("state"), dict) or not _are_groups(found.get("param_groups")):
+        if (
+            not isinstance(found, dict)
+            or not isinstance(found.get("state"), dict)
+            or not _are_groups(found.get("param_groups"))
+        ):
             raise StateError(_no_state_dict(found))
         owned, groups = self._owned(), []
         if len(found["param_groups"]) != len(owned):
-            raise StateError(f"the state dict has {len(found['param_groups'])} groups, and the optimizer {len(owned)}")
+            raise StateError(
+                f"the state dict has {len(found['param_groups'])} groups, and the optimizer {len(owned)}"
+            )
         for saved, own in zip(found["param_groups"], owned):
             if len(saved["params"]) != len(own.group["params"]):
                 raise StateError(
-                    f"a group of the state dict has {len(saved['params'])} parameters, and that of the optimizer {len(own.group['params'])}"
+                    f"a group of the state dict has {len(saved['params'])} parameters, and that of the"
+                    f" optimizer {len(own.group['params'])}"
                 )
             own.check_saved(saved, found["state"])
             try:
@@ -106,7 +128,10 @@ class Saved:
         self._check_names(found["param_groups"])
         skipped = found.get("skipped", [])
         if not isinstance(skipped, list) or len(skipped) not in (0, len(self._groups)):
-            raise StateError(f"the skipped steps of a state dict are a list of one number for each group, not {brief(skipped)}")
+            raise StateError(
+                "the skipped steps of a state dict are a list of one number for each group, not"
+                f" {brief(skipped)}"
+            )
         for count in skipped:
             checks.count("skipped", count)
         if "rng_state" in found:
@@ -117,13 +142,17 @@ class Saved:
 
     def _check_names(self, saved_groups):
         """Raise where parameters with names stand in another order than in a state dict."""
-        theirs, ours = ([*chain.from_iterable(group.get("param_names", ()) for group in groups)] for groups in (saved_groups, self.param_groups))
+        theirs, ours = (
+            [*chain.from_iterable(group.get("param_names", ()) for group in groups)]
+            for groups in (saved_groups, self.param_groups)
+        )
         places = {name: place for place, name in enumerate(ours)}
         for place, name in enumerate(theirs if len(theirs) == len(ours) else ()):
             if places.get(name, place) != place:
                 raise StateError(
-                    f"parameter {place} is {name!r} in the state dict and {ours[place]!r} in the optimizer, which has {name!r} elsewhere: states are "
-                    "loaded by their place, so give the optimizer its parameters in the order of the run that was saved"
+                    f"parameter {place} is {name!r} in the state dict and {ours[place]!r} in the optimizer,"
+                    f" which has {name!r} elsewhere: states are loaded by their place, so give the optimizer"
+                    " its parameters in the order of the run that was saved"
                 )
 
     def _taken_along(self):
@@ -134,7 +163,12 @@ class Saved:
         be, owned = self._backend, self._owned()
         for own in owned:
             own.read()
-        options = {"device_id": be.device_id, "num_threads": be.num_threads, "fast_math": be.fast_math, "stochastic_round": be.stochastic_round}
+        options = {
+            "device_id": be.device_id,
+            "num_threads": be.num_threads,
+            "fast_math": be.fast_math,
+            "stochastic_round": be.stochastic_round,
+        }
         return {
             **super().__getstate__(),  # type: ignore[misc, dict-item]
             "_groups": [own.optimizer for own in owned],
@@ -148,7 +182,9 @@ class Saved:
         raise NotImplementedError
 
     def __setstate__(self, state):
-        """Take over what `__getstate__` gave; PyTorch's `load_state_dict` passes the state and the groups alone."""
+        """Take over what `__getstate__` gave; PyTorch's `load_state_dict` passes the state and the groups
+        alone.
+        """
         super().__setstate__(state)  # type: ignore[misc]
         self.state = CountedState(self.state)
         if "_backend" in state:
@@ -187,13 +223,22 @@ def check_states(index, found, shapes):
     for name in found.keys() & shapes.keys():
         value, shape = found[name], shapes[name]
         if not isinstance(value, torch.Tensor) or value.dtype not in _STORAGE:
-            raise StateError(f"the state {name} of parameter {index} must be a tensor of one of {_STORAGE}, not {brief(value)}")
+            raise StateError(
+                f"the state {name} of parameter {index} must be a tensor of one of {_STORAGE}, not"
+                f" {brief(value)}"
+            )
         if value.shape != shape and not (value.numel() == 1 and all(length == 1 for length in shape)):
-            raise StateError(f"the state {name} of parameter {index} has shape {tuple(value.shape)}, and has to have {tuple(shape)}")
+            raise StateError(
+                f"the state {name} of parameter {index} has shape {tuple(value.shape)}, and has to have"
+                f" {tuple(shape)}"
+            )
 
 
 def copied(value, device=None):
-    """Return a copy of an entry of a state dict. Tensors keep their dtypes, and go to the device, where there is one."""
+    """Return a copy of an entry of a state dict.
+
+    Tensors keep their dtypes, and go to the device, where there is one.
+    """
     if isinstance(value, torch.Tensor):
         return value.to(device, copy=True)
     if isinstance(value, dict):
@@ -208,7 +253,11 @@ def brief(value):
     """Return what messages say in place of a value whose text may be long."""
     if isinstance(value, dict):
         return f"a dict with the keys {', '.join(map(repr, value)) or '(none)'}"
-    return repr(value) if value is None or isinstance(value, (bool, int, float, str, type)) else f"an object of {type(value)}"
+    return (
+        repr(value)
+        if value is None or isinstance(value, (bool, int, float, str, type))
+        else f"an object of {type(value)}"
+    )
 
 
 def _no_state_dict(value):
@@ -216,4 +265,6 @@ def _no_state_dict(value):
 
 
 def _are_groups(value):
-    return isinstance(value, list) and all(isinstance(group, dict) and isinstance(group.get("params"), list) for group in value)
+    return isinstance(value, list) and all(
+        isinstance(group, dict) and isinstance(group.get("params"), list) for group in value
+    )

@@ -1,4 +1,6 @@
-"""Seeds of stochastic rounding for optimizers that are given none: other ones for each, and the same in every process that makes as many."""
+"""Seeds of stochastic rounding for optimizers that are given none: other ones for each, and the same in every
+process that makes as many.
+"""
 
 import itertools
 
@@ -14,7 +16,8 @@ _numbers = itertools.count()
 def seed_for(given):
     """Return the seed of a new optimizer.
 
-    Each call counts one optimizer. Neither the system nor another library's seed plays a part, so the replicas of a parallel run agree.
+    Each call counts one optimizer. Neither the system nor another library's seed plays a part, so the
+    replicas of a parallel run agree.
 
     Parameters
     ----------
@@ -34,7 +37,11 @@ def seed_for(given):
     number = next(_numbers)
     if given is None:
         return _absorb(_absorb(0, _LIBRARY), number)
-    if isinstance(given, (bool, np.bool_)) or not isinstance(given, (int, np.integer)) or not 0 <= given <= _MASK:
+    if (
+        isinstance(given, (bool, np.bool_))
+        or not isinstance(given, (int, np.integer))
+        or not 0 <= given <= _MASK
+    ):
         raise ArgumentError(f"seed must be an int from 0 to 2**64 - 1, or None, not {given!r}")
     return int(given)
 

@@ -38,7 +38,9 @@ def local_grads(params):
     -------
     list
     """
-    with torch._C.DisableTorchFunctionSubclass():  # DTensors have a __torch_function__ that does nothing, and a look for it costs 300 ns
+    with (
+        torch._C.DisableTorchFunctionSubclass()
+    ):  # DTensors have a __torch_function__ that does nothing, and a look for it costs 300 ns
         return local([*map(_grad, params)])
 
 
@@ -63,11 +65,14 @@ def check_shards(params, rows):
     """
     for row, param in zip(rows, params):
         grad = param.grad
-        if is_sharded(param) != is_sharded(grad) or (is_sharded(param) and param.placements != grad.placements):
+        if is_sharded(param) != is_sharded(grad) or (
+            is_sharded(param) and param.placements != grad.placements
+        ):
             placed = [getattr(tensor, "placements", "no DTensor") for tensor in (param, grad)]
             raise LayoutError(
-                f"parameter {row} of the group is distributed as {placed[0]}, and its gradient as {placed[1]}: "
-                "redistribute it (param.grad = param.grad.redistribute(placements=param.placements))"
+                f"parameter {row} of the group is distributed as {placed[0]}, and its gradient as"
+                f" {placed[1]}: redistribute it (param.grad ="
+                " param.grad.redistribute(placements=param.placements))"
             )
 
 
@@ -88,13 +93,17 @@ def check_rule(optimizer, program, params):
     reduces = program.size is not None or any(isinstance(stage, Combine) for _, stage in program.stages())
     if reduces and any(map(_is_split, params)):
         raise ArgumentError(
-            f"{optimizer.classnm} reduces over whole parameters or steps here, which are split over processes (DTensors), and nbopt does not "
-            "add up over processes yet. Turn off gradient_clip_norm and skip_nonfinite (torch.nn.utils.clip_grad_norm_ clips DTensors), "
-            "or take a rule without reductions"
+            f"{optimizer.classnm} reduces over whole parameters or steps here, which are split over processes"
+            " (DTensors), and nbopt does not add up over processes yet. Turn off gradient_clip_norm and"
+            " skip_nonfinite (torch.nn.utils.clip_grad_norm_ clips DTensors), or take a rule without"
+            " reductions"
         )
 
 
 def _is_split(param):
     if not is_sharded(param):
         return False
-    return any(param.device_mesh.size(axis) > 1 and not place.is_replicate() for axis, place in enumerate(param.placements))
+    return any(
+        param.device_mesh.size(axis) > 1 and not place.is_replicate()
+        for axis, place in enumerate(param.placements)
+    )

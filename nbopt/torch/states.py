@@ -1,4 +1,6 @@
-"""The states of a parameter, as PyTorch's optimizers keep them: their names, when there are any, and what they start from."""
+"""The states of a parameter, as PyTorch's optimizers keep them: their names, when there are any, and what
+they start from.
+"""
 
 from typing import NamedTuple
 
@@ -46,20 +48,30 @@ class Kept(NamedTuple):
         Returns
         -------
         list of torch.Tensor
-            Of the parameters' shapes and layouts; or views of one tensor, which a step walks through in a row.
+            Of the parameters' shapes and layouts; or views of one tensor, which a step walks through in a
+            row.
         """
         if self.start == "param":
             return [param.detach().to(state_dtype(param, wanted), copy=True) for param in params]
         start = float(group[self.start]) if isinstance(self.start, str) else self.start
         if self.single:
-            return list(torch.full((len(params),), start, dtype=getattr(torch, self.single), device=params[0].device).unbind())
+            return list(
+                torch.full(
+                    (len(params),), start, dtype=getattr(torch, self.single), device=params[0].device
+                ).unbind()
+            )
         if self.axes != "all":
             shapes = [State(self.axes).shape(tuple(param.shape)) for param in params]
-            return [torch.full(shape, start, dtype=state_dtype(param, wanted), device=param.device) for param, shape in zip(params, shapes)]
+            return [
+                torch.full(shape, start, dtype=state_dtype(param, wanted), device=param.device)
+                for param, shape in zip(params, shapes)
+            ]
         return [_filled(param, start, state_dtype(param, wanted)) for param in params]
 
     def shaped(self, value, param):
-        """Return a state as a rule takes it: this process's share; one number with as many axes as the parameter, if it is one."""
+        """Return a state as a rule takes it: this process's share; one number with as many axes as the
+        parameter, if it is one.
+        """
         value = getattr(value, "_local_tensor", value)
         single = self.single and self is not STEP and isinstance(value, torch.Tensor) and value.numel() == 1
         return value.view((1,) * param.ndim) if single else value
@@ -93,9 +105,13 @@ class Kept(NamedTuple):
         """
         if self.single:
             numbers = [float(value) for value in values]
-            return list(torch.tensor(numbers, dtype=getattr(torch, self.single), device=params[0].device).unbind())
+            return list(
+                torch.tensor(numbers, dtype=getattr(torch, self.single), device=params[0].device).unbind()
+            )
         return [
-            value.detach().to(param.device, value.dtype if as_given else state_dtype(param, wanted), copy=True)
+            value.detach().to(
+                param.device, value.dtype if as_given else state_dtype(param, wanted), copy=True
+            )
             for param, value in zip(params, values)
         ]
 
@@ -124,7 +140,9 @@ STEP = Kept("step", single="float32")
 
 def _filled(param, start, dtype):
     if start == 0.0:
-        return torch.zeros_like(param, dtype=dtype, requires_grad=False)  # of zeroed pages, which cost nothing until they are used
+        return torch.zeros_like(
+            param, dtype=dtype, requires_grad=False
+        )  # of zeroed pages, which cost nothing until they are used
     return torch.full_like(param, start, dtype=dtype, requires_grad=False)
 
 
@@ -135,7 +153,8 @@ def state_dtype(param, wanted):
     ----------
     param : torch.Tensor
     wanted : str or None
-        What the user asks for: a dtype's name, ``"param"`` for the parameter's own, or None: 32 bits at least.
+        What the user asks for: a dtype's name, ``"param"`` for the parameter's own, or None: 32 bits at
+        least.
 
     Returns
     -------

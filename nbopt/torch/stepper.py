@@ -1,4 +1,6 @@
-"""Stepper: what all of nbopt's optimizers for PyTorch have in common: the backend, the groups, and the step over all of them."""
+"""Stepper: what all of nbopt's optimizers for PyTorch have in common: the backend, the groups, and the step
+over all of them.
+"""
 
 from operator import attrgetter, is_
 from typing import Any
@@ -19,7 +21,9 @@ _dictionary = attrgetter("group")
 
 
 class Stepper(Saved, torch.optim.Optimizer):
-    """Base of nbopt's optimizers for PyTorch. Subclasses say which rule a group has, and what the group's keys mean.
+    """Base of nbopt's optimizers for PyTorch.
+
+    Subclasses say which rule a group has, and what the group's keys mean.
 
     A subclass calls `_begin` before PyTorch's constructor, and `_begun` after it.
     """
@@ -50,11 +54,17 @@ class Stepper(Saved, torch.optim.Optimizer):
         self.state = CountedState(self.state)
 
     def _group_of(self, group):
-        """Return a new `Group` of a dictionary, which gets what it does not say. It stays as it was if an error is raised."""
+        """Return a new `Group` of a dictionary, which gets what it does not say.
+
+        It stays as it was if an error is raised.
+        """
         raise NotImplementedError
 
     def _add(self, param_group, add):
-        """Add a group by PyTorch's method, ``add(param_group)``. If an error is raised, the groups stay what they were."""
+        """Add a group by PyTorch's method, ``add(param_group)``.
+
+        If an error is raised, the groups stay what they were.
+        """
         before = dict(param_group) if isinstance(param_group, dict) else None
         count = len(self.param_groups)
         try:
@@ -68,7 +78,9 @@ class Stepper(Saved, torch.optim.Optimizer):
             raise
 
     def _owned(self):
-        """Return the `Group` of each of `param_groups`, found by its dictionary, and made where the dictionary is new."""
+        """Return the `Group` of each of `param_groups`, found by its dictionary, and made where the
+        dictionary is new.
+        """
         groups = self.param_groups
         if len(groups) != len(self._groups) or not all(map(is_, map(_dictionary, self._groups), groups)):
             known = {id(own.group): own for own in self._groups}
@@ -83,7 +95,10 @@ class Stepper(Saved, torch.optim.Optimizer):
         rule.loss_scale, rule.skip_nonfinite = self._loss_scale, self._skip_nonfinite
         for number, param in enumerate(params):
             if torch.nn.parameter.is_lazy(param):
-                raise LayoutError(f"parameter {number} of the group has no shape yet: call the model with some input first (torch.nn.Lazy...)")
+                raise LayoutError(
+                    f"parameter {number} of the group has no shape yet: call the model with some input first"
+                    " (torch.nn.Lazy...)"
+                )
             wrapped(self._backend, local([param])[0], f"parameter {number} of the group")
 
     def _check_device(self, params):
@@ -97,7 +112,8 @@ class Stepper(Saved, torch.optim.Optimizer):
         for param in params:
             if param.device != self._device:
                 raise LayoutError(
-                    f"parameters are on {self._device} and on {param.device}: make an optimizer for each device, after the model was moved"
+                    f"parameters are on {self._device} and on {param.device}: make an optimizer for each"
+                    " device, after the model was moved"
                 )
 
     def _use_backend(self, device):
@@ -105,7 +121,9 @@ class Stepper(Saved, torch.optim.Optimizer):
             return
         name = self._chosen or {"cpu": "cpu", "cuda": "cuda"}.get(device.type)
         if name is None:
-            raise LayoutError(f"the parameters are on {device}, and no backend works there: use the CPU or an NVIDIA GPU")
+            raise LayoutError(
+                f"the parameters are on {device}, and no backend works there: use the CPU or an NVIDIA GPU"
+            )
         made = new_backend(name, rng_seed=self._seed, device_id=device.index or 0)
         if isinstance(self._backend, Backend):
             made.rng_set_state(self._backend.rng_get_state())
@@ -117,7 +135,8 @@ class Stepper(Saved, torch.optim.Optimizer):
     def loss_scale(self):
         """Float or torch.Tensor : what the loss was multiplied by: gradients of all groups are divided by it.
 
-        A tensor of one element is read at every step, by the device, and may be written in place. A state dict does not have it.
+        A tensor of one element is read at every step, by the device, and may be written in place. A state
+        dict does not have it.
         """
         return self._loss_scale
 
@@ -127,7 +146,8 @@ class Stepper(Saved, torch.optim.Optimizer):
 
     @property
     def skip_nonfinite(self):
-        """Bool : whether to leave everything as it is in a step where the norm of a group's gradients is infinite or NaN.
+        """Bool : whether to leave everything as it is in a step where the norm of a group's gradients is
+        infinite or NaN.
 
         See `nbopt.Optimizer`. A state dict does not have it.
         """
@@ -145,7 +165,9 @@ class Stepper(Saved, torch.optim.Optimizer):
 
     @property
     def skipped(self):
-        """List of int : how many steps of each group `skip_nonfinite` has skipped. On a device, reading it waits for the steps so far.
+        """List of int : how many steps of each group `skip_nonfinite` has skipped.
+
+        On a device, reading it waits for the steps so far.
 
         The numbers are equal, but for groups without gradients in some step and groups that were added later.
         """

@@ -1,4 +1,6 @@
-"""ArrayBackend: what backends whose arrays have addresses and strides have in common, foremost the checks before a step."""
+"""ArrayBackend: what backends whose arrays have addresses and strides have in common, foremost the checks
+before a step.
+"""
 
 import numpy as np
 
@@ -24,7 +26,10 @@ class ArrayBackend(Backend):
             found = None
         if found not in STORED_DTYPES:
             names = ", ".join(sorted(d.name for d in STORED_DTYPES))
-            raise DtypeError(f"arrays of dtype {dtype} can't be trained; allowed are {names}. Convert it: x.astype(numpy.float32)")
+            raise DtypeError(
+                f"arrays of dtype {dtype} can't be trained; allowed are {names}. Convert it:"
+                " x.astype(numpy.float32)"
+            )
         return found
 
     def resolved(self, obj):
@@ -32,7 +37,8 @@ class ArrayBackend(Backend):
         return resolved(obj)
 
     def array_of(self, tensor):
-        """Return what has a tensor's shape, dtype, strides and address, for checks and layouts: a numpy.ndarray where the host can read it.
+        """Return what has a tensor's shape, dtype, strides and address, for checks and layouts: a
+        numpy.ndarray where the host can read it.
 
         Raises
         ------
@@ -63,12 +69,14 @@ class ArrayBackend(Backend):
         raise NotImplementedError(f"{type(self).__name__} can't broadcast arrays")
 
     def checked_columns(self, update):
-        """Return the update's columns as lists of arrays, after the checks that only a look at memory can make, and their roundings.
+        """Return the update's columns as lists of arrays, after the checks that only a look at memory can
+        make, and their roundings.
 
-        The roundings are a list for each slot: how many mantissa bits a stochastic rounding keeps in each row, or 0.
+        The roundings are a list for each slot: how many mantissa bits a stochastic rounding keeps in each
+        row, or 0.
 
-        For an assignment outside an optimizer, operands are broadcast to the target's shape, and an operand that overlaps the target
-        without being the same view of it is copied first.
+        For an assignment outside an optimizer, operands are broadcast to the target's shape, and an operand
+        that overlaps the target without being the same view of it is copied first.
         """
         columns = update.columns(update)
         arrays = [[self.array_of(tensor) for tensor in column] for column in columns]
@@ -79,7 +87,9 @@ class ArrayBackend(Backend):
             for row, (tensor, array) in enumerate(zip(column, arrays[slot])):
                 if slot in written:
                     _check_writable(array, f"{names[slot]} {tensor!r}")
-                values.append((array, slot in written, lambda n=names[slot], r=row, t=tensor: f"{n} number {r} {t!r}"))
+                values.append(
+                    (array, slot in written, lambda n=names[slot], r=row, t=tensor: f"{n} number {r} {t!r}")
+                )
         if update.plans is None:
             target = arrays[0][0]
             check_disjoint(values[:1])
@@ -87,7 +97,10 @@ class ArrayBackend(Backend):
         else:
             check_disjoint(values)
         update.arrays = arrays
-        kept = [[_kept(update, slot, tensor) if slot in written else 0 for tensor in column] for slot, column in enumerate(columns)]
+        kept = [
+            [_kept(update, slot, tensor) if slot in written else 0 for tensor in column]
+            for slot, column in enumerate(columns)
+        ]
         return arrays, kept
 
     def check_together(self, updates):
@@ -97,7 +110,9 @@ class ArrayBackend(Backend):
         values = []
         for number, update in enumerate(updates):
             written = set(update.program.written())
-            arrays = update.arrays or [[self.array_of(tensor) for tensor in column] for column in update.columns(update)]
+            arrays = update.arrays or [
+                [self.array_of(tensor) for tensor in column] for column in update.columns(update)
+            ]
             for slot, column in enumerate(arrays):
                 for row, array in enumerate(column):
                     name = f"{update.program.names[slot]} number {row} of the step's update number {number}"
@@ -105,9 +120,13 @@ class ArrayBackend(Backend):
         check_disjoint(values)
 
     def _operand(self, tensor, target):
-        """Return an operand of an assignment as an array of the target's shape, free of dangerous overlap with it."""
+        """Return an operand of an assignment as an array of the target's shape, free of dangerous overlap
+        with it.
+        """
         array = self.array_of(tensor)
-        alike = array.shape == target.shape and array.strides == target.strides and array.dtype == target.dtype
+        alike = (
+            array.shape == target.shape and array.strides == target.strides and array.dtype == target.dtype
+        )
         (start, end), (target_start, target_end) = byte_range(array), byte_range(target)
         same = alike and start == target_start
         if not same and start < target_end and target_start < end:
@@ -116,7 +135,9 @@ class ArrayBackend(Backend):
 
 
 def given_values(tensor, values):
-    """Return what a user gave to be stored in a tensor (an array, a tensor or a number) as a NumPy array of a dtype that can be converted."""
+    """Return what a user gave to be stored in a tensor (an array, a tensor or a number) as a NumPy array of a
+    dtype that can be converted.
+    """
     if isinstance(values, np.ma.MaskedArray):
         raise LayoutError(MASKED)
     source = values.get() if isinstance(values, Tensor) else np.asarray(values)
@@ -126,7 +147,9 @@ def given_values(tensor, values):
 
 
 def convert(source, target, tensor):
-    """Write the array `source` into the NumPy array `target`, which stands for `tensor`, rounding to nearest; NaN is canonical in 16 bits."""
+    """Write the array `source` into the NumPy array `target`, which stands for `tensor`, rounding to nearest;
+    NaN is canonical in 16 bits.
+    """
     try:
         with np.errstate(all="ignore"):
             target[...] = source
@@ -153,6 +176,7 @@ def _kept(update, slot, tensor):
 def _check_writable(array, called):
     if not array.flags.writeable:
         raise LayoutError(
-            f"{called} is read-only, and would be written: pass a writable array (numpy.array(x) makes one). JAX's arrays always are: train a NumPy "
-            "copy, and give JAX a copy of that at every step (jax.numpy.array(w))"
+            f"{called} is read-only, and would be written: pass a writable array (numpy.array(x) makes one)."
+            " JAX's arrays always are: train a NumPy copy, and give JAX a copy of that at every step"
+            " (jax.numpy.array(w))"
         )

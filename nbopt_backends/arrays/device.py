@@ -1,6 +1,8 @@
-"""DeviceArray: an array in a GPU's memory, its own or a foreign one, of which the host knows everything but the values.
+"""DeviceArray: an array in a GPU's memory, its own or a foreign one, of which the host knows everything but
+the values.
 
-No NumPy array ever stands over device memory: to print or to compare such an array ends the process, and a debugger prints all that it finds.
+No NumPy array ever stands over device memory: to print or to compare such an array ends the process, and a
+debugger prints all that it finds.
 """
 
 import ctypes
@@ -10,7 +12,14 @@ from operator import index
 import numpy as np
 
 from nbopt.errors import LayoutError
-from nbopt_backends.arrays.memory import BFLOAT, array_at, dlpack_structure, dlpack_tensor, no_array, torch_structure
+from nbopt_backends.arrays.memory import (
+    BFLOAT,
+    array_at,
+    dlpack_structure,
+    dlpack_tensor,
+    no_array,
+    torch_structure,
+)
 
 _CUDA, _CUDA_MANAGED = 2, 13  # DLPack's codes of memory that a CUDA kernel can read
 
@@ -34,11 +43,24 @@ class DeviceArray:
         What keeps the memory alive.
     readonly : bool
     pointer : callable or None
-        Returns the address now, for foreign arrays whose memory can be exchanged under the same object (PyTorch's ``p.data = ...``).
+        Returns the address now, for foreign arrays whose memory can be exchanged under the same object
+        (PyTorch's ``p.data = ...``).
     c_contiguous : bool
     """
 
-    __slots__ = ("__weakref__", "address", "c_contiguous", "dtype", "home", "nbytes", "owner", "pointer", "readonly", "shape", "strides")
+    __slots__ = (
+        "__weakref__",
+        "address",
+        "c_contiguous",
+        "dtype",
+        "home",
+        "nbytes",
+        "owner",
+        "pointer",
+        "readonly",
+        "shape",
+        "strides",
+    )
 
     def __init__(self, home, address, shape, dtype, strides=None, owner=None, readonly=False, pointer=None):
         self.home, self.address, self.shape, self.dtype = home, address, shape, dtype
@@ -46,7 +68,11 @@ class DeviceArray:
         self.nbytes = math.prod(shape) * dtype.itemsize
         contiguous = _c_strides(shape, dtype.itemsize)
         # The strides of an axis of length 1 mean nothing, and libraries fill them in differently.
-        self.c_contiguous = strides is None or 0 in shape or all(n == 1 or a == b for n, a, b in zip(shape, strides, contiguous))
+        self.c_contiguous = (
+            strides is None
+            or 0 in shape
+            or all(n == 1 or a == b for n, a, b in zip(shape, strides, contiguous))
+        )
         self.strides = contiguous if self.c_contiguous else tuple(strides)
 
     @property
@@ -71,7 +97,9 @@ class DeviceArray:
 
     def view(self, offset, shape, strides):
         """Return an array of the same memory and dtype that begins `offset` bytes after this one."""
-        return DeviceArray(self.home, self.address + offset, tuple(shape), self.dtype, strides, self.owner, self.readonly)
+        return DeviceArray(
+            self.home, self.address + offset, tuple(shape), self.dtype, strides, self.owner, self.readonly
+        )
 
     def with_axis_last(self, axis):
         """Return a view with one axis moved to the end, as ``numpy.moveaxis(array, axis, -1)``."""
@@ -94,8 +122,9 @@ class DeviceArray:
             same_strides = strides is None if self.c_contiguous else strides == self.strides
             if tuple(self.owner.shape) != self.shape or dtype != self.dtype or not same_strides:
                 raise LayoutError(
-                    f"an array of shape {self.shape} and dtype {self.dtype} has got memory of shape {tuple(self.owner.shape)} and dtype {dtype}, "
-                    "or of other strides, since it was wrapped: wrap it again"
+                    f"an array of shape {self.shape} and dtype {self.dtype} has got memory of shape"
+                    f" {tuple(self.owner.shape)} and dtype {dtype}, or of other strides, since it was"
+                    " wrapped: wrap it again"
                 )
             self.address = address
 
@@ -103,7 +132,10 @@ class DeviceArray:
         """Return a view. `key` has slices, ints and at most one Ellipsis, with NumPy's meaning."""
         parts = list(key) if isinstance(key, tuple) else [key]
         if len(parts) - parts.count(...) > self.ndim:
-            raise IndexError(f"too many indices: the array has {self.ndim} dimensions, and {len(parts) - parts.count(...)} were indexed")
+            raise IndexError(
+                f"too many indices: the array has {self.ndim} dimensions, and {len(parts) - parts.count(...)}"
+                " were indexed"
+            )
         if parts.count(...) > 1:
             raise IndexError("an index can have one Ellipsis (...) only")
         dots = parts.index(...) if ... in parts else len(parts)
@@ -139,18 +171,32 @@ class DeviceArray:
         return _CUDA, self.home.device_id
 
     def __dlpack__(self, *, stream=None, **options):
-        """Return a DLPack capsule. The consumer's stream waits for what is queued here; -1: it takes care of that by itself."""
+        """Return a DLPack capsule.
+
+        The consumer's stream waits for what is queued here; -1: it takes care of that by itself.
+        """
         if stream != -1:
             self.home.streams.order_before(0 if stream in (None, 1) else stream)
         if any(step % self.dtype.itemsize for step in self.strides):
-            raise BufferError("DLPack counts strides in elements, and those of this array are no whole number of them")
-        # NumPy makes the structure, and frees it, for an array of as many dimensions in the host's memory. That it is strided gives the structure
-        # strides. What it says of the memory is then replaced. The capsule keeps this array's owner alive.
+            raise BufferError(
+                "DLPack counts strides in elements, and those of this array are no whole number of them"
+            )
+        # NumPy makes the structure, and frees it, for an array of as many dimensions in the host's memory.
+        # That it is strided gives the structure strides. What it says of the memory is then replaced. The
+        # capsule keeps this array's owner alive.
         bfloat16 = self.dtype.name == "bfloat16"  # which NumPy can't export
-        dtype, shape = np.dtype(np.uint16) if bfloat16 else self.dtype, (2, *(1,) * (self.ndim - 1)) if self.ndim else ()
+        dtype, shape = (
+            np.dtype(np.uint16) if bfloat16 else self.dtype,
+            (2, *(1,) * (self.ndim - 1)) if self.ndim else (),
+        )
         memory = ctypes.create_string_buffer(4 * dtype.itemsize)
         capsule = array_at(
-            ctypes.addressof(memory), shape, dtype, (2 * dtype.itemsize,) * self.ndim, (memory, self.owner), self.readonly
+            ctypes.addressof(memory),
+            shape,
+            dtype,
+            (2 * dtype.itemsize,) * self.ndim,
+            (memory, self.owner),
+            self.readonly,
         ).__dlpack__()
         exported = dlpack_tensor(capsule)
         exported.data = self.address
@@ -172,14 +218,15 @@ def _c_strides(shape, item_size):
 
 def _on_host(obj):
     return LayoutError(
-        f"the array ({type(obj).__name__}) is in the host's memory, and the backend \"cuda\" works on the GPU's. "
-        "nbopt.get_backend().array(x) makes a tensor with a copy; "
-        "cupy.asarray(x) or torch.as_tensor(x, device='cuda') make device arrays, which are used without a copy"
+        f'the array ({type(obj).__name__}) is in the host\'s memory, and the backend "cuda" works on the'
+        " GPU's. nbopt.get_backend().array(x) makes a tensor with a copy; cupy.asarray(x) or"
+        " torch.as_tensor(x, device='cuda') make device arrays, which are used without a copy"
     )
 
 
 def from_foreign(home, obj):
-    """Return a DeviceArray that shares the memory of a CuPy, PyTorch or Numba device array, or of any that exports DLPack for CUDA.
+    """Return a DeviceArray that shares the memory of a CuPy, PyTorch or Numba device array, or of any that
+    exports DLPack for CUDA.
 
     Raises
     ------
@@ -223,7 +270,15 @@ def _from_interface(home, obj, interface):
         home.streams.follow("cupy")
     else:
         home.streams.wait_for(interface.get("stream"))
-    return DeviceArray(home, address, shape, home.storage_dtype(dtype), interface.get("strides"), obj, bool(readonly) or _immutable(obj))
+    return DeviceArray(
+        home,
+        address,
+        shape,
+        home.storage_dtype(dtype),
+        interface.get("strides"),
+        obj,
+        bool(readonly) or _immutable(obj),
+    )
 
 
 def _from_dlpack(home, obj):
@@ -231,7 +286,9 @@ def _from_dlpack(home, obj):
     if kind not in (_CUDA, _CUDA_MANAGED):
         raise _on_host(obj)
     home.check_device(device)
-    capsule = obj.__dlpack__(stream=home.streams.current() or 1)  # the producer makes that stream wait for what it has queued
+    capsule = obj.__dlpack__(
+        stream=home.streams.current() or 1
+    )  # the producer makes that stream wait for what it has queued
     # An unused capsule frees the producer's memory when it goes, so holding it is all that is needed.
     return DeviceArray(home, *dlpack_structure(home, capsule), (capsule, obj), readonly=_immutable(obj))
 

@@ -19,17 +19,28 @@ class HostBackend(ArrayBackend):
 
     def adopt(self, obj):
         """Return `obj` as a numpy.ndarray that shares its memory."""
-        # New gradients at every step are the normal case, so what needs no second look is let through at once.
-        if type(obj) is np.ndarray and obj.dtype in STORED_DTYPES and obj.dtype.isnative and obj.flags.aligned:
+        # New gradients at every step are the normal case, so what needs no second look is let through at
+        # once.
+        if (
+            type(obj) is np.ndarray
+            and obj.dtype in STORED_DTYPES
+            and obj.dtype.isnative
+            and obj.flags.aligned
+        ):
             return obj
         if isinstance(obj, np.ma.MaskedArray):
             raise LayoutError(MASKED)
         array = obj.view(np.ndarray) if isinstance(obj, np.ndarray) else _from_foreign(self, obj)
         if not array.dtype.isnative:
-            raise LayoutError(f"the array is byte-swapped ({array.dtype.str}): convert it by x.astype(x.dtype.newbyteorder('='))")
+            raise LayoutError(
+                f"the array is byte-swapped ({array.dtype.str}): convert it by"
+                " x.astype(x.dtype.newbyteorder('='))"
+            )
         self.storage_dtype(array.dtype)
         if not array.flags.aligned:
-            raise LayoutError("the array's memory is not aligned to its elements: make a copy of it (numpy.array(x))")
+            raise LayoutError(
+                "the array's memory is not aligned to its elements: make a copy of it (numpy.array(x))"
+            )
         return array
 
     def array_of(self, tensor):
@@ -72,7 +83,9 @@ class HostBackend(ArrayBackend):
         count = array.size if axis is None else array.shape[axis]
         matrix = (array if axis is None else np.moveaxis(array, axis, -1)).reshape(math.prod(shape), count)
         with np.errstate(all="ignore"):
-            result = self.sum_last_axis(np.ascontiguousarray(matrix)) if op == "sum" else _REDUCERS[op](matrix)
+            result = (
+                self.sum_last_axis(np.ascontiguousarray(matrix)) if op == "sum" else _REDUCERS[op](matrix)
+            )
         return Tensor(self, np.ascontiguousarray(result, dtype=array.dtype).reshape(shape))
 
     def sum_last_axis(self, matrix):
@@ -96,7 +109,9 @@ def _extreme(reducer, zero_signs):
 
     def reduced(matrix):
         found = reducer(matrix, axis=1)
-        zero = zero_signs(np.where(matrix == 0, np.copysign(1, matrix), zero_signs([-1.0, 1.0]) * -1.0), axis=1)
+        zero = zero_signs(
+            np.where(matrix == 0, np.copysign(1, matrix), zero_signs([-1.0, 1.0]) * -1.0), axis=1
+        )
         return np.where(found == 0, np.copysign(found, zero), found)
 
     return reduced
@@ -116,12 +131,16 @@ def _from_foreign(home, obj):
     if hasattr(obj, "__dlpack__") and hasattr(obj, "__dlpack_device__"):
         device = obj.__dlpack_device__()[0]
         if device not in _CPU_DEVICES:
-            raise LayoutError(f"the array is on another device (DLPack's type {int(device)}): use that device's backend, or copy it to the host")
+            raise LayoutError(
+                f"the array is on another device (DLPack's type {int(device)}): use that device's backend, or"
+                " copy it to the host"
+            )
         try:
             return np.from_dlpack(obj)
         except RuntimeError:  # bfloat16, which NumPy doesn't know
             capsule = obj.__dlpack__()
-            # A capsule of this version doesn't say whether its array may be written; NumPy takes it for read-only as well.
+            # A capsule of this version doesn't say whether its array may be written; NumPy takes it for
+            # read-only as well.
             return array_at(*dlpack_structure(home, capsule), (capsule, obj), readonly=True)
     if hasattr(obj, "__cuda_array_interface__"):
         raise LayoutError('the array is on a GPU: use the backend "cuda", or copy it to the host')
@@ -131,7 +150,9 @@ def _from_foreign(home, obj):
 def _from_torch(home, tensor):
     """Wrap a PyTorch tensor by its address: it exports neither what requires gradients nor bfloat16."""
     if tensor.device.type != "cpu":
-        raise LayoutError(f"the tensor is on {tensor.device}: use that device's backend, or copy it to the host by x.cpu()")
+        raise LayoutError(
+            f"the tensor is on {tensor.device}: use that device's backend, or copy it to the host by x.cpu()"
+        )
     address, dtype, strides = torch_structure(home, tensor)
     # Detached it keeps this memory alive, even if the tensor gets other memory by x.data = ...
     return array_at(address, tuple(tensor.shape), dtype, strides, tensor.detach())

@@ -1,6 +1,8 @@
-"""Arrays over given memory, and whether arrays overlap: checked when a layout is built, so that no update depends on the order of its elements.
+"""Arrays over given memory, and whether arrays overlap: checked when a layout is built, so that no update
+depends on the order of its elements.
 
-What is asked of an array here is its address, shape, dtype and strides: a numpy.ndarray in the host's memory, or a record such as DeviceArray.
+What is asked of an array here is its address, shape, dtype and strides: a numpy.ndarray in the host's memory,
+or a record such as DeviceArray.
 """
 
 import ctypes
@@ -10,7 +12,8 @@ import numpy as np
 
 from nbopt.errors import LayoutError, OperandError
 
-# Whether interleaved views overlap is a bounded integer problem. Beyond this much work the arrays are taken to overlap.
+# Whether interleaved views overlap is a bounded integer problem. Beyond this much work the arrays are taken
+# to overlap.
 _MAX_WORK = 100_000
 
 
@@ -22,16 +25,22 @@ class _Exporter:
 
 
 def array_at(address, shape, dtype, strides, owner, readonly=False):
-    """Return a numpy.ndarray over the host's memory at an address, which `owner` keeps alive. NumPy need not know the dtype.
+    """Return a numpy.ndarray over the host's memory at an address, which `owner` keeps alive.
 
-    It is never made over a device's memory: whoever prints such an array, a debugger for example, ends the process.
+    NumPy need not know the dtype.
+
+    It is never made over a device's memory: whoever prints such an array, a debugger for example, ends the
+    process.
     """
     interface = {
         "version": 3,
         "shape": shape,
         "strides": strides,  # None: C order
         "typestr": f"|V{dtype.itemsize}",
-        "data": (address or 1, False),  # NumPy takes 0 for no memory, where libraries have arrays without elements
+        "data": (
+            address or 1,
+            False,
+        ),  # NumPy takes 0 for no memory, where libraries have arrays without elements
     }
     array = np.asarray(_Exporter(owner, interface)).view(dtype)
     array.flags.writeable = not readonly
@@ -41,12 +50,14 @@ def array_at(address, shape, dtype, strides, owner, readonly=False):
 def no_array(obj):
     """Return the error of an object whose memory can't be shared."""
     return OperandError(
-        f"{type(obj).__name__} is no array whose memory could be shared. nbopt.get_backend().array(x) makes a tensor with a copy of its values"
+        f"{type(obj).__name__} is no array whose memory could be shared. nbopt.get_backend().array(x) makes a"
+        " tensor with a copy of its values"
     )
 
 
 def torch_structure(home, tensor):
-    """Return the address, dtype, as the backend `home` stores it, and strides in bytes (None: C order) of a PyTorch tensor.
+    """Return the address, dtype, as the backend `home` stores it, and strides in bytes (None: C order) of a
+    PyTorch tensor.
 
     Raises
     ------
@@ -54,7 +65,10 @@ def torch_structure(home, tensor):
         If the tensor has no memory of its own, or its memory doesn't hold its values.
     """
     if str(tensor.layout) != "torch.strided":
-        raise LayoutError(f"the tensor is sparse ({tensor.layout}), and a step needs all of its elements: make it dense by x.to_dense()")
+        raise LayoutError(
+            f"the tensor is sparse ({tensor.layout}), and a step needs all of its elements: make it dense by"
+            " x.to_dense()"
+        )
     try:
         address, empty = tensor.data_ptr(), 0 in tensor.shape
     except RuntimeError:  # nested tensors have no shape, those inside of torch.func.vmap no address
@@ -63,23 +77,33 @@ def torch_structure(home, tensor):
         raise _no_memory(tensor)
     if tensor.is_neg():
         raise LayoutError(
-            "the tensor has PyTorch's negative bit: its memory holds its values with the other sign, so it can't be written. Pass x.resolve_neg()"
+            "the tensor has PyTorch's negative bit: its memory holds its values with the other sign, so it"
+            " can't be written. Pass x.resolve_neg()"
         )
     dtype = home.storage_dtype(str(tensor.dtype).removeprefix("torch."))
-    return address, dtype, None if tensor.is_contiguous() else tuple(step * dtype.itemsize for step in tensor.stride())
+    return (
+        address,
+        dtype,
+        None if tensor.is_contiguous() else tuple(step * dtype.itemsize for step in tensor.stride()),
+    )
 
 
 def _no_memory(tensor):
     kind = type(tensor).__name__
     if hasattr(tensor, "to_local"):
-        way = "Pass its local tensors, x.to_local(). Parameters that FSDP2 shards (fully_shard) are not supported yet"
+        way = (
+            "Pass its local tensors, x.to_local(). Parameters that FSDP2 shards (fully_shard) are not"
+            " supported yet"
+        )
     else:
         way = "Pass the plain tensors that it stands for"
     return LayoutError(f"the tensor is a {kind}, which has no memory of its own to be read or written. {way}")
 
 
 def resolved(obj):
-    """Return `obj`, or a copy of its values where it is a PyTorch tensor whose memory holds them with the other sign (the negative bit)."""
+    """Return `obj`, or a copy of its values where it is a PyTorch tensor whose memory holds them with the
+    other sign (the negative bit).
+    """
     return obj.resolve_neg() if hasattr(obj, "resolve_neg") and obj.is_neg() else obj
 
 
@@ -110,10 +134,14 @@ def dlpack_tensor(capsule):
 
 
 def dlpack_structure(home, capsule):
-    """Return the address, shape, dtype, as the backend `home` stores it, and strides in bytes (None: C order) of a DLPack capsule's array."""
+    """Return the address, shape, dtype, as the backend `home` stores it, and strides in bytes (None: C order)
+    of a DLPack capsule's array.
+    """
     found = dlpack_tensor(capsule)
     names = {(2, 16): "float16", (2, 32): "float32", (2, 64): "float64", (BFLOAT, 16): "bfloat16"}
-    dtype = home.storage_dtype(names.get((found.code, found.bits), f"DLPack type {found.code} of {found.bits} bits"))
+    dtype = home.storage_dtype(
+        names.get((found.code, found.bits), f"DLPack type {found.code} of {found.bits} bits")
+    )
     shape = tuple(found.shape[: found.ndim])
     strides = tuple(step * dtype.itemsize for step in found.strides[: found.ndim]) if found.strides else None
     return (found.data or 0) + found.byte_offset, shape, dtype, strides
@@ -178,7 +206,9 @@ def reshaped_strides(shape, strides, new, item_size):
 
 
 def overlaps_itself(array):
-    """Return whether two elements of `array` share memory (as in views made by ``as_strided`` or ``broadcast_to``)."""
+    """Return whether two elements of `array` share memory (as in views made by ``as_strided`` or
+    ``broadcast_to``).
+    """
     if array.size <= 1:
         return False
     item_size = array.dtype.itemsize
@@ -211,7 +241,9 @@ def check_disjoint(values):
     """
     for array, written, label in values:
         if written and overlaps_itself(array):
-            raise LayoutError(f"elements of {label()} share memory with each other: make a copy of it (numpy.array(x))")
+            raise LayoutError(
+                f"elements of {label()} share memory with each other: make a copy of it (numpy.array(x))"
+            )
     spans = sorted((*byte_range(array), written, index) for index, (array, written, _) in enumerate(values))
     active = []  # spans that reach beyond the current one's start
     for start, end, written, index in spans:
@@ -221,15 +253,20 @@ def check_disjoint(values):
         for _, _, other_written, other in active:
             if (written or other_written) and _share(values[index][0], values[other][0]):
                 raise LayoutError(
-                    f"{values[other][2]()} and {values[index][2]()} share memory that a step writes: "
-                    "the result would depend on which is updated first. List each array once, and keep gradients in memory of their own."
+                    f"{values[other][2]()} and {values[index][2]()} share memory that a step writes: the"
+                    " result would depend on which is updated first. List each array once, and keep"
+                    " gradients in memory of their own."
                 )
         active.append((start, end, written, index))
 
 
 def _share(a, b):
-    """Return whether two arrays have a byte in common. It is True as well where that takes too long to find out."""
-    # The distance between two elements is a sum of steps, each taken a number of times that lies in a range. Equal steps are one.
+    """Return whether two arrays have a byte in common.
+
+    It is True as well where that takes too long to find out.
+    """
+    # The distance between two elements is a sum of steps, each taken a number of times that lies in a range.
+    # Equal steps are one.
     ranges = {}
     for array, sign in ((a, -1), (b, 1)):
         for n, step in zip(array.shape, array.strides):
@@ -242,7 +279,9 @@ def _share(a, b):
 
 
 def _has_sum(terms, low, high):
-    """Return whether ``sum(step * times)`` can lie in [low, high]; `terms` are (step, fewest times, most times), the largest step first."""
+    """Return whether ``sum(step * times)`` can lie in [low, high]; `terms` are (step, fewest times, most
+    times), the largest step first.
+    """
     rests = [(0, 0, 0)]  # from each term on: the greatest common divisor, the least and the greatest sum
     for step, fewest, most in reversed(terms):
         divisor, least, greatest = rests[-1]

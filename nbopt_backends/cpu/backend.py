@@ -50,7 +50,8 @@ _DRIVERS, _SUMS = source.text_of(cpu_drivers), source.text_of(cpu_sums)
 
 
 class NumbaCPU(CompiledBackend, HostBackend):
-    """The backend ``"cpu"``: each program becomes one Numba kernel, run over chunks of all tensors by a ``prange`` loop.
+    """The backend ``"cpu"``: each program becomes one Numba kernel, run over chunks of all tensors by a
+    ``prange`` loop.
 
     Parameters
     ----------
@@ -73,7 +74,10 @@ class NumbaCPU(CompiledBackend, HostBackend):
     def problem(cls):
         """Return why the backend can't be used and what to do about it, or None where it can."""
         if numba.config.DISABLE_JIT:
-            return 'Numba compiles nothing while NUMBA_DISABLE_JIT is set: unset it, or use the backend "reference", which is plain NumPy'
+            return (
+                "Numba compiles nothing while NUMBA_DISABLE_JIT is set: unset it, or use the backend"
+                ' "reference", which is plain NumPy'
+            )
         if numba.config.SLP_VECTORIZE:  # off since https://github.com/numba/numba/issues/8705
             return "LLVM makes wrong code of sums while NUMBA_SLP_VECTORIZE is set: unset it"
         return None
@@ -109,7 +113,9 @@ class NumbaCPU(CompiledBackend, HostBackend):
         return first.joined[1]
 
     def _runner(self, elements, text=_DRIVERS, stem="drivers", name="run_stages", signature=_RUN):
-        """Return what runs a compiled function over so many elements: on all threads or, where they are few, on one."""
+        """Return what runs a compiled function over so many elements: on all threads or, where they are few,
+        on one.
+        """
         serial = partial(self._function, text, stem, name, False, signature)
         if not self.threads.worthwhile(elements):
             return serial()
@@ -172,7 +178,9 @@ class NumbaCPU(CompiledBackend, HostBackend):
         object
             Its `address` is that of the compiled function.
         """
-        return self._compiled((stage, *sorted(dtypes.items())), lambda: scalars_text(stage, DIALECT, dtypes), "scalars")
+        return self._compiled(
+            (stage, *sorted(dtypes.items())), lambda: scalars_text(stage, DIALECT, dtypes), "scalars"
+        )
 
     def text(self, stage, group):
         """Return the text of the kernel of a pass for a group of tensors."""
@@ -180,7 +188,9 @@ class NumbaCPU(CompiledBackend, HostBackend):
 
     def text_with_slices(self, stage, group, extents, flags):
         """Return the text of the kernel of a pass that knows slices."""
-        return self.marked(sliced_text(stage, DIALECT, group.dtypes, group.arithmetic, group.kept, extents, flags))
+        return self.marked(
+            sliced_text(stage, DIALECT, group.dtypes, group.arithmetic, group.kept, extents, flags)
+        )
 
     def _compiled(self, key, text, name):
         key = (*key, self.fast_math)
@@ -194,18 +204,28 @@ class NumbaCPU(CompiledBackend, HostBackend):
         module = source.load(text, self.stem)
         function = getattr(module, name)
         signature = types.void(*[int64] * function.__code__.co_argcount)
-        options = {"error_model": "numpy", "fastmath": _FAST if self.fast_math and name == "update" else False}
-        kernel = source.compiled(lambda cache: numba.cfunc(signature, cache=cache, **options)(function), module)
+        options = {
+            "error_model": "numpy",
+            "fastmath": _FAST if self.fast_math and name == "update" else False,
+        }
+        kernel = source.compiled(
+            lambda cache: numba.cfunc(signature, cache=cache, **options)(function), module
+        )
         self.compilations += not kernel.cache_hits
         return kernel
 
     def _function(self, text, stem, name, parallel, signature=None):
-        """Return one function of a generated module, compiled at first use. Without a signature its arguments are int64."""
+        """Return one function of a generated module, compiled at first use.
+
+        Without a signature its arguments are int64.
+        """
         key = (text, name, parallel)
         found = NumbaCPU._functions.get(key)
         if found is None:
             with NumbaCPU._compile_lock:
-                if problem := self.problem():  # set since the backend was made; Numba would return the function as it is
+                if (
+                    problem := self.problem()
+                ):  # set since the backend was made; Numba would return the function as it is
                     raise BackendError(f'the backend "cpu" can\'t compile: {problem}')
                 module = source.load(text, stem)
                 function = getattr(module, name)
@@ -213,7 +233,8 @@ class NumbaCPU(CompiledBackend, HostBackend):
                 options = {"error_model": "numpy", "nogil": True, "parallel": parallel}
 
                 def make(cache):
-                    # A function object of its own for each variant: Numba's cache tells variants by the function's name.
+                    # A function object of its own for each variant: Numba's cache tells variants by the
+                    # function's name.
                     return numba.njit(signature, cache=cache, **options)(_renamed(function, parallel))
 
                 found = NumbaCPU._functions[key] = source.compiled(make, module)
@@ -239,9 +260,15 @@ class NumbaCPU(CompiledBackend, HostBackend):
             Label -> text.
         """
         flushing = self.threads.flushing()
-        flush = "off on all threads" if not any(flushing) else f"ON in {sum(flushing)} of {len(flushing)}: results are not exact"
+        flush = (
+            "off on all threads"
+            if not any(flushing)
+            else f"ON in {sum(flushing)} of {len(flushing)}: results are not exact"
+        )
         return {
-            "threads": f"{1 if self.threads.serial() else self.threads.wanted()} of {numba.config.NUMBA_NUM_THREADS}",
+            "threads": (
+                f"{1 if self.threads.serial() else self.threads.wanted()} of {numba.config.NUMBA_NUM_THREADS}"
+            ),
             "threading layer": threading_layer(),
             "flush to zero": flush,
             "cache folder": str(source.cache_folder()),

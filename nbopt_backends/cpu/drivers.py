@@ -1,7 +1,8 @@
-"""What runs the stages of a step on the CPU: one call from Python, with the parallel loops over all chunks of all tensors.
+"""What runs the stages of a step on the CPU: one call from Python, with the parallel loops over all chunks of
+all tensors.
 
-The functions here are compiled twice, with and without threads, from a copy of this file in the cache folder. Everything comes in as an
-int64, addresses too, so that a call costs under a microsecond of unboxing.
+The functions here are compiled twice, with and without threads, from a copy of this file in the cache folder.
+Everything comes in as an int64, addresses too, so that a call costs under a microsecond of unboxing.
 """
 
 import numpy as np
@@ -33,8 +34,9 @@ from nbopt_backends.cpu.primitives import (
 
 PIECE = 4096  # elements that are gathered at a time, a tile of a reduction; a chunk is a multiple of it
 
-# A stage is a record of int64[FIELDS]. The first says which kind it is, the second whether it is left out once the step's condition is false. A
-# pass has the address of its kernel, that of int64[chunks, CHUNK_FIELDS], and the number of the chunks; for the others see below.
+# A stage is a record of int64[FIELDS]. The first says which kind it is, the second whether it is left out
+# once the step's condition is false. A pass has the address of its kernel, that of int64[chunks,
+# CHUNK_FIELDS], and the number of the chunks; for the others see below.
 FIELDS = 16
 CHUNK_FIELDS = 9
 PASS, STRIDED_PASS, COMBINE, COMBINE_STEP, SCALARS, VERDICT, SLICED_PASS, COMBINE_SLICES = range(8)
@@ -67,7 +69,11 @@ def run_stages(stages, n_stages, random):
             continue
         if kind == PASS or kind == STRIDED_PASS or kind == SLICED_PASS:
             passes += 1
-            kernel, chunks, n_chunks = load_int64(stage, 2, -1), load_int64(stage, 3, -1), load_int64(stage, 4, -1)
+            kernel, chunks, n_chunks = (
+                load_int64(stage, 2, -1),
+                load_int64(stage, 3, -1),
+                load_int64(stage, 4, -1),
+            )
             if kind == PASS:
                 for c in prange(n_chunks):
                     run_chunk(kernel, chunks + c * CHUNK_FIELDS * 8, random)
@@ -89,7 +95,12 @@ def run_stages(stages, n_stages, random):
             for k in range(load_int64(stage, 7, -1)):
                 row = load_int64(load_int64(stage, 8, -1), k, -1)
                 slots = load_int64(stage, 3, -1) + row * load_int64(stage, 4, -1) * 8
-                call_scalars(load_int64(stage, 2, -1), slots, load_int64(stage, 5, -1) + row * load_int64(stage, 6, -1), taken)
+                call_scalars(
+                    load_int64(stage, 2, -1),
+                    slots,
+                    load_int64(stage, 5, -1) + row * load_int64(stage, 6, -1),
+                    taken,
+                )
         else:
             condition = load_float64(load_int64(stage, 2, -1), 0, -1)
             if condition != condition or condition == 0.0:
@@ -106,13 +117,19 @@ def run_chunk(kernel, chunk, random):
     kernel : int64
         Address of ``void kernel(slots, offset, n, place, numbers, random, sums)``.
     chunk : int64
-        Address of int64[CHUNK_FIELDS]: 0 the address of int64[width], the addresses of the tensor's slots; 1, 2 offset and length in elements; 3 the
-        number of the first element, see `primitives.draw`; 4 the address of the tensor's numbers, float64; 5 that of float64[tiles, reductions], the
-        results of the chunk's tiles.
+        Address of int64[CHUNK_FIELDS]: 0 the address of int64[width], the addresses of the tensor's slots; 1,
+        2 offset and length in elements; 3 the number of the first element, see `primitives.draw`; 4 the
+        address of the tensor's numbers, float64; 5 that of float64[tiles, reductions], the results of the
+        chunk's tiles.
     random : int64
         As for `run_stages`.
     """
-    slots, offset, n, place = load_int64(chunk, 0, -1), load_int64(chunk, 1, -1), load_int64(chunk, 2, -1), load_int64(chunk, 3, -1)
+    slots, offset, n, place = (
+        load_int64(chunk, 0, -1),
+        load_int64(chunk, 1, -1),
+        load_int64(chunk, 2, -1),
+        load_int64(chunk, 3, -1),
+    )
     call_kernel(kernel, slots, offset, n, place, load_int64(chunk, 4, -1), random, load_int64(chunk, 5, -1))
 
 
@@ -120,16 +137,23 @@ def run_chunk(kernel, chunk, random):
 def run_strided_chunk(kernel, chunk, random):
     """Run a pass's kernel over one chunk of a tensor that may be strided.
 
-    The strided slots of a chunk are gathered to a contiguous buffer, piece by piece, and those that the kernel writes are scattered back.
+    The strided slots of a chunk are gathered to a contiguous buffer, piece by piece, and those that the
+    kernel writes are scattered back.
 
     Parameters
     ----------
     kernel, chunk, random
-        As for `run_chunk`. Fields of the chunk besides: 6 the bytes of the results of one tile; 7 the address of int64[width]: the address of each
-        slot's geometry, int64[3 + 2 ndim]: 0 for contiguous memory, 1 for strided memory that is only read, 2 for strided memory that is written;
-        item size in bytes; ndim; shape; strides in bytes; or 0 for a slot that is one number for the whole step; 8 the width.
+        As for `run_chunk`. Fields of the chunk besides: 6 the bytes of the results of one tile; 7 the address
+        of int64[width]: the address of each slot's geometry, int64[3 + 2 ndim]: 0 for contiguous memory, 1
+        for strided memory that is only read, 2 for strided memory that is written; item size in bytes; ndim;
+        shape; strides in bytes; or 0 for a slot that is one number for the whole step; 8 the width.
     """
-    row, offset, n, place = load_int64(chunk, 0, -1), load_int64(chunk, 1, -1), load_int64(chunk, 2, -1), load_int64(chunk, 3, -1)
+    row, offset, n, place = (
+        load_int64(chunk, 0, -1),
+        load_int64(chunk, 1, -1),
+        load_int64(chunk, 2, -1),
+        load_int64(chunk, 3, -1),
+    )
     numbers, sums, step = load_int64(chunk, 4, -1), load_int64(chunk, 5, -1), load_int64(chunk, 6, -1)
     geometry, width = load_int64(chunk, 7, -1), load_int64(chunk, 8, -1)
     strided = False
@@ -170,9 +194,10 @@ def run_sliced_chunk(kernel, chunk, random):
     kernel : int64
         Address of ``void kernel(slots, chunk, walk, numbers, random, 0, 0)``.
     chunk : int64
-        Address of int64[SLICED_FIELDS]: 0 the address of int64[width], the addresses of the tensor's slots; 1 that of the walk; 2, 3 the first row
-        and the one after the last; 4, 5 the columns, likewise; 6 the address of the tensor's numbers; 7 the number of the slots' first element, see
-        `primitives.draw`; 8 the address of the geometries, see `run_strided_chunk`; 9 the width.
+        Address of int64[SLICED_FIELDS]: 0 the address of int64[width], the addresses of the tensor's slots; 1
+        that of the walk; 2, 3 the first row and the one after the last; 4, 5 the columns, likewise; 6 the
+        address of the tensor's numbers; 7 the number of the slots' first element, see `primitives.draw`; 8
+        the address of the geometries, see `run_strided_chunk`; 9 the width.
     random : int64
         As for `run_stages`.
     """
@@ -218,15 +243,32 @@ def combine_slice(op, entry):
     op : int64
         0 sum, 1 max, 2 min.
     entry : int64
-        Address of int64[SLICE_FIELDS]: 0 the address of the walk; 1 a slot that is laid out as the result is; 2 which of the pass's reductions along
-        axes it is; 3 the address of the result; 4 its elements; 5 COLUMNS_KEPT, ROWS_KEPT or ROWS_JOINED; 6 the address of the first tile's result,
-        if the columns are not kept; 7, 8 how many float64 a tile has, and the tiles of a row; 9 the address of float64[elements], scratch memory; 10
-        whether the arithmetic is float64; 11 the rows; 12, 13 the first column or row of the part, and the one after the last.
+        Address of int64[SLICE_FIELDS]: 0 the address of the walk; 1 a slot that is laid out as the result is;
+        2 which of the pass's reductions along axes it is; 3 the address of the result; 4 its elements; 5
+        COLUMNS_KEPT, ROWS_KEPT or ROWS_JOINED; 6 the address of the first tile's result, if the columns are
+        not kept; 7, 8 how many float64 a tile has, and the tiles of a row; 9 the address of
+        float64[elements], scratch memory; 10 whether the arithmetic is float64; 11 the rows; 12, 13 the first
+        column or row of the part, and the one after the last.
     """
-    walk, slot, fold, target = load_int64(entry, 0, -1), load_int64(entry, 1, -1), load_int64(entry, 2, -1), load_int64(entry, 3, -1)
+    walk, slot, fold, target = (
+        load_int64(entry, 0, -1),
+        load_int64(entry, 1, -1),
+        load_int64(entry, 2, -1),
+        load_int64(entry, 3, -1),
+    )
     size, kind, columns = load_int64(entry, 4, -1), load_int64(entry, 5, -1), load_int64(walk, 0, -1)
-    partial, step, tiles, scratch = load_int64(entry, 6, -1), load_int64(entry, 7, -1), load_int64(entry, 8, -1), load_int64(entry, 9, -1)
-    wide, rows, first, last = load_int64(entry, 10, -1), load_int64(entry, 11, -1), load_int64(entry, 12, -1), load_int64(entry, 13, -1)
+    partial, step, tiles, scratch = (
+        load_int64(entry, 6, -1),
+        load_int64(entry, 7, -1),
+        load_int64(entry, 8, -1),
+        load_int64(entry, 9, -1),
+    )
+    wide, rows, first, last = (
+        load_int64(entry, 10, -1),
+        load_int64(entry, 11, -1),
+        load_int64(entry, 12, -1),
+        load_int64(entry, 13, -1),
+    )
     nothing = 0.0 if op == 0 else (-np.inf if op == 1 else np.inf)
     if kind == ROWS_KEPT:
         for row in range(first, last):
@@ -251,10 +293,15 @@ def combine_slice(op, entry):
                 store_float64(scratch, c, -1, nothing)
         for row in range(rows):
             if band_begins(walk, fold, row):
-                place, here = row_offset(walk, slot, row), band_address(walk, fold, row, columns * (8 if wide else 4))
+                place, here = (
+                    row_offset(walk, slot, row),
+                    band_address(walk, fold, row, columns * (8 if wide else 4)),
+                )
                 for c in range(first, last):
                     value = load_float64(here, c, -1) if wide else float64(load_float32(here, c, -1))
-                    store_float64(scratch, place + c, -1, joined(op, load_float64(scratch, place + c, -1), value))
+                    store_float64(
+                        scratch, place + c, -1, joined(op, load_float64(scratch, place + c, -1), value)
+                    )
         for start in range(0, size, columns):
             for c in range(start + first, start + last):
                 store_result(target, c, load_float64(scratch, c, -1), wide)
@@ -282,11 +329,17 @@ def combine(stage):
     Parameters
     ----------
     stage : int64
-        Address of the record: 2 the op (0 sum, 1 max, 2 min); 3 the address of int64[rows + 1], where each row's tiles begin, or 0 if what is taken
-        is a number of each row; 4, 5 the address of the first tile's result or the first row's number, and the bytes from one to the next; 6 the
-        rows; 7, 8 the address of the first row's result, and the bytes from one to the next; 9 that of float64[tiles], scratch memory.
+        Address of the record: 2 the op (0 sum, 1 max, 2 min); 3 the address of int64[rows + 1], where each
+        row's tiles begin, or 0 if what is taken is a number of each row; 4, 5 the address of the first tile's
+        result or the first row's number, and the bytes from one to the next; 6 the rows; 7, 8 the address of
+        the first row's result, and the bytes from one to the next; 9 that of float64[tiles], scratch memory.
     """
-    op, starts, sums, step = load_int64(stage, 2, -1), load_int64(stage, 3, -1), load_int64(stage, 4, -1), load_int64(stage, 5, -1)
+    op, starts, sums, step = (
+        load_int64(stage, 2, -1),
+        load_int64(stage, 3, -1),
+        load_int64(stage, 4, -1),
+        load_int64(stage, 5, -1),
+    )
     rows, target, target_step = load_int64(stage, 6, -1), load_int64(stage, 7, -1), load_int64(stage, 8, -1)
     scratch = load_int64(stage, 9, -1)
     for row in range(rows):
@@ -308,10 +361,16 @@ def combine_step(stage):
     Parameters
     ----------
     stage : int64
-        Address of the record: 2 the op; 3, 4 the address of the first row's number, and the bytes from one to the next; 5 the rows; 6, 7 the address
-        of int64[n], the addresses of the results, and n; 8 that of float64[n], scratch memory.
+        Address of the record: 2 the op; 3, 4 the address of the first row's number, and the bytes from one to
+        the next; 5 the rows; 6, 7 the address of int64[n], the addresses of the results, and n; 8 that of
+        float64[n], scratch memory.
     """
-    op, target, step, rows = load_int64(stage, 2, -1), load_int64(stage, 3, -1), load_int64(stage, 4, -1), load_int64(stage, 5, -1)
+    op, target, step, rows = (
+        load_int64(stage, 2, -1),
+        load_int64(stage, 3, -1),
+        load_int64(stage, 4, -1),
+        load_int64(stage, 5, -1),
+    )
     results, n, scratch = load_int64(stage, 6, -1), load_int64(stage, 7, -1), load_int64(stage, 8, -1)
     for k in range(n):
         store_float64(scratch, k, -1, load_float64(load_int64(results, k, -1), 0, -1))
@@ -332,7 +391,8 @@ def fold_of(op, values, n):
 
 @njit(error_model="numpy")
 def copy_strided(buffer, base, geometry, start, n, gather):
-    """Copy `n` elements of a strided tensor, from C-order position `start` on, to a contiguous buffer, or back.
+    """Copy `n` elements of a strided tensor, from C-order position `start` on, to a contiguous buffer, or
+    back.
 
     Parameters
     ----------

@@ -7,7 +7,16 @@ from typing import NamedTuple
 import numpy as np
 
 from nbopt.language.stages import Combine, Pass, Scalars, axes_of
-from nbopt_backends.cpu.drivers import CHUNK_FIELDS, COMBINE, COMBINE_STEP, FIELDS, PASS, SCALARS, STRIDED_PASS, VERDICT
+from nbopt_backends.cpu.drivers import (
+    CHUNK_FIELDS,
+    COMBINE,
+    COMBINE_STEP,
+    FIELDS,
+    PASS,
+    SCALARS,
+    STRIDED_PASS,
+    VERDICT,
+)
 from nbopt_backends.cpu.slices import SlicedPass, end_of, workspace_of
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.plans.plan import Plan
@@ -53,7 +62,8 @@ class CpuPlan(Plan):
     elements : int
         Of all tensors.
     results : dict of int to list of (int, int)
-        For each reduction over the step: each parameter's place in the list of all, and the address of what is reduced of it.
+        For each reduction over the step: each parameter's place in the list of all, and the address of what
+        is reduced of it.
     """
 
     def __init__(self, backend, update, layout):
@@ -66,14 +76,20 @@ class CpuPlan(Plan):
             self.numbers[: layout.n_rows, program.size] = layout.sizes
         for number, extent in program.lengths:
             shapes = [shape for shape, *_ in layout.key[0][0]]
-            self.numbers[: layout.n_rows, number] = [math.prod(shape[axis] for axis in axes_of(extent, len(shape))) for shape in shapes]
+            self.numbers[: layout.n_rows, number] = [
+                math.prod(shape[axis] for axis in axes_of(extent, len(shape))) for shape in shapes
+            ]
         self.stride = self.numbers.strides[0] if len(self.numbers) > 1 else 0
         self._kept_alive: list = []
         self._partial = self._results(program)
         self.views = self._geometries()
         if program.workspace:
             workspace_of(self)
-        sliced = [(level, stage) for level, stage in program.stages() if isinstance(stage, Pass) and stage.has_slices(program.extents)]
+        sliced = [
+            (level, stage)
+            for level, stage in program.stages()
+            if isinstance(stage, Pass) and stage.has_slices(program.extents)
+        ]
         self._sliced = {(level, stage.extent): SlicedPass(self, stage) for level, stage in sliced}
         tiles = [layout.tile_starts, *(one.starts for one in self._sliced.values())]
         self._scratch = np.zeros(max(1, *(int(starts[-1]) for starts in tiles)))
@@ -101,7 +117,11 @@ class CpuPlan(Plan):
     def _results(self, program):
         """Return the memory of the tiles' results by level."""
         tiles = self.layout.tile_starts[-1]
-        passes = [(level, stage) for level, stage in program.stages() if isinstance(stage, Pass) and stage.reductions]
+        passes = [
+            (level, stage)
+            for level, stage in program.stages()
+            if isinstance(stage, Pass) and stage.reductions
+        ]
         return {level: np.zeros((max(1, tiles), len(stage.reductions))) for level, stage in passes}
 
     def _geometries(self):
@@ -117,7 +137,10 @@ class CpuPlan(Plan):
             return self._combine(order, stage)
         if isinstance(stage, Pass) and (level, stage.extent) in self._sliced:
             sliced = self._sliced[level, stage.extent]
-            found = [Record(*_guarded(stage, *sliced.record(group, flags)), chunks) for group, flags, chunks in sliced.records()]
+            found = [
+                Record(*_guarded(stage, *sliced.record(group, flags)), chunks)
+                for group, flags, chunks in sliced.records()
+            ]
         elif isinstance(stage, Pass):
             found = [self._pass(level, stage, group) for group in self.layout.groups]
         elif isinstance(stage, Scalars):
@@ -137,10 +160,17 @@ class CpuPlan(Plan):
             chunks[:, 5] = sums.ctypes.data + layout.first_tiles(group.chunks) * sums.strides[0]
             chunks[:, 6] = sums.strides[0]
         chunks[:, 7], chunks[:, 8] = self.views.ctypes.data + rows * self.views.strides[0], table.shape[1]
-        return Record(STRIDED_PASS if group.strided else PASS, stage.guarded, [self.backend.kernel_of(stage, group).address], chunks)
+        return Record(
+            STRIDED_PASS if group.strided else PASS,
+            stage.guarded,
+            [self.backend.kernel_of(stage, group).address],
+            chunks,
+        )
 
     def _combine(self, order, stage):
-        """Return the records of the end of a reduction: of what folds each parameter's tiles, and over the step of what folds the results."""
+        """Return the records of the end of a reduction: of what folds each parameter's tiles, and over the
+        step of what folds the results.
+        """
         numbers = self.numbers.ctypes.data, self.stride
         if not isinstance(stage.over, str):
             return [(order, Record(*_guarded(stage, *end_of(stage, self._sliced))))]
@@ -164,14 +194,25 @@ class CpuPlan(Plan):
             source = self._sliced[stage.level, stage.extent].source(stage.source)
         else:
             sums = self._partial[stage.level]
-            source = [self.layout.tile_starts.ctypes.data, sums.ctypes.data + 8 * stage.source, sums.strides[0]]
+            source = [
+                self.layout.tile_starts.ctypes.data,
+                sums.ctypes.data + 8 * stage.source,
+                sums.strides[0],
+            ]
         fields = [_OPS[stage.op], *source, self.layout.n_rows, target, step, self._scratch.ctypes.data]
         return Record(COMBINE, stage.guarded, fields)
 
     def _scalars(self, stage, dtypes, rows):
         table, function = self.layout.table, self.backend.scalars_of(stage, dtypes)
         numbers = self.numbers.ctypes.data, self.stride
-        fields = [function.address, table.ctypes.data, table.shape[1], *numbers, len(rows), self.kept_alive(rows)]
+        fields = [
+            function.address,
+            table.ctypes.data,
+            table.shape[1],
+            *numbers,
+            len(rows),
+            self.kept_alive(rows),
+        ]
         return Record(SCALARS, stage.guarded, fields)
 
     def _verdict(self, stage):
@@ -181,7 +222,8 @@ class CpuPlan(Plan):
 def in_order(plans):
     """Return the stages of several plans as one list of records, in the order in which they run.
 
-    Passes at the same place that have the same kernel become one: parameters of several groups share a loop, whatever their numbers.
+    Passes at the same place that have the same kernel become one: parameters of several groups share a loop,
+    whatever their numbers.
 
     Returns
     -------
@@ -195,14 +237,24 @@ def in_order(plans):
     joined: dict = {}
     for number, (place, record) in enumerate(entries):
         alone = () if record.chunks is not None else (number,)  # passes are joined
-        joined.setdefault((place, record.kind, record.guarded, *(record.fields if not alone else ()), *alone), []).append(record)
+        joined.setdefault(
+            (place, record.kind, record.guarded, *(record.fields if not alone else ()), *alone), []
+        ).append(record)
     records, kept = [], []
     for group in joined.values():
         fields = [group[0].kind, group[0].guarded, *group[0].fields]
         if group[0].rank is not None:
-            parts = [plan for plan in plans if plan is owner[id(group[0])] or (plan.set is not None and plan.set == owner[id(group[0])].set)]
+            parts = [
+                plan
+                for plan in plans
+                if plan is owner[id(group[0])]
+                or (plan.set is not None and plan.set == owner[id(group[0])].set)
+            ]
             results = sorted(result for plan in parts for result in plan.results[group[0].rank])
-            addresses, scratch = np.array([address for _, address in results], np.int64), np.zeros(max(1, len(results)))
+            addresses, scratch = (
+                np.array([address for _, address in results], np.int64),
+                np.zeros(max(1, len(results))),
+            )
             kept += [addresses, scratch]
             fields += [addresses.ctypes.data, len(addresses), scratch.ctypes.data]
         if group[0].chunks is not None:

@@ -1,7 +1,8 @@
 """What generated CPU kernels are made of: loads, stores and operations as LLVM sees them.
 
-Memory is reached by address: a table gives the address of each slot of each tensor as an int64. Loads and stores tell LLVM, by alias
-metadata, that different slots don't overlap (the layout was checked for it), so loops vectorise without run-time checks.
+Memory is reached by address: a table gives the address of each slot of each tensor as an int64. Loads and
+stores tell LLVM, by alias metadata, that different slots don't overlap (the layout was checked for it), so
+loops vectorise without run-time checks.
 """
 
 import math
@@ -34,7 +35,9 @@ def _note_alias(builder, instruction, slot):
     domain = module.add_metadata(["nbopt"])
     scopes = [module.add_metadata([f"slot {index}", domain]) for index in range(_SCOPES)]
     instruction.set_metadata("alias.scope", module.add_metadata([scopes[slot]]))
-    instruction.set_metadata("noalias", module.add_metadata([scope for index, scope in enumerate(scopes) if index != slot]))
+    instruction.set_metadata(
+        "noalias", module.add_metadata([scope for index, scope in enumerate(scopes) if index != slot])
+    )
 
 
 def _memory_access(element, llvm_type, loaded=None, stored=None):
@@ -67,7 +70,9 @@ def _memory_access(element, llvm_type, loaded=None, stored=None):
 
         def codegen(ctx, builder, signature, args):
             value = stored(builder, args[3]) if stored else args[3]
-            done = builder.store(value, builder.gep(_pointer(builder, args[0], llvm_type), [args[1]], inbounds=True))
+            done = builder.store(
+                value, builder.gep(_pointer(builder, args[0], llvm_type), [args[1]], inbounds=True)
+            )
             _note_alias(builder, done, number)
             return ctx.get_dummy_value()
 
@@ -99,12 +104,17 @@ load_word64 = load_int64
 
 @intrinsic(prefer_literal=True)
 def prefetch(context, address, size):
-    """Ask for `size` bytes from an address on, 64 at a time, to be brought into the cache. Any address will do."""
+    """Ask for `size` bytes from an address on, 64 at a time, to be brought into the cache.
+
+    Any address will do.
+    """
     lines = -(-size.literal_value // 64)
 
     def codegen(ctx, builder, signature, args):
         word, byte = ir.IntType(32), ir.IntType(8).as_pointer()
-        function = builder.module.declare_intrinsic("llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, word, word, word]))
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        )
         for line in range(lines):
             here = builder.inttoptr(builder.add(args[0], ir.Constant(ir.IntType(64), 64 * line)), byte)
             builder.call(function, [here, ir.Constant(word, 0), ir.Constant(word, 3), ir.Constant(word, 1)])
@@ -132,6 +142,7 @@ def _llvm_function(name, arity):
         @intrinsic
         def call(context, a):
             return a(a), codegen
+
     else:
 
         @intrinsic
@@ -148,7 +159,8 @@ absolute = _llvm_function("fabs", 1)
 sqrt = _llvm_function("sqrt", 1)
 rint = _llvm_function("rint", 1)
 exp, log, tanh, exp2, log2 = math.exp, math.log, math.tanh, np.exp2, np.log2
-# Called as an attribute of numpy, Numba makes an error that it drops, whose text has the file's name: which fails in an ASCII locale.
+# Called as an attribute of numpy, Numba makes an error that it drops, whose text has the file's name: which
+# fails in an ASCII locale.
 empty = np.empty
 
 
@@ -184,7 +196,9 @@ bits_float64, from_bits_float64 = _bit_casts(types.float64, types.int64, ir.Doub
 
 def _compiled(function):
     """Compile a formula of `nbopt_backends.lowering.formulas` with this module's names."""
-    return njit(inline="always", error_model="numpy")(FunctionType(function.__code__, globals(), function.__name__))
+    return njit(inline="always", error_model="numpy")(
+        FunctionType(function.__code__, globals(), function.__name__)
+    )
 
 
 # In the order of the file, so that formulas find those that they call.
@@ -216,6 +230,7 @@ if _has_half_instructions():
     def nearest_float16_float32(x):
         """Return a float32 rounded to nearest even in float16. NaN is canonical."""
         return _through_half(x) if x == x else from_bits_float32(0x7FC00000)
+
 else:
     # LLVM would call library functions that Numba doesn't have.
     nearest_float16_float32 = nearest_float16_float32_by_integers
@@ -235,9 +250,13 @@ else:
 
 
 _mix = njit(inline="always")(xoroshiro.mix)
-_absorb = njit(inline="always")(FunctionType(xoroshiro.absorb.__code__, {**vars(xoroshiro), "mix": _mix}, "absorb"))
+_absorb = njit(inline="always")(
+    FunctionType(xoroshiro.absorb.__code__, {**vars(xoroshiro), "mix": _mix}, "absorb")
+)
 _keys = njit(FunctionType(xoroshiro.keys.__code__, {**vars(xoroshiro), "absorb": _absorb}, "keys"))
-_seeded = njit(inline="always")(FunctionType(xoroshiro.seeded.__code__, {**vars(xoroshiro), "mix": _mix}, "seeded"))
+_seeded = njit(inline="always")(
+    FunctionType(xoroshiro.seeded.__code__, {**vars(xoroshiro), "mix": _mix}, "seeded")
+)
 _advanced = njit(inline="always")(xoroshiro.advanced)
 _LANES, _BLOCK, _U64 = xoroshiro.LANES, xoroshiro.BLOCK, np.uint64
 
@@ -255,7 +274,8 @@ def draw(lanes, random, assignment, place, fresh, draws):
     assignment : int64
         The number of the assignment in its program.
     place : int64
-        The number of the first element: blocks before it times BLOCK, plus its position in its block; a multiple of 256.
+        The number of the first element: blocks before it times BLOCK, plus its position in its block; a
+        multiple of 256.
     fresh : bool
         Whether the state is of another place than the one before.
     draws : int64
@@ -379,8 +399,12 @@ def _foldings(load, store, size, full):
 fold_sum_float32, fold_max_float32, fold_min_float32 = _foldings(load_float32, store_float32, 4, _TILE)
 fold_sum_float64, fold_max_float64, fold_min_float64 = _foldings(load_float64, store_float64, 8, _TILE)
 # Those of the tiles of rows, see nbopt_backends.meaning.slices.
-fold_row_sum_float32, fold_row_max_float32, fold_row_min_float32 = _foldings(load_float32, store_float32, 4, COLUMNS)
-fold_row_sum_float64, fold_row_max_float64, fold_row_min_float64 = _foldings(load_float64, store_float64, 8, COLUMNS)
+fold_row_sum_float32, fold_row_max_float32, fold_row_min_float32 = _foldings(
+    load_float32, store_float32, 4, COLUMNS
+)
+fold_row_sum_float64, fold_row_max_float64, fold_row_min_float64 = _foldings(
+    load_float64, store_float64, 8, COLUMNS
+)
 # Those of the results of tiles, which are few.
 fold_sum, fold_max, fold_min = _foldings(load_float64, store_float64, 8, 0)
 

@@ -1,9 +1,18 @@
-"""Passes that know slices, as records that `nbopt_backends.cpu.drivers.run_stages` goes through; see `nbopt_backends.meaning.slices`."""
+"""Passes that know slices, as records that `nbopt_backends.cpu.drivers.run_stages` goes through; see
+`nbopt_backends.meaning.slices`.
+"""
 
 import numpy as np
 
 from nbopt.language.stages import ELEMENT
-from nbopt_backends.cpu.drivers import COLUMNS_KEPT, COMBINE_SLICES, ROWS_JOINED, ROWS_KEPT, SLICED_FIELDS, SLICED_PASS
+from nbopt_backends.cpu.drivers import (
+    COLUMNS_KEPT,
+    COMBINE_SLICES,
+    ROWS_JOINED,
+    ROWS_KEPT,
+    SLICED_FIELDS,
+    SLICED_PASS,
+)
 from nbopt_backends.lowering.slices import fold_slots
 from nbopt_backends.meaning.slices import ROWS, kinds_of, shape_of, tiles_of_columns, walk_of
 from nbopt_backends.meaning.tree import OPS
@@ -15,7 +24,8 @@ _OPS = {op: number for number, op in enumerate(OPS)}
 
 
 class SlicedPass:
-    """One pass that knows slices over the parameters of a plan: its walks, and the memory of its partial results.
+    """One pass that knows slices over the parameters of a plan: its walks, and the memory of its partial
+    results.
 
     Parameters
     ----------
@@ -40,14 +50,18 @@ class SlicedPass:
             walk = self._walks[row] = walk_of(shape, extents, stage.extent)
             counts.append(walk.rows * tiles_of_columns(walk.columns) if plan.layout.sizes[row] else 0)
         self.starts = np.cumsum(counts, dtype=np.int64)
-        self._keeping = [[bool(walk.strides[slot][-1]) for slot in self._slots] for walk in self._walks.values()]
+        self._keeping = [
+            [bool(walk.strides[slot][-1]) for slot in self._slots] for walk in self._walks.values()
+        ]
         self.sums = np.zeros((max(1, int(self.starts[-1])), max(1, len(stage.reductions) + len(stage.folds))))
         self._records: dict[int, int] = {}
         self._bands: dict[tuple[int, int], int] = {}
         self._contiguous = np.zeros(len(extents), np.int64)
 
     def records(self):
-        """Return for each combination of dtypes and column strides the group, its flags and its chunks, int64[chunks, SLICED_FIELDS]."""
+        """Return for each combination of dtypes and column strides the group, its flags and its chunks,
+        int64[chunks, SLICED_FIELDS].
+        """
         found = []
         for group in self.plan.layout.groups:
             kinds = kinds_of(self.plan.layout.shapes(group), self.plan.program.extents, self.stage.extent)
@@ -63,8 +77,16 @@ class SlicedPass:
             table = layout.table[row]
             common = [table.ctypes.data, self._record(row, group)]
             views = plan.views[row] if self.stage.extent == ELEMENT else self._contiguous
-            rest = [plan.numbers.ctypes.data + row * plan.stride, first_blocks[row] * BLOCK, views.ctypes.data, layout.table.shape[1]]
-            found += [[*common, *part, *rest] for part in _parts(walk, group.strided and self.stage.extent == ELEMENT)]
+            rest = [
+                plan.numbers.ctypes.data + row * plan.stride,
+                first_blocks[row] * BLOCK,
+                views.ctypes.data,
+                layout.table.shape[1],
+            ]
+            found += [
+                [*common, *part, *rest]
+                for part in _parts(walk, group.strided and self.stage.extent == ELEMENT)
+            ]
         return np.array(found, np.int64).reshape(-1, SLICED_FIELDS)
 
     def _record(self, row, group):
@@ -90,7 +112,9 @@ class SlicedPass:
         return self.sums.ctypes.data + int(self.starts[row]) * self.sums.strides[0]
 
     def source(self, number):
-        """Return where the results of a reduction to one number are: the starts, the first result, and the bytes to the next."""
+        """Return where the results of a reduction to one number are: the starts, the first result, and the
+        bytes to the next.
+        """
         return [self.starts.ctypes.data, self.sums.ctypes.data + 8 * number, self.sums.strides[0]]
 
     def end(self, stage):
@@ -110,19 +134,43 @@ class SlicedPass:
                 if not keeps:
                     kind = ROWS_KEPT if walk.keeps_rows(slot) else ROWS_JOINED
                     place = len(self.stage.reductions) + stage.source
-                    source = [self._results_of(row) + 8 * place, self.sums.shape[1], tiles_of_columns(walk.columns)]
+                    source = [
+                        self._results_of(row) + 8 * place,
+                        self.sums.shape[1],
+                        tiles_of_columns(walk.columns),
+                    ]
                 scratch = 0 if kind == ROWS_KEPT else self.plan.kept_alive(np.zeros(size))
                 target = int(self.plan.layout.table[row, stage.output])
-                length, piece = (walk.columns, _COLUMNS) if keeps else (walk.rows, _PIECE if kind == ROWS_KEPT else walk.rows)
+                length, piece = (
+                    (walk.columns, _COLUMNS)
+                    if keeps
+                    else (walk.rows, _PIECE if kind == ROWS_KEPT else walk.rows)
+                )
                 for first in range(0, length, piece):
                     part = first, min(first + piece, length)
-                    entries.append([self._records[row], slot, stage.source, target, size, kind, *source, scratch, wide, walk.rows, *part])
+                    entries.append(
+                        [
+                            self._records[row],
+                            slot,
+                            stage.source,
+                            target,
+                            size,
+                            kind,
+                            *source,
+                            scratch,
+                            wide,
+                            walk.rows,
+                            *part,
+                        ]
+                    )
         entries = np.array(entries, np.int64).reshape(len(entries), -1)
         return [_OPS[stage.op], self.plan.kept_alive(entries), len(entries)]
 
     def record(self, group, flags):
         """Return the kind and the first field of a record."""
-        return SLICED_PASS, [self.plan.backend.sliced_kernel_of(self.stage, group, self.plan.program.extents, flags).address]
+        return SLICED_PASS, [
+            self.plan.backend.sliced_kernel_of(self.stage, group, self.plan.program.extents, flags).address
+        ]
 
 
 def end_of(stage, passes):

@@ -1,4 +1,7 @@
-"""Sums outside of rules on the CPU, in the shape of `nbopt_backends.meaning.tree`. Compiled as `nbopt_backends.cpu.drivers` is."""
+"""Sums outside of rules on the CPU, in the shape of `nbopt_backends.meaning.tree`.
+
+Compiled as `nbopt_backends.cpu.drivers` is.
+"""
 
 import numpy as np
 from numba import njit, prange
@@ -29,7 +32,9 @@ def row_sums(matrix, size, m, n, tiles, sums):
     """
     for c in prange(m * tiles):
         start = c % tiles * TILE
-        store_float64(sums, c, -1, tile_sum(matrix + (c // tiles * n + start) * size, min(TILE, n - start), size))
+        store_float64(
+            sums, c, -1, tile_sum(matrix + (c // tiles * n + start) * size, min(TILE, n - start), size)
+        )
     if tiles > 1:
         for row in range(m):
             fold_sum_float64(sums + row * tiles * 8, tiles)
@@ -41,7 +46,9 @@ def tile_sum(source, n, size):
     if n == 0:
         return 0.0
     buffer = empty(TILE, np.float64)
-    values = buffer.ctypes.data  # the folds below take it anew: Numba would free the buffer after its last use
+    values = (
+        buffer.ctypes.data
+    )  # the folds below take it anew: Numba would free the buffer after its last use
     if size == 4:
         for k in range(n):
             store_float32(values, k, 1, load_float32(source, k, 0))

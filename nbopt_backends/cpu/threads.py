@@ -8,13 +8,15 @@ import numba
 import numpy as np
 from numba.np.ufunc import parallel
 
-# How long OpenMP's threads keep a core busy after a launch, waiting for the next. Their default is milliseconds, which starves whatever
-# computes gradients between steps (NumPy's BLAS has threads of its own): the digits example took 3 to 15 times as long. This is about 0.1 ms.
-# The runtime reads it once, when Numba loads it; a setting of the user's own wins.
+# How long OpenMP's threads keep a core busy after a launch, waiting for the next. Their default is
+# milliseconds, which starves whatever computes gradients between steps (NumPy's BLAS has threads of its own):
+# the digits example took 3 to 15 times as long. This is about 0.1 ms. The runtime reads it once, when Numba
+# loads it; a setting of the user's own wins.
 _WAITING = {"GOMP_SPINCOUNT": "3000", "KMP_BLOCKTIME": "0"}
 _USERS_OWN = ("OMP_WAIT_POLICY", *_WAITING)
 
-# Below so many elements, waking a second thread costs more than it saves; workqueue takes ten times as long to wake.
+# Below so many elements, waking a second thread costs more than it saves; workqueue takes ten times as long
+# to wake.
 _FEW = 1 << 18
 _FEW_FOR_WORKQUEUE = 1 << 21
 
@@ -32,7 +34,8 @@ def threading_layer():
             added = [] if any(name in os.environ for name in _USERS_OWN) else list(_WAITING)
             os.environ.update({name: _WAITING[name] for name in added})
             try:
-                # On a thread of its own: OpenMP's number of threads belongs to the thread that sets it, and other libraries (PyTorch) go by it.
+                # On a thread of its own: OpenMP's number of threads belongs to the thread that sets it, and
+                # other libraries (PyTorch) go by it.
                 with ThreadPoolExecutor(1) as helper:
                     helper.submit(parallel._launch_threads).result()
             finally:
@@ -72,14 +75,20 @@ class Threads:
     def wanted(self):
         """Return how many threads a launch asks Numba for."""
         threading_layer()
-        return numba.get_num_threads() if self.limit is None else min(self.limit, numba.config.NUMBA_NUM_THREADS)
+        return (
+            numba.get_num_threads() if self.limit is None else min(self.limit, numba.config.NUMBA_NUM_THREADS)
+        )
 
     def serial(self):
-        """Return whether launches must do with one thread: by choice, or in a forked child that can't start others."""
+        """Return whether launches must do with one thread: by choice, or in a forked child that can't start
+        others.
+        """
         return _threads_lost or self.limit == 1 or self.wanted() == 1
 
     def lost(self):
-        """Return whether this is a forked child that can't start threads, though plans from before the fork count on them."""
+        """Return whether this is a forked child that can't start threads, though plans from before the fork
+        count on them.
+        """
         return _threads_lost
 
     def worthwhile(self, elements):
@@ -91,7 +100,8 @@ class Threads:
     def flushing(self):
         """Return, for each thread of a launch, whether it flushes subnormal numbers to zero.
 
-        Some libraries switch that on for the threads that load them; results then differ from the reference below 1.2e-38.
+        Some libraries switch that on for the threads that load them; results then differ from the reference
+        below 1.2e-38.
         """
         found = np.zeros(1 if self.serial() else self.wanted(), np.bool_)
         smallest = np.full(1, np.finfo(np.float32).tiny)

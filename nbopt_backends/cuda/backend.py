@@ -1,4 +1,7 @@
-"""DeviceBackend: arrays in a GPU's memory, updates of them, and reductions. What drives the device, and compiles for it, is the subclass's."""
+"""DeviceBackend: arrays in a GPU's memory, updates of them, and reductions.
+
+What drives the device, and compiles for it, is the subclass's.
+"""
 
 import math
 import threading
@@ -34,15 +37,16 @@ class DeviceBackend(CompiledBackend):
     Attributes
     ----------
     launches : int
-        How many kernels have been queued that go over elements: those of passes, and of reductions outside a step. Those
-        that work on numbers only don't count.
+        How many kernels have been queued that go over elements: those of passes, and of reductions outside a
+        step. Those that work on numbers only don't count.
     device : object
         Drives the GPU: see `numba_cuda.Device`.
     streams : Streams
         Which of the GPU's streams is launched on.
     stream : int or None
-        The stream that steps run on, by its handle; 0 is the default stream. None: the current stream of the library that the arrays come from
-        (PyTorch's or CuPy's; the default stream with others). Assigning takes a handle or any library's stream object.
+        The stream that steps run on, by its handle; 0 is the default stream. None: the current stream of the
+        library that the arrays come from (PyTorch's or CuPy's; the default stream with others). Assigning
+        takes a handle or any library's stream object.
     """
 
     memory = "cuda"
@@ -83,8 +87,8 @@ class DeviceBackend(CompiledBackend):
         """Raise LayoutError where an array is on another GPU than the backend's."""
         if number is not None and number != self.device_id:
             raise LayoutError(
-                f"the array is on GPU {number}, and the backend works on GPU {self.device_id}: move it there, or make a backend with "
-                f"device_id={number}"
+                f"the array is on GPU {number}, and the backend works on GPU {self.device_id}: move it there,"
+                f" or make a backend with device_id={number}"
             )
 
     def adopt(self, obj):
@@ -137,8 +141,13 @@ class DeviceBackend(CompiledBackend):
         return copy
 
     def _run(self, program, numbers, storages):
-        """Run a program of the backend's own over one tuple of arrays. It is no update of the user's, so the update count stays."""
-        self.prepare([Update(program, numbers, None, lambda update: [[Tensor(self, storage)] for storage in storages])])(0)
+        """Run a program of the backend's own over one tuple of arrays.
+
+        It is no update of the user's, so the update count stays.
+        """
+        self.prepare(
+            [Update(program, numbers, None, lambda update: [[Tensor(self, storage)] for storage in storages])]
+        )(0)
 
     def set_values(self, tensor, values):
         """Copy the values of an array, a tensor or a number into the tensor."""
@@ -174,7 +183,8 @@ class DeviceBackend(CompiledBackend):
         storage = tensor.storage
         if not isinstance(storage, DeviceArray):
             raise LayoutError(
-                f"{tensor!r} is in the host's memory, and this backend works on the GPU's: nbopt.get_backend().array(x) makes a copy there"
+                f"{tensor!r} is in the host's memory, and this backend works on the GPU's:"
+                " nbopt.get_backend().array(x) makes a copy there"
             )
         self.check_device(storage.home.device_id)
         storage.refresh()
@@ -207,7 +217,11 @@ class DeviceBackend(CompiledBackend):
             for plan, update in zip(plans, updates):
                 plan.share(update.shared)
             together = plans[0].joined
-            if together is None or len(together.others) != len(plans) - 1 or not all(map(is_, together.others, plans[1:])):
+            if (
+                together is None
+                or len(together.others) != len(plans) - 1
+                or not all(map(is_, together.others, plans[1:]))
+            ):
                 together = plans[0].joined = joined(plans)
 
         def run(count):
@@ -241,9 +255,15 @@ class DeviceBackend(CompiledBackend):
         return self.marked(update_text(stage, self.dialect(), group.dtypes, group.arithmetic, *options))
 
     def walk_text(self, program, stage, group, kinds):
-        """Return the text of the kernel of a pass that knows slices, for tensors of a group; `kinds` as in `slices_text`."""
+        """Return the text of the kernel of a pass that knows slices, for tensors of a group; `kinds` as in
+        `slices_text`.
+        """
         options = (group.strided, group.kept, not program.differs())
-        return self.marked(slices_text(stage, program.extents, kinds, self.dialect(), group.dtypes, group.arithmetic, *options))
+        return self.marked(
+            slices_text(
+                stage, program.extents, kinds, self.dialect(), group.dtypes, group.arithmetic, *options
+            )
+        )
 
     def texts(self, program, layout):
         """Return the texts of the kernels of a program's passes."""
@@ -251,7 +271,10 @@ class DeviceBackend(CompiledBackend):
         for stage in program.loops():
             for group in layout.groups:
                 if stage.has_slices(program.extents):
-                    found += [self.walk_text(program, stage, group, kinds) for kinds in walks_of(stage, program, layout, group)]
+                    found += [
+                        self.walk_text(program, stage, group, kinds)
+                        for kinds in walks_of(stage, program, layout, group)
+                    ]
                 else:
                     found.append(self.text(stage, group, shared))
         return found
@@ -300,7 +323,9 @@ class DeviceBackend(CompiledBackend):
             if op == "sum":
                 tiles = max(1, tiles_of(n))
                 sums = self.allocate((m, tiles), np.float64)
-                kernels = [("row_sums", m * tiles, (matrix.address, m, n, tiles, sums.address, result.address))]
+                kernels = [
+                    ("row_sums", m * tiles, (matrix.address, m, n, tiles, sums.address, result.address))
+                ]
                 if tiles > 1:
                     kernels.append(("fold_sums", m, (sums.address, m, tiles, result.address)))
             else:

@@ -20,7 +20,10 @@ DIALECT = Dialect(
     header="from nbopt_backends.cuda.primitives import *\n\n",
     **_PARTS,
 )
-#: What ``fast_math`` allows: contraction and approximate division. (More by NVVM, but numba-cuda hands it on to no link-time optimization.)
+#: What ``fast_math`` allows: contraction and approximate division. (More by NVVM, but numba-cuda hands it on
+# to no link-time optimization.)
 FAST = DIALECT._replace(ops={})
 #: The simulator has neither libdevice nor addresses: `simulated` has functions of the same names in NumPy.
-SIMULATED = DIALECT._replace(name="cuda simulator", ops={}, header="from nbopt_backends.cuda.simulated import *\n\n")
+SIMULATED = DIALECT._replace(
+    name="cuda simulator", ops={}, header="from nbopt_backends.cuda.simulated import *\n\n"
+)

@@ -28,7 +28,8 @@ class Ends:
     backend : DeviceBackend
     plan : DevicePlan
     results : dict
-        (level, extent) of a pass that reduces -> the memory of its tiles' results, and the address of int64[rows + 1], where each row's begin.
+        (level, extent) of a pass that reduces -> the memory of its tiles' results, and the address of
+        int64[rows + 1], where each row's begin.
     walks : dict
         (level, extent) of a pass that knows slices -> its `Walks`.
 
@@ -44,18 +45,28 @@ class Ends:
         self._backend, self._image, self._layout, self._places = backend, plan.image, plan.layout, plan.places
         self._results, self._walks = results, walks
         self.over_the_step: dict = {}
-        self.launches: list = []  # where a step is not taken, the ends of guarded reductions are of no use, and do no harm
+        # Where a step is not taken, the ends of guarded reductions are of no use, and do no harm.
+        self.launches: list = []
         self._step_records: dict = {}
         self._memory: list = []  # of the tables, which is kept
         ends = [(level, stage) for level, stage in plan.program.stages() if isinstance(stage, Combine)]
         for level, found in groupby(ends, key=lambda end: end[0]):
             stages = [stage for _, stage in found]
-            self._fold_tiles(level, [stage for stage in stages if isinstance(stage.over, str) and (stage.over == "tensor" or stage.source >= 0)])
+            self._fold_tiles(
+                level,
+                [
+                    stage
+                    for stage in stages
+                    if isinstance(stage.over, str) and (stage.over == "tensor" or stage.source >= 0)
+                ],
+            )
             self._join_slices(level, [stage for stage in stages if not isinstance(stage.over, str)])
             over = [stage for stage in stages if stage.over == "step"]
             if over:
                 self.over_the_step[level] = over
-                self._step_records[level] = self._kept(np.array([[_OPS[stage.op], stage.output] for stage in over], np.int64))
+                self._step_records[level] = self._kept(
+                    np.array([[_OPS[stage.op], stage.output] for stage in over], np.int64)
+                )
 
     def results(self, stage):
         """Return where what a reduction over the step is over is.
@@ -68,7 +79,9 @@ class Ends:
         full = np.flatnonzero(np.diff(self._layout.tile_starts)).tolist()
         numbers = self._image.numbers.address
         if stage.source < 0:
-            return [(self._places[row], numbers + row * self._image.stride + 8 * ~stage.source) for row in full]
+            return [
+                (self._places[row], numbers + row * self._image.stride + 8 * ~stage.source) for row in full
+            ]
         memory, starts = self._results[stage.level, stage.extent]
         first = memory.address + 8 * stage.source
         return [(self._places[row], first + int(starts.values[row]) * memory.strides[0]) for row in full]
@@ -86,7 +99,16 @@ class Ends:
         """
         image, records = self._image, self._step_records[level]
         n_ends, n = results.shape
-        arguments = records.address, n_ends, results.address, n, image.numbers.address, image.stride, len(image.numbers.values), scratch
+        arguments = (
+            records.address,
+            n_ends,
+            results.address,
+            n,
+            image.numbers.address,
+            image.stride,
+            len(image.numbers.values),
+            scratch,
+        )
         return ends_kernel(self._backend, "fold_rows"), self._backend.device.blocks(n_ends), arguments
 
     def _kept(self, values):
@@ -100,7 +122,9 @@ class Ends:
         records = self._kept(np.array([self._record(stage) for stage in stages], np.int64))
         arguments = records.address, len(stages), rows, image.numbers.address, image.stride
         blocks = self._backend.device.blocks(len(stages) * rows)
-        self.launches.append(((False, level, 0), (ends_kernel(self._backend, "fold_tiles"), blocks, arguments)))
+        self.launches.append(
+            ((False, level, 0), (ends_kernel(self._backend, "fold_tiles"), blocks, arguments))
+        )
 
     def _record(self, stage):
         """Return the record of the end of a parameter's reduction, see `numbers.END_FIELDS`."""
@@ -123,16 +147,21 @@ class Ends:
             return
         chunks = self._kept(np.concatenate(chunks))
         arguments = self._kept(np.array(records, np.int64)).address, chunks.address, chunks.shape[0]
-        launch = ends_kernel(self._backend, "join_slices"), self._backend.device.blocks(chunks.shape[0]), arguments
+        launch = (
+            ends_kernel(self._backend, "join_slices"),
+            self._backend.device.blocks(chunks.shape[0]),
+            arguments,
+        )
         self.launches.append(((False, level, 0), launch))
 
 
 def slice_record(op, left, target):
     """Return the record of the end of a parameter's reduction along axes, and how many values the result has.
 
-    The record is: the op; the address of what is left, and the bytes of each of its values; the address of the result, likewise; how many axes are
-    kept; how many others there are but for the last, and how many places these have; the lengths and distances, in bytes, of the axes that are kept,
-    and of the others. An axis next to another one of its kind is one with it.
+    The record is: the op; the address of what is left, and the bytes of each of its values; the address of
+    the result, likewise; how many axes are kept; how many others there are but for the last, and how many
+    places these have; the lengths and distances, in bytes, of the axes that are kept, and of the others. An
+    axis next to another one of its kind is one with it.
 
     Parameters
     ----------
@@ -149,5 +178,16 @@ def slice_record(op, left, target):
         merged += [math.prod(lengths), distances[-1]]
     gone = gone or [1, 0]
     runs = math.prod(gone[:-2:2])
-    record = [_OPS[op], left.address, left.size, target, left.result_size, len(kept) // 2, len(gone) // 2 - 1, runs, *kept, *gone]
+    record = [
+        _OPS[op],
+        left.address,
+        left.size,
+        target,
+        left.result_size,
+        len(kept) // 2,
+        len(gone) // 2 - 1,
+        runs,
+        *kept,
+        *gone,
+    ]
     return record, math.prod(kept[::2])

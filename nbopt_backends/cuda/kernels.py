@@ -1,8 +1,8 @@
 """The text of a pass's CUDA kernels. Pure functions of what they are given.
 
-A kernel takes a handful of int64 arguments, however many tensors there are: addresses of tables in device memory. Each
-block takes a chunk of the table, and strides on where there are fewer blocks than chunks; its threads share the chunk.
-No kernel depends on the number of blocks or threads for its results.
+A kernel takes a handful of int64 arguments, however many tensors there are: addresses of tables in device
+memory. Each block takes a chunk of the table, and strides on where there are fewer blocks than chunks; its
+threads share the chunk. No kernel depends on the number of blocks or threads for its results.
 """
 
 from nbopt_backends.cuda.pieces import CHUNK_FIELDS, Pieces, vector_width
@@ -59,14 +59,23 @@ _ROUNDED = """    item = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadI
 
 
 def _step(rounded):
-    """Return how many elements of a block of the random stream are gone through at a time: one draw of the words with the fewest bits."""
+    """Return how many elements of a block of the random stream are gone through at a time: one draw of the
+    words with the fewest bits.
+    """
     return 64 * LANES // min(word for _, _, word in rounded)
 
 
 def threads_per_chunk(stage, dtypes, strided, kept):
-    """Return how many threads share a chunk, or None where all of a block do. The arguments are those of `update_text`."""
+    """Return how many threads share a chunk, or None where all of a block do.
+
+    The arguments are those of `update_text`.
+    """
     rounded = rounded_stores(stage, dtypes, kept)
-    return _step(rounded) // vector_width(stage, dtypes, strided, rounded) if rounded and not stage.reductions else None
+    return (
+        _step(rounded) // vector_width(stage, dtypes, strided, rounded)
+        if rounded and not stage.reductions
+        else None
+    )
 
 
 def goes_by_tiles(stage, dtypes, kept):
@@ -112,12 +121,14 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, sh
                         ...
                     store_float32x4(p0, i, e0[0], e1[0], e2[0], e3[0])
 
-    Its arguments are the addresses of int64[rows, slots], the tensors' addresses; of the chunk table, see `CHUNK_FIELDS`, and its length; of the
-    first row's numbers, and the bytes from one row's to the next; of uint64[2], the seed and the update count; of int64[rows, slots], the addresses
-    of geometries, see `nbopt_backends.cpu.drivers`; of an int64, which is 0 where the step is not taken; of float64[tiles, reductions].
+    Its arguments are the addresses of int64[rows, slots], the tensors' addresses; of the chunk table, see
+    `CHUNK_FIELDS`, and its length; of the first row's numbers, and the bytes from one row's to the next; of
+    uint64[2], the seed and the update count; of int64[rows, slots], the addresses of geometries, see
+    `nbopt_backends.cpu.drivers`; of an int64, which is 0 where the step is not taken; of float64[tiles,
+    reductions].
 
-    Where a store rounds stochastically, `element` takes its random bits as well (u12, ...), and a thread goes through its part of a block of the
-    random stream, with the states of its lanes in registers:
+    Where a store rounds stochastically, `element` takes its random bits as well (u12, ...), and a thread goes
+    through its part of a block of the random stream, with the states of its lanes in registers:
 
                 while i < n:
                     w12_0, g12_0, h12_0 = advanced(g12_0, h12_0)
@@ -126,9 +137,9 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, sh
                     ...
                         e0 = element(x0[0], x1[0], x2[0], u12[0], s0, ...)
 
-    The kernel divides in one branch and multiplies in another, since a division by a number takes a fifth of the instructions of RMSProp
-    (`asv_bench/machine_code.py` counts them). Where elements are taken one by one, at the end of a tensor or where it is not aligned or strided, they
-    are divided.
+    The kernel divides in one branch and multiplies in another, since a division by a number takes a fifth of
+    the instructions of RMSProp (`asv_bench/machine_code.py` counts them). Where elements are taken one by
+    one, at the end of a tensor or where it is not aligned or strided, they are divided.
 
     `nbopt_backends.cuda.tiles` has the form of a pass that reduces.
 
@@ -145,11 +156,20 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, sh
     kept : tuple of int, optional
         For each slot, how many mantissa bits a stochastic rounding keeps, or 0; all 0 without it.
     shared : bool
-        Whether all parameters have the same numbers. Then they are loaded before the loop over chunks, which takes fewer
-        registers: RMSProp 32, else 36, and with 32 a multiprocessor has all the threads that it can have.
+        Whether all parameters have the same numbers. Then they are loaded before the loop over chunks, which
+        takes fewer registers: RMSProp 32, else 36, and with 32 a multiprocessor has all the threads that it
+        can have.
     """
     pieces = Pieces(stage, dialect, dtypes, arithmetic, strided, kept or (0,) * len(dtypes), shared)
-    form = reducing if stage.reductions else _rounding if pieces.rounded else _strided if strided else _contiguous
+    form = (
+        reducing
+        if stage.reductions
+        else _rounding
+        if pieces.rounded
+        else _strided
+        if strided
+        else _contiguous
+    )
     before = ["if load_int64(taken, 0, -1) == 0:", "    return"] if stage.guarded else []
     before += pieces.stream_keys()
     if shared:
@@ -163,7 +183,10 @@ def _contiguous(pieces):
     single = [
         *(f"x{slot} = (load_{pieces.dtypes[slot]}(p{slot}, i, {slot}),)" for slot in pieces.read),
         *pieces.elements(1),
-        *(f"store_{pieces.dtypes[slot]}(p{slot}, i, {slot}, e0[{j}])" for j, slot in enumerate(pieces.written)),
+        *(
+            f"store_{pieces.dtypes[slot]}(p{slot}, i, {slot}, e0[{j}])"
+            for j, slot in enumerate(pieces.written)
+        ),
     ]
     return _CONTIGUOUS.format(
         chunk=indented(pieces.chunk(), 2),
@@ -185,7 +208,10 @@ def _rounding(pieces):
         lanes, draws = pieces.width * word // 64, step * word // (64 * LANES)
         states = [f"g{index}_{lane}, h{index}_{lane}" for lane in range(lanes)]
         skip = [f"_, {state} = advanced({state})" for state in states]
-        seeds += [f"{state} = seeded(k{index}, l{index}, uint64(first + t * {lanes} % {LANES} + {k}))" for k, state in enumerate(states)]
+        seeds += [
+            f"{state} = seeded(k{index}, l{index}, uint64(first + t * {lanes} % {LANES} + {k}))"
+            for k, state in enumerate(states)
+        ]
         if draws > 1:
             seeds += [f"for _ in range(t * {lanes} // {LANES}):", *(f"    {line}" for line in skip)]
         words += [f"w{index}_{lane}, {state} = advanced({state})" for lane, state in enumerate(states)]

@@ -1,4 +1,7 @@
-"""NumbaCUDA: fused kernels on an NVIDIA GPU. The one file that uses numba.cuda, so that moving to its successor is one file's work."""
+"""NumbaCUDA: fused kernels on an NVIDIA GPU.
+
+The one file that uses numba.cuda, so that moving to its successor is one file's work.
+"""
 
 import importlib.metadata
 import importlib.util
@@ -32,7 +35,8 @@ else:
 SIMULATING = cuda is not None and hasattr(cuda, "simulator") and not hasattr(cuda_driver, "binding")
 
 _INSTALL = 'pip install "nbopt[cuda13]" (for a driver of CUDA 13) or "nbopt[cuda12]"'
-# What each generation of the toolkit asks of the driver: https://docs.nvidia.com/cuda/cuda-toolkit-release-notes/
+# What each generation of the toolkit asks of the driver:
+# https://docs.nvidia.com/cuda/cuda-toolkit-release-notes/
 _OLDEST_DRIVERS = {12: "525", 13: "580"}
 
 _started = False  # whether this process has used CUDA
@@ -57,8 +61,9 @@ _FORKED = (
 class _Entered:
     """A block in which a context is the thread's current one.
 
-    It stays so after the block where the thread had none, as with CUDA's runtime: memory can be given back in a context only, and Python
-    decides when that is. Where another library works on another GPU in this thread, that is the current one again.
+    It stays so after the block where the thread had none, as with CUDA's runtime: memory can be given back in
+    a context only, and Python decides when that is. Where another library works on another GPU in this
+    thread, that is the current one again.
     """
 
     __slots__ = ("_context", "_handle", "_pushed")
@@ -83,12 +88,15 @@ class _Memory:
     __slots__ = ("__weakref__",)
 
     def __init__(self, device, pointer):
-        # The list keeps the pointer out of whatever garbage this belongs to: Numba would free it there, without a context.
+        # The list keeps the pointer out of whatever garbage this belongs to: Numba would free it there,
+        # without a context.
         weakref.finalize(self, device.release, [pointer])
 
 
 class Device:
-    """One GPU: memory, copies, events and launches, by numba-cuda. Streams are handles (int, 0 is the default stream).
+    """One GPU: memory, copies, events and launches, by numba-cuda.
+
+    Streams are handles (int, 0 is the default stream).
 
     Attributes
     ----------
@@ -97,7 +105,8 @@ class Device:
     threads : int
         Threads of a block.
     most_blocks : int
-        Blocks of the largest launch. As many as there is work for: the GPU starts one when another ends, which balances it.
+        Blocks of the largest launch. As many as there is work for: the GPU starts one when another ends,
+        which balances it.
     resident_blocks : int
         Blocks that the GPU runs at the same time, at most.
     """
@@ -111,7 +120,9 @@ class Device:
         self._context = cuda.gpus[number].get_primary_context()
         handle = self._context.handle
         self._handle = int(getattr(handle, "value", handle))  # a ctypes pointer in older versions
-        if int(before) != int(cuda_driver.driver.cuCtxGetCurrent()):  # cuda-core drops what another library had set
+        if int(before) != int(
+            cuda_driver.driver.cuCtxGetCurrent()
+        ):  # cuda-core drops what another library had set
             cuda_driver.driver.cuCtxSetCurrent(before)
         with self.entered():
             device = cuda.get_current_device()
@@ -129,7 +140,9 @@ class Device:
         return _Entered(self._context, self._handle)
 
     def blocks(self, pieces, threads=None):
-        """Return how many blocks to launch for so many pieces of work: of a block each, or of so many threads."""
+        """Return how many blocks to launch for so many pieces of work: of a block each, or of so many
+        threads.
+        """
         wanted = pieces if threads is None else -(-pieces * threads // self.threads)
         return max(1, min(wanted, self.most_blocks))
 
@@ -148,13 +161,17 @@ class Device:
                 raise
             free, whole = cuda.current_context().get_memory_info()
             raise DeviceMemoryError(
-                f"the GPU is out of memory: {size:,} bytes were asked for, {free:,} of {whole:,} are free. Nothing was changed. Free tensors, or "
-                "have other libraries give back what they keep (torch.cuda.empty_cache(), cupy.get_default_memory_pool().free_all_blocks())"
+                f"the GPU is out of memory: {size:,} bytes were asked for, {free:,} of {whole:,} are free."
+                " Nothing was changed. Free tensors, or have other libraries give back what they keep"
+                " (torch.cuda.empty_cache(), cupy.get_default_memory_pool().free_all_blocks())"
             ) from None
         return int(owner.device_pointer_value), _Memory(self, owner)
 
     def release(self, things):
-        """Empty a list of what holds memory or events, in this GPU's context. A forked child keeps them: they are its parent's."""
+        """Empty a list of what holds memory or events, in this GPU's context.
+
+        A forked child keeps them: they are its parent's.
+        """
         if _forked:
             _kept.append(list(things))
             return
@@ -166,7 +183,9 @@ class Device:
         return cuda.pinned_array(size, np.uint8)
 
     def copy_in(self, address, values, stream):
-        """Queue a copy of a contiguous host array to the device; it is asynchronous where the array is pinned."""
+        """Queue a copy of a contiguous host array to the device; it is asynchronous where the array is
+        pinned.
+        """
         cuda_driver.driver.cuMemcpyHtoDAsync(address, values.ctypes.data, values.nbytes, stream)
 
     def copy_out(self, values, address, stream):
@@ -199,13 +218,21 @@ class Device:
         self._stream(stream).synchronize()
 
     def device_of(self, address):
-        """Return the number of the GPU that an address belongs to, or raise LayoutError where it belongs to none."""
+        """Return the number of the GPU that an address belongs to, or raise LayoutError where it belongs to
+        none.
+        """
         attribute = cuda_driver.binding.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
         with self.entered():
             try:
-                return int(cuda_driver.driver.cuPointerGetAttribute(attribute, cuda_driver.binding.CUdeviceptr(address)))
+                return int(
+                    cuda_driver.driver.cuPointerGetAttribute(
+                        attribute, cuda_driver.binding.CUdeviceptr(address)
+                    )
+                )
             except cuda_driver.CudaAPIError:
-                raise LayoutError("the array says that it is on a GPU, and the driver does not know its address") from None
+                raise LayoutError(
+                    "the array says that it is on a GPU, and the driver does not know its address"
+                ) from None
 
     def launch(self, kernel, blocks, stream, arguments):
         """Queue a kernel."""
@@ -222,7 +249,10 @@ class Device:
 
 
 class SimulatedDevice:
-    """The same over host memory, for Numba's CUDA simulator. Few threads: each is a Python thread, and no result depends on their number."""
+    """The same over host memory, for Numba's CUDA simulator.
+
+    Few threads: each is a Python thread, and no result depends on their number.
+    """
 
     name, compute_capability, key = "simulator", (0, 0), ("simulator",)
     threads, most_blocks, resident_blocks = 4, 2, 2
@@ -293,7 +323,8 @@ def _bytes_at(address, size):
 
 
 class NumbaCUDA(DeviceBackend):
-    """The backend ``"cuda"``: each program becomes one numba-cuda kernel over all tensors, which stay in device memory.
+    """The backend ``"cuda"``: each program becomes one numba-cuda kernel over all tensors, which stay in
+    device memory.
 
     Parameters are those of `nbopt.Backend`; ``device_id`` picks the GPU. See `DeviceBackend` for streams.
     """
@@ -324,7 +355,10 @@ class NumbaCUDA(DeviceBackend):
         except ImportError:
             installed = None
         if cuda is None or installed is None:
-            return f"numba-cuda, through which the GPU is used, is not installed or can't be imported ({_missing}); type: {_INSTALL}"
+            return (
+                "numba-cuda, through which the GPU is used, is not installed or can't be imported"
+                f" ({_missing}); type: {_INSTALL}"
+            )
         if SIMULATING:
             return None
         if _forked:
@@ -332,10 +366,19 @@ class NumbaCUDA(DeviceBackend):
         if os.environ.get("NUMBA_DISABLE_CUDA", "0") not in ("", "0"):
             return "numba-cuda uses no GPU while NUMBA_DISABLE_CUDA is set: unset it before Python starts"
         if source.text_of(scalar) is scalar:
-            return "kernels for a GPU are made from nbopt's source, and it is installed without (.pyc files only): install it with its .py files"
-        nothing = "no NVIDIA GPU with a working driver was found{}. With one, numba-cuda is needed too: " + _INSTALL
+            return (
+                "kernels for a GPU are made from nbopt's source, and it is installed without (.pyc files"
+                " only): install it with its .py files"
+            )
+        nothing = (
+            "no NVIDIA GPU with a working driver was found{}. With one, numba-cuda is needed too: " + _INSTALL
+        )
         if not cuda.is_available():
-            return _without_compiler("it is not installed") if cuda_driver.driver.is_available else nothing.format("")
+            return (
+                _without_compiler("it is not installed")
+                if cuda_driver.driver.is_available
+                else nothing.format("")
+            )
         try:
             driver = cuda_driver.driver.get_version()
             count = len(cuda.gpus)
@@ -351,7 +394,12 @@ class NumbaCUDA(DeviceBackend):
 
     def report(self):
         """Return what ``python -m nbopt`` says about this backend, a dict of label -> text."""
-        found = {"GPU": f"{self.device_id}: {self.device.name}, compute capability {'.'.join(map(str, self.device.compute_capability))}"}
+        found = {
+            "GPU": (
+                f"{self.device_id}: {self.device.name}, compute capability"
+                f" {'.'.join(map(str, self.device.compute_capability))}"
+            )
+        }
         if not SIMULATING:
             with self.device.entered():
                 free, whole = cuda.current_context().get_memory_info()
@@ -395,42 +443,65 @@ def ltoir(text, stem, name, count, compute_capability, fast_math=False):
     """
     signature = types.void(*[types.int64] * count)
     function = getattr(source.load(text, stem), name)
-    return cuda.compile(function, signature, cc=compute_capability, device=False, abi="numba", output="ltoir", fastmath=fast_math)[0]
+    return cuda.compile(
+        function,
+        signature,
+        cc=compute_capability,
+        device=False,
+        abi="numba",
+        output="ltoir",
+        fastmath=fast_math,
+    )[0]
 
 
 def linked(code, compute_capability):
-    """Return what link-time optimization makes of `ltoir`'s result: the PTX that ptxas gets before a launch. Needs no GPU."""
+    """Return what link-time optimization makes of `ltoir`'s result: the PTX that ptxas gets before a launch.
+
+    Needs no GPU.
+    """
     linker = cuda_driver._Linker(cc=compute_capability, lto=True)
     linker.add_ltoir(code)
     return linker.get_linked_ptx().decode()
 
 
 def too_old(driver, toolkit):
-    """Return what to do where a driver, (major, minor) of the CUDA that it supports, is too old for a toolkit, or None where it isn't."""
+    """Return what to do where a driver, (major, minor) of the CUDA that it supports, is too old for a
+    toolkit, or None where it isn't.
+    """
     if toolkit is None or driver[0] >= toolkit[0]:
         return None
     wanted = _OLDEST_DRIVERS.get(toolkit[0], "newer")
-    mend = f'type: pip uninstall cuda-toolkit && pip install "nbopt[cuda{driver[0]}]"' if driver[0] in _OLDEST_DRIVERS else "both 12 and 13 are newer"
+    mend = (
+        f'type: pip uninstall cuda-toolkit && pip install "nbopt[cuda{driver[0]}]"'
+        if driver[0] in _OLDEST_DRIVERS
+        else "both 12 and 13 are newer"
+    )
     return (
-        f"the driver supports CUDA {'.'.join(map(str, driver))} and the installed toolkit is {'.'.join(map(str, toolkit))}: "
-        f"update the driver (to {wanted} or later), or install the toolkit that fits it ({mend})"
+        f"the driver supports CUDA {'.'.join(map(str, driver))} and the installed toolkit is"
+        f" {'.'.join(map(str, toolkit))}: update the driver (to {wanted} or later), or install the toolkit"
+        f" that fits it ({mend})"
     )
 
 
 def _unfit():
     """Return what to do where numba-cuda does not work with the installed NumPy, or None where it does."""
     try:
-        from numba.cuda.np import arraymath, arrayobj  # noqa: F401  (as the first compilation does: usable until then)
+        pass
     except Exception as error:
-        pair = f"numba-cuda {importlib.metadata.version('numba-cuda')} does not work with NumPy {np.__version__}"
-        return f"{pair} ({' '.join(str(error).split())[:200]}); type: {_INSTALL}, which installs versions that fit"
+        pair = (
+            f"numba-cuda {importlib.metadata.version('numba-cuda')} does not work with NumPy {np.__version__}"
+        )
+        return (
+            f"{pair} ({' '.join(str(error).split())[:200]}); type: {_INSTALL}, which installs versions"
+            " that fit"
+        )
     return None
 
 
 def _without_compiler(why):
     return (
-        f"the driver works, and the CUDA toolkit's compiler (NVVM) can't be used ({why}); type: {_INSTALL}, or set CUDA_HOME to the folder of a "
-        "toolkit that is installed, such as /usr/local/cuda"
+        f"the driver works, and the CUDA toolkit's compiler (NVVM) can't be used ({why}); type: {_INSTALL},"
+        " or set CUDA_HOME to the folder of a toolkit that is installed, such as /usr/local/cuda"
     )
 
 
@@ -442,7 +513,9 @@ def _toolkit():
 
 
 def _quiet(function):
-    """Return a function that runs `function` without NumPy's floating-point warnings: those settings are each thread's own."""
+    """Return a function that runs `function` without NumPy's floating-point warnings: those settings are each
+    thread's own.
+    """
     errstate = np.errstate
 
     def run(*arguments):

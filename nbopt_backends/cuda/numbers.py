@@ -1,10 +1,13 @@
-"""The text of CUDA kernels on the numbers of parameters: the ends of reductions, scalar code, the step's condition."""
+"""The text of CUDA kernels on the numbers of parameters: the ends of reductions, scalar code, the step's
+condition.
+"""
 
 from nbopt_backends.lowering.text import COMMON_OPS, indented, number_lines
 
-#: What a record of the end of a parameter's reduction is: the op (0 sum, 1 max, 2 min); the address of the results of the
-#: tiles, or 0 if what is reduced is a number of each parameter; the bytes from one tile's result to the next, or which
-#: number; the address of int64[rows + 1], where each row's tiles begin; which number the result is, or -1 for none.
+#: What a record of the end of a parameter's reduction is: the op (0 sum, 1 max, 2 min); the address of the
+# results of the : tiles, or 0 if what is reduced is a number of each parameter; the bytes from one tile's
+# result to the next, or which : number; the address of int64[rows + 1], where each row's tiles begin; which
+# number the result is, or -1 for none.
 END_FIELDS = 5
 #: That of a reduction over the step: the op, and which number the result is.
 STEP_FIELDS = 2
@@ -204,11 +207,18 @@ def fold_text(dialect):
 
 def ends_text(dialect):
     """Return the text of the module that ends reductions, and judges whether a step is taken."""
-    fields = {"fields": END_FIELDS, "bytes": 8 * END_FIELDS, "step_fields": STEP_FIELDS, "step_bytes": 8 * STEP_FIELDS}
+    fields = {
+        "fields": END_FIELDS,
+        "bytes": 8 * END_FIELDS,
+        "step_fields": STEP_FIELDS,
+        "step_bytes": 8 * STEP_FIELDS,
+    }
     return _ENDS.format(header=dialect.header, fold=fold_text(dialect), **fields)
 
 
 def run_text(stage, dialect, dtypes):
     """Return the text of the module that does a stage of arithmetic on numbers: see `number_lines`."""
     rows = "n_rows and taken != 0" if stage.guarded else "n_rows"
-    return _SCALARS.format(header=dialect.header, rows=rows, body=indented(number_lines(stage, dialect, dtypes), 2))
+    return _SCALARS.format(
+        header=dialect.header, rows=rows, body=indented(number_lines(stage, dialect, dtypes), 2)
+    )

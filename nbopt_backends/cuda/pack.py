@@ -23,7 +23,8 @@ class Part:
 
 
 class Pack:
-    """Arrays in one piece of memory, each at a multiple of 16 bytes: on the host, and in the same places on the device.
+    """Arrays in one piece of memory, each at a multiple of 16 bytes: on the host, and in the same places on
+    the device.
 
     Attributes
     ----------
@@ -52,7 +53,9 @@ class Pack:
         self.device = backend.allocate(self.host.shape, self.host.dtype)
         for part in self._parts:
             given = part.values
-            part.values = self.host[part.offset : part.offset + given.nbytes].view(given.dtype).reshape(given.shape)
+            part.values = (
+                self.host[part.offset : part.offset + given.nbytes].view(given.dtype).reshape(given.shape)
+            )
             part.values[...] = given
             part.address = self.device.address + part.offset
 
@@ -63,8 +66,8 @@ class Image(Pack):
     Attributes
     ----------
     numbers : Part
-        float64[rows, numbers]; one row if all parameters have the same. The host gives the first ones of each row,
-        sizes and lengths.
+        float64[rows, numbers]; one row if all parameters have the same. The host gives the first ones of each
+        row, sizes and lengths.
     stride : int
         The bytes from one row's numbers to the next; 0 if all have the same.
     random : Part
@@ -82,7 +85,9 @@ class Image(Pack):
             numbers[: layout.n_rows, program.size] = layout.sizes
         for number, extent in program.lengths:
             shapes = [structure[0] for structure in layout.key[0][0]]
-            numbers[: layout.n_rows, number] = [math.prod(shape[axis] for axis in axes_of(extent, len(shape))) for shape in shapes]
+            numbers[: layout.n_rows, number] = [
+                math.prod(shape[axis] for axis in axes_of(extent, len(shape))) for shape in shapes
+            ]
         self.stride = numbers.strides[0] if len(numbers) > 1 else 0
         self.numbers = self.add(numbers)
         self.random = self.add(np.zeros(2, np.uint64))

@@ -1,4 +1,7 @@
-"""Pieces: what the forms of a pass's kernel have in common. `nbopt_backends.cuda.kernels` shows a whole one."""
+"""Pieces: what the forms of a pass's kernel have in common.
+
+`nbopt_backends.cuda.kernels` shows a whole one.
+"""
 
 from nbopt_backends.lowering.text import (
     ITEM_SIZES,
@@ -27,7 +30,9 @@ def vector_width(stage, dtypes, strided, rounded):
 
 
 class Pieces:
-    """The pieces of one kernel's text, as lists of lines. The arguments are those of `kernels.update_text`, and the width if it is known.
+    """The pieces of one kernel's text, as lists of lines.
+
+    The arguments are those of `kernels.update_text`, and the width if it is known.
 
     Attributes
     ----------
@@ -81,7 +86,9 @@ class Pieces:
             *(f"u{index}" for _, index, _ in self.rounded),
             *(f"s{j}" for j in self.numbers),
         ]
-        results = ["float64" if self.dtypes[slot] == "float64" else "float32" for slot in self.written] + [self.arithmetic] * len(stage.reductions)
+        results = ["float64" if self.dtypes[slot] == "float64" else "float32" for slot in self.written] + [
+            self.arithmetic
+        ] * len(stage.reductions)
         returned = [
             *(f"y{slot}" for slot in self.written),
             *(f"z{number}" for number in range(len(stage.reductions))),
@@ -89,15 +96,24 @@ class Pieces:
         return [
             f"@once({', '.join(results)})",
             f"def {name}({', '.join(parameters)}):",
-            *(f"    {line}" for line in body_lines(stage, self.dialect, self.dtypes, self.arithmetic, self.kept)[0]),
+            *(
+                f"    {line}"
+                for line in body_lines(stage, self.dialect, self.dtypes, self.arithmetic, self.kept)[0]
+            ),
             f"    return ({', '.join(returned)},)",
             "",
         ]
 
     def elements(self, count):
         """Return the lines that compute so many elements, e0, e1, ..."""
-        arguments = [[f"x{slot}[{k}]" for slot in self.read] + [f"u{index}[{k}]" for _, index, _ in self.rounded] for k in range(count)]
-        divided = [f"e{k} = element({', '.join([*arguments[k], *(f's{j}' for j in self.numbers)])})" for k in range(count)]
+        arguments = [
+            [f"x{slot}[{k}]" for slot in self.read] + [f"u{index}[{k}]" for _, index, _ in self.rounded]
+            for k in range(count)
+        ]
+        divided = [
+            f"e{k} = element({', '.join([*arguments[k], *(f's{j}' for j in self.numbers)])})"
+            for k in range(count)
+        ]
         if not self.divisors or count == 1:
             return divided
         factors = [f"r{j}" if j in self.divisors else f"s{j}" for j in self.numbers]
@@ -114,7 +130,9 @@ class Pieces:
         if not self.rounded:
             return []
         lines = ["seed, count = load_uint64(random, 0, -1), load_uint64(random, 1, -1)"]
-        return lines + [f"k{index}, l{index} = keys(seed, count, uint64({number}))" for number, index, _ in self.rounded]
+        return lines + [
+            f"k{index}, l{index} = keys(seed, count, uint64({number}))" for number, index, _ in self.rounded
+        ]
 
     # --- what is done for a chunk ---
 
@@ -125,7 +143,10 @@ class Pieces:
         if self.strided:
             return [*lines, f"geometry = views + number * {8 * len(self.stage.names)}"]
         for slot in self.moved:
-            lines.append(f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[self.dtypes[slot]]})  # {self.what(slot)}")
+            lines.append(
+                f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[self.dtypes[slot]]})  #"
+                f" {self.what(slot)}"
+            )
         return lines
 
     def loaded_numbers(self):
@@ -135,7 +156,9 @@ class Pieces:
             own, lines = "own", ["own = numbers + number * stride"]
         for j in self.numbers:
             loaded = f"load_float64({own}, {j}, -1)"
-            lines.append(f"s{j} = {loaded if self.arithmetic == 'float64' else f'{self.arithmetic}({loaded})'}")
+            lines.append(
+                f"s{j} = {loaded if self.arithmetic == 'float64' else f'{self.arithmetic}({loaded})'}"
+            )
         if self.divisors:
             lines += [f"r{j} = reciprocal_{self.arithmetic}(s{j})" for j in self.divisors]
             lines.append(f"exact = {' and '.join(f'r{j} != {self.arithmetic}(0)' for j in self.divisors)}")
@@ -157,7 +180,10 @@ class Pieces:
     def vector(self):
         """Return the lines that load and store a vector, each at a multiple of 16 bytes."""
         loads = [f"x{slot} = load_{self.dtypes[slot]}x{self.width}(p{slot}, i)" for slot in self.read]
-        stores = [f"store_{self.dtypes[slot]}x{self.width}(p{slot}, i, {self._stored(j)})" for j, slot in enumerate(self.written)]
+        stores = [
+            f"store_{self.dtypes[slot]}x{self.width}(p{slot}, i, {self._stored(j)})"
+            for j, slot in enumerate(self.written)
+        ]
         return loads, stores
 
     def some(self):
@@ -167,9 +193,13 @@ class Pieces:
         """
         if not self.strided:
             loads, stores = self.vector()
-            first_loads = [f"x{slot} = load_first_{self.dtypes[slot]}x{self.width}(p{slot}, i, left)" for slot in self.read]
+            first_loads = [
+                f"x{slot} = load_first_{self.dtypes[slot]}x{self.width}(p{slot}, i, left)"
+                for slot in self.read
+            ]
             first_stores = [
-                f"store_first_{self.dtypes[slot]}x{self.width}(p{slot}, i, left, {self._stored(j)})" for j, slot in enumerate(self.written)
+                f"store_first_{self.dtypes[slot]}x{self.width}(p{slot}, i, left, {self._stored(j)})"
+                for j, slot in enumerate(self.written)
             ]
             whole = f"whole = left >= {self.width} and ({self.misaligned()}) & 15 == 0"
             return [
@@ -181,17 +211,25 @@ class Pieces:
         loads = [f"i{k} = i + min({k}, left - 1)" if k else "i0 = i" for k in range(self.width)]
         for slot in self.read:
             loads += [f"p{slot}_{k} = place(geometry, row, {slot}, offset + i{k})" for k in range(self.width)]
-            loads.append(f"x{slot} = ({', '.join(f'load_{self.dtypes[slot]}(p{slot}_{k}, 0, {slot})' for k in range(self.width))},)")
+            loads.append(
+                f"x{slot} ="
+                f" ({', '.join(f'load_{self.dtypes[slot]}(p{slot}_{k}, 0, {slot})' for k in range(self.width))},)"
+            )
         stores = []
         for k in range(self.width) if self.written else ():
             stores += [f"if {k} < left:"] if k else []
             for j, slot in enumerate(self.written):
-                stores.append(f"{'    ' * (k > 0)}store_{self.dtypes[slot]}(place(geometry, row, {slot}, offset + i{k}), 0, {slot}, e{k}[{j}])")
+                stores.append(
+                    f"{'    ' * (k > 0)}store_{self.dtypes[slot]}(place(geometry, row, {slot}, offset +"
+                    f" i{k}), 0, {slot}, e{k}[{j}])"
+                )
         return [*loads, *self.elements(self.width), *stores]
 
 
 def either(condition, lines, otherwise):
-    """Return lines that run some lines where a condition holds, and others where it doesn't; none of both where there are none."""
+    """Return lines that run some lines where a condition holds, and others where it doesn't; none of both
+    where there are none.
+    """
     if not lines:
         return []
     return [

@@ -1,8 +1,9 @@
 """DevicePlan: the plan of a step over arrays in device memory.
 
-A step's launches take addresses of tables in device memory. Those that stay (chunks, geometries) are copied there when a
-plan is made; those that change (numbers, addresses) lie one after the other in one image on the host, and what has changed
-in it is copied by one asynchronous copy from pinned memory. The host reads nothing back in a step, and waits for nothing.
+A step's launches take addresses of tables in device memory. Those that stay (chunks, geometries) are copied
+there when a plan is made; those that change (numbers, addresses) lie one after the other in one image on the
+host, and what has changed in it is copied by one asynchronous copy from pinned memory. The host reads nothing
+back in a step, and waits for nothing.
 """
 
 import numpy as np
@@ -63,9 +64,14 @@ class DevicePlan(Plan):
         return any(tensors[index].storage.pointer() != address for index, address in self.pointers.items())
 
     def take(self, rows, gradients):
-        """Do what `Plan.take` does for gradients on this GPU, and note that the tables must be copied, and which of these can move."""
+        """Do what `Plan.take` does for gradients on this GPU, and note that the tables must be copied, and
+        which of these can move.
+        """
         backend, device = self.backend, self.backend.device_id
-        if any(tensor.storage.home is not backend and tensor.storage.home.device_id != device for tensor in gradients):
+        if any(
+            tensor.storage.home is not backend and tensor.storage.home.device_id != device
+            for tensor in gradients
+        ):
             return False  # looked at afresh, it is refused
         if not super().take(rows, gradients):
             return False

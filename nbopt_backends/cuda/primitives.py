@@ -1,7 +1,8 @@
 """What generated CUDA kernels are made of: loads, stores and operations as NVVM sees them.
 
-Memory is reached by address: a table gives the address of each slot of each tensor as an int64. Every arithmetic operation is one of NVVM's
-that rounds to nearest by itself, so that neither NVVM nor ptxas contracts a product and a sum into one fma.
+Memory is reached by address: a table gives the address of each slot of each tensor as an int64. Every
+arithmetic operation is one of NVVM's that rounds to nearest by itself, so that neither NVVM nor ptxas
+contracts a product and a sum into one fma.
 """
 
 import ast
@@ -28,15 +29,17 @@ inline = cuda.jit(device=True, inline="always")
 
 
 def once(*results):
-    """Decorate a function of numbers that is called many times in a kernel, and returns a tuple of these types.
+    """Decorate a function of numbers that is called many times in a kernel, and returns a tuple of these
+    types.
 
-    Numba sees it once, and NVVM puts it where it is called. ``inline`` would have Numba compile every copy of it, which takes ten times as long
-    where a formula is long.
+    Numba sees it once, and NVVM puts it where it is called. ``inline`` would have Numba compile every copy of
+    it, which takes ten times as long where a formula is long.
     """
     result = types.Tuple(results)
 
     def decorate(function):
-        # Numba keeps what it has compiled by the code object, and those of two modules can be equal where their settings aren't.
+        # Numba keeps what it has compiled by the code object, and those of two modules can be equal where
+        # their settings aren't.
         code = function.__code__.replace(co_name=f"{function.__module__}_{function.__name__}")
         function = FunctionType(code, function.__globals__, function.__name__)
 
@@ -48,7 +51,9 @@ def once(*results):
                 flags = ConfigStack().top().copy()
                 flags.forceinline = True
                 compiled = ctx.compile_subroutine(builder, function, own, flags=flags)
-                return ctx.call_internal(builder, compiled.fndesc, own, cgutils.unpack_tuple(builder, args[0]))
+                return ctx.call_internal(
+                    builder, compiled.fndesc, own, cgutils.unpack_tuple(builder, args[0])
+                )
 
             return result(types.StarArgTuple(operands)), codegen
 
@@ -99,7 +104,9 @@ def _from_float16(builder, value):
 
 def _to_float16(builder, value):
     narrow = builder.bitcast(builder.fptrunc(value, ir.HalfType()), _I16)
-    return builder.select(builder.fcmp_unordered("uno", value, value), _I16(0x7E00), narrow)  # PTX has a NaN of its own
+    return builder.select(
+        builder.fcmp_unordered("uno", value, value), _I16(0x7E00), narrow
+    )  # PTX has a NaN of its own
 
 
 _FLOAT32, _FLOAT64 = _Storage(float32, 4, _FLOAT), _Storage(float64, 8, _DOUBLE)
@@ -108,7 +115,10 @@ _FLOAT16 = _Storage(float32, 2, _I16, _from_float16, _to_float16)
 
 
 def _memory_access(storage):
-    """Return the load and the store intrinsic of one element. The slot is for targets that tell slots apart."""
+    """Return the load and the store intrinsic of one element.
+
+    The slot is for targets that tell slots apart.
+    """
 
     @intrinsic
     def load(context, address, index, slot):
@@ -122,7 +132,9 @@ def _memory_access(storage):
     def store(context, address, index, slot, value):
         def codegen(ctx, builder, signature, args):
             index = builder.sext(args[1], _WORD) if args[1].type.width < 64 else args[1]
-            builder.store(storage.narrowed(builder, args[3]), _global(builder, args[0], storage.memory, index))
+            builder.store(
+                storage.narrowed(builder, args[3]), _global(builder, args[0], storage.memory, index)
+            )
             return ctx.get_dummy_value()
 
         return types.void(types.int64, index, slot, storage.element), codegen
@@ -131,10 +143,11 @@ def _memory_access(storage):
 
 
 def _vector_access(storage, count):
-    """Return the load and the store intrinsic of `count` elements that start at a multiple of 16 bytes, in accesses of 16 bytes.
+    """Return the load and the store intrinsic of `count` elements that start at a multiple of 16 bytes, in
+    accesses of 16 bytes.
 
-    Two more are for elements that are not aligned, or of which only the first `left` are there: for others the load gives the last one
-    that is, and the store does nothing.
+    Two more are for elements that are not aligned, or of which only the first `left` are there: for others
+    the load gives the last one that is, and the store does nothing.
     """
     per_access = 16 // storage.size
     halves = storage.size == 2  # two elements in each of four 32-bit words
@@ -143,7 +156,9 @@ def _vector_access(storage, count):
 
     def pointer(builder, args, part):
         first = builder.add(args[1], ir.Constant(_WORD, part * per_access))
-        return builder.bitcast(_global(builder, args[0], storage.memory, first), ir.PointerType(vector, _GLOBAL))
+        return builder.bitcast(
+            _global(builder, args[0], storage.memory, first), ir.PointerType(vector, _GLOBAL)
+        )
 
     def taken(builder, whole, k):
         if not halves:
@@ -154,7 +169,9 @@ def _vector_access(storage, count):
     def joined(builder, values):
         if halves:
             wide = [builder.zext(value, _I32) for value in values]
-            values = [builder.or_(low, builder.shl(high, _I32(16))) for low, high in zip(wide[::2], wide[1::2])]
+            values = [
+                builder.or_(low, builder.shl(high, _I32(16))) for low, high in zip(wide[::2], wide[1::2])
+            ]
         whole = ir.Constant(vector, ir.Undefined)
         for k, value in enumerate(values):
             whole = builder.insert_element(whole, value, _I32(k))
@@ -164,7 +181,11 @@ def _vector_access(storage, count):
     def load(context, address, index):
         def codegen(ctx, builder, signature, args):
             loaded = [builder.load(pointer(builder, args, part), align=16) for part in parts]
-            values = [storage.widened(builder, taken(builder, whole, k)) for whole in loaded for k in range(per_access)]
+            values = [
+                storage.widened(builder, taken(builder, whole, k))
+                for whole in loaded
+                for k in range(per_access)
+            ]
             return ctx.make_tuple(builder, signature.return_type, values)
 
         return types.UniTuple(storage.element, count)(types.int64, types.int64), codegen
@@ -202,7 +223,10 @@ def _vector_access(storage, count):
                     builder.store(storage.narrowed(builder, builder.extract_value(args[3], k)), pointer)
             return ctx.get_dummy_value()
 
-        return types.void(types.int64, types.int64, types.int64, types.StarArgUniTuple(storage.element, count)), codegen
+        return (
+            types.void(types.int64, types.int64, types.int64, types.StarArgUniTuple(storage.element, count)),
+            codegen,
+        )
 
     return load, store, load_first, store_first
 
@@ -220,7 +244,9 @@ load_float32x4, store_float32x4, load_first_float32x4, store_first_float32x4 = _
 load_float64x8, store_float64x8, load_first_float64x8, store_first_float64x8 = _vector_access(_FLOAT64, 8)
 load_float32x8, store_float32x8, load_first_float32x8, store_first_float32x8 = _vector_access(_FLOAT32, 8)
 load_float16x8, store_float16x8, load_first_float16x8, store_first_float16x8 = _vector_access(_FLOAT16, 8)
-load_bfloat16x8, store_bfloat16x8, load_first_bfloat16x8, store_first_bfloat16x8 = _vector_access(_BFLOAT16, 8)
+load_bfloat16x8, store_bfloat16x8, load_first_bfloat16x8, store_first_bfloat16x8 = _vector_access(
+    _BFLOAT16, 8
+)
 
 
 def _called(builder, name, args):
@@ -248,6 +274,7 @@ def _function(names, arity):
         @intrinsic
         def call(context, a):
             return typed(a)
+
     else:
 
         @intrinsic
@@ -258,7 +285,9 @@ def _function(names, arity):
 
 
 def _rounded(name, integer):
-    """Return an arithmetic intrinsic of two operands: NVVM's rounded one for floating types, and `integer` for int64."""
+    """Return an arithmetic intrinsic of two operands: NVVM's rounded one for floating types, and `integer`
+    for int64.
+    """
 
     @intrinsic
     def call(context, a, b):
@@ -267,9 +296,12 @@ def _rounded(name, integer):
             def codegen(ctx, builder, signature, args):
                 left, right = args
                 if name == "sub":
-                    # -b, which is exact, so the sum rounds as the difference does. (NVVM's LLVM has no fneg instruction.)
+                    # -b, which is exact, so the sum rounds as the difference does. (NVVM's LLVM has no fneg
+                    # instruction.)
                     right = builder.fsub(ir.Constant(right.type, -0.0), right)
-                return _called(builder, f"llvm.nvvm.{'add' if name == 'sub' else name}.rn.{_SUFFIX[a]}", [left, right])
+                return _called(
+                    builder, f"llvm.nvvm.{'add' if name == 'sub' else name}.rn.{_SUFFIX[a]}", [left, right]
+                )
 
             return a(a, a), codegen
         if isinstance(a, types.Integer) and isinstance(b, types.Integer) and integer:
@@ -279,7 +311,12 @@ def _rounded(name, integer):
     return call
 
 
-add, subtract, multiply, divide = _rounded("add", "add"), _rounded("sub", "sub"), _rounded("mul", "mul"), _rounded("div", None)
+add, subtract, multiply, divide = (
+    _rounded("add", "add"),
+    _rounded("sub", "sub"),
+    _rounded("mul", "mul"),
+    _rounded("div", None),
+)
 sqrt = _function({kind: f"llvm.nvvm.sqrt.rn.{suffix}" for kind, suffix in _SUFFIX.items()}, 1)
 absolute = _function({float32: "llvm.nvvm.fabs.f", float64: "llvm.nvvm.fabs.d"}, 1)
 
@@ -295,7 +332,8 @@ power = _libdevice("pow", 2)
 def _extreme(name):
     """Return maximum or minimum.
 
-    PTX's max and min order -0 below +0 and drop NaN (the variant that keeps it needs compute capability 8.0, and there is none for float64).
+    PTX's max and min order -0 below +0 and drop NaN (the variant that keeps it needs compute capability 8.0,
+    and there is none for float64).
     """
 
     @intrinsic
@@ -348,7 +386,9 @@ def address(row, slot, offset, item_size):
 
 @inline
 def place(geometry, row, slot, position):
-    """Return the address of the element at a C-order position of a slot that may be strided; see `nbopt_backends.cpu.drivers` for geometries."""
+    """Return the address of the element at a C-order position of a slot that may be strided; see
+    `nbopt_backends.cpu.drivers` for geometries.
+    """
     shape = load_int64(geometry, slot, -1)
     here = load_int64(row, slot, -1)
     if load_int64(shape, 0, -1) == 0:
@@ -367,7 +407,9 @@ def place(geometry, row, slot, position):
 
 @inline
 def beats(x, y, kind):
-    """Return whether x goes before y where the largest (kind 2) or smallest (kind 3) value is looked for: NaN goes first."""
+    """Return whether x goes before y where the largest (kind 2) or smallest (kind 3) value is looked for: NaN
+    goes first.
+    """
     return y == y and (x != x or (x > y if kind == 2 else x < y))
 
 
@@ -380,7 +422,9 @@ class _Spelled(ast.NodeTransformer):
         self.generic_visit(node)
         if type(node.op) not in self.names:
             return node
-        return ast.copy_location(ast.Call(ast.Name(self.names[type(node.op)], ast.Load()), [node.left, node.right], []), node)
+        return ast.copy_location(
+            ast.Call(ast.Name(self.names[type(node.op)], ast.Load()), [node.left, node.right], []), node
+        )
 
 
 def _compiled(function):
@@ -415,7 +459,9 @@ def nearest_float16_float32(x):
 
 @inline
 def narrowed(x):
-    """Return a float64 as a float32, NaN as the one whose upper half is bfloat16's canonical NaN: PTX's conversion gives another."""
+    """Return a float64 as a float32, NaN as the one whose upper half is bfloat16's canonical NaN: PTX's
+    conversion gives another.
+    """
     return float32(x) if x == x else from_bits_float32(0x7FC00000)
 
 
@@ -444,7 +490,9 @@ def drawn(key_0, key_1, counter, draw):
 
 
 def _slices(bits):
-    """Return the intrinsic that takes words apart: as many int64 as they have slices of so many bits, from low to high."""
+    """Return the intrinsic that takes words apart: as many int64 as they have slices of so many bits, from
+    low to high.
+    """
     per_word = 64 // bits
 
     @intrinsic
@@ -452,7 +500,10 @@ def _slices(bits):
         def codegen(ctx, builder, signature, args):
             found = []
             for word in cgutils.unpack_tuple(builder, args[0]):
-                found += [builder.and_(builder.lshr(word, _WORD(bits * k)), _WORD(2**bits - 1)) for k in range(per_word)]
+                found += [
+                    builder.and_(builder.lshr(word, _WORD(bits * k)), _WORD(2**bits - 1))
+                    for k in range(per_word)
+                ]
             return ctx.make_tuple(builder, signature.return_type, found)
 
         return types.UniTuple(int64, per_word * len(words))(types.StarArgTuple(words)), codegen

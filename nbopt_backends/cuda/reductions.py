@@ -1,4 +1,6 @@
-"""The text of CUDA kernels that reduce a tensor outside a step: sums and extremes. Pure functions of what they are given.
+"""The text of CUDA kernels that reduce a tensor outside a step: sums and extremes.
+
+Pure functions of what they are given.
 
 Results have the bits of the reference, whatever the number of blocks and threads.
 """

@@ -1,6 +1,7 @@
 """The twin of `cuda_primitives` for the CUDA simulator: the same names, in plain Python over NumPy scalars.
 
-The simulator runs a kernel's text as Python, one Python thread for each CUDA thread. Device memory is host memory there, reached by ctypes.
+The simulator runs a kernel's text as Python, one Python thread for each CUDA thread. Device memory is host
+memory there, reached by ctypes.
 """
 
 import ctypes
@@ -71,13 +72,27 @@ load_bfloat16, store_bfloat16 = _memory_access(
     lambda bits: np.uint32(bits << 16).view(np.float32),
     lambda value: int(np.float32(value).view(np.uint32)) >> 16,
 )
-load_float64x2, store_float64x2, load_first_float64x2, store_first_float64x2 = _vector_access(load_float64, store_float64, 2)
-load_float64x4, store_float64x4, load_first_float64x4, store_first_float64x4 = _vector_access(load_float64, store_float64, 4)
-load_float32x4, store_float32x4, load_first_float32x4, store_first_float32x4 = _vector_access(load_float32, store_float32, 4)
-load_float64x8, store_float64x8, load_first_float64x8, store_first_float64x8 = _vector_access(load_float64, store_float64, 8)
-load_float32x8, store_float32x8, load_first_float32x8, store_first_float32x8 = _vector_access(load_float32, store_float32, 8)
-load_float16x8, store_float16x8, load_first_float16x8, store_first_float16x8 = _vector_access(load_float16, store_float16, 8)
-load_bfloat16x8, store_bfloat16x8, load_first_bfloat16x8, store_first_bfloat16x8 = _vector_access(load_bfloat16, store_bfloat16, 8)
+load_float64x2, store_float64x2, load_first_float64x2, store_first_float64x2 = _vector_access(
+    load_float64, store_float64, 2
+)
+load_float64x4, store_float64x4, load_first_float64x4, store_first_float64x4 = _vector_access(
+    load_float64, store_float64, 4
+)
+load_float32x4, store_float32x4, load_first_float32x4, store_first_float32x4 = _vector_access(
+    load_float32, store_float32, 4
+)
+load_float64x8, store_float64x8, load_first_float64x8, store_first_float64x8 = _vector_access(
+    load_float64, store_float64, 8
+)
+load_float32x8, store_float32x8, load_first_float32x8, store_first_float32x8 = _vector_access(
+    load_float32, store_float32, 8
+)
+load_float16x8, store_float16x8, load_first_float16x8, store_first_float16x8 = _vector_access(
+    load_float16, store_float16, 8
+)
+load_bfloat16x8, store_bfloat16x8, load_first_bfloat16x8, store_first_bfloat16x8 = _vector_access(
+    load_bfloat16, store_bfloat16, 8
+)
 
 
 def _in_numpy(name):
@@ -86,7 +101,8 @@ def _in_numpy(name):
 
 
 absolute, exp, exp2, log, log2, maximum, minimum, power, rint, sqrt, tanh = map(
-    _in_numpy, ("absolute", "exp", "exp2", "log", "log2", "maximum", "minimum", "power", "rint", "sqrt", "tanh")
+    _in_numpy,
+    ("absolute", "exp", "exp2", "log", "log2", "maximum", "minimum", "power", "rint", "sqrt", "tanh"),
 )
 
 
@@ -121,7 +137,9 @@ def address(row, slot, offset, item_size):
 
 
 def place(geometry, row, slot, position):
-    """Return the address of the element at a C-order position of a slot that may be strided; see `nbopt_backends.cpu.drivers` for geometries."""
+    """Return the address of the element at a C-order position of a slot that may be strided; see
+    `nbopt_backends.cpu.drivers` for geometries.
+    """
     shape = load_int64(geometry, slot, -1)
     here = load_int64(row, slot, -1)
     if load_int64(shape, 0, -1) == 0:
@@ -134,7 +152,9 @@ def place(geometry, row, slot, position):
 
 
 def beats(x, y, kind):
-    """Return whether x goes before y where the largest (kind 2) or smallest (kind 3) value is looked for: NaN goes first."""
+    """Return whether x goes before y where the largest (kind 2) or smallest (kind 3) value is looked for: NaN
+    goes first.
+    """
     return y == y and (x != x or (x > y if kind == 2 else x < y))
 
 

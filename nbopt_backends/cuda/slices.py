@@ -1,7 +1,9 @@
-"""The text of a pass that knows slices: it walks a parameter, or a slice of it, as a matrix, see `nbopt_backends.meaning.slices`.
+"""The text of a pass that knows slices: it walks a parameter, or a slice of it, as a matrix, see
+`nbopt_backends.meaning.slices`.
 
-A *unit* is a band of rows, as far as a tile of columns goes. `LANES` lanes take the columns of as many units as there is room for, so that narrow
-matrices leave few of them idle. A lane goes through its column row by row. What has come of the columns of some rows is folded in shared memory.
+A *unit* is a band of rows, as far as a tile of columns goes. `LANES` lanes take the columns of as many units
+as there is room for, so that narrow matrices leave few of them idle. A lane goes through its column row by
+row. What has come of the columns of some rows is folded in shared memory.
 """
 
 from nbopt.language.stages import ELEMENT
@@ -15,10 +17,11 @@ from nbopt_backends.meaning.xoroshiro import LANES as STREAMS
 
 #: Lanes that take units together.
 LANES = 256
-#: What a walk's record begins with: columns; tiles of a row; the binary logarithm of the lanes of a unit; rows of the last group; bands of these;
-#: the number of the first row's first tile; how many other groups the rows have. Then come the addresses of what is left of each fold; for each
-#: coarser slot the distances between columns and between rows of the last group; the lengths of the other groups; for each coarser slot its
-#: distances along these. Distances are in elements.
+#: What a walk's record begins with: columns; tiles of a row; the binary logarithm of the lanes of a unit;
+# rows of the last group; bands of these; : the number of the first row's first tile; how many other groups the
+# rows have. Then come the addresses of what is left of each fold; for each : coarser slot the distances
+# between columns and between rows of the last group; the lengths of the other groups; for each coarser slot
+# its : distances along these. Distances are in elements.
 WALK_FIELDS = 7
 _SHARED = 16 * 1024  # bytes of shared memory that leave room for other blocks
 
@@ -63,7 +66,8 @@ walk = load_int64(chunks, {CHUNK_FIELDS} * c + 4, -1)
 columns, tiles, shift = load_int64(walk, 0, -1), load_int64(walk, 1, -1), load_int64(walk, 2, -1)
 last, bands, groups = load_int64(walk, 3, -1), load_int64(walk, 4, -1), load_int64(walk, 6, -1)"""
 
-# Of the unit that is number `member` of a chunk: its band among all, the tile, the run of rows, and the first row in the run.
+# Of the unit that is number `member` of a chunk: its band among all, the tile, the run of rows, and the first
+# row in the run.
 _UNIT = f"""band = (units + member) // tiles
 tile = units + member - band * tiles
 run = band // bands
@@ -94,9 +98,10 @@ _FOLD = """            cuda.syncthreads()
 def slices_text(stage, extents, kinds, dialect, dtypes, arithmetic, strided=False, kept=None, shared=True):
     """Return the text of the module that holds the kernel of a pass that knows slices.
 
-    Its arguments are those of `nbopt_backends.cuda.kernels.update_text`'s. A chunk is some units: its fields are the parameter's row, the first unit,
-    how many there are (as many as `LANES` lanes take), the number of the parameter's first block of random bits, and the address of the walk's
-    record. The results of tiles of rows go to `sums`, float64[tiles, reductions].
+    Its arguments are those of `nbopt_backends.cuda.kernels.update_text`'s. A chunk is some units: its fields
+    are the parameter's row, the first unit, how many there are (as many as `LANES` lanes take), the number of
+    the parameter's first block of random bits, and the address of the walk's record. The results of tiles of
+    rows go to `sums`, float64[tiles, reductions].
 
     Parameters
     ----------
@@ -104,8 +109,8 @@ def slices_text(stage, extents, kinds, dialect, dtypes, arithmetic, strided=Fals
     extents : tuple of int
         Those of the program's slots.
     kinds : tuple of str
-        For each of the pass's folds what it leaves: ``"rows"``, float64, for each tile of a row; ``"bands"``, in the arithmetic, for each column of a
-        band; ``"each"``, for each column of a row.
+        For each of the pass's folds what it leaves: ``"rows"``, float64, for each tile of a row; ``"bands"``,
+        in the arithmetic, for each column of a band; ``"each"``, for each column of a row.
     dialect, dtypes, arithmetic, strided, kept, shared
         As for `update_text`.
 
@@ -125,7 +130,9 @@ class _Text:
     def __init__(self, pieces, stage, extents, kinds):
         self.pieces, self.stage, self.kinds, self.arithmetic = pieces, stage, kinds, pieces.arithmetic
         self.coarse = [slot for slot in pieces.read if extents[slot] != stage.extent]
-        self.far = [slot for slot in pieces.moved if pieces.strided and stage.extent == extents[slot] == ELEMENT]
+        self.far = [
+            slot for slot in pieces.moved if pieces.strided and stage.extent == extents[slot] == ELEMENT
+        ]
         first = len(stage.reductions)
         #: What is folded in shared memory: the number among all reductions, where the result goes.
         self.across = [(number, None) for number in range(first)]
@@ -133,7 +140,11 @@ class _Text:
         self.down = [(first + fold, fold) for fold, kind in enumerate(kinds) if kind == "bands"]
         self.each = [(first + fold, fold) for fold, kind in enumerate(kinds) if kind == "each"]
         self.at_once = ROWS
-        while self.across and self.at_once > 1 and len(self.across) * self.at_once * LANES * ITEM_SIZES[self.arithmetic] > _SHARED:
+        while (
+            self.across
+            and self.at_once > 1
+            and len(self.across) * self.at_once * LANES * ITEM_SIZES[self.arithmetic] > _SHARED
+        ):
             self.at_once //= 2
 
     def text(self):
@@ -141,7 +152,10 @@ class _Text:
         before = ["if load_int64(taken, 0, -1) == 0:", "    return"] if self.stage.guarded else []
         before += pieces.stream_keys()
         before += pieces.loaded_numbers() if pieces.shared else []
-        before += [f"b{number} = cuda.shared.array({self.at_once * LANES}, {self.arithmetic})" for number, _ in self.across]
+        before += [
+            f"b{number} = cuda.shared.array({self.at_once * LANES}, {self.arithmetic})"
+            for number, _ in self.across
+        ]
         return _KERNEL.format(
             header=pieces.dialect.header,
             head="\n".join([*pieces.head(), *([_FIRST] if self.coarse else [])]),
@@ -160,29 +174,50 @@ class _Text:
         pieces = self.pieces
         lines = _CHUNK.format(row_bytes=8 * len(self.stage.names)).split("\n")
         lines += [] if pieces.shared else pieces.loaded_numbers()
-        lines += [f"p{slot} = load_int64(row, {slot}, -1)  # {pieces.what(slot)}" for slot in pieces.moved if slot not in self.far]
+        lines += [
+            f"p{slot} = load_int64(row, {slot}, -1)  # {pieces.what(slot)}"
+            for slot in pieces.moved
+            if slot not in self.far
+        ]
         lines += [f"geometry = views + number * {8 * len(self.stage.names)}"] * bool(self.far)
         lines += [f"block = load_int64(chunks, {CHUNK_FIELDS} * c + 3, -1)"] * bool(pieces.rounded)
         lines += [f"f{fold} = load_int64(walk, {WALK_FIELDS + fold}, -1)" for fold in range(len(self.kinds))]
         steps = WALK_FIELDS + len(self.kinds)
         for place, slot in enumerate(self.coarse):
-            lines.append(f"c{slot}, d{slot} = load_int64(walk, {steps + 2 * place}, -1), load_int64(walk, {steps + 2 * place + 1}, -1)")
+            lines.append(
+                f"c{slot}, d{slot} = load_int64(walk, {steps + 2 * place}, -1), load_int64(walk,"
+                f" {steps + 2 * place + 1}, -1)"
+            )
         if self.coarse:
             lines.append(f"lengths = walk + {8 * (steps + 2 * len(self.coarse))}")
         return lines
 
     def _unit(self):
-        """Return the lines that find a lane's column, and the rows that it goes through from `start` on: those before `stop`."""
-        lines = ["member = lane >> shift", *_UNIT.split("\n"), f"column = tile * {COLUMNS} + (lane & ((1 << shift) - 1))"]
-        lines += [f"stop = min(start + {self.at_once}, last - begin) if member < n and column < columns else start"]
+        """Return the lines that find a lane's column, and the rows that it goes through from `start` on:
+        those before `stop`.
+        """
+        lines = [
+            "member = lane >> shift",
+            *_UNIT.split("\n"),
+            f"column = tile * {COLUMNS} + (lane & ((1 << shift) - 1))",
+        ]
+        lines += [
+            f"stop = min(start + {self.at_once}, last - begin) if member < n and column < columns else start"
+        ]
         lines += ["i = (run * last + begin + start) * columns + column"]
         for place, slot in enumerate(self.coarse):
             steps = f"lengths + 8 * groups * {place + 1}"
-            lines.append(f"i{slot} = first_of(run, groups, lengths, {steps}) + (begin + start) * d{slot} + column * c{slot}")
+            lines.append(
+                f"i{slot} = first_of(run, groups, lengths, {steps}) + (begin + start) * d{slot} + column *"
+                f" c{slot}"
+            )
         for number, fold in self.down:
             lines.append(f"a{number} = {self._nothing(number)}")
             if self.at_once < ROWS:
-                lines += ["if 0 < start < stop:", f"    a{number} = load_{self.arithmetic}(f{fold}, band * columns + column, -1)"]
+                lines += [
+                    "if 0 < start < stop:",
+                    f"    a{number} = load_{self.arithmetic}(f{fold}, band * columns + column, -1)",
+                ]
         return lines
 
     def _element(self):
@@ -192,7 +227,9 @@ class _Text:
             if slot in self.far:
                 lines.append(f"x{slot} = (load_{dtype}(place(geometry, row, {slot}, i), 0, {slot}),)")
             else:
-                lines.append(f"x{slot} = (load_{dtype}(p{slot}, i{slot if slot in self.coarse else ''}, {slot}),)")
+                lines.append(
+                    f"x{slot} = (load_{dtype}(p{slot}, i{slot if slot in self.coarse else ''}, {slot}),)"
+                )
         for _, index, word in pieces.rounded:
             lines += _random(index, word)
         lines += pieces.elements(1)
@@ -233,7 +270,10 @@ class _Text:
             value = f"float64(b{number}[r * {LANES} + (member << shift)])"
             target = f"tile_sums, {number}" if fold is None else f"f{fold}, line"
             results.append(f"store_float64({target}, -1, {value})")
-        joins = [f"b{number}[i] = {joined(self.pieces, number, f'b{number}[i]', f'b{number}[i + half]')}" for number, _ in self.across]
+        joins = [
+            f"b{number}[i] = {joined(self.pieces, number, f'b{number}[i]', f'b{number}[i + half]')}"
+            for number, _ in self.across
+        ]
         return _FOLD.format(
             size=self.at_once * LANES,
             lanes=LANES,
@@ -264,4 +304,10 @@ def _random(index, word):
     ]
     if per_word == 1:
         return [*lines, f"u{index} = (int64(drawn{index}),)"]
-    return [*lines, f"u{index} = (int64((drawn{index} >> uint64((i & {per_word - 1}) * {word})) & uint64({2**word - 1})),)"]
+    return [
+        *lines,
+        (
+            f"u{index} = (int64((drawn{index} >> uint64((i & {per_word - 1}) * {word})) &"
+            f" uint64({2**word - 1})),)"
+        ),
+    ]

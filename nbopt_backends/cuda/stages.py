@@ -40,16 +40,26 @@ class Stages:
         self._backend, self._layout, self._image = backend, layout, plan.image
         passes = [(level, stage) for level, stage in program.stages() if isinstance(stage, Pass)]
         with_slices = [(level, stage) for level, stage in passes if stage.has_slices(program.extents)]
-        self._walks = {(level, stage.extent): Walks(backend, program, layout, stage) for level, stage in with_slices}
-        self.passes = (len(passes) - len(with_slices)) * len(layout.groups) + sum(len(walks.parts) for walks in self._walks.values())
+        self._walks = {
+            (level, stage.extent): Walks(backend, program, layout, stage) for level, stage in with_slices
+        }
+        self.passes = (len(passes) - len(with_slices)) * len(layout.groups) + sum(
+            len(walks.parts) for walks in self._walks.values()
+        )
         pack = Pack()
         self.taken = pack.add(np.ones(2, np.int64))
         self._chunks = self._chunk_tables(pack)
         scalars = [stage for _, stage in program.stages() if isinstance(stage, Scalars)]
-        self._rows = {stage: [(dtypes, pack.add(rows)) for dtypes, rows in plan.kinds_of(stage)] for stage in scalars}
+        self._rows = {
+            stage: [(dtypes, pack.add(rows)) for dtypes, rows in plan.kinds_of(stage)] for stage in scalars
+        }
         geometries = {place: pack.add(geometry) for place, geometry in layout.geometries.items()}
         self._views = pack.add(np.zeros(layout.table.shape, np.int64))
-        results = {(level, stage.extent): self._results(pack, level, stage) for level, stage in passes if stage.reductions}
+        results = {
+            (level, stage.extent): self._results(pack, level, stage)
+            for level, stage in passes
+            if stage.reductions
+        }
         pack.allocate(backend)
         for place, geometry in geometries.items():
             self._views.values[place] = geometry.address
@@ -107,7 +117,11 @@ class Stages:
     def conditions(self):
         """Return the place of each verdict in the order of the step, and the address of its condition."""
         numbers = self._image.numbers.address
-        return [(place, numbers + 8 * stage.condition) for place, stage in self.program.order() if isinstance(stage, Verdict)]
+        return [
+            (place, numbers + 8 * stage.condition)
+            for place, stage in self.program.order()
+            if isinstance(stage, Verdict)
+        ]
 
     def _passes(self, level, stage, taken):
         """Return the launches of a pass."""
@@ -116,22 +130,50 @@ class Stages:
         last = taken, self._sums.get((level, stage.extent), 0)
         walks, found = self._walks.get((level, stage.extent)), []
         for group, kinds, chunks, _ in walks.parts if walks else ():
-            kernel = backend.kernel(backend.walk_text(self.program, stage, group, kinds), backend.stem, "update")
-            arguments = (image.table.address, chunks.address, chunks.shape[0], *numbers, self._views.address, *last)
+            kernel = backend.kernel(
+                backend.walk_text(self.program, stage, group, kinds), backend.stem, "update"
+            )
+            arguments = (
+                image.table.address,
+                chunks.address,
+                chunks.shape[0],
+                *numbers,
+                self._views.address,
+                *last,
+            )
             found.append((kernel, backend.device.blocks(chunks.shape[0]), arguments))
         for number, group in enumerate(self._layout.groups if walks is None else ()):
             chunks = self._chunks[number, goes_by_tiles(stage, group.dtypes, group.kept)]
             threads = threads_per_chunk(stage, group.dtypes, group.strided, group.kept)
             kernel = backend.kernel(backend.text(stage, group, shared), backend.stem, "update")
-            arguments = (image.table.address, chunks.address, len(chunks.values), *numbers, self._views.address, *last)
+            arguments = (
+                image.table.address,
+                chunks.address,
+                len(chunks.values),
+                *numbers,
+                self._views.address,
+                *last,
+            )
             found.append((kernel, backend.device.blocks(len(chunks.values), threads), arguments))
         return found
 
     def _scalars(self, stage, taken, dtypes, rows):
         backend, image, n_rows = self._backend, self._image, len(rows.values)
         text = run_text(stage, backend.dialect(), dtypes)
-        arguments = image.table.address, image.table.values.shape[1], image.numbers.address, image.stride, rows.address, n_rows, taken
-        return backend.kernel(backend.marked(text), "cuda_numbers", "run"), backend.device.blocks(n_rows, 1), arguments
+        arguments = (
+            image.table.address,
+            image.table.values.shape[1],
+            image.numbers.address,
+            image.stride,
+            rows.address,
+            n_rows,
+            taken,
+        )
+        return (
+            backend.kernel(backend.marked(text), "cuda_numbers", "run"),
+            backend.device.blocks(n_rows, 1),
+            arguments,
+        )
 
 
 class Joined(NamedTuple):
@@ -156,7 +198,10 @@ class Joined(NamedTuple):
 
 
 def joined(plans):
-    """Return the launches of several plans in the order of a step. What is guarded in any looks at one verdict."""
+    """Return the launches of several plans in the order of a step.
+
+    What is guarded in any looks at one verdict.
+    """
     backend, stages = plans[0].backend, [plan.stages for plan in plans]
     conditions = [condition for one in stages for condition in one.conditions()]
     taken = stages[0].taken.address if conditions else stages[0].taken.address + 8
@@ -177,19 +222,29 @@ def _join_step_ends(plans, entries):
     for plan in plans:
         parts = [part for part in plans if part is plan or (plan.set is not None and part.set == plan.set)]
         for level, stages in plan.stages.ends.over_the_step.items():
-            results = [sorted(result for part in parts for result in _results_of(part, stage.rank)) for stage in stages]
+            results = [
+                sorted(result for part in parts for result in _results_of(part, stage.rank))
+                for stage in stages
+            ]
             addresses = np.array([[address for _, address in own] for own in results], np.int64)
             found.append((plan.stages.ends, level, on_device(plan.backend, addresses)))
     tables = [table for _, _, table in found]
     scratch = plans[0].backend.allocate((max((table.size for table in tables), default=0),), np.float64)
-    entries += [((False, level, 1), ends.fold_rows(level, table, scratch.address)) for ends, level, table in found]
+    entries += [
+        ((False, level, 1), ends.fold_rows(level, table, scratch.address)) for ends, level, table in found
+    ]
     return [*tables, scratch]
 
 
 def _results_of(plan, rank):
     """Return what the reduction over the step with this rank is over, of a plan's parameters."""
     ends = plan.stages.ends
-    return next(ends.results(stage) for stages in ends.over_the_step.values() for stage in stages if stage.rank == rank)
+    return next(
+        ends.results(stage)
+        for stages in ends.over_the_step.values()
+        for stage in stages
+        if stage.rank == rank
+    )
 
 
 def _chunk(device, layout):

@@ -1,9 +1,11 @@
-"""The text of a pass that reduces. It goes tile by tile, see `nbopt_backends.meaning.tree`: its chunks are tiles.
+"""The text of a pass that reduces.
 
-Where a tile is short, what would be behind its end is replaced by a value that changes no other one (-0 for sums,
-infinities for extremes), so that every tile is folded as a full one. A lane folds the two halves of a tile, and what has
-come of them is folded in shared memory. Where that is too small for as many reductions, a lane folds the halves of the
-halves first, in nested loops of two rounds each.
+It goes tile by tile, see `nbopt_backends.meaning.tree`: its chunks are tiles.
+
+Where a tile is short, what would be behind its end is replaced by a value that changes no other one (-0 for
+sums, infinities for extremes), so that every tile is folded as a full one. A lane folds the two halves of a
+tile, and what has come of them is folded in shared memory. Where that is too small for as many reductions, a
+lane folds the halves of the halves first, in nested loops of two rounds each.
 """
 
 from nbopt_backends.cuda.pieces import CHUNK_FIELDS
@@ -53,7 +55,9 @@ def reducing(pieces):
     neutrals = [neutral(pieces, r) for r in range(len(reductions))]
     every = [(r, k) for r in range(len(reductions)) for k in range(width)]
 
-    def rounds(level, again):  # given itself, since a function that knows itself is a circle, which waits for the collector
+    def rounds(
+        level, again
+    ):  # given itself, since a function that knows itself is a circle, which waits for the collector
         """Return the lines that fold every 2**level-th vector from `at` on into a{level}_..., in two rounds."""
         start, found = [f"a{level}_{r}_{k} = {neutrals[r]}" for r, k in every], []
         for r, k in every:
@@ -70,7 +74,10 @@ def reducing(pieces):
         return [*start, f"{outer} = at", "for _ in range(2):", *(f"    {line}" for line in inner)]
 
     buffers = [f"b{r} = cuda.shared.array({step}, {arithmetic})" for r in range(len(reductions))]
-    joins = [f"b{r}[lane] = {joined(pieces, r, f'b{r}[lane]', f'b{r}[lane + half]')}" for r in range(len(reductions))]
+    joins = [
+        f"b{r}[lane] = {joined(pieces, r, f'b{r}[lane]', f'b{r}[lane + half]')}"
+        for r in range(len(reductions))
+    ]
     results = [f"tile = load_int64(chunks, {CHUNK_FIELDS} * c + 4, -1) * {8 * len(reductions)}"]
     results += [f"store_float64(sums + tile, {r}, -1, float64(b{r}[0]))" for r in range(len(reductions))]
     first = [f"first = load_int64(chunks, {CHUNK_FIELDS} * c + 3, -1) * {LANES}"] if pieces.rounded else []
@@ -103,6 +110,9 @@ def _words(pieces):
     for _, index, word in pieces.rounded:
         count = pieces.width * word // 64
         lines.append(f"word = at * {count}")
-        words = [f"drawn(k{index}, l{index}, uint64(first + word % {LANES} + {k}), word // {LANES})" for k in range(count)]
+        words = [
+            f"drawn(k{index}, l{index}, uint64(first + word % {LANES} + {k}), word // {LANES})"
+            for k in range(count)
+        ]
         lines.append(f"u{index} = slices{word}({', '.join(words)})")
     return lines

@@ -1,4 +1,6 @@
-"""Walks: what the kernel of a pass that knows slices takes, and the memory of slices, see `nbopt_backends.cuda.slices`."""
+"""Walks: what the kernel of a pass that knows slices takes, and the memory of slices, see
+`nbopt_backends.cuda.slices`.
+"""
 
 import functools
 import math
@@ -22,7 +24,8 @@ def on_device(backend, values):
 
 
 def with_workspace(backend, layout, program):
-    """Allocate a program's workspace slots of each parameter, and write their addresses into the layout's table.
+    """Allocate a program's workspace slots of each parameter, and write their addresses into the layout's
+    table.
 
     Parameters
     ----------
@@ -82,7 +85,9 @@ def _bands(walk):
 
 
 def _left_by(walk, slot, kind):
-    """Return the axes of what a fold leaves of a parameter, in C order: whether the result keeps it, and its length."""
+    """Return the axes of what a fold leaves of a parameter, in C order: whether the result keeps it, and its
+    length.
+    """
     kept = [bool(stride) for stride in walk.strides[slot]]
     if kind == "rows":
         return [*zip(kept, walk.groups), (False, tiles_of_columns(walk.columns))]
@@ -103,7 +108,8 @@ class Left(NamedTuple):
     result_size : int
         The bytes of each value of the result.
     axes : list of (bool, int, int)
-        The axes of what is left, in C order: whether the result keeps it, its length, and the bytes from one to the next.
+        The axes of what is left, in C order: whether the result keeps it, its length, and the bytes from one
+        to the next.
     """
 
     row: int
@@ -131,7 +137,11 @@ class Walks:
     def __init__(self, backend, program, layout, stage):
         self._program, self._stage = program, stage
         self._coarse = [slot for slot in stage.read() if program.extents[slot] != stage.extent]
-        walks = [(group, kinds, rows) for group in layout.groups for kinds, rows in walks_of(stage, program, layout, group).items()]
+        walks = [
+            (group, kinds, rows)
+            for group in layout.groups
+            for kinds, rows in walks_of(stage, program, layout, group).items()
+        ]
         tiles = np.zeros(layout.n_rows, np.int64)
         for _, _, rows in walks:
             for row, walk in rows:
@@ -140,7 +150,9 @@ class Walks:
         self.sums = backend.allocate((int(self.starts[-1]), len(stage.reductions)), np.float64)
         self.left: list[list] = [[] for _ in stage.folds]
         self._leave(backend, walks)
-        self.parts = [(group, kinds, *self._chunks(backend, group, kinds, rows)) for group, kinds, rows in walks]
+        self.parts = [
+            (group, kinds, *self._chunks(backend, group, kinds, rows)) for group, kinds, rows in walks
+        ]
 
     def _leave(self, backend, walks):
         """Allocate the memory of what folds leave."""
@@ -158,7 +170,9 @@ class Walks:
                     self.left[fold].append(Left(row, size, item, result, axes[::-1]))
                     size += -(-step // 16) * 16
         self._memory = backend.allocate((size,), np.uint8)
-        self.left = [[one._replace(address=self._memory.address + one.address) for one in left] for left in self.left]
+        self.left = [
+            [one._replace(address=self._memory.address + one.address) for one in left] for left in self.left
+        ]
 
     def _chunks(self, backend, group, kinds, rows):
         """Return the chunk table of a launch, and the walks' records, on the device."""
@@ -170,14 +184,30 @@ class Walks:
             tiles = tiles_of_columns(walk.columns)
             shift = (min(walk.columns, COLUMNS) - 1).bit_length()
             outer = walk.groups[:-1]
-            record = [walk.columns, tiles, shift, last, bands, self.starts[row], len(outer), *(own[row] for own in left)]
+            record = [
+                walk.columns,
+                tiles,
+                shift,
+                last,
+                bands,
+                self.starts[row],
+                len(outer),
+                *(own[row] for own in left),
+            ]
             for slot in self._coarse:
                 record += [walk.strides[slot][-1], walk.strides[slot][-2] if walk.groups else 0]
             record += outer
             for slot in self._coarse:
                 record += walk.strides[slot][:-2]
             cut = chunk_table([walk.rows // last * bands * tiles], LANES >> shift)
-            table = np.column_stack([np.full(len(cut), row), cut[:, 1:], np.full(len(cut), first_blocks[row]), np.full(len(cut), len(records))])
+            table = np.column_stack(
+                [
+                    np.full(len(cut), row),
+                    cut[:, 1:],
+                    np.full(len(cut), first_blocks[row]),
+                    np.full(len(cut), len(records)),
+                ]
+            )
             records += record
             tables.append(table)
         memory = on_device(backend, np.array(records, np.int64))

@@ -1,21 +1,24 @@
 """Scalar formulas that are more than one operation, written once and compiled for every target.
 
-The functions use ``bits_float32`` (the bits of a float32 as a non-negative int64), ``from_bits_float32`` and their float64 twins, which a
-target provides, and int64 and floating arithmetic only.
+The functions use ``bits_float32`` (the bits of a float32 as a non-negative int64), ``from_bits_float32`` and
+their float64 twins, which a target provides, and int64 and floating arithmetic only.
 """
 
 # ruff: noqa: F821  (names that the target provides)
 
 
 def shift_float32(a, b):
-    """Return ``a * sign(b) * 2^k``, k the integer nearest to log2|b|; 0 for b = 0; a * b for b infinite or NaN."""
+    """Return ``a * sign(b) * 2^k``, k the integer nearest to log2|b|; 0 for b = 0; a * b for b infinite or
+    NaN.
+    """
     # A subnormal b is brought into the normal range first, exactly.
     small = abs(b) < float32(1.1754943508222875e-38)
     normal = b * float32(16777216.0) if small else b
     bits = bits_float32(normal)
     # 0x3504f3 are the mantissa bits of the float32 below the square root of 2.
     k = ((bits >> 23) & 0xFF) - 127 - (24 if small else 0) + (1 if (bits & 0x7FFFFF) > 0x3504F3 else 0)
-    # 2^k can be subnormal or, for k = 128, too large: then 2^127 * 2. Either way only the last product rounds.
+    # 2^k can be subnormal or, for k = 128, too large: then 2^127 * 2. Either way only the last product
+    # rounds.
     high = min(k, 127)
     power = from_bits_float32(((high + 127) << 23) if high >= -126 else (1 << (max(high, -149) + 149)))
     signed = -a if (bits >> 31) != 0 else a
@@ -30,7 +33,12 @@ def shift_float64(a, b):
     normal = b * float64(18014398509481984.0) if small else b
     bits = bits_float64(normal)
     # 0x6a09e667f3bcd are the mantissa bits of the float64 above the square root of 2.
-    k = ((bits >> 52) & 0x7FF) - 1023 - (54 if small else 0) + (1 if (bits & 0xFFFFFFFFFFFFF) >= 0x6A09E667F3BCD else 0)
+    k = (
+        ((bits >> 52) & 0x7FF)
+        - 1023
+        - (54 if small else 0)
+        + (1 if (bits & 0xFFFFFFFFFFFFF) >= 0x6A09E667F3BCD else 0)
+    )
     high = min(k, 1023)
     power = from_bits_float64(((high + 1023) << 52) if high >= -1022 else (1 << (max(high, -1074) + 1074)))
     signed = -a if bits < 0 else a
@@ -44,12 +52,17 @@ def ldexp_float32(a, b):
     nan = b != b
     # Beyond 300 every float32 has become zero or infinity.
     k = int64(min(max(rint(float32(0) if nan else b), float32(-300)), float32(300)))
-    # Up to three factors. Going down by more than one factor can, a value that ends up anything but 0 is still normal after the
-    # first ones, by the margin of 24 bits, so that only one product rounds.
+    # Up to three factors. Going down by more than one factor can, a value that ends up anything but 0 is
+    # still normal after the first ones, by the margin of 24 bits, so that only one product rounds.
     first = -102 if k < -126 else min(k, 127)
     second = -102 if k - first < -126 else min(k - first, 127)
     third = k - first - second
-    scaled = a * from_bits_float32((first + 127) << 23) * from_bits_float32((second + 127) << 23) * from_bits_float32((third + 127) << 23)
+    scaled = (
+        a
+        * from_bits_float32((first + 127) << 23)
+        * from_bits_float32((second + 127) << 23)
+        * from_bits_float32((third + 127) << 23)
+    )
     return b if nan else scaled
 
 
@@ -60,12 +73,20 @@ def ldexp_float64(a, b):
     first = -969 if k < -1022 else min(k, 1023)
     second = -969 if k - first < -1022 else min(k - first, 1023)
     third = k - first - second
-    scaled = a * from_bits_float64((first + 1023) << 52) * from_bits_float64((second + 1023) << 52) * from_bits_float64((third + 1023) << 52)
+    scaled = (
+        a
+        * from_bits_float64((first + 1023) << 52)
+        * from_bits_float64((second + 1023) << 52)
+        * from_bits_float64((third + 1023) << 52)
+    )
     return b if nan else scaled
 
 
 def reciprocal_float32(x):
-    """Return 1 / x where x is a power of two, or its negative, and 1 / x a normal number; else 0. A product with it has the quotient's bits."""
+    """Return 1 / x where x is a power of two, or its negative, and 1 / x a normal number; else 0.
+
+    A product with it has the quotient's bits.
+    """
     bits = bits_float32(x)
     biased = (bits >> 23) & 0xFF
     exact = (bits & 0x7FFFFF) == 0 and 0 < biased and biased < 254
@@ -127,7 +148,8 @@ def nearest_float16_float64(x):
 
 
 def stochastic_same_range(x, dropped, top, addend):
-    """Return a float32 on the grid that leaves out its lowest `dropped` bits, rounded up where adding `addend` carries into the rest.
+    """Return a float32 on the grid that leaves out its lowest `dropped` bits, rounded up where adding
+    `addend` carries into the rest.
 
     For formats with float32's range of exponents, subnormals included. Beyond `top` the addend is one half.
     """
@@ -149,7 +171,8 @@ def stochastic_float32_float32(x, kept, top, random):
 def stochastic_float16_float32(x, kept, top, random):
     """Return a float32 rounded stochastically to `kept` mantissa bits of float16, by 32 random bits."""
     magnitude = abs(x)
-    # Of what is no larger, not even one in 2^32 parts of a step remains; so it is as good as 0, and has an implicit bit.
+    # Of what is no larger, not even one in 2^32 parts of a step remains; so it is as good as 0, and has an
+    # implicit bit.
     nothing = from_bits_float32((80 - kept) << 23)
     bits = bits_float32(magnitude if magnitude > nothing else nothing)
     # Numbers below the normal ones have the steps of the smallest of those.
@@ -157,8 +180,11 @@ def stochastic_float16_float32(x, kept, top, random):
     exponent = bits_float32(magnitude if magnitude > normal else normal) >> 23
     fixed = (((bits & 0x7FFFFF) | 0x800000) << 32) >> (23 - kept + exponent - (bits >> 23))
     steps = (fixed + (0x80000000 if magnitude > top else random)) >> 32
-    # At most 2^11 steps, behind the mantissa of 2^23, which has steps of 1: a conversion of 64 bits would take longer.
-    rounded = (from_bits_float32(0x4B000000 + steps) - float32(8388608)) * from_bits_float32((exponent - kept) << 23)
+    # At most 2^11 steps, behind the mantissa of 2^23, which has steps of 1: a conversion of 64 bits would
+    # take longer.
+    rounded = (from_bits_float32(0x4B000000 + steps) - float32(8388608)) * from_bits_float32(
+        (exponent - kept) << 23
+    )
     finite = rounded if rounded < float32(65536) else from_bits_float32(0x7F800000)
     signed = from_bits_float32(bits_float32(finite) | (bits_float32(x) & 0x80000000))
     return signed if x == x else from_bits_float32(0x7FC00000)
@@ -174,7 +200,9 @@ def stochastic_float64_float64(x, kept, top, random):
 
 
 def stochastic_narrow_float64(x, kept, emin, emax, top, word, random):
-    """Return a float64 rounded stochastically to `kept` mantissa bits of a narrower format, by `word` random bits."""
+    """Return a float64 rounded stochastically to `kept` mantissa bits of a narrower format, by `word` random
+    bits.
+    """
     bits = bits_float64(x)
     biased = max((bits >> 52) & 0x7FF, 1)
     significand = (bits & 0xFFFFFFFFFFFFF) | (0x10000000000000 if ((bits >> 52) & 0x7FF) > 0 else 0)
@@ -227,7 +255,8 @@ def nearest_float16_float32_by_integers(x):
 def half_bits_by_integers(x):
     """Return the 16 bits of a float32 that float16 can hold."""
     magnitude = abs(x)
-    # 2^-112 moves float16's exponents to where float32's bits, shifted, are the same; exact, subnormals included.
+    # 2^-112 moves float16's exponents to where float32's bits, shifted, are the same; exact, subnormals
+    # included.
     bits = bits_float32(magnitude * float32(1.925929944387236e-34)) >> 13
     bits = bits if magnitude < float32(65536) else (0x7C00 if x == x else 0x7E00)
     return bits | ((bits_float32(x) >> 16) & 0x8000 if x == x else 0)
@@ -242,7 +271,9 @@ def from_half_bits_by_integers(bits):
 
 
 def power_of_numbers(a, b):
-    """Return a power of numbers of a step: by a whole number it is squarings and multiplications in a fixed order, see `nbopt.language.scalars`."""
+    """Return a power of numbers of a step: by a whole number it is squarings and multiplications in a fixed
+    order, see `nbopt.language.scalars`.
+    """
     if not (abs(b) < float64(2147483648.0) and b == rint(b)):
         return power(a, b)
     rest = int64(abs(b))

@@ -1,7 +1,17 @@
-"""Lowering of passes that know slices: the text of kernels that walk a parameter row by row, see `nbopt_backends.meaning.slices`."""
+"""Lowering of passes that know slices: the text of kernels that walk a parameter row by row, see
+`nbopt_backends.meaning.slices`.
+"""
 
 from nbopt.language.stages import is_slice
-from nbopt_backends.lowering.text import COMMON_OPS, ITEM_SIZES, body_lines, in_arithmetic, indented, rounded_stores, rule_comment
+from nbopt_backends.lowering.text import (
+    COMMON_OPS,
+    ITEM_SIZES,
+    body_lines,
+    in_arithmetic,
+    indented,
+    rounded_stores,
+    rule_comment,
+)
 from nbopt_backends.meaning.slices import COLUMNS
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.meaning.xoroshiro import LANES
@@ -41,8 +51,9 @@ while done < m:
 def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
     """Return the text of the module that holds the kernel of a pass that knows slices.
 
-    Its ``update(slots, chunk, walk, numbers, random, 0, 0)`` takes the addresses of a parameter's slots, of a chunk and of a walk, both as
-    `nbopt_backends.cpu.slices` makes them, of the parameter's numbers, and of the seed and the update count.
+    Its ``update(slots, chunk, walk, numbers, random, 0, 0)`` takes the addresses of a parameter's slots, of a
+    chunk and of a walk, both as `nbopt_backends.cpu.slices` makes them, of the parameter's numbers, and of
+    the seed and the update count.
 
     Parameters
     ----------
@@ -58,18 +69,26 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
     str
     """
     rounded = rounded_stores(stage, dtypes, kept)
-    setup = [f"s{j} = {in_arithmetic(arithmetic, f'load_float64(numbers, {j}, -1)')}" for j in stage.scalars()]
+    setup = [
+        f"s{j} = {in_arithmetic(arithmetic, f'load_float64(numbers, {j}, -1)')}" for j in stage.scalars()
+    ]
     row, fixed = [], set()
     for slot in stage.moved():
         base, size = f"load_int64(slots, {slot}, -1)", ITEM_SIZES[dtypes[slot]]
         if extents[slot] == stage.extent:
             row.append(f"p{slot} = {base} + r * columns * {size}  # {stage.names[slot]}: {dtypes[slot]}")
             continue
-        row.append(f"p{slot} = {base} + row_offset(walk, {slot}, r) * {size}  # {stage.names[slot]}: {dtypes[slot]}, a slice")
+        row.append(
+            f"p{slot} = {base} + row_offset(walk, {slot}, r) * {size}  # {stage.names[slot]}: {dtypes[slot]},"
+            " a slice"
+        )
         if not flags[slot]:
             fixed.add(slot)
             loaded = f"load_{dtypes[slot]}(p{slot}, 0, -1)"
-            row.append(f"x{slot} = {loaded if dtypes[slot] == arithmetic or arithmetic == 'float32' else f'{arithmetic}({loaded})'}")
+            row.append(
+                f"x{slot} ="
+                f" {loaded if dtypes[slot] == arithmetic or arithmetic == 'float32' else f'{arithmetic}({loaded})'}"
+            )
     keeping = tuple(bool(flags[slot]) for slot in fold_slots(stage, extents))
     rows = [(number, *reduction) for number, reduction in enumerate(stage.reductions)]
     bands, results = [], len(stage.reductions) + len(stage.folds)
@@ -86,14 +105,21 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
         ]
         bands.append((number, op, value))
     for number, *_ in rows:
-        setup += [f"buffer{number} = empty({COLUMNS}, np.{arithmetic})", f"b{number} = buffer{number}.ctypes.data"]
+        setup += [
+            f"buffer{number} = empty({COLUMNS}, np.{arithmetic})",
+            f"b{number} = buffer{number}.ctypes.data",
+        ]
     for _, index, word in rounded:
         draws = word // 16
         setup.append(f"lanes{index} = empty(({2 + draws}, {LANES}), np.uint64)")
         setup += [f"w{index} = lanes{index}.ctypes.data + {2 * LANES * 8}", f"at{index} = int64(-1)"]
     body, names = body_lines(stage._replace(reductions=()), dialect, dtypes, arithmetic, kept, fixed)
     for number, _, value in rows:
-        body.append(dialect.partial.format(F=arithmetic, number=number, value=f"s{~value}" if value < 0 else names[value]))
+        body.append(
+            dialect.partial.format(
+                F=arithmetic, number=number, value=f"s{~value}" if value < 0 else names[value]
+            )
+        )
     ops = {**COMMON_OPS, **dialect.ops}
     for number, op, value in bands:
         old, new = f"load_{arithmetic}(a{number}, i, {_ALIAS})", f"s{~value}" if value < 0 else names[value]
@@ -103,11 +129,17 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
     for number, op, _ in rows:
         place = f"(r * tiles + tile // {COLUMNS}) * {results} + {number}"
         # By its array, which Numba would free after its last use.
-        folds.append(f"store_float64(results, {place}, -1, float64(fold_row_{op}_{arithmetic}(buffer{number}.ctypes.data, m)))")
+        folds.append(
+            f"store_float64(results, {place}, -1,"
+            f" float64(fold_row_{op}_{arithmetic}(buffer{number}.ctypes.data, m)))"
+        )
     if rounded:
         draws = []
         for number, index, word in rounded:
-            draw = f"draw(lanes{index}, random, {number}, place - k0, place - k0 != at{index} + 256 or at{index} < 0, {word // 16})"
+            draw = (
+                f"draw(lanes{index}, random, {number}, place - k0, place - k0 != at{index} + 256 or at{index}"
+                f" < 0, {word // 16})"
+            )
             draws += [f"if place - k0 != at{index}:", f"    {draw}", f"    at{index} = place - k0"]
         loop = _ROUNDING.format(draws=indented(draws, 1), body=indented(body, 2))
     else:
@@ -126,4 +158,7 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
 
 def fold_slots(stage, extents):
     """Return for each reduction along axes of a pass a slot that is laid out as its result is."""
-    return [next(slot for slot, extent in enumerate(extents) if extent == wanted and is_slice(extent)) for _, _, wanted in stage.folds]
+    return [
+        next(slot for slot, extent in enumerate(extents) if extent == wanted and is_slice(extent))
+        for _, _, wanted in stage.folds
+    ]

@@ -1,7 +1,8 @@
 """Generated source: where it is kept, how it becomes a module, and how Numba's results are cached beside it.
 
-The text is compiled in memory and never read back: files are there for people, tracebacks and Numba's cache. They are in UTF-8, whatever
-the locale. A module's name comes from its content, so a changed kernel is another module.
+The text is compiled in memory and never read back: files are there for people, tracebacks and Numba's cache.
+They are in UTF-8, whatever the locale. A module's name comes from its content, so a changed kernel is another
+module.
 """
 
 import atexit
@@ -37,11 +38,13 @@ def _warn_once(trouble, text):
 
 
 def cache_folder():
-    """Return the folder of generated source, a pathlib.Path: NBOPT_CACHE_DIR, or ``nbopt`` in the user's cache folder.
+    """Return the folder of generated source, a pathlib.Path: NBOPT_CACHE_DIR, or ``nbopt`` in the user's
+    cache folder.
 
-    Numba's cache files hold pickles, so the folder is used only if it belongs to the user and nobody else can enter it (mode 0700).
-    Otherwise, and for users without a home, it is a private temporary folder, which lasts as long as the process, and there is one warning.
-    ``~`` is expanded. A relative path counts from the working directory of its first use.
+    Numba's cache files hold pickles, so the folder is used only if it belongs to the user and nobody else can
+    enter it (mode 0700). Otherwise, and for users without a home, it is a private temporary folder, which
+    lasts as long as the process, and there is one warning. ``~`` is expanded. A relative path counts from the
+    working directory of its first use.
     """
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     wanted = os.environ.get("NBOPT_CACHE_DIR") or os.path.join(base, "nbopt")
@@ -52,7 +55,10 @@ def cache_folder():
 def _usable_folder(path, process):
     try:
         if path.startswith("~"):
-            raise FileNotFoundError(f"no home folder is known for {path.split(os.sep)[0]}; set NBOPT_CACHE_DIR or HOME to a folder")
+            raise FileNotFoundError(
+                f"no home folder is known for {path.split(os.sep)[0]}; set NBOPT_CACHE_DIR or HOME to a"
+                " folder"
+            )
         folder = _absolute(path)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = os.stat(folder)
@@ -60,14 +66,20 @@ def _usable_folder(path, process):
             if found.st_uid != os.getuid():
                 raise PermissionError("it belongs to another user")
             if stat.S_IMODE(found.st_mode) & 0o077:
-                raise PermissionError(f"others may enter it (mode {stat.S_IMODE(found.st_mode):04o}); type: chmod 700 {folder}")
+                raise PermissionError(
+                    f"others may enter it (mode {stat.S_IMODE(found.st_mode):04o}); type: chmod 700 {folder}"
+                )
         with tempfile.TemporaryFile(dir=folder):
             pass
         return folder
     except OSError as error:
         temporary = pathlib.Path(tempfile.mkdtemp(prefix="nbopt-"))
         atexit.register(_remove, temporary, process)
-        _warn_once(f"folder {path}", f"the cache folder {path} is not used: {error}. Kernels are kept in {temporary} until this process ends")
+        _warn_once(
+            f"folder {path}",
+            f"the cache folder {path} is not used: {error}. Kernels are kept in {temporary} until this"
+            " process ends",
+        )
         return temporary
 
 
@@ -82,11 +94,25 @@ def _remove(folder, process):
 
 
 # What generated modules import and compile into themselves.
-_HELPERS = ("cpu.drivers", "cpu.primitives", "cuda.primitives", "lowering.formulas", "meaning.tree", "meaning.xoroshiro")
+_HELPERS = (
+    "cpu.drivers",
+    "cpu.primitives",
+    "cuda.primitives",
+    "lowering.formulas",
+    "meaning.tree",
+    "meaning.xoroshiro",
+)
 
 
 # Numba's settings by which the same text becomes other machine code. (The processor is in Numba's own key.)
-_SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DISABLE_INTEL_SVML", "BOUNDSCHECK", "DEBUGINFO_DEFAULT")
+_SETTINGS = (
+    "OPT",
+    "LOOP_VECTORIZE",
+    "SLP_VECTORIZE",
+    "DISABLE_INTEL_SVML",
+    "BOUNDSCHECK",
+    "DEBUGINFO_DEFAULT",
+)
 
 
 def _numba_cuda_version():
@@ -98,7 +124,9 @@ def _numba_cuda_version():
 
 @functools.cache
 def _toolchain():
-    """Return what a cached kernel depends on besides its own text: Numba checks only the file that a function stands in."""
+    """Return what a cached kernel depends on besides its own text: Numba checks only the file that a function
+    stands in.
+    """
     specs = [importlib.util.find_spec(f"nbopt_backends.{name}") for name in _HELPERS]
     # Each module's file as it is installed: source or bytecode, in a folder or in an archive.
     helpers = b"".join(spec.loader.get_data(spec.origin) for spec in specs)
@@ -108,7 +136,9 @@ def _toolchain():
 
 
 def text_of(module):
-    """Return the source of an installed module; the module itself if it is installed without: `load` and `compiled` take both."""
+    """Return the source of an installed module; the module itself if it is installed without: `load` and
+    `compiled` take both.
+    """
     try:
         return inspect.getsource(module)
     except OSError:
@@ -153,9 +183,11 @@ def load(text, stem):
 
 @contextlib.contextmanager
 def _alone(path):
-    """Keep other processes away from what belongs to a module's file, while the block runs; yield whether they are.
+    """Keep other processes away from what belongs to a module's file, while the block runs; yield whether
+    they are.
 
-    They are not where one of them stays for too long. Where there are no locks (some network folders) nobody can be kept away.
+    They are not where one of them stays for too long. Where there are no locks (some network folders) nobody
+    can be kept away.
     """
     import filelock  # when it is needed: importing it takes longer than all the locks of a process
 
@@ -175,7 +207,10 @@ def _alone(path):
 
 
 def _write(path, content):
-    """Bring the file to this content, by a rename, so that nobody sees half of it. Its time stays where nothing changes."""
+    """Bring the file to this content, by a rename, so that nobody sees half of it.
+
+    Its time stays where nothing changes.
+    """
     try:
         if path.read_bytes() == content:
             return
@@ -193,8 +228,9 @@ def _write(path, content):
 def compiled(make, module):
     """Compile a function of a generated module, with Numba's cache on disk wherever that works.
 
-    Numba would run whatever machine code a damaged file holds, so a digest is kept beside each of its files and checked first. One process at a
-    time looks at a module's files and writes them, so those that start together compile once.
+    Numba would run whatever machine code a damaged file holds, so a digest is kept beside each of its files
+    and checked first. One process at a time looks at a module's files and writes them, so those that start
+    together compile once.
 
     Parameters
     ----------
@@ -208,7 +244,10 @@ def compiled(make, module):
     with _lock, _alone(pathlib.Path(module.__file__)) as alone:
         if alone:
             return _cached(make, module)
-        trouble = f"another process has kept {module.__file__} locked for {_PATIENCE} s; it is compiled without the cache"
+        trouble = (
+            f"another process has kept {module.__file__} locked for {_PATIENCE} s; it is compiled without the"
+            " cache"
+        )
         _warn_once(f"waiting {cache_folder()}", trouble)
         return make(False)
 
@@ -225,18 +264,28 @@ def _cached(make, module):
         result = _sealed(make(True), module)
     except Exception as error:
         result = make(False)
-        _warn_once(f"writing {cache_folder()}", f"kernels can't be cached in {cache_folder()}: {error}. They are compiled again in every process")
+        _warn_once(
+            f"writing {cache_folder()}",
+            f"kernels can't be cached in {cache_folder()}: {error}. They are compiled again in every process",
+        )
     else:
         if damaged:
-            _warn_once(f"damage {cache_folder()}", f"cached kernels in {cache_folder()} were damaged and have been built again")
+            _warn_once(
+                f"damage {cache_folder()}",
+                f"cached kernels in {cache_folder()} were damaged and have been built again",
+            )
     return result
 
 
 def _cache_files(module):
-    """Return the paths of Numba's files for a module: beside it, or in a folder of Numba's own where NUMBA_CACHE_DIR names one."""
+    """Return the paths of Numba's files for a module: beside it, or in a folder of Numba's own where
+    NUMBA_CACHE_DIR names one.
+    """
     folder = pathlib.Path(module.__file__).parent / "__pycache__"
     if numba.config.CACHE_DIR:
-        folder = pathlib.Path(numba.config.CACHE_DIR) / UserProvidedCacheLocator.get_suitable_cache_subpath(module.__file__)
+        folder = pathlib.Path(numba.config.CACHE_DIR) / UserProvidedCacheLocator.get_suitable_cache_subpath(
+            module.__file__
+        )
     return sorted(folder.glob(f"{module.__name__}.*.nb[ic]"))
 
 

@@ -1,4 +1,7 @@
-"""Lowering: from a program to the text of a kernel. Pure functions; the same program always gives the same text."""
+"""Lowering: from a program to the text of a kernel.
+
+Pure functions; the same program always gives the same text.
+"""
 
 from typing import NamedTuple
 
@@ -14,13 +17,15 @@ class Dialect(NamedTuple):
     ----------
     name : str
     ops : dict
-        Primitive -> format string over operands {0}, {1}, ... and {F}, the arithmetic's type. Ops that are missing are calls of their name.
+        Primitive -> format string over operands {0}, {1}, ... and {F}, the arithmetic's type. Ops that are
+        missing are calls of their name.
     header : str
         What the module starts with: imports.
     kernel : str
         The kernel, with placeholders for its parts; see `kernel_text`.
     loop : str
-        The loop over the elements, likewise: blocks of {block} elements, {before} each of them, and the {body}.
+        The loop over the elements, likewise: blocks of {block} elements, {before} each of them, and the
+        {body}.
     load, store : str
         How the body takes and leaves an element of {slot}, whose storage is {dtype}; {value} is what is left.
     random : str
@@ -47,17 +52,21 @@ class Dialect(NamedTuple):
 
 
 def scalar_divisors(program):
-    """Return the index of the first scalar by which elements are divided, in a list that is empty if there is none.
+    """Return the index of the first scalar by which elements are divided, in a list that is empty if there is
+    none.
 
-    If it is a power of two, multiplying by its reciprocal gives the same bits and takes a fraction of the time. The batch size, by which every
-    gradient is divided before anything else, usually is one.
+    If it is a power of two, multiplying by its reciprocal gives the same bits and takes a fraction of the
+    time. The batch size, by which every gradient is divided before anything else, usually is one.
     """
     return [~line[2] for line in program.code if line[0] == "divide" and line[2] < 0][:1]
 
 
 def by_reciprocals(program, divisors):
     """Return the program with divisions by scalars turned into multiplications."""
-    code = tuple(("multiply", *line[1:]) if line[0] == "divide" and ~line[2] in divisors else line for line in program.code)
+    code = tuple(
+        ("multiply", *line[1:]) if line[0] == "divide" and ~line[2] in divisors else line
+        for line in program.code
+    )
     return program._replace(code=code)
 
 
@@ -120,7 +129,9 @@ def rule_comment(program):
             lines.append(f"v{index} = {_bare(here)}")
             here = f"v{index}"
         text.append(here)
-    return lines + [f"{op} of {_bare(spelled(value))}" for op, value, *_ in (*program.reductions, *program.folds)]
+    return lines + [
+        f"{op} of {_bare(spelled(value))}" for op, value, *_ in (*program.reductions, *program.folds)
+    ]
 
 
 def _bare(text):
@@ -173,11 +184,19 @@ def body_lines(program, dialect, dtypes, arithmetic, kept, fixed=()):
                 lines.append(f"r{index} = stochastic_{dtype}_{arithmetic}({arguments})")
                 name = f"r{index}"
             elif dtype != arithmetic:
-                rounded = f"float64(float32({name}))" if dtype == "float32" else f"nearest_{dtype}_{arithmetic}({name})"
+                rounded = (
+                    f"float64(float32({name}))"
+                    if dtype == "float32"
+                    else f"nearest_{dtype}_{arithmetic}({name})"
+                )
                 lines.append(f"r{index} = {rounded}")
                 name = f"r{index}"
             if op == "store":
-                stored = name if dtype == arithmetic or arithmetic == "float32" else dialect.narrowed.format(value=name)
+                stored = (
+                    name
+                    if dtype == arithmetic or arithmetic == "float32"
+                    else dialect.narrowed.format(value=name)
+                )
                 lines.append(dialect.store.format(dtype=dtype, slot=slot, value=stored))
         else:
             spelled = [f"s{~operand}" if operand < 0 else names[operand] for operand in operands]
@@ -185,18 +204,28 @@ def body_lines(program, dialect, dtypes, arithmetic, kept, fixed=()):
             lines.append(f"{name} = {call.format(*spelled, F=arithmetic)}")
         names.append(name)
     for number, (_, value) in enumerate(program.reductions):
-        lines.append(dialect.partial.format(F=arithmetic, number=number, value=f"s{~value}" if value < 0 else names[value]))
+        lines.append(
+            dialect.partial.format(
+                F=arithmetic, number=number, value=f"s{~value}" if value < 0 else names[value]
+            )
+        )
     return lines, names
 
 
 def widened(dtype, arithmetic, text):
-    """Return `text`, a load of `dtype` (which gives a float32 for 16 bits), converted to the arithmetic's type."""
+    """Return `text`, a load of `dtype` (which gives a float32 for 16 bits), converted to the arithmetic's
+    type.
+    """
     return text if dtype == arithmetic or arithmetic == "float32" else f"{arithmetic}({text})"
 
 
 def rounded_stores(program, dtypes, kept):
-    """Return, for each value that is rounded stochastically, its number among the trace's stores, its line, and how many random bits it takes."""
-    stores = [(index, line[1], line[3]) for index, line in enumerate(program.code) if line[0] in ("store", "round")]
+    """Return, for each value that is rounded stochastically, its number among the trace's stores, its line,
+    and how many random bits it takes.
+    """
+    stores = [
+        (index, line[1], line[3]) for index, line in enumerate(program.code) if line[0] in ("store", "round")
+    ]
     return [(number, index, FORMATS[dtypes[slot]].word) for index, slot, number in stores if kept[slot]]
 
 
@@ -242,31 +271,49 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
     pointers = []
     for slot in program.moved():
         what = " and ".join(["read"] * (slot in read) + ["written"] * (slot in written))
-        pointers.append(f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[dtypes[slot]]})  # {program.names[slot]}: {dtypes[slot]}, {what}")
-    # The hardware's own prefetching falls behind loops with as much arithmetic as these: see docs/benchmarks.md.
+        pointers.append(
+            f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[dtypes[slot]]})  # {program.names[slot]}:"
+            f" {dtypes[slot]}, {what}"
+        )
+    # The hardware's own prefetching falls behind loops with as much arithmetic as these: see
+    # docs/benchmarks.md.
     sizes = {slot: ITEM_SIZES[dtypes[slot]] for slot in program.moved()}
     rounded = rounded_stores(program, dtypes, kept)
     block = 256 if rounded else 64  # random words come for 256 elements at a time
-    before = [f"prefetch(p{slot} + start * {size} + {_AHEAD}, {block * size})" for slot, size in sizes.items()]
+    before = [
+        f"prefetch(p{slot} + start * {size} + {_AHEAD}, {block * size})" for slot, size in sizes.items()
+    ]
     buffers = []
     for number, index, word in rounded:
         draws = word // 16
         buffers.append(f"lanes{index} = empty(({2 + draws}, {LANES}), np.uint64)")
-        buffers.append(f"w{index} = lanes{index}.ctypes.data + {2 * LANES * 8}  # the words behind the generators' states")
+        buffers.append(
+            f"w{index} = lanes{index}.ctypes.data + {2 * LANES * 8}  # the words behind the generators'"
+            " states"
+        )
         before.append(f"draw(lanes{index}, random, {number}, place + start, start == 0, {draws})")
     folds = []
     for number, (op, _) in enumerate(program.reductions):
         buffers.append(f"buffer{number} = empty({TILE}, np.{arithmetic})")
         buffers.append(f"b{number} = buffer{number}.ctypes.data")
         # By its array, which Numba would free after its last use.
-        folds.append(f"store_float64(sums, {number}, -1, float64(fold_{op}_{arithmetic}(buffer{number}.ctypes.data, m)))")
-    scalars = [f"s{j} = {in_arithmetic(arithmetic, f'load_float64(scalars, {j}, -1)')}" for j in program.scalars()]
+        folds.append(
+            f"store_float64(sums, {number}, -1, float64(fold_{op}_{arithmetic}(buffer{number}.ctypes.data,"
+            " m)))"
+        )
+    scalars = [
+        f"s{j} = {in_arithmetic(arithmetic, f'load_float64(scalars, {j}, -1)')}" for j in program.scalars()
+    ]
 
     def loop(program):
         body, _ = body_lines(program, dialect, dtypes, arithmetic, kept)
         if not program.reductions:
-            return dialect.loop.format(block=block, before=indented(before, 1), body=indented(body, 2)).split("\n")
-        inner = dialect.tile_loop.format(block=block, before=indented(before, 1), body=indented(body, 2)).split("\n")
+            return dialect.loop.format(block=block, before=indented(before, 1), body=indented(body, 2)).split(
+                "\n"
+            )
+        inner = dialect.tile_loop.format(
+            block=block, before=indented(before, 1), body=indented(body, 2)
+        ).split("\n")
         tile = [f"m = min({TILE}, n - tile)", *inner, *folds, f"sums += {8 * len(folds)}"]
         return [f"for tile in range(0, n, {TILE}):", *_indented_lines(tile)]
 
@@ -276,7 +323,13 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
         reciprocals = [f"r{j} = reciprocal_{arithmetic}(s{j})" for j in divisors]
         exact = " and ".join(f"r{j} != {arithmetic}(0)" for j in divisors)
         faster = [f"s{j} = r{j}" for j in divisors] + loop(by_reciprocals(program, divisors))
-        loops = [*reciprocals, f"if {exact}:  # multiplying by it gives the same bits", *_indented_lines(faster), "else:", *_indented_lines(loops)]
+        loops = [
+            *reciprocals,
+            f"if {exact}:  # multiplying by it gives the same bits",
+            *_indented_lines(faster),
+            "else:",
+            *_indented_lines(loops),
+        ]
     parts = {
         "comment": "\n".join(f"# {line}" for line in rule_comment(program)),
         "setup": indented(pointers + scalars + buffers, 1),
@@ -301,13 +354,18 @@ def scalars_text(stage, dialect, dtypes):
     Returns
     -------
     str
-        Of a function ``scalars(row, numbers, taken)``: the addresses of a parameter's slots and of its numbers, and 1 or 0.
+        Of a function ``scalars(row, numbers, taken)``: the addresses of a parameter's slots and of its
+        numbers, and 1 or 0.
     """
-    return f"{dialect.header}def scalars(row, numbers, taken):\n{indented(number_lines(stage, dialect, dtypes), 1)}\n"
+    return (
+        f"{dialect.header}def scalars(row, numbers,"
+        f" taken):\n{indented(number_lines(stage, dialect, dtypes), 1)}\n"
+    )
 
 
 def number_lines(stage, dialect, dtypes):
-    """Return the lines that do a stage of arithmetic on numbers, for one parameter: given `row`, `numbers` and `taken`.
+    """Return the lines that do a stage of arithmetic on numbers, for one parameter: given `row`, `numbers`
+    and `taken`.
 
     Parameters
     ----------
@@ -335,7 +393,9 @@ def number_lines(stage, dialect, dtypes):
         elif op in ("store", "round"):
             slot, value, _ = operands
             dtype = dtypes[slot]
-            rounded = {"float64": "{}", "float32": "float64(float32({}))"}.get(dtype, f"nearest_{dtype}_float64({{}})").format(spelled(value))
+            rounded = {"float64": "{}", "float32": "float64(float32({}))"}.get(
+                dtype, f"nearest_{dtype}_float64({{}})"
+            ).format(spelled(value))
             lines.append(f"v{index} = {rounded}")
             if op == "store":
                 stored = f"v{index}" if dtype == "float64" else dialect.narrowed.format(value=f"v{index}")

@@ -1,4 +1,7 @@
-"""Reference: a NumPy interpreter of programs, short and slow. It defines what every op and every stage means."""
+"""Reference: a NumPy interpreter of programs, short and slow.
+
+It defines what every op and every stage means.
+"""
 
 import math
 
@@ -34,7 +37,10 @@ class Interpreter:
         self.places = update.listing[1] if update.listing else range(len(arrays[0]))
         self.rows = [[*row, *shared] for row in zip(*arrays)]
         for row in self.rows:
-            row += [np.zeros(shape_of(row[0].shape, extent), self.dtype_of(row)) for extent in self.program.extents[len(row) :]]
+            row += [
+                np.zeros(shape_of(row[0].shape, extent), self.dtype_of(row))
+                for extent in self.program.extents[len(row) :]
+            ]
         self.kept = [[*row, *(0 for _ in self.program.names[len(row) :])] for row in zip(*kept)]
         self.blocks = first_blocks([row[0].size for row in self.rows], update.listing).tolist()
         self.shared = dict(zip(range(len(arrays), len(update.program.names)), shared))
@@ -43,7 +49,9 @@ class Interpreter:
         if update.program.size is not None:
             self.numbers[: len(self.rows), update.program.size] = [row[0].size for row in self.rows]
         for number, extent in update.program.lengths:
-            lengths = [math.prod(row[0].shape[axis] for axis in axes_of(extent, row[0].ndim)) for row in self.rows]
+            lengths = [
+                math.prod(row[0].shape[axis] for axis in axes_of(extent, row[0].ndim)) for row in self.rows
+            ]
             self.numbers[: len(self.rows), number] = lengths
         self.partial: dict = {}
 
@@ -53,7 +61,9 @@ class Interpreter:
         return bool(value == value and value != 0)
 
     def run(self, level, stage, taken, parts=()):
-        """Run one stage; `taken` is whether the conditions so far hold, `parts` are the updates of the same call, this one among them."""
+        """Run one stage; `taken` is whether the conditions so far hold, `parts` are the updates of the same
+        call, this one among them.
+        """
         if isinstance(stage, Combine):
             self._combine(stage, parts or [self])
         elif isinstance(stage, Scalars):
@@ -118,12 +128,20 @@ class Interpreter:
 
     def _slot_of(self, level, extent, index):
         """Return where the result of a reduction along axes goes."""
-        ends = [stage for _, stage in self.program.stages() if isinstance(stage, Combine) and not isinstance(stage.over, str)]
-        return next(end.output for end in ends if (end.level, end.extent, end.source) == (level, extent, index))
+        ends = [
+            stage
+            for _, stage in self.program.stages()
+            if isinstance(stage, Combine) and not isinstance(stage.over, str)
+        ]
+        return next(
+            end.output for end in ends if (end.level, end.extent, end.source) == (level, extent, index)
+        )
 
     def dtype_of(self, row):
         """Return the dtype of the arithmetic on one parameter's elements."""
-        return compute_dtype(array.dtype for array, extent in zip(row, self.program.extents) if extent == ELEMENT)
+        return compute_dtype(
+            array.dtype for array, extent in zip(row, self.program.extents) if extent == ELEMENT
+        )
 
     def keep(self, level, stage, number, values):
         """Reduce the tiles of what the reductions of a pass take of one parameter."""
@@ -135,7 +153,9 @@ class Interpreter:
         storage, kept = self.rows[number][slot].dtype.name, self.kept[number][slot]
         if not kept:
             return nearest(values, storage)
-        random = random_slices(self.seed, self.count, place, self.blocks[number], values.size, FORMATS[storage].word)
+        random = random_slices(
+            self.seed, self.count, place, self.blocks[number], values.size, FORMATS[storage].word
+        )
         return stochastic(values, storage, kept, random.reshape(values.shape))
 
     def _results(self, stage):
@@ -143,7 +163,10 @@ class Interpreter:
         full = [number for number, row in enumerate(self.rows) if row[0].size]
         if stage.source < 0:
             return {number: self.numbers[number, ~stage.source] for number in full}
-        return {number: combined(stage.op, self.partial[stage.level, stage.extent, stage.source, number]) for number in full}
+        return {
+            number: combined(stage.op, self.partial[stage.level, stage.extent, stage.source, number])
+            for number in full
+        }
 
     def _combine(self, stage, parts):
         if not isinstance(stage.over, str):
@@ -151,7 +174,11 @@ class Interpreter:
         if stage.over == "step":
             found = {}
             for part in parts:
-                same = next(end for _, end in part.program.stages() if isinstance(end, Combine) and end.rank == stage.rank)
+                same = next(
+                    end
+                    for _, end in part.program.stages()
+                    if isinstance(end, Combine) and end.rank == stage.rank
+                )
                 found.update({part.places[number]: result for number, result in part._results(same).items()})
             self.numbers[:, stage.output] = combined(stage.op, [found[place] for place in sorted(found)])
         else:
@@ -184,7 +211,9 @@ class Interpreter:
 
 
 def run_stages(steps):
-    """Run the stages of several updates of a step in their order; return how many passes over a parameter there were."""
+    """Run the stages of several updates of a step in their order; return how many passes over a parameter
+    there were.
+    """
     taken, passes = True, 0
     entries = [(place, step, stage) for step in steps for place, stage in step.program.order()]
     with np.errstate(all="ignore"):
@@ -192,7 +221,12 @@ def run_stages(steps):
             if isinstance(stage, Verdict):
                 taken = taken and step.is_true(stage.condition)
             elif taken or not stage.guarded:
-                step.run(place[1], stage, taken, [other for other in steps if step.set is not None and other.set == step.set])
+                step.run(
+                    place[1],
+                    stage,
+                    taken,
+                    [other for other in steps if step.set is not None and other.set == step.set],
+                )
                 passes += isinstance(stage, Pass) * len(step.rows)
     return passes
 
@@ -204,7 +238,10 @@ class Reference(HostBackend):
 
     def prepare(self, updates):
         """Return a function that interprets the updates' programs, one stage after the other."""
-        looked_at = [(update, *self.checked_columns(update), [tensor.storage for tensor in update.shared]) for update in updates]
+        looked_at = [
+            (update, *self.checked_columns(update), [tensor.storage for tensor in update.shared])
+            for update in updates
+        ]
         self.check_together(updates)
 
         def run(count):

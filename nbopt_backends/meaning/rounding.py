@@ -1,8 +1,11 @@
-"""Rounding to the dtypes that arrays are stored in: what it means, in NumPy. `scalar` has the kernels' formulas.
+"""Rounding to the dtypes that arrays are stored in: what it means, in NumPy.
 
-Rounding to nearest goes to even in ties, once, from the arithmetic's float32 or float64. Stochastic rounding keeps k mantissa bits and goes to
-one of the two neighbours on that grid, up with the probability of the distance, exact to 2^-w: with u = floor(distance * 2^w), up where
-u + r >= 2^w for w random bits r. Beyond the largest number of the grid it rounds to nearest.
+`scalar` has the kernels' formulas.
+
+Rounding to nearest goes to even in ties, once, from the arithmetic's float32 or float64. Stochastic rounding
+keeps k mantissa bits and goes to one of the two neighbours on that grid, up with the probability of the
+distance, exact to 2^-w: with u = floor(distance * 2^w), up where u + r >= 2^w for w random bits r. Beyond the
+largest number of the grid it rounds to nearest.
 """
 
 from typing import NamedTuple
@@ -47,8 +50,8 @@ def kept_bits(dtype, rounding):
     ----------
     dtype : str
     rounding : bool or int
-        See `nbopt.arrays.tensor.normalise_rounding`. True on float32 and float64 storage has nothing to lose, so it is rounding to nearest; so is
-        a number of bits that these formats have anyway.
+        See `nbopt.arrays.tensor.normalise_rounding`. True on float32 and float64 storage has nothing to lose,
+        so it is rounding to nearest; so is a number of bits that these formats have anyway.
     """
     if rounding is False:
         return 0
@@ -58,7 +61,10 @@ def kept_bits(dtype, rounding):
 
 
 def nearest(values, dtype):
-    """Return `values` (float32 or float64) rounded to nearest even in the format `dtype`, in their own dtype. NaN is canonical."""
+    """Return `values` (float32 or float64) rounded to nearest even in the format `dtype`, in their own dtype.
+
+    NaN is canonical.
+    """
     arithmetic = values.dtype
     if dtype == arithmetic.name:
         return values
@@ -69,9 +75,13 @@ def nearest(values, dtype):
 
 
 def _to_odd(values):
-    """Round float64 to float32, inexact values to an odd mantissa; rounding to fewer bits from there equals rounding once."""
+    """Round float64 to float32, inexact values to an odd mantissa; rounding to fewer bits from there equals
+    rounding once.
+    """
     near = values.astype(np.float32)
-    toward_zero = np.where(np.abs(near.astype(np.float64)) > np.abs(values), np.nextafter(near, np.float32(0)), near)
+    toward_zero = np.where(
+        np.abs(near.astype(np.float64)) > np.abs(values), np.nextafter(near, np.float32(0)), near
+    )
     inexact = np.isfinite(values) & (toward_zero.astype(np.float64) != values)
     return (toward_zero.view(np.uint32) | inexact.astype(np.uint32)).view(np.float32)
 
@@ -82,7 +92,8 @@ def largest(dtype, bits):
 
 
 def stochastic(values, dtype, bits, random):
-    """Return `values` (float32 or float64) rounded stochastically to `bits` mantissa bits of the format `dtype`, in their own dtype.
+    """Return `values` (float32 or float64) rounded stochastically to `bits` mantissa bits of the format
+    `dtype`, in their own dtype.
 
     Parameters
     ----------

@@ -1,14 +1,17 @@
 """The fixed shape of reductions along axes, and of all reductions in a pass that knows slices.
 
-Such a pass walks what it loops over, a parameter or a slice of it, as a matrix. Axes that no slice of the program tells apart are merged, and axes of
-length 1 are dropped. The last group of axes that is left is the *columns*, all others together are the *rows*, in C order. A row goes by
-tiles of `COLUMNS` columns, and rows go by bands of at most `ROWS`, which lie within the last of the groups of rows.
+Such a pass walks what it loops over, a parameter or a slice of it, as a matrix. Axes that no slice of the
+program tells apart are merged, and axes of length 1 are dropped. The last group of axes that is left is the
+*columns*, all others together are the *rows*, in C order. A row goes by tiles of `COLUMNS` columns, and rows
+go by bands of at most `ROWS`, which lie within the last of the groups of rows.
 
-- What is reduced along the columns as well: each tile of a row is folded as `nbopt_backends.meaning.tree` folds, in the arithmetic of the update.
-  The results are float64. Those that belong to one value are joined in C order, one after the other, starting from the result over no values. If the
-  result is one number for the parameter, they are folded.
-- What keeps its columns: the rows of a band are joined one after the other, for each column, in the arithmetic, starting from the result over no
-  values. The results of the bands are joined in the same way in float64. If the result keeps the last group of the rows as well, a band is one row.
+- What is reduced along the columns as well: each tile of a row is folded as `nbopt_backends.meaning.tree`
+  folds, in the arithmetic of the update. The results are float64. Those that belong to one value are joined
+  in C order, one after the other, starting from the result over no values. If the result is one number for
+  the parameter, they are folded.
+- What keeps its columns: the rows of a band are joined one after the other, for each column, in the
+  arithmetic, starting from the result over no values. The results of the bands are joined in the same way in
+  float64. If the result keeps the last group of the rows as well, a band is one row.
 
 The result is rounded to the arithmetic of the update.
 """
@@ -63,8 +66,9 @@ class Walk(NamedTuple):
         The lengths of the groups of the rows.
     columns : int
     strides : list of list of int
-        For each slot of the program: how many of its elements lie between two rows that are next to each other along each of the groups, and
-        between two columns, which is 0 or 1. Empty for slots that vary with other axes, too.
+        For each slot of the program: how many of its elements lie between two rows that are next to each
+        other along each of the groups, and between two columns, which is 0 or 1. Empty for slots that vary
+        with other axes, too.
     """
 
     groups: list
@@ -119,7 +123,11 @@ def walk_of(shape, extents, extent):
     -------
     Walk
     """
-    own = [(length, axes) for length, axes in groups_of(shape, extents) if extent == ELEMENT or extent & 2 << axes[0]] or [(1, ())]
+    own = [
+        (length, axes)
+        for length, axes in groups_of(shape, extents)
+        if extent == ELEMENT or extent & 2 << axes[0]
+    ] or [(1, ())]
     strides = []
     for other in extents:
         found, step = [], 1
@@ -132,7 +140,8 @@ def walk_of(shape, extents, extent):
 
 
 def kinds_of(shapes, extents, extent):
-    """Return which of some parameters can share a kernel of a pass: those whose slots lie alike along the columns.
+    """Return which of some parameters can share a kernel of a pass: those whose slots lie alike along the
+    columns.
 
     Parameters
     ----------

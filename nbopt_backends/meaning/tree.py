@@ -1,13 +1,16 @@
 """The fixed shape of reductions, so that they repeat bit for bit on any backend, thread count and grid.
 
-A reduction over the elements of a parameter, in C order, goes by tiles of `TILE` values. A tile is folded in the arithmetic of the update: of n
-values, with h the largest power of two below n, those from h on are added to the first n - h (or the larger or smaller of both is taken), until
-one value is left. The results of the tiles are float64; they are folded in the same way into the parameter's result, and the results of the
+A reduction over the elements of a parameter, in C order, goes by tiles of `TILE` values. A tile is folded in
+the arithmetic of the update: of n values, with h the largest power of two below n, those from h on are added
+to the first n - h (or the larger or smaller of both is taken), until one value is left. The results of the
+tiles are float64; they are folded in the same way into the parameter's result, and the results of the
 parameters with elements, in list order, into the step's.
 
-A sum outside of rules has the same shape: a row along the axis, or the whole tensor, is summed as a parameter's elements are, and rounded once.
+A sum outside of rules has the same shape: a row along the axis, or the whole tensor, is summed as a
+parameter's elements are, and rounded once.
 
-Here it stands in NumPy. `fold` of `nbopt_backends.cpu.primitives` is the same in Numba. CUDA's is in `nbopt_backends.cuda.tiles` and `numbers`.
+Here it stands in NumPy. `fold` of `nbopt_backends.cpu.primitives` is the same in Numba. CUDA's is in
+`nbopt_backends.cuda.tiles` and `numbers`.
 """
 
 import numpy as np

@@ -1,14 +1,17 @@
 """The random bits of stochastic rounding: xoroshiro128+, seeded by splitmix64's finaliser.
 
-D. Blackman, S. Vigna, "Scrambled Linear Pseudorandom Number Generators", ACM Transactions on Mathematical Software 47(4), 2021;
-reference code in the public domain at https://prng.di.unimi.it (xoroshiro128plus.c, of 2018, and splitmix64.c).
+D. Blackman, S. Vigna, "Scrambled Linear Pseudorandom Number Generators", ACM Transactions on Mathematical
+Software 47(4), 2021; reference code in the public domain at https://prng.di.unimi.it (xoroshiro128plus.c, of
+2018, and splitmix64.c).
 
-The bits are a pure function of (seed, update count, which assignment of the program, position of the element), see "Random bits" in docs/design.md.
-Elements of the parameter list are numbered in blocks of `BLOCK`, each tensor starting a new one. A block has `LANES` generators; word w of a block
-is draw ``w // LANES`` of lane ``w % LANES``, and roundings of 16, 32 or 64 bits take slices of the words from low to high.
+The bits are a pure function of (seed, update count, which assignment of the program, position of the
+element), see "Random bits" in docs/design.md. Elements of the parameter list are numbered in blocks of
+`BLOCK`, each tensor starting a new one. A block has `LANES` generators; word w of a block is draw ``w //
+LANES`` of lane ``w % LANES``, and roundings of 16, 32 or 64 bits take slices of the words from low to high.
 
-The functions work on NumPy's uint64 arrays and, compiled, on uint64 numbers. `LANES` and `BLOCK` are constants of the format: with others,
-results of earlier versions can't be reproduced. tests/test_random_bits.py holds frozen vectors.
+The functions work on NumPy's uint64 arrays and, compiled, on uint64 numbers. `LANES` and `BLOCK` are
+constants of the format: with others, results of earlier versions can't be reproduced.
+tests/test_random_bits.py holds frozen vectors.
 """
 
 import numpy as np
@@ -43,7 +46,9 @@ def keys(seed, update, assignment):
 
 
 def seeded(key_0, key_1, counter):
-    """Return the state (s0, s1) of lane ``counter % LANES`` of block ``counter // LANES``, uint64; never both 0."""
+    """Return the state (s0, s1) of lane ``counter % LANES`` of block ``counter // LANES``, uint64; never both
+    0.
+    """
     s0 = mix(key_0 + _GAMMA * counter)
     s1 = mix(key_1 + s0)
     return s0, s1 + np.uint64((s0 | s1) == _ZERO)
@@ -76,15 +81,21 @@ def random_slices(seed, update, assignment, first_block, n, bits):
         uint64[n], below ``2**bits``.
     """
     blocks = -(-n // BLOCK)
-    one = [np.array([x], np.uint64) for x in (seed, update, assignment)]  # arrays, since NumPy warns where scalars wrap around
+    one = [
+        np.array([x], np.uint64) for x in (seed, update, assignment)
+    ]  # arrays, since NumPy warns where scalars wrap around
     key_0, key_1 = keys(*one)
-    counters = np.arange(first_block * LANES, (first_block + blocks) * LANES, dtype=np.uint64).reshape(blocks, LANES)
+    counters = np.arange(first_block * LANES, (first_block + blocks) * LANES, dtype=np.uint64).reshape(
+        blocks, LANES
+    )
     s0, s1 = seeded(key_0, key_1, counters)
     draws = []
     for _ in range(BLOCK * bits // 64 // LANES):
         word, s0, s1 = advanced(s0, s1)
         draws.append(word)
-    words = np.stack(draws, axis=1).reshape(blocks, BLOCK * bits // 64)  # draws of all lanes, one draw after the other
+    words = np.stack(draws, axis=1).reshape(
+        blocks, BLOCK * bits // 64
+    )  # draws of all lanes, one draw after the other
     slices = [(words >> np.uint64(shift)) & np.uint64(2**bits - 1) for shift in range(0, 64, bits)]
     return np.stack(slices, axis=-1).reshape(-1)[:n]
 
@@ -97,7 +108,8 @@ def first_blocks(sizes, listing=None):
     sizes : list of int
         The tensors' numbers of elements.
     listing : (list of int, list of int), optional
-        The sizes of the whole parameter list and which of them each tensor is; without it, the tensors are the list.
+        The sizes of the whole parameter list and which of them each tensor is; without it, the tensors are
+        the list.
     """
     whole, rows = listing or (sizes, range(len(sizes)))
     blocks = -(-np.array(whole, np.int64) // BLOCK)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-#: Elements of a chunk. A multiple of a reduction's tile; small enough to balance threads, large enough to hide a call.
+#: Elements of a chunk. A multiple of a reduction's tile; small enough to balance threads, large enough to
+# hide a call.
 CHUNK = 16384
 
 
@@ -19,7 +20,8 @@ def chunk_table(sizes, chunk=CHUNK):
     Returns
     -------
     numpy.ndarray
-        int64[n, 3]: tensor, offset in elements, length in elements. Tensors in order, offsets ascending, no empty piece.
+        int64[n, 3]: tensor, offset in elements, length in elements. Tensors in order, offsets ascending, no
+        empty piece.
     """
     sizes = np.asarray(sizes, np.int64)
     counts = -(-sizes // chunk)

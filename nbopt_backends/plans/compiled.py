@@ -1,4 +1,6 @@
-"""CompiledBackend: what backends that compile a program for a layout have in common: they find its plan again, and show its text."""
+"""CompiledBackend: what backends that compile a program for a layout have in common: they find its plan
+again, and show its text.
+"""
 
 import threading
 
@@ -10,8 +12,8 @@ from nbopt_backends.lowering import source
 from nbopt_backends.meaning.slices import kinds_of
 from nbopt_backends.plans.plan import Layout, layout_key
 
-# Layouts that are remembered for one optimizer, and programs of assignments outside optimizers: far more than a run has, so
-# forgetting all of the latter at once does no harm.
+# Layouts that are remembered for one optimizer, and programs of assignments outside optimizers: far more than
+# a run has, so forgetting all of the latter at once does no harm.
 MOST_LAYOUTS = 8
 _MOST_ASSIGNMENTS = 256
 
@@ -80,15 +82,21 @@ class CompiledBackend(ArrayBackend):
         return found
 
     def text_with_slices(self, stage, group, extents, flags):
-        """Return the text of the kernel of a pass that knows slices, for a group of tensors whose slots lie alike along the columns."""
+        """Return the text of the kernel of a pass that knows slices, for a group of tensors whose slots lie
+        alike along the columns.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no texts of kernels of slices")
 
     def marked(self, text):
-        """Return a module's text with the mark of `fast_math`, where that is on, which makes another module of it."""
+        """Return a module's text with the mark of `fast_math`, where that is on, which makes another module
+        of it.
+        """
         return text + ("\n# fast_math\n" if self.fast_math else "")
 
     def explain(self, update):
-        """Return the stages of the update, with the bytes that the passes move, and the texts of its kernels, each with the name of its file."""
+        """Return the stages of the update, with the bytes that the passes move, and the texts of its kernels,
+        each with the name of its file.
+        """
         arrays, kept = self.checked_columns(update)
         program = update.program
         layout = Layout(arrays, program, layout_key(arrays, kept), self.memory)
@@ -101,4 +109,6 @@ def _stages(program, group):
     """Return the stages of a program over the tensors of a group, as comments."""
     slots = ", ".join(f"{program.names[slot]} {group.dtypes[slot]}" for slot in program.columns())
     lines = summary(program, [np.dtype(dtype).itemsize for dtype in group.dtypes])
-    return "".join(f"# {line}\n" for line in [f"The stages of a step over {slots}:", *(f"  {line}" for line in lines)])
+    return "".join(
+        f"# {line}\n" for line in [f"The stages of a step over {slots}:", *(f"  {line}" for line in lines)]
+    )

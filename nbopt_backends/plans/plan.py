@@ -1,7 +1,8 @@
 """Plans: what one step needs besides its scalars, found again at the next step.
 
-A layout is the structure of a step's tensors: their shapes, dtypes and strides. It groups them by dtypes, one launch for each group, and keeps
-each group's chunk table, and the table of addresses, which is refreshed where tensors were replaced. It holds no reference to any tensor.
+A layout is the structure of a step's tensors: their shapes, dtypes and strides. It groups them by dtypes, one
+launch for each group, and keeps each group's chunk table, and the table of addresses, which is refreshed
+where tensors were replaced. It holds no reference to any tensor.
 """
 
 import itertools
@@ -43,10 +44,11 @@ class Plan:
     number : int
         No other plan's.
     joined : object
-        What a backend makes of this and the other plans of a step together. It knows them by their numbers: references would make circles.
+        What a backend makes of this and the other plans of a step together. It knows them by their numbers:
+        references would make circles.
     earlier : list of (list of int, object)
-        The serials of other sets of tensors of the same structure, the latest first, each with what `Plan.noted` returned when the tables were
-        theirs. Tasks that take turns find their addresses here.
+        The serials of other sets of tensors of the same structure, the latest first, each with what
+        `Plan.noted` returned when the tables were theirs. Tasks that take turns find their addresses here.
     """
 
     def __init__(self, backend, update, layout):
@@ -67,32 +69,39 @@ class Plan:
         Returns
         -------
         list of (dict of int to str, numpy.ndarray)
-            One entry for each combination of dtypes that the stage's slots have: slot -> dtype's name; int64, the rows.
+            One entry for each combination of dtypes that the stage's slots have: slot -> dtype's name; int64,
+            the rows.
         """
         slots = [line[1] for line in stage.code if line[0] in ("load", "store", "round")]
         shared = dict(zip(self.program.shared(), self.shared))
         once = {slot: shared[slot].name for slot in slots if slot in shared}
         if stage.extent == STEP:
-            return [(once, np.arange(len(self.layout.table) if stage.outputs and self.program.differs() else 1))]
+            return [
+                (once, np.arange(len(self.layout.table) if stage.outputs and self.program.differs() else 1))
+            ]
         structures, kinds = self.layout.key[0], {}
         own = [slot for slot in slots if slot not in once]
         for row in range(self.layout.n_rows):
             kinds.setdefault(tuple(structures[slot][row][1].name for slot in own), []).append(row)
-        return [({**once, **dict(zip(own, dtypes))}, np.array(rows, np.int64)) for dtypes, rows in kinds.items()]
+        return [
+            ({**once, **dict(zip(own, dtypes))}, np.array(rows, np.int64)) for dtypes, rows in kinds.items()
+        ]
 
     def fits(self, backend, update):
         """Return whether this is a plan of `backend` for the structure of `update`, whatever its tensors."""
         return (
             self.program == update.program
             and self.backend is backend
-            and self.stochastic_round is update.stochastic_round  # 1 and True differ, and small ints are unique
+            and self.stochastic_round
+            is update.stochastic_round  # 1 and True differ, and small ints are unique
             and self.layout.key[2] == update.listing
             and self.set == update.set
             and (not self.shared or self.shared == [tensor.dtype for tensor in update.shared])
         )
 
     def follow(self, update):
-        """Return whether the address tables are those of the update's tensors, after following gradients that are elsewhere now.
+        """Return whether the address tables are those of the update's tensors, after following gradients that
+        are elsewhere now.
 
         False: the step must be looked at afresh.
         """
@@ -103,7 +112,11 @@ class Plan:
     def recall(self, update):
         """Do what `follow` does for a set of tensors that the tables were of earlier."""
         for index, (serials, noted) in enumerate(self.earlier):
-            if serials == update.key if update.addresses is not None else self._same_targets(serials, update.key):
+            if (
+                serials == update.key
+                if update.addresses is not None
+                else self._same_targets(serials, update.key)
+            ):
                 del self.earlier[index]
                 self.put_aside()
                 self.restore(noted)
@@ -113,7 +126,10 @@ class Plan:
 
     def put_aside(self):
         """Keep what the tables say among `earlier`; from here on they say nothing."""
-        serials, self.serials = self.serials, None  # an interrupt from here on must not leave old serials with new addresses
+        serials, self.serials = (
+            self.serials,
+            None,
+        )  # an interrupt from here on must not leave old serials with new addresses
         if serials is not None:
             self.earlier.insert(0, (serials, self.noted()))
             del self.earlier[MOST_SETS:]
@@ -166,7 +182,9 @@ class Plan:
         return True
 
     def take(self, rows, gradients):
-        """Point the address tables at new gradients of some rows; return False, with nothing changed, where they are not like the old ones."""
+        """Point the address tables at new gradients of some rows; return False, with nothing changed, where
+        they are not like the old ones.
+        """
         return self.layout.replace_gradients(rows, gradients)
 
 
@@ -207,13 +225,17 @@ class Group:
         self.strided = not all(row[slot].flags.c_contiguous for row in arrays for slot in elements)
 
     def widen(self, width, workspace):
-        """Let the dtypes and roundings be those of all slots: the last ones are workspace, those before it are none of a pass's."""
+        """Let the dtypes and roundings be those of all slots: the last ones are workspace, those before it
+        are none of a pass's.
+        """
         between = width - workspace - len(self.dtypes)
         self.dtypes = (*self.dtypes, *("float64",) * between, *(self.arithmetic,) * workspace)
         self.kept = (*self.kept, *(0,) * (between + workspace))
 
     def cut(self, chunk):
-        """Return the group's tensors in pieces, int64[n, 3]: the tensor's place in the list of all, offset and length in elements."""
+        """Return the group's tensors in pieces, int64[n, 3]: the tensor's place in the list of all, offset
+        and length in elements.
+        """
         table = chunk_table(self.sizes, chunk)
         table[:, 0] = np.asarray(self.rows, np.int64)[table[:, 0]]
         return table
@@ -245,9 +267,11 @@ class Layout:
     table : numpy.ndarray
         int64[rows, width]: the addresses of each slot of each tensor, those of workspace included.
     geometries : dict
-        (row, slot) -> the geometry of each slot of each row of the groups that are strided, see `nbopt_backends.cpu.drivers`.
+        (row, slot) -> the geometry of each slot of each row of the groups that are strided, see
+        `nbopt_backends.cpu.drivers`.
     tile_starts : numpy.ndarray
-        int64[rows + 1]: where each row's tiles begin among those of all rows, see `nbopt_backends.meaning.tree`.
+        int64[rows + 1]: where each row's tiles begin among those of all rows, see
+        `nbopt_backends.meaning.tree`.
     pointed_at : bytes or None
         What `point_gradients` was given last, if the tables still say so.
     """
@@ -265,7 +289,10 @@ class Layout:
         block_starts = first_blocks([row[0].size for row in rows], listing)
         elements = [slot for slot, extent in enumerate(program.extents) if extent == ELEMENT]
         _check_slices(program, rows)
-        self.groups = [Group(numbers, *kind, [rows[n] for n in numbers], block_starts, elements) for kind, numbers in kinds.items()]
+        self.groups = [
+            Group(numbers, *kind, [rows[n] for n in numbers], block_starts, elements)
+            for kind, numbers in kinds.items()
+        ]
         self.n_rows, self.sizes = len(rows), [row[0].size for row in rows]
         if program.workspace:
             for group in self.groups:
@@ -291,7 +318,13 @@ class Layout:
         self.pointed_at = None
         for slot, column in enumerate(arrays):
             self.table[: self.n_rows, slot] = [address_of(array) if array.size else 0 for array in column]
-        spans = sorted(byte_range(array) for slot in self.written if slot < len(arrays) for array in arrays[slot] if array.size)
+        spans = sorted(
+            byte_range(array)
+            for slot in self.written
+            if slot < len(arrays)
+            for array in arrays[slot]
+            if array.size
+        )
         # Sorted by their starts, one beyond all memory at the end; the ends so far, so that both ascend.
         self._starts = np.array([*(start for start, _ in spans), np.iinfo(np.int64).max], np.int64)
         self._ends = np.maximum.accumulate(np.array([end for _, end in spans], np.int64))
@@ -313,7 +346,8 @@ class Layout:
         Returns
         -------
         bool
-            False, and nothing is changed, where a tensor is not of the structure of the one before, or may overlap what is written.
+            False, and nothing is changed, where a tensor is not of the structure of the one before, or may
+            overlap what is written.
         """
         key, address_of, memory = self.key[0][1], self._address_of, self.memory
         found = []
@@ -341,7 +375,8 @@ class Layout:
         if pointed_at == self.pointed_at:
             return True
         if self._gradients is None:
-            # For each group: its rows, which bytes a row's elements take around the first one's, and the bits that no address may have.
+            # For each group: its rows, which bytes a row's elements take around the first one's, and the bits
+            # that no address may have.
             self._gradients = []
             for group in self.groups:
                 column = [self.key[0][1][row] for row in group.rows]
@@ -358,8 +393,12 @@ class Layout:
         return True
 
     def _written_between(self, starts, ends):
-        """Return whether the step writes memory in any of the spans, int64 arrays of first bytes and of bytes after the last."""
-        after = self._ends.searchsorted(starts, side="right")  # the first written span that reaches beyond the start
+        """Return whether the step writes memory in any of the spans, int64 arrays of first bytes and of bytes
+        after the last.
+        """
+        after = self._ends.searchsorted(
+            starts, side="right"
+        )  # the first written span that reaches beyond the start
         return bool((self._starts[after] < ends).any())
 
 
@@ -369,7 +408,10 @@ def _check_slices(program, rows):
     for number, row in enumerate(rows):
         for slot in slices:
             if not row[slot].flags.c_contiguous:
-                raise LayoutError(f"{program.names[slot]} number {number} must be contiguous: make a copy of it (numpy.ascontiguousarray(x))")
+                raise LayoutError(
+                    f"{program.names[slot]} number {number} must be contiguous: make a copy of it"
+                    " (numpy.ascontiguousarray(x))"
+                )
 
 
 def _host_address(array):

@@ -1,17 +1,29 @@
 """Translate the PTX that NVVM makes of Numba's kernels into C.
 
-Each register is a C variable that holds its bits, each instruction a statement, each label a label. The threads of a block take turns: one runs to
-its end, or in a kernel with barriers to the next barrier. An instruction that is not known is an error.
-"""
+Each register is a C variable that holds its bits, each instruction a statement, each label a label. The
+threads of a block take turns: one runs to its end, or in a kernel with barriers to the next barrier. An
+instruction that is not known is an error."""
 
 import re
 from pathlib import Path
 
 _SPECIAL = {"%tid.x": "tid", "%ntid.x": "ntid", "%ctaid.x": "ctaid", "%nctaid.x": "nctaid"}
-_COMPARED = {"eq": "==", "ne": "!=", "lt": "<", "gt": ">", "le": "<=", "ge": ">=", "lo": "<", "hi": ">", "ls": "<=", "hs": ">="}
+_COMPARED = {
+    "eq": "==",
+    "ne": "!=",
+    "lt": "<",
+    "gt": ">",
+    "le": "<=",
+    "ge": ">=",
+    "lo": "<",
+    "hi": ">",
+    "ls": "<=",
+    "hs": ">=",
+}
 _ROUNDED = {"rni": "rint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "rem": "%", "and": "&", "or": "|", "xor": "^"}
-# The modifiers of instructions that are known, beside types. (Arithmetic without .rn may be contracted by ptxas, and is not here.)
+# The modifiers of instructions that are known, beside types. (Arithmetic without .rn may be contracted by
+# ptxas, and is not here.)
 _MODIFIERS = {
     name: set(modifiers.split())
     for names, modifiers in {
@@ -60,7 +72,9 @@ class Function:
 
     def translate(self, body):
         """Go through the body's statements, labels and braces."""
-        body = re.sub(r"\{((?:\s*[%\w]+\s*,)*\s*[%\w]+\s*)\}", r"<\1>", body)  # lists of registers, which are no blocks
+        body = re.sub(
+            r"\{((?:\s*[%\w]+\s*,)*\s*[%\w]+\s*)\}", r"<\1>", body
+        )  # lists of registers, which are no blocks
         blocks = 0
         for token in re.findall(r"[{}]|[\w$]+:|[^;{}:]+;", body):
             if token == "{":
@@ -80,7 +94,11 @@ class Function:
             for name in re.split(r"\s*,\s*", names):
                 several = re.fullmatch(r"(%\w+)<(\d+)>", name)
                 for each in [f"{several[1]}{k}" for k in range(int(several[2]))] if several else [name]:
-                    self.declare(each, f"r_{each.lstrip('%')}" + (f"_{block}" if len(self.scopes) > 1 else ""), kind[1:])
+                    self.declare(
+                        each,
+                        f"r_{each.lstrip('%')}" + (f"_{block}" if len(self.scopes) > 1 else ""),
+                        kind[1:],
+                    )
         elif text.startswith(".param"):
             name = text.split()[-1]
             self.declare(name, f"{name}_{block}", "b64")
@@ -89,8 +107,15 @@ class Function:
             if not found:
                 raise NotImplementedError(text)
             predicate, operation, operands = found.groups()
-            condition = f"if ({'!' * predicate.startswith('!')}{self.register(predicate.lstrip('!'))}) " if predicate else ""
-            operands = [operand.strip() for operand in re.findall(r"\s*(<[^>]*>|\([^)]*\)|\[[^\]]*\]|[^,]+)", operands)]
+            condition = (
+                f"if ({'!' * predicate.startswith('!')}{self.register(predicate.lstrip('!'))}) "
+                if predicate
+                else ""
+            )
+            operands = [
+                operand.strip()
+                for operand in re.findall(r"\s*(<[^>]*>|\([^)]*\)|\[[^\]]*\]|[^,]+)", operands)
+            ]
             self.lines.append(f"{condition}{{ {self.instruction(operation.split('.'), operands)} }}")
 
     def declare(self, name, variable, kind):
@@ -139,7 +164,11 @@ class Function:
         name = parts[0]
         kinds = [part for part in parts[1:] if re.fullmatch(r"[busf](8|16|32|64)|pred", part)]
         kind = kinds[-1] if kinds else None
-        if not set(parts[1:]) <= {*_MODIFIERS.get(name, ()), *kinds} or name not in _MODIFIERS or ("rm" in parts and kind != "f32"):
+        if (
+            not set(parts[1:]) <= {*_MODIFIERS.get(name, ()), *kinds}
+            or name not in _MODIFIERS
+            or ("rm" in parts and kind != "f32")
+        ):
             raise NotImplementedError(".".join(parts))
         method = getattr(self, f"do_{name}", None)
         if method:
@@ -180,17 +209,30 @@ class Function:
         if target.startswith("<"):
             names = re.split(r"\s*,\s*", target[1:-1].strip())
             width = bits_of(kind) // len(names)
-            return " ".join(self.assigned(each, f"b{width}", f"{self.value(source, kind)} >> {k * width}") for k, each in enumerate(names))
+            return " ".join(
+                self.assigned(each, f"b{width}", f"{self.value(source, kind)} >> {k * width}")
+                for k, each in enumerate(names)
+            )
         if source.startswith("<"):
             names = re.split(r"\s*,\s*", source[1:-1].strip())
             width = bits_of(kind) // len(names)
-            return self.assigned(target, kind, " | ".join(f"(u64){self.value(each, f'b{width}')} << {k * width}" for k, each in enumerate(names)))
+            return self.assigned(
+                target,
+                kind,
+                " | ".join(
+                    f"(u64){self.value(each, f'b{width}')} << {k * width}" for k, each in enumerate(names)
+                ),
+            )
         return self.assigned(target, kind, self.value(source, kind))
 
     def memory(self, parts, operand, size):
         """A C pointer to so many bytes from an address on."""
         base, offset = re.fullmatch(r"\[\s*([%\w$]+)\s*(?:\+\s*(-?\d+))?\s*\]", operand).groups()
-        space = f"shared(memory, {self.value(base, 'b64')}" if "shared" in parts else f"global({self.value(base, 'b64')}"
+        space = (
+            f"shared(memory, {self.value(base, 'b64')}"
+            if "shared" in parts
+            else f"global({self.value(base, 'b64')}"
+        )
         return f"{space} + (s64){offset or 0}, {size})"
 
     def passed(self, operand):
@@ -215,7 +257,9 @@ class Function:
         kind = f"b{bits_of(kind)}"
         if "param" in parts:
             return f"{self.passed(operands[0])} = {self.value(sources[0], kind)};"
-        stored = " ".join(f"(({c_type(kind)}*)to)[{k}] = {self.value(source, kind)};" for k, source in enumerate(sources))
+        stored = " ".join(
+            f"(({c_type(kind)}*)to)[{k}] = {self.value(source, kind)};" for k, source in enumerate(sources)
+        )
         return f"u8* to = {self.memory(parts, operands[0], bits_of(kind) // 8 * len(sources))}; {stored}"
 
     def do_cvt(self, parts, operands, kind):
@@ -259,18 +303,28 @@ class Function:
     def do_mul(self, parts, operands, kind):
         if "wide" in parts:
             wide = f"{kind[0]}{2 * bits_of(kind)}"
-            return self.assigned(operands[0], wide, " * ".join(f"({wide}){self.value(operand, kind)}" for operand in operands[1:]))
+            return self.assigned(
+                operands[0],
+                wide,
+                " * ".join(f"({wide}){self.value(operand, kind)}" for operand in operands[1:]),
+            )
         compute = self.floating if kind[0] == "f" else self.integer
         return self.assigned(operands[0], kind, compute(parts, operands[1:], kind))
 
     def do_prmt(self, parts, operands, kind):
-        return self.assigned(operands[0], "b32", f"permuted({', '.join(self.value(operand, 'b32') for operand in operands[1:])})")
+        return self.assigned(
+            operands[0],
+            "b32",
+            f"permuted({', '.join(self.value(operand, 'b32') for operand in operands[1:])})",
+        )
 
     def do_bfi(self, parts, operands, kind):
         source, target = (self.value(operand, f"u{bits_of(kind)}") for operand in operands[1:3])
         begin, length = int(operands[3], 0), int(operands[4], 0)
         mask = ((1 << length) - 1) << begin
-        return self.assigned(operands[0], kind, f"({target} & ~{mask:#x}ull) | (({source} << {begin}) & {mask:#x}ull)")
+        return self.assigned(
+            operands[0], kind, f"({target} & ~{mask:#x}ull) | (({source} << {begin}) & {mask:#x}ull)"
+        )
 
     def floating(self, parts, operands, kind):
         """A floating-point expression."""
@@ -284,7 +338,11 @@ class Function:
         elif name in _FUNCTIONS:
             found = f"{_FUNCTIONS[name]}{suffix}({', '.join(values)})"
         elif name == "rcp":
-            found = f"coarse_reciprocal({values[0]})" if kind == "f64" and "approx" in parts else f"1 / {values[0]}"
+            found = (
+                f"coarse_reciprocal({values[0]})"
+                if kind == "f64" and "approx" in parts
+                else f"1 / {values[0]}"
+            )
         elif name in ("min", "max"):
             found = f"{name}imum({values[0]}, {values[1]})"
         elif name == "copysign":
@@ -319,7 +377,11 @@ class Function:
             return f"{by} < {width} ? {self.value(operands[0], plain)} << {by} : 0"
         if name == "shr":
             value, by = self.value(operands[0], kind if signed else plain), self.value(operands[1], "u32")
-            return f"{value} >> ({by} < {width} ? {by} : {width - 1})" if signed else f"{by} < {width} ? {value} >> {by} : 0"
+            return (
+                f"{value} >> ({by} < {width} ? {by} : {width - 1})"
+                if signed
+                else f"{by} < {width} ? {value} >> {by} : 0"
+            )
         raise NotImplementedError(".".join(parts))
 
     # --- the whole ---
@@ -330,7 +392,10 @@ class Function:
         body = "\n".join(self.lines)
         if self.kind == "func":
             arguments = ", ".join(f"u64 P_{name}" for name in self.parameters)
-            return f"static u64 function_{self.name}({arguments}) {{ u64 result; {variables}\n{body}\nreturn result; }}"
+            return (
+                f"static u64 function_{self.name}({arguments}) {{ u64 result; {variables}\n{body}\nreturn"
+                " result; }"
+            )
         taken = " ".join(f"u64 P_{name} = *(u64*)P[{k}];" for k, name in enumerate(self.parameters))
         if not self.has_barriers:
             return f"""static void thread{number}(u32 tid, u32 ntid, u32 ctaid, u32 nctaid, void** P) {{ {taken} {variables}
@@ -375,9 +440,12 @@ def translated(ptx):
     for name, count in re.findall(r"\.shared\s+\.align\s+\d+\s+\.b8\s+([\w$]+)\[(\d+)\];", ptx):
         shared[name] = size  # 0 is no address
         size += -(-int(count) // 64) * 64
-    arrays = re.findall(r"\.(?:const|global)\s+\.align\s+\d+\s+\.[bu](\d+)\s+([\w$]+)\[(\d+)\]\s*=\s*\{([^}]*)\};", ptx)
+    arrays = re.findall(
+        r"\.(?:const|global)\s+\.align\s+\d+\s+\.[bu](\d+)\s+([\w$]+)\[(\d+)\]\s*=\s*\{([^}]*)\};", ptx
+    )
     constants = [
-        f"static const u{width} constant_{name}[{count}] __attribute__((aligned(16))) = {{{values}}};" for width, name, count, values in arrays
+        f"static const u{width} constant_{name}[{count}] __attribute__((aligned(16))) = {{{values}}};"
+        for width, name, count, values in arrays
     ]
     functions = []
     heads = re.compile(r"\.(entry|func)\s*(?:\(([^)]*)\))?\s*([\w$]+)\s*\(([^)]*)\)\s*(?:\.\w+[^{;]*)?([{;])")
@@ -388,9 +456,33 @@ def translated(ptx):
         while depth:
             depth += {"{": 1, "}": -1}.get(ptx[end], 0)
             end += 1
-        functions.append(Function(head[1], head[2], head[3], head[4], ptx[head.end() : end - 1], shared, {name for _, name, _, _ in arrays}))
+        functions.append(
+            Function(
+                head[1],
+                head[2],
+                head[3],
+                head[4],
+                ptx[head.end() : end - 1],
+                shared,
+                {name for _, name, _, _ in arrays},
+            )
+        )
     texts = [function.text(number, size) for number, function in enumerate(functions)]
-    declared = [text[: text.index("{")] + ";" for text, function in zip(texts, functions) if function.kind == "func"]
-    kernels = [f'{{"{f.name}", {len(f.parameters)}, run{number}}}, ' for number, f in enumerate(functions) if f.kind == "entry"]
+    declared = [
+        text[: text.index("{")] + ";" for text, function in zip(texts, functions) if function.kind == "func"
+    ]
+    kernels = [
+        f'{{"{f.name}", {len(f.parameters)}, run{number}}}, '
+        for number, f in enumerate(functions)
+        if f.kind == "entry"
+    ]
     head = Path(__file__).with_name("ptx.h").read_text()
-    return "\n".join([head, *constants, *declared, *texts, f"struct kernel kernels[] = {{{''.join(kernels)}{{0, 0, 0}}}};\n"])
+    return "\n".join(
+        [
+            head,
+            *constants,
+            *declared,
+            *texts,
+            f"struct kernel kernels[] = {{{''.join(kernels)}{{0, 0, 0}}}};\n",
+        ]
+    )

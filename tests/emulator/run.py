@@ -1,8 +1,9 @@
 """Run a command with an emulated GPU: python tests/emulator/run.py python -m pytest -m gpu -n 2
 
-numba-cuda runs as it is, compiles to PTX as it does for a GPU, and talks to a CUDA driver, which is driver.cpp. What differs: ptxas is left out
-(sitecustomize.py), kernels run as C on one core, and there are no other libraries that use a GPU. Needs a C and a C++ compiler (Linux, x86-64), and
-numba-cuda[cu13]. Whatever is built stays in the folder `build` beside this file.
+numba-cuda runs as it is, compiles to PTX as it does for a GPU, and talks to a CUDA driver, which is
+driver.cpp. What differs: ptxas is left out (sitecustomize.py), kernels run as C on one core, and there are no
+other libraries that use a GPU. Needs a C and a C++ compiler (Linux, x86-64), and numba-cuda[cu13]. Whatever
+is built stays in the folder `build` beside this file.
 
 Settings: EMULATED_MEMORY, the GPU's memory in bytes (4 GiB).
 """
@@ -15,8 +16,20 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# fma and half precision in hardware; no other contraction than the PTX's own. Few optimizations: most kernels run a few times over little.
-_C = ["gcc", "-Og", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fwrapv", "-mfma", "-mf16c", "-w"]
+# fma and half precision in hardware; no other contraction than the PTX's own. Few optimizations: most kernels
+# run a few times over little.
+_C = [
+    "gcc",
+    "-Og",
+    "-std=gnu11",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-strict-aliasing",
+    "-fwrapv",
+    "-mfma",
+    "-mf16c",
+    "-w",
+]
 
 
 def build():
@@ -29,7 +42,16 @@ def build():
         (folder / "kernels").mkdir(parents=True, exist_ok=True)
         toolkit = Path(importlib.util.find_spec("nvidia.cu13").submodule_search_locations[0])
         made = library.with_suffix(f".{os.getpid()}")
-        command = ["g++", "-O1", "-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", f"-I{toolkit / 'include'}", str(HERE / "driver.cpp")]
+        command = [
+            "g++",
+            "-O1",
+            "-std=c++17",
+            "-shared",
+            "-fPIC",
+            "-fvisibility=hidden",
+            f"-I{toolkit / 'include'}",
+            str(HERE / "driver.cpp"),
+        ]
         subprocess.run([*command, "-o", str(made), "-ldl"], check=True)
         made.replace(library)
     return folder

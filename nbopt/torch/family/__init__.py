@@ -1,1 +1,3 @@
-"""PyTorch's optimizers, run by nbopt: for each, a rule with PyTorch's formula, and a class with PyTorch's arguments."""
+"""PyTorch's optimizers, run by nbopt: for each, a rule with PyTorch's formula, and a class with PyTorch's
+arguments.
+"""

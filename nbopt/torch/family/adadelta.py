@@ -24,8 +24,9 @@ class AdadeltaRule(TorchRule):
         square[:] = rho * square + (1.0 - rho) * be.square(grad)
         inverse = 1.0 / be.sqrt(square + eps)
         if self.weight_decay:
-            # The gradient is built from the parameter, so the parameter is stored last. The change is found again from the new mean of
-            # its squares, rho * old + (1 - rho) * (old + eps) * share: both terms are positive, so nothing is cancelled.
+            # The gradient is built from the parameter, so the parameter is stored last. The change is found
+            # again from the new mean of its squares, rho * old + (1 - rho) * (old + eps) * share: both terms
+            # are positive, so nothing is cancelled.
             share = be.square(grad * inverse)
             deltas[:] = rho * deltas + (1.0 - rho) * (deltas + eps) * share
             before = (deltas + rho * eps) / be.maximum(rho + (1.0 - rho) * share, 1e-30)
@@ -37,7 +38,8 @@ class AdadeltaRule(TorchRule):
 
 
 class Adadelta(DropIn, torch.optim.Adadelta):
-    """`torch.optim.Adadelta`, run by nbopt: each step as large as the steps before it, in units of its gradients.
+    """`torch.optim.Adadelta`, run by nbopt: each step as large as the steps before it, in units of its
+    gradients.
 
     With ``g`` the gradient, negated to maximize, plus ``weight_decay * p``::
 
@@ -48,8 +50,8 @@ class Adadelta(DropIn, torch.optim.Adadelta):
 
     References
     ----------
-    M. D. Zeiler, "ADADELTA: An Adaptive Learning Rate Method", arXiv:1212.5701, 2012; formula, arguments, group keys and states of
-    `torch.optim.Adadelta`.
+    M. D. Zeiler, "ADADELTA: An Adaptive Learning Rate Method", arXiv:1212.5701, 2012; formula, arguments,
+    group keys and states of `torch.optim.Adadelta`.
     """
 
     made_of = AdadeltaRule

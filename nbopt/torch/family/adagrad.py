@@ -35,8 +35,8 @@ class Adagrad(DropIn, torch.optim.Adagrad):
 
     References
     ----------
-    J. Duchi, E. Hazan, Y. Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization", JMLR 12, 2011; formula,
-    arguments, group keys and states of `torch.optim.Adagrad`.
+    J. Duchi, E. Hazan, Y. Singer, "Adaptive Subgradient Methods for Online Learning and Stochastic
+    Optimization", JMLR 12, 2011; formula, arguments, group keys and states of `torch.optim.Adagrad`.
     """
 
     made_of = AdagradRule

@@ -43,7 +43,8 @@ class AdamWRule(AdamRule):
 class Adam(DropIn, torch.optim.Adam):
     """`torch.optim.Adam`, run by nbopt.
 
-    With ``g`` the gradient, negated to maximize, plus ``weight_decay * p``, and ``t`` the parameter's own count of steps::
+    With ``g`` the gradient, negated to maximize, plus ``weight_decay * p``, and ``t`` the parameter's own
+    count of steps::
 
         m = beta_1 * m + (1 - beta_1) * g;       M = m / (1 - beta_1^t)
         v = beta_2 * v + (1 - beta_2) * g^2;     V = v / (1 - beta_2^t)      (amsgrad: of the largest v so far)
@@ -51,8 +52,8 @@ class Adam(DropIn, torch.optim.Adam):
 
     References
     ----------
-    D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, 2014; formula, arguments, group keys and states of
-    `torch.optim.Adam`.
+    D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, 2014; formula,
+    arguments, group keys and states of `torch.optim.Adam`.
     """
 
     made_of = AdamRule
@@ -67,8 +68,8 @@ class AdamW(DropIn, torch.optim.AdamW):
 
     References
     ----------
-    I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, 2017; formula, arguments, group keys and states of
-    `torch.optim.AdamW`.
+    I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101, 2017; formula,
+    arguments, group keys and states of `torch.optim.AdamW`.
     """
 
     made_of = AdamWRule

@@ -29,7 +29,8 @@ class AdamaxRule(TorchRule):
 
 
 class Adamax(DropIn, torch.optim.Adamax):
-    """`torch.optim.Adamax`, run by nbopt: Adam that divides by a decaying maximum of the gradients' magnitudes.
+    """`torch.optim.Adamax`, run by nbopt: Adam that divides by a decaying maximum of the gradients'
+    magnitudes.
 
     With ``g`` the gradient, negated to maximize, plus ``weight_decay * p``::
 
@@ -39,8 +40,8 @@ class Adamax(DropIn, torch.optim.Adamax):
 
     References
     ----------
-    D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, 2014, section 7.1; formula, arguments, group keys
-    and states of `torch.optim.Adamax`.
+    D. P. Kingma, J. Ba, "Adam: A Method for Stochastic Optimization", arXiv:1412.6980, 2014, section 7.1;
+    formula, arguments, group keys and states of `torch.optim.Adamax`.
     """
 
     made_of = AdamaxRule

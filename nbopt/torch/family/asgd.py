@@ -13,7 +13,12 @@ from nbopt.torch.states import STEP, Kept
 class ASGDRule(TorchRule):
     """PyTorch's ASGD. A step uses the ``eta`` and ``mu`` that the step before it has stored, in float32."""
 
-    kept = (STEP, Kept("eta", start="lr", single="float32"), Kept("mu", start=1.0, single="float32"), Kept("ax"))
+    kept = (
+        STEP,
+        Kept("eta", start="lr", single="float32"),
+        Kept("mu", start=1.0, single="float32"),
+        Kept("ax"),
+    )
     words = ("lr", "lambd", "alpha", "t0", "weight_decay", "maximize")
     lambd: Any = 1e-4
     alpha: Any = 0.75
@@ -31,7 +36,8 @@ class ASGDRule(TorchRule):
 class ASGD(DropIn, torch.optim.ASGD):
     """`torch.optim.ASGD`, run by nbopt: gradient descent that also keeps the average of its parameters.
 
-    With ``g`` the gradient, negated to maximize, plus ``weight_decay * p``, ``eta`` the learning rate and ``mu`` 1 at first::
+    With ``g`` the gradient, negated to maximize, plus ``weight_decay * p``, ``eta`` the learning rate and
+    ``mu`` 1 at first::
 
         p = p - (eta * g + lambd * eta * p)
         ax = ax + mu * (p - ax)
@@ -39,8 +45,8 @@ class ASGD(DropIn, torch.optim.ASGD):
 
     References
     ----------
-    B. T. Polyak, A. B. Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM Journal on Control and Optimization 30,
-    1992; formula, arguments, group keys and states of `torch.optim.ASGD`.
+    B. T. Polyak, A. B. Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM Journal on
+    Control and Optimization 30, 1992; formula, arguments, group keys and states of `torch.optim.ASGD`.
     """
 
     made_of = ASGDRule

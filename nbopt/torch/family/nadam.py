@@ -37,9 +37,12 @@ class NAdamRule(TorchRule):
 
 
 def in_float32(x):
-    """Return a float64 number, rounded to the 24 bits of float32. PyTorch multiplies float32 numbers by such ones.
+    """Return a float64 number, rounded to the 24 bits of float32.
 
-    T. J. Dekker, "A floating-point technique for extending the available precision", Numerische Mathematik 18, 1971.
+    PyTorch multiplies float32 numbers by such ones.
+
+    T. J. Dekker, "A floating-point technique for extending the available precision", Numerische Mathematik
+    18, 1971.
     """
     scaled = x * (2.0**29 + 1.0)
     return scaled - (scaled - x)
@@ -48,8 +51,8 @@ def in_float32(x):
 class NAdam(DropIn, torch.optim.NAdam):
     """`torch.optim.NAdam`, run by nbopt: Adam with Nesterov's momentum.
 
-    With ``g`` the gradient as in `Adam`, ``mu_t = beta_1 * (1 - 0.96^(t * momentum_decay) / 2)``, and ``P_t`` the product of ``mu_1`` to
-    ``mu_t``::
+    With ``g`` the gradient as in `Adam`, ``mu_t = beta_1 * (1 - 0.96^(t * momentum_decay) / 2)``, and ``P_t``
+    the product of ``mu_1`` to ``mu_t``::
 
         m = beta_1 * m + (1 - beta_1) * g
         v = beta_2 * v + (1 - beta_2) * g^2
@@ -58,8 +61,8 @@ class NAdam(DropIn, torch.optim.NAdam):
 
     References
     ----------
-    T. Dozat, "Incorporating Nesterov Momentum into Adam", ICLR 2016 Workshop; formula, arguments, group keys and states of
-    `torch.optim.NAdam`.
+    T. Dozat, "Incorporating Nesterov Momentum into Adam", ICLR 2016 Workshop; formula, arguments, group keys
+    and states of `torch.optim.NAdam`.
     """
 
     made_of = NAdamRule

@@ -12,7 +12,12 @@ from nbopt.torch.states import STEP, Kept
 class RMSpropRule(TorchRule):
     """PyTorch's RMSprop."""
 
-    kept = (STEP, Kept("square_avg"), Kept("momentum_buffer", when="momentum"), Kept("grad_avg", when="centered"))
+    kept = (
+        STEP,
+        Kept("square_avg"),
+        Kept("momentum_buffer", when="momentum"),
+        Kept("grad_avg", when="centered"),
+    )
     words = ("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize")
     alpha: Any = 0.99
     eps: Any = 1e-8
@@ -47,8 +52,8 @@ class RMSprop(DropIn, torch.optim.RMSprop):
 
     References
     ----------
-    T. Tieleman, G. Hinton, "Lecture 6.5: rmsprop", COURSERA Neural Networks for Machine Learning, 2012; formula, arguments, group keys and
-    states of `torch.optim.RMSprop`.
+    T. Tieleman, G. Hinton, "Lecture 6.5: rmsprop", COURSERA Neural Networks for Machine Learning, 2012;
+    formula, arguments, group keys and states of `torch.optim.RMSprop`.
     """
 
     made_of = RMSpropRule

@@ -31,9 +31,11 @@ class RpropRule(TorchRule):
 
 
 class Rprop(DropIn, torch.optim.Rprop):
-    """`torch.optim.Rprop`, run by nbopt: steps along the gradient's sign, of a size that each element finds for itself.
+    """`torch.optim.Rprop`, run by nbopt: steps along the gradient's sign, of a size that each element finds
+    for itself.
 
-    With ``g`` the gradient, negated to maximize, ``d`` that of the step before, and ``size`` the learning rate at first::
+    With ``g`` the gradient, negated to maximize, ``d`` that of the step before, and ``size`` the learning
+    rate at first::
 
         g * d > 0:  size = size * eta_plus
         g * d < 0:  size = size * eta_minus;  g = 0
@@ -42,8 +44,9 @@ class Rprop(DropIn, torch.optim.Rprop):
 
     References
     ----------
-    M. Riedmiller, H. Braun, "A Direct Adaptive Method for Faster Backpropagation Learning: The RPROP Algorithm", IEEE International
-    Conference on Neural Networks, 1993; formula, arguments, group keys and states of `torch.optim.Rprop`.
+    M. Riedmiller, H. Braun, "A Direct Adaptive Method for Faster Backpropagation Learning: The RPROP
+    Algorithm", IEEE International Conference on Neural Networks, 1993; formula, arguments, group keys and
+    states of `torch.optim.Rprop`.
     """
 
     made_of = RpropRule

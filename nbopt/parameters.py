@@ -1,5 +1,6 @@
 """Parameters: raw arrays as a layer."""
 
+import itertools
 from operator import is_
 from typing import Any
 
@@ -8,18 +9,49 @@ from nbopt.errors import LayerError, NboptError
 from nbopt.layers import as_gradient
 from nbopt.naming import NervanaObject
 
+_serials = itertools.count()
 
-class _States(list):
-    """A list that counts the changes of its entries."""
 
-    changes = 0
+class _Changes:
+    """The number that something has until it changes. Nothing else has had it.
+
+    Without a number, each step has to look again.
+
+    Parameters
+    ----------
+    of : _Changes, optional
+        Those of what this is a part of.
+    """
+
+    __slots__ = ("of", "serial")
+
+    def __init__(self, of=None):
+        self.of = of
+        self.note()
+
+    def note(self):
+        """Take another number."""
+        self.serial = next(_serials)
+        if self.of is not None:
+            self.of.note()
+
+
+class _Counted(list):
+    """A list that notes the changes of its entries."""
+
+    def __init__(self, values, changes):
+        super().__init__(values)
+        self.changes = changes
+
+    def __reduce__(self):
+        return list, (list(self),)
 
 
 def _counting(name):
     method = getattr(list, name)
 
     def counted(self, *args, **options):
-        self.changes += 1
+        self.changes.note()
         return method(self, *args, **options)
 
     counted.__name__ = name
@@ -27,20 +59,10 @@ def _counting(name):
 
 
 for _name in (
-    "__setitem__",
-    "__delitem__",
-    "__iadd__",
-    "__imul__",
-    "append",
-    "extend",
-    "insert",
-    "pop",
-    "remove",
-    "clear",
-    "reverse",
-    "sort",
-):
-    setattr(_States, _name, _counting(_name))
+    "__setitem__", "__delitem__", "__iadd__", "__imul__", "append", "extend", "insert", "pop", "remove", "clear",
+    "reverse", "sort",
+):  # fmt: skip
+    setattr(_Counted, _name, _counting(_name))
 
 
 class Parameters(NervanaObject):
@@ -96,11 +118,12 @@ class Parameters(NervanaObject):
                 )
         self._params = tuple(param for param, _ in pairs)
         self._grads = [grad for _, grad in pairs]
-        self._states: Any = _States([] for _ in pairs)
+        self.changes = _Changes()
+        self._list_states([] for _ in pairs)
         self._backend: Any = None
         self._tensors: list = []
         self._entries: Any = None
-        self._changes = 0  # of the list of states, when the entries were made
+        self._listed = -1  # the number of the list of states when the entries were made
 
     @property
     def params(self):
@@ -111,6 +134,7 @@ class Parameters(NervanaObject):
     def params(self, params):
         self._params = tuple(self._one_each(params, "parameters"))
         self._backend = None
+        self.changes.note()
 
     @property
     def states(self):
@@ -119,8 +143,10 @@ class Parameters(NervanaObject):
 
     @states.setter
     def states(self, states):
-        self._states = _States(self._one_each(states, "lists of states"))
-        self._entries = None
+        self._list_states(self._one_each(states, "lists of states"))
+
+    def _list_states(self, states):
+        self._states: Any = _Counted(states, _Changes(self.changes))
 
     def _one_each(self, values, called):
         values = list(values)
@@ -140,6 +166,7 @@ class Parameters(NervanaObject):
     def grads(self, grads):
         self._grads = self._one_each(grads, "gradients")
         self._entries = None
+        self.changes.note()
 
     def set_grad(self, index, grad):
         """Replace the gradient of one parameter.
@@ -153,6 +180,7 @@ class Parameters(NervanaObject):
         """
         self._grads[index] = grad
         self._entries = None
+        self.changes.note()
 
     def get_params(self):
         """Return what optimizers ask layers for.
@@ -172,25 +200,37 @@ class Parameters(NervanaObject):
         """
         be = get_backend()
         if be is not self._backend:
-            tensors = self._wrapped(be, self.params, "parameter")
-            self._backend, self._tensors, self._entries = be, tensors, None
-        if self._entries is None or self._changes != self._states.changes:
+            self._tensors = self._wrapped(be, self.params, "parameter")
+            self._backend, self._entries = be, None
+            self.changes.note()
+        if self._entries is None or self._listed != self._states.changes.serial:
             grads = [
                 None if grad is None else as_gradient(be, grad, param)
                 for param, grad in zip(self._tensors, self._grads)
             ]
             wrapped = self._wrapped(be, grads, "the gradient of parameter")
-            if not self._states and self.params:
-                raise LayerError(
-                    f"layer {self.name!r} has no lists of states any more. To start afresh, write"
-                    " layer.states = [[] for _ in layer.params]"
-                )
-            states = self._one_each(self._states, "lists of states")
+            states = self._lists_of_states()
             entries = [((param, grad), own) for param, grad, own in zip(self._tensors, wrapped, states)]
-            if not all(map(is_, grads, self._grads)):
-                return entries  # a copy holds the values of this step only
-            self._entries, self._changes = entries, self._states.changes
+            if not all(map(is_, grads, self._grads)):  # a copy holds the values of this step only
+                self.changes.serial = None
+                return entries
+            self._entries, self._listed = entries, self._states.changes.serial
+            self.changes.note()
         return self._entries
+
+    def _lists_of_states(self):
+        """Return the lists of states, each of which notes its changes from now on."""
+        if not self._states and self.params:
+            raise LayerError(
+                f"layer {self.name!r} has no lists of states any more. To start afresh, write"
+                " layer.states = [[] for _ in layer.params]"
+            )
+        states = self._one_each(self._states, "lists of states")
+        if not all(type(own) is _Counted and own.changes is self.changes for own in states):
+            # One for each list, so that two parameters that share one still do.
+            counted = {id(own): _Counted(own, self.changes) for own in states if isinstance(own, list)}
+            self._states[:] = [counted.get(id(own), own) for own in states]
+        return list(self._states)
 
     def _wrapped(self, be, arrays, called):
         found = []
@@ -203,6 +243,11 @@ class Parameters(NervanaObject):
 
     def __getstate__(self):
         return {**self.__dict__, "_backend": None, "_tensors": [], "_entries": None}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        self.changes = _Changes()
+        self._list_states(self._states)
 
     def __len__(self):
         return len(self.params)

@@ -62,6 +62,9 @@ class Tensor(Node):
         tensors by it without keeping them alive.
     """
 
+    #: How often a tensor of the process has got another rounding.
+    roundings_set = 0
+
     __slots__ = ("__weakref__", "_rounding", "be", "dtype", "name", "serial", "shape", "storage")
 
     def __init__(self, be, storage, name=None, rounding=False):
@@ -96,6 +99,7 @@ class Tensor(Node):
         if rounding is not self._rounding:
             self._rounding = rounding
             self.serial = next(_serials)  # plans look again at a tensor with another serial
+            Tensor.roundings_set += 1
 
     def get(self):
         """Return the values.

@@ -264,6 +264,11 @@ class Backend:
         *updates : Update
             Modified in place: the tensors of the slots that the programs write.
 
+        Returns
+        -------
+        callable
+            What `prepare` has returned, for `repeat`.
+
         Raises
         ------
         NboptError
@@ -277,6 +282,34 @@ class Backend:
             for update in updates:
                 update.commit()
             run(count)
+        return run
+
+    def repeat(self, run, numbers, commit):
+        """Run a step of one update once more, with other numbers, over the same tensors.
+
+        Parameters
+        ----------
+        run : callable
+            What `update` has returned, if it has a method ``again``.
+        numbers : list of float
+            See `nbopt.interface.update.Update`.
+        commit : callable
+            Likewise.
+
+        Returns
+        -------
+        bool
+            False, and nothing has changed, if the backend has to look at the tensors again.
+        """
+        if not run.again(numbers):
+            return False
+        with uninterrupted:
+            with self._lock:
+                count = self._updates
+                self._updates += 1
+            commit()
+            run(count)
+        return True
 
     def prepare_all(self, updates):
         """Prepare the updates of one step, without changing any value; return what runs them.

@@ -30,7 +30,8 @@ from nbopt.optimizers.declared import Declared
 from nbopt.optimizers.further import put_aside, put_back
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.states import EMA, State, check_effect, checked_columns, place_in, storage_name
-from nbopt.optimizers.tracing import Traces
+from nbopt.optimizers.steady import Steady
+from nbopt.optimizers.tracing import Options, Traces
 from nbopt.schedules import Schedule
 
 #: The arguments that clip, in the order that most constructors have.
@@ -47,6 +48,8 @@ class _Kept:
     traces : Traces
     trace : Trace or None
         That of the last step.
+    steady : Steady or None
+        What finds the last step again.
     by_axes : bool
         Whether the rule has turned out to depend on the parameters' number of axes.
     shapes : tuple or None
@@ -67,6 +70,7 @@ class _Kept:
         self.shapes: Any = None
         self.declared: dict = {}
         self.trace: Any = None
+        self.steady: Any = None
         self.listed: Any = None
         self.told_of_lost_states = False
 
@@ -336,10 +340,15 @@ class Optimizer(Declared, Described):
         nbopt.errors.NboptError
             One of its subclasses. Nothing has changed then.
         """
-        be = get_backend()
-        updates = self.updates(be, layer_list, epoch)
+        layers, kept = layer_list if type(layer_list) is list else as_layers(layer_list), self._cache()
+        if kept.steady is not None and kept.steady.step(self, layers, epoch):
+            return
+        be, kept.steady = get_backend(), None
+        updates = self.updates(be, layers, epoch)
         if updates:
-            be.update(*updates)
+            run = be.update(*updates)
+            if type(self).updates is Optimizer.updates and type(self).update_of is Optimizer.update_of:
+                kept.steady = Steady.after(be, layers, updates, run, kept.trace)
 
     def updates(self, be, layer_list, epoch):
         """Return the step over these layers, without running it or changing anything.
@@ -506,6 +515,46 @@ class Optimizer(Declared, Described):
         # Wrapped anew at each step: PyTorch can exchange the memory under the same object.
         return float(bsz), read(self._backend(), scale, "the loss scale")
 
+    def options(self, states=None, loss_scale=False, ndim=None):
+        """Return what the base class puts around the rule now.
+
+        Parameters
+        ----------
+        states : tuple of (str, State), optional
+            What `declared_states` returns, which is asked without it.
+        loss_scale : bool
+            Whether the loss scale is in memory.
+        ndim : int, optional
+            How many axes the parameters have, if the rule depends on it.
+
+        Returns
+        -------
+        Options
+        """
+        if states is None:
+            states = self.declared_states()
+        clips = bool(self.gradient_clip_norm)
+        return Options(states, clips, self.skip_nonfinite, loss_scale, self.counts_each, ndim)
+
+    def shared_numbers(self, be, options, rate):
+        """Return the optimizer's own numbers that a step reads and stores in memory.
+
+        Parameters
+        ----------
+        be : Backend
+        options : Options
+        rate : float or None
+            The learning rate, with which a state may begin.
+
+        Returns
+        -------
+        list of Tensor
+            Each of one element: of the last ones of `Options.shared`.
+        """
+        found = [self.skipped_tensor] if options.skips else []
+        states = [(name, state) for name, state in options.states if state.axes == "step"]
+        return found + [self._step_state(be, name, state, rate) for name, state in states]
+
     def update_of(self, tensors, columns, commit, epoch, bsz, kind=None, counts=True):
         """Return one step as an `Update`, without running it or changing anything.
 
@@ -538,21 +587,10 @@ class Optimizer(Declared, Described):
         divisor, loss_scale = self._divisor(bsz)
         kept, be = self._cache(), self._backend()
         ndim, states = kind or (None, self.declared_states())
-        # Those of `Options`.
-        options = (
-            states,
-            bool(self.gradient_clip_norm),
-            self.skip_nonfinite,
-            loss_scale is not None,
-            self.counts_each,
-            ndim,
-        )
-        rate = self._rate(epoch)
+        options, rate = self.options(states, loss_scale is not None, ndim), self._rate(epoch)
         kept.trace, numbers = kept.traces.of(self, options, rate, divisor, epoch)
         shared = [] if loss_scale is None else [loss_scale]
-        if self.skip_nonfinite:
-            shared.append(self.skipped_tensor)
-        shared += [self._step_state(be, name, state, rate) for name, state in states if state.axes == "step"]
+        shared += self.shared_numbers(be, options, rate)
 
         def committed():
             if not counts:

@@ -76,7 +76,7 @@ class Trace:
     """
 
     def __init__(self, optimizer, options, rate, divisor, epoch, impure):
-        options, given = Options(*options), (rate, divisor, epoch)
+        given = rate, divisor, epoch
         tracer, reader, unscaled, last = self._run(optimizer, options, given, impure)
         if unscaled or last:  # only the whole rule tells
             tracer, reader, _, _ = self._run(optimizer, options, given, impure, unscaled, last)
@@ -250,8 +250,7 @@ class Traces:
         Parameters
         ----------
         optimizer : Optimizer
-        options : tuple
-            Those of `Options`.
+        options : Options
         rate : float or None
             The learning rate.
         divisor : float

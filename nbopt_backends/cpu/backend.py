@@ -49,6 +49,44 @@ _RUN = int64(*[int64] * 3)  # run_stages
 _DRIVERS, _SUMS = source.text_of(cpu_drivers), source.text_of(cpu_sums)
 
 
+class Launch:
+    """A step that is ready to run: plans, and the numbers that the host gives.
+
+    It keeps no tensor alive.
+
+    Attributes
+    ----------
+    backend : NumbaCPU
+    plans : list of CpuPlan
+    numbers : list of list of float
+        Those of each plan.
+    serials : list of int
+        Of the tensors that the first plan's tables were of.
+    joined : tuple
+        See `NumbaCPU._joined`; it keeps the records.
+    """
+
+    __slots__ = ("backend", "joined", "numbers", "plans", "serials")
+
+    def __init__(self, backend, plans, numbers, joined):
+        self.backend, self.plans, self.numbers, self.joined = backend, plans, numbers, joined
+        self.serials = plans[0].serials
+
+    def again(self, numbers):
+        """Take other numbers for a step of one plan; return False if its tables are not the same any more."""
+        self.numbers = (numbers,)
+        return self.serials is not None and self.plans[0].serials is self.serials
+
+    def __call__(self, count):
+        """Run the step; `count` is how many there were before it."""
+        for plan, numbers in zip(self.plans, self.numbers):
+            plan.give(numbers)
+        backend, (stages, n_stages, run) = self.backend, self.joined[1]
+        random = array("Q", (backend.rng_seed, count))
+        passes = run(stages, n_stages, random.buffer_info()[0])
+        backend.launches += passes  # apart from the call, in which other threads count theirs
+
+
 class NumbaCPU(CompiledBackend, HostBackend):
     """The backend ``"cpu"``: each program becomes one Numba kernel, run over chunks of all tensors by a
     ``prange`` loop.
@@ -92,25 +130,26 @@ class NumbaCPU(CompiledBackend, HostBackend):
         for plan, update in zip(plans, updates):
             if update.shared:
                 plan.share(update.shared)
-        stages, n_stages, run = self._joined(plans)
-
-        def launch(count):
-            for plan, update in zip(plans, updates):
-                plan.give(update.numbers)
-            random = array("Q", (self.rng_seed, count))
-            passes = run(stages, n_stages, random.buffer_info()[0])
-            self.launches += passes  # apart from the call, in which other threads count theirs
-
-        return launch
+        return Launch(self, plans, [update.numbers for update in updates], self._joined(plans))
 
     def _joined(self, plans):
-        """Return the address of the records of several plans, how many they are, and what runs them."""
+        """Return what runs several plans together.
+
+        Returns
+        -------
+        numbers : list of int
+            The plans'.
+        call : tuple
+            The address of the records, how many they are, and what runs them.
+        records : numpy.ndarray
+        chunks : list of numpy.ndarray
+        """
         first, numbers = plans[0], [plan.number for plan in plans]
         if first.joined is None or first.joined[0] != numbers:
             records, chunks = in_order(plans)
             run = self._runner(sum(plan.elements for plan in plans))
             first.joined = numbers, (records.ctypes.data, len(records), run), records, chunks
-        return first.joined[1]
+        return first.joined
 
     def _runner(self, elements, text=_DRIVERS, stem="drivers", name="run_stages", signature=_RUN):
         """Return what runs a compiled function over so many elements: on all threads or, where they are few,

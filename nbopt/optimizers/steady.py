@@ -1,0 +1,106 @@
+"""Steady: a step that is the one before it with other numbers, found again without a look at any tensor."""
+
+from functools import partial
+from operator import attrgetter
+
+from nbopt.arrays.tensor import Tensor
+from nbopt.backends import get_backend
+from nbopt.parameters import Parameters
+
+#: A number that a layer of `nbopt.Parameters` changes whenever one of its tensors is another.
+_serials = attrgetter("changes.serial")
+
+
+class Steady:
+    """What a step depends on besides its numbers, as it was when the step was last looked at as a whole.
+
+    It keeps neither layers nor tensors alive: layers are known by their serial numbers, which no other
+    layer of the process has had.
+
+    Attributes
+    ----------
+    be : Backend
+    layers : list of int
+        The layers' serial numbers.
+    trace : Trace
+    shared : list of Tensor
+        The optimizer's own numbers that the step reads in memory.
+    stochastic_round : bool or int
+        The optimizer's.
+    roundings : int
+        How many tensors had got another rounding so far.
+    run : callable
+        What `Backend.prepare` has returned, with the method ``again``.
+    """
+
+    __slots__ = ("be", "layers", "roundings", "run", "shared", "stochastic_round", "trace")
+
+    def __init__(self, be, layers, trace, update, run):
+        self.be, self.layers, self.trace, self.run = be, layers, trace, run
+        self.shared, self.stochastic_round = list(update.shared), update.stochastic_round
+        self.roundings = Tensor.roundings_set
+
+    @classmethod
+    def after(cls, be, layers, updates, run, trace):
+        """Return what the step just run can be found again by, or None if it can't.
+
+        Parameters
+        ----------
+        be : Backend
+        layers : list
+        updates : list of Update
+        run : callable
+        trace : Trace
+            Of the step.
+
+        Returns
+        -------
+        Steady or None
+        """
+        if len(updates) != 1 or not trace.reusable or not hasattr(run, "again"):
+            return None
+        update = updates[0]
+        # The loss scale of a user is wrapped anew in each step, and some rows may be left out.
+        if trace.options.loss_scale or update.listing is not None or update.key is None:
+            return None
+        if not all(type(layer).get_params is Parameters.get_params for layer in layers):
+            return None
+        serials = [*map(_serials, layers)]
+        if None in serials:  # what a gradient was copied to holds the values of that step only
+            return None
+        return cls(be, serials, trace, update, run)
+
+    def step(self, optimizer, layers, epoch):
+        """Run the step again, with the numbers of now.
+
+        Parameters
+        ----------
+        optimizer : Optimizer
+        layers : list
+        epoch : int
+
+        Returns
+        -------
+        bool
+            False, and nothing has changed, if anything but numbers may be another.
+        """
+        be, trace = get_backend(), self.trace
+        try:
+            same = [*map(_serials, layers)] == self.layers
+        except (AttributeError, TypeError):
+            return False
+        if not (same and be is self.be and type(epoch) is int and epoch >= 0):
+            return False
+        if trace.rule is not type(optimizer).rule or "rule" in optimizer.__dict__:
+            return False
+        # True and 1 differ, and small ints are unique.
+        if optimizer.stochastic_round is not self.stochastic_round or Tensor.roundings_set != self.roundings:
+            return False
+        rate, scale, options = optimizer._rate(epoch), optimizer.loss_scale, optimizer.options()
+        if type(scale) is not float:
+            return False
+        if self.shared and self.shared != optimizer.shared_numbers(be, options, rate):
+            return False
+        numbers = trace.numbers(optimizer, options, rate, be.bsz * scale, epoch)
+        commit = partial(object.__setattr__, optimizer, "t", optimizer.t + 1)
+        return numbers is not None and be.repeat(self.run, numbers, commit)

@@ -11,7 +11,9 @@ from numba import int64, types
 
 from nbopt.errors import BackendError
 from nbopt_backends.arrays.host import HostBackend
+from nbopt_backends.cpu import chunks as cpu_chunks
 from nbopt_backends.cpu import drivers as cpu_drivers
+from nbopt_backends.cpu import ends as cpu_ends
 from nbopt_backends.cpu import sums as cpu_sums
 from nbopt_backends.cpu.plan import CpuPlan, in_order
 from nbopt_backends.cpu.threads import Threads, threading_layer
@@ -47,6 +49,7 @@ def update(row, offset, n, place, scalars, random, sums):
 _FAST = {"contract", "reassoc", "arcp", "afn", "nsz"}
 _RUN = int64(*[int64] * 3)  # run_stages
 _DRIVERS, _SUMS = source.text_of(cpu_drivers), source.text_of(cpu_sums)
+_CHUNKS, _ENDS = source.text_of(cpu_chunks), source.text_of(cpu_ends)
 
 
 class Launch:
@@ -82,8 +85,8 @@ class Launch:
         for plan, numbers in zip(self.plans, self.numbers):
             plan.give(numbers)
         backend, (stages, n_stages, run) = self.backend, self.joined[1]
-        random = array("Q", (backend.rng_seed, count))
-        passes = run(stages, n_stages, random.buffer_info()[0])
+        step = array("Q", (backend.rng_seed, count, 1))
+        passes = run(stages, n_stages, step.buffer_info()[0])
         backend.launches += passes  # apart from the call, in which other threads count theirs
 
 
@@ -221,6 +224,22 @@ class NumbaCPU(CompiledBackend, HostBackend):
             (stage, *sorted(dtypes.items())), lambda: scalars_text(stage, DIALECT, dtypes), "scalars"
         )
 
+    def driver(self, name):
+        """Return one function of `nbopt_backends.cpu.chunks` or `nbopt_backends.cpu.ends`, compiled at first
+        use.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        object
+            Its `address` is that of the compiled function.
+        """
+        text = _CHUNKS if hasattr(cpu_chunks, name) else _ENDS
+        return self._compiled((name,), lambda: text, name, "drivers")
+
     def text(self, stage, group):
         """Return the text of the kernel of a pass for a group of tensors."""
         return self.marked(kernel_text(stage, DIALECT, group.dtypes, group.arithmetic, group.kept))
@@ -231,16 +250,16 @@ class NumbaCPU(CompiledBackend, HostBackend):
             sliced_text(stage, DIALECT, group.dtypes, group.arithmetic, group.kept, extents, flags)
         )
 
-    def _compiled(self, key, text, name):
+    def _compiled(self, key, text, name, stem=None):
         key = (*key, self.fast_math)
         found = NumbaCPU._kernels.get(key)
         if found is None:
             with NumbaCPU._compile_lock:
-                found = NumbaCPU._kernels[key] = self._compiled_module(text(), name)
+                found = NumbaCPU._kernels[key] = self._compiled_module(text(), name, stem or self.stem)
         return found
 
-    def _compiled_module(self, text, name):
-        module = source.load(text, self.stem)
+    def _compiled_module(self, text, name, stem):
+        module = source.load(text, stem)
         function = getattr(module, name)
         signature = types.void(*[int64] * function.__code__.co_argcount)
         options = {

@@ -2,22 +2,14 @@
 
 import math
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nbopt.language.stages import Combine, Pass, Scalars, axes_of
-from nbopt_backends.cpu.drivers import (
-    CHUNK_FIELDS,
-    COMBINE,
-    COMBINE_STEP,
-    FIELDS,
-    PASS,
-    SCALARS,
-    STRIDED_PASS,
-    VERDICT,
-)
-from nbopt_backends.cpu.slices import SlicedPass, end_of, workspace_of
+from nbopt_backends.cpu.chunks import CHUNK_FIELDS
+from nbopt_backends.cpu.drivers import FIELDS
+from nbopt_backends.cpu.slices import SlicedPass, workspace_of
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.plans.plan import Plan
 
@@ -25,29 +17,30 @@ _OPS = {op: number for number, op in enumerate(OPS)}
 
 
 class Record(NamedTuple):
-    """One stage as `run_stages` takes it.
+    """One stage, as `nbopt_backends.cpu.drivers.run_stages` takes it.
 
     Attributes
     ----------
-    kind : int
+    function : str
+        What is done with each entry: one of `nbopt_backends.cpu.chunks` or `nbopt_backends.cpu.ends`.
     guarded : bool
-    fields : list of int
-        From the third on.
-    chunks : numpy.ndarray or None
-        int64[chunks, CHUNK_FIELDS], of a pass.
+        Whether it is left out once the step's condition is false.
+    argument : int
+        The same for all entries.
+    entries : numpy.ndarray or int
+        int64[entries, fields]; or the address of the only one.
+    passes : bool
+        Whether it is a pass. Those of several plans that are alike become one.
     rank : int or None
-        Of a reduction over the step: which one it is, see `Combine`.
+        Of a reduction over the step: which one it is, see `Combine`. Its entry goes on with the results.
     """
 
-    kind: int
+    function: str
     guarded: bool
-    fields: list
-    chunks: np.ndarray | None = None
+    argument: int
+    entries: Any
+    passes: bool = False
     rank: int | None = None
-
-
-def _guarded(stage, kind, fields):
-    return kind, stage.guarded, fields
 
 
 class CpuPlan(Plan):
@@ -136,17 +129,16 @@ class CpuPlan(Plan):
         if isinstance(stage, Combine):
             return self._combine(order, stage)
         if isinstance(stage, Pass) and (level, stage.extent) in self._sliced:
-            sliced = self._sliced[level, stage.extent]
+            found = self._sliced[level, stage.extent].records()
             found = [
-                Record(*_guarded(stage, *sliced.record(group, flags)), chunks)
-                for group, flags, chunks in sliced.records()
+                Record("run_sliced_chunk", stage.guarded, kernel, chunks, True) for kernel, chunks in found
             ]
         elif isinstance(stage, Pass):
             found = [self._pass(level, stage, group) for group in self.layout.groups]
         elif isinstance(stage, Scalars):
             found = [self._scalars(stage, *kind) for kind in self.kinds_of(stage)]
         else:
-            found = [self._verdict(stage)]
+            found = [Record("decide", False, 0, self.numbers.ctypes.data + 8 * stage.condition)]
         return [(order, record) for record in found]
 
     def _pass(self, level, stage, group):
@@ -160,20 +152,18 @@ class CpuPlan(Plan):
             chunks[:, 5] = sums.ctypes.data + layout.first_tiles(group.chunks) * sums.strides[0]
             chunks[:, 6] = sums.strides[0]
         chunks[:, 7], chunks[:, 8] = self.views.ctypes.data + rows * self.views.strides[0], table.shape[1]
-        return Record(
-            STRIDED_PASS if group.strided else PASS,
-            stage.guarded,
-            [self.backend.kernel_of(stage, group).address],
-            chunks,
-        )
+        function = "run_strided_chunk" if group.strided else "run_chunk"
+        kernel = self.backend.kernel_of(stage, group).address
+        return Record(function, stage.guarded, kernel, chunks, passes=True)
 
     def _combine(self, order, stage):
         """Return the records of the end of a reduction: of what folds each parameter's tiles, and over the
         step of what folds the results.
         """
-        numbers = self.numbers.ctypes.data, self.stride
+        op, numbers = _OPS[stage.op], (self.numbers.ctypes.data, self.stride)
         if not isinstance(stage.over, str):
-            return [(order, Record(*_guarded(stage, *end_of(stage, self._sliced))))]
+            entries = self._sliced[stage.level, stage.extent].end(stage)
+            return [(order, Record("combine_slice", stage.guarded, op, entries))]
         if stage.over != "step":
             return [(order, self._fold_rows(stage, numbers[0] + 8 * stage.output, self.stride))]
         found = []
@@ -184,8 +174,8 @@ class CpuPlan(Plan):
             found.append(((*order[:2], 0), self._fold_rows(stage, first, stride)))
         full = np.flatnonzero(np.diff(self.layout.tile_starts)).tolist()
         self.results[stage.rank] = [(self.places[row], first + row * stride) for row in full]
-        fields = [_OPS[stage.op], numbers[0] + 8 * stage.output, self.stride, len(self.numbers)]
-        return [*found, (order, Record(COMBINE_STEP, stage.guarded, fields, rank=stage.rank))]
+        entry = np.array([[numbers[0] + 8 * stage.output, self.stride, len(self.numbers)]], np.int64)
+        return [*found, (order, Record("combine_step", stage.guarded, op, entry, rank=stage.rank))]
 
     def _fold_rows(self, stage, target, step):
         if stage.source < 0:
@@ -199,24 +189,14 @@ class CpuPlan(Plan):
                 sums.ctypes.data + 8 * stage.source,
                 sums.strides[0],
             ]
-        fields = [_OPS[stage.op], *source, self.layout.n_rows, target, step, self._scratch.ctypes.data]
-        return Record(COMBINE, stage.guarded, fields)
+        entry = [*source, self.layout.n_rows, target, step, self._scratch.ctypes.data]
+        return Record("combine", stage.guarded, _OPS[stage.op], np.array([entry], np.int64))
 
     def _scalars(self, stage, dtypes, rows):
         table, function = self.layout.table, self.backend.scalars_of(stage, dtypes)
         numbers = self.numbers.ctypes.data, self.stride
-        fields = [
-            function.address,
-            table.ctypes.data,
-            table.shape[1],
-            *numbers,
-            len(rows),
-            self.kept_alive(rows),
-        ]
-        return Record(SCALARS, stage.guarded, fields)
-
-    def _verdict(self, stage):
-        return Record(VERDICT, False, [self.numbers.ctypes.data + 8 * stage.condition])
+        entry = [table.ctypes.data, table.shape[1], *numbers, len(rows), self.kept_alive(rows)]
+        return Record("run_scalars", stage.guarded, function.address, np.array([entry], np.int64))
 
 
 def in_order(plans):
@@ -229,37 +209,36 @@ def in_order(plans):
     -------
     records : numpy.ndarray
         int64[stages, FIELDS].
-    chunks : list of numpy.ndarray
+    entries : list of numpy.ndarray
         What the records point to, besides the memory of the plans.
     """
-    entries = sorted((entry for plan in plans for entry in plan.records), key=lambda entry: entry[0])
-    owner = {id(record): plan for plan in plans for _, record in plan.records}
+    found = [(order, record, plan) for plan in plans for order, record in plan.records]
     joined: dict = {}
-    for number, (place, record) in enumerate(entries):
-        alone = () if record.chunks is not None else (number,)  # passes are joined
-        joined.setdefault(
-            (place, record.kind, record.guarded, *(record.fields if not alone else ()), *alone), []
-        ).append(record)
+    for number, (order, record, plan) in enumerate(sorted(found, key=lambda one: one[0])):
+        alone = () if record.passes else (number,)
+        joined.setdefault((order, *record[:3], *alone), []).append((record, plan))
     records, kept = [], []
     for group in joined.values():
-        fields = [group[0].kind, group[0].guarded, *group[0].fields]
-        if group[0].rank is not None:
-            parts = [
-                plan
-                for plan in plans
-                if plan is owner[id(group[0])]
-                or (plan.set is not None and plan.set == owner[id(group[0])].set)
-            ]
-            results = sorted(result for plan in parts for result in plan.results[group[0].rank])
-            addresses, scratch = (
-                np.array([address for _, address in results], np.int64),
-                np.zeros(max(1, len(results))),
-            )
-            kept += [addresses, scratch]
-            fields += [addresses.ctypes.data, len(addresses), scratch.ctypes.data]
-        if group[0].chunks is not None:
-            chunks = np.concatenate([record.chunks for record in group])
-            kept.append(chunks)
-            fields += [chunks.ctypes.data, len(chunks)]
-        records.append(fields + [0] * (FIELDS - len(fields)))
+        record, plan = group[0]
+        if isinstance(record.entries, int):
+            place = [record.entries, 0, 1]
+        else:
+            entries = np.concatenate([own.entries for own, _ in group])
+            if record.rank is not None:
+                entries = _with_results(record, plan, plans, kept)
+            kept.append(entries)
+            place = [entries.ctypes.data, entries.strides[0], len(entries)]
+        function = plan.backend.driver(record.function)
+        records.append([record.guarded, record.passes, function.address, record.argument, *place])
     return np.array(records, np.int64).reshape(-1, FIELDS), kept
+
+
+def _with_results(record, plan, plans, kept):
+    """Return the entry of a reduction over the step, with the results of all parts of the call."""
+    parts = [own for own in plans if own is plan or (own.set is not None and own.set == plan.set)]
+    results = sorted(result for part in parts for result in part.results[record.rank])
+    addresses = np.array([address for _, address in results], np.int64)
+    scratch = np.zeros(max(1, len(results)))
+    kept += [addresses, scratch]
+    rest = [addresses.ctypes.data, len(addresses), scratch.ctypes.data]
+    return np.array([[*record.entries[0].tolist(), *rest]], np.int64)

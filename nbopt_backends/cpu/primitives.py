@@ -427,6 +427,12 @@ def call_kernel(context, kernel, row, offset, n, place, scalars, random, sums):
 
 
 @intrinsic
+def call_stage(context, function, argument, entry, step):
+    """Call what a stage does, by its address."""
+    return _call(3)
+
+
+@intrinsic
 def call_scalars(context, function, row, numbers, taken):
     """Call compiled arithmetic on numbers by its address."""
     return _call(3)

@@ -5,22 +5,14 @@
 import numpy as np
 
 from nbopt.language.stages import ELEMENT
-from nbopt_backends.cpu.drivers import (
-    COLUMNS_KEPT,
-    COMBINE_SLICES,
-    ROWS_JOINED,
-    ROWS_KEPT,
-    SLICED_FIELDS,
-    SLICED_PASS,
-)
+from nbopt_backends.cpu.chunks import SLICED_FIELDS
+from nbopt_backends.cpu.ends import COLUMNS_KEPT, ROWS_JOINED, ROWS_KEPT
 from nbopt_backends.lowering.slices import fold_slots
 from nbopt_backends.meaning.slices import ROWS, kinds_of, shape_of, tiles_of_columns, walk_of
-from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.meaning.xoroshiro import BLOCK
 
 _PIECE = 16384  # elements of a chunk, about
 _COLUMNS = 16384  # of a chunk, where rows are long; a multiple of a tile
-_OPS = {op: number for number, op in enumerate(OPS)}
 
 
 class SlicedPass:
@@ -59,13 +51,14 @@ class SlicedPass:
         self._contiguous = np.zeros(len(extents), np.int64)
 
     def records(self):
-        """Return for each combination of dtypes and column strides the group, its flags and its chunks,
+        """Return for each combination of dtypes and column strides the address of its kernel, and its chunks,
         int64[chunks, SLICED_FIELDS].
         """
-        found = []
+        found, extents = [], self.plan.program.extents
         for group in self.plan.layout.groups:
-            kinds = kinds_of(self.plan.layout.shapes(group), self.plan.program.extents, self.stage.extent)
-            found += [(group, flags, self._chunks(group, rows)) for flags, rows in kinds.items()]
+            for flags, rows in kinds_of(self.plan.layout.shapes(group), extents, self.stage.extent).items():
+                kernel = self.plan.backend.sliced_kernel_of(self.stage, group, extents, flags)
+                found.append((kernel.address, self._chunks(group, rows)))
         return found
 
     def _chunks(self, group, rows):
@@ -118,7 +111,7 @@ class SlicedPass:
         return [self.starts.ctypes.data, self.sums.ctypes.data + 8 * number, self.sums.strides[0]]
 
     def end(self, stage):
-        """Return the fields of the record that ends a reduction along axes, of all parameters.
+        """Return the entries that end a reduction along axes, of all parameters.
 
         Parameters
         ----------
@@ -163,19 +156,7 @@ class SlicedPass:
                             *part,
                         ]
                     )
-        entries = np.array(entries, np.int64).reshape(len(entries), -1)
-        return [_OPS[stage.op], self.plan.kept_alive(entries), len(entries)]
-
-    def record(self, group, flags):
-        """Return the kind and the first field of a record."""
-        return SLICED_PASS, [
-            self.plan.backend.sliced_kernel_of(self.stage, group, self.plan.program.extents, flags).address
-        ]
-
-
-def end_of(stage, passes):
-    """Return the kind and the fields of the record that ends a reduction along axes."""
-    return COMBINE_SLICES, passes[stage.level, stage.extent].end(stage)
+        return np.array(entries, np.int64).reshape(len(entries), -1)
 
 
 def _parts(walk, whole_rows):

@@ -17,7 +17,7 @@ _USERS_OWN = ("OMP_WAIT_POLICY", *_WAITING)
 
 # Below so many elements, waking a second thread costs more than it saves; workqueue takes ten times as long
 # to wake.
-_FEW = 1 << 18
+_FEW = 1 << 20
 _FEW_FOR_WORKQUEUE = 1 << 21
 
 _start_lock = threading.Lock()

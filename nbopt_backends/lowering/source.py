@@ -95,7 +95,9 @@ def _remove(folder, process):
 
 # What generated modules import and compile into themselves.
 _HELPERS = (
+    "cpu.chunks",
     "cpu.drivers",
+    "cpu.ends",
     "cpu.primitives",
     "cuda.primitives",
     "lowering.formulas",

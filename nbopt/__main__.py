@@ -20,9 +20,7 @@ def _versions():
 
 
 def _optimizers():
-    """Return one instance of every optimizer by its name, and of those whose options are other kernels by a
-    label.
-    """
+    """Return one instance of every optimizer by its name, and of the options that make other kernels."""
     chosen = {
         "GradientDescentMomentum": nbopt.GradientDescentMomentum(0.1, 0.9, wdecay=0.01),
         "GradientDescentMomentum, no momentum": nbopt.GradientDescentMomentum(0.1, 0.0, wdecay=0.01),
@@ -90,8 +88,8 @@ def self_check(write=print):
 def main():
     """Print the report; return the exit status, 1 when a check failed."""
     print(
-        f"nbopt {nbopt.__version__}, Python {platform.python_version()}, {platform.system()}"
-        f" {platform.machine()}"
+        f"nbopt {nbopt.__version__}, Python {platform.python_version()}, {platform.system()} "
+        f"{platform.machine()}"
     )
     print(", ".join(f"{package} {version}" for package, version in _versions()))
     print("\nbackends")

@@ -125,8 +125,8 @@ def set_backend(name_or_backend, **options):
     if isinstance(name_or_backend, Backend):
         if options:
             raise ArgumentError(
-                f"options ({', '.join(options)}) go with a backend's name, not with a backend that exists"
-                " already"
+                f"options ({', '.join(options)}) go with a backend's name, not with a backend that exists "
+                "already"
             )
         backend = name_or_backend
     else:
@@ -141,8 +141,9 @@ def new_backend(name, **options):
 
 
 def get_backend():
-    """Return the current backend; where none is set, install the one that NBOPT_BACKEND names, else the CPU
-    backend.
+    """Return the current backend.
+
+    If none is set, the one that NBOPT_BACKEND names is installed, else the CPU backend.
 
     Returns
     -------
@@ -167,8 +168,9 @@ def get_backend():
 
 @contextmanager
 def use_backend(name_or_backend, **options):
-    """Set a backend as `set_backend` does, for the duration of a ``with`` block, process-wide; then restore
-    the former one.
+    """Set a backend for the duration of a ``with`` block, and restore the former one afterwards.
+
+    The backend is set as by `set_backend`, for the whole process.
 
     Parameters
     ----------
@@ -261,8 +263,8 @@ def _load(name):
         ) from error
     if not (isinstance(cls, type) and issubclass(cls, Backend)):
         raise BackendError(
-            f"the entry point {key!r} of the group {_GROUP} must name a subclass of nbopt.Backend, not"
-            f" {cls!r}"
+            f"the entry point {key!r} of the group {_GROUP} must name a subclass of nbopt.Backend, not "
+            f"{cls!r}"
         )
     return cls
 

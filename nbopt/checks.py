@@ -1,8 +1,7 @@
-"""Checks of hyper-parameters: each takes a name and a value, and raises ArgumentError where the value makes
-no sense.
+"""Checks of hyper-parameters.
 
-A check returns the value that is kept. Its attribute ``type`` says in a word what it takes, for
-documentation.
+Each takes a name and a value. It returns the value that is kept, and raises ArgumentError if the value makes
+no sense. Its attribute ``type`` says in a word what it takes, for documentation.
 """
 
 import math
@@ -15,8 +14,9 @@ from nbopt.errors import ArgumentError
 
 
 def unwrapped(value):
-    """Return the number in an array or tensor without dimensions (NumPy's, PyTorch's, JAX's, ...), or `value`
-    itself where it is none.
+    """Return the number in an array or tensor without dimensions, else `value` itself.
+
+    The array may be NumPy's, PyTorch's, JAX's or another's.
     """
     if isinstance(value, numbers.Real) or getattr(value, "shape", None) != ():
         return value

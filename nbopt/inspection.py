@@ -49,11 +49,10 @@ def _guard(optimizer):
 
 
 def compile(optimizer, layers, epoch=0):
-    """Prepare the kernels of ``optimizer.optimize(layers, epoch)`` without changing any value, state or
-    counter.
+    """Prepare the kernels of ``optimizer.optimize(layers, epoch)``.
 
-    The first step then starts without a pause. Kernels are kept on disk too, so a later process finds them
-    there.
+    No value, state or counter changes. The first step then starts without a pause. Kernels are kept on disk
+    too, so a later process finds them there.
 
     Parameters
     ----------

@@ -63,8 +63,9 @@ def check_distinct(layers):
 
 
 def entries_of(params):
-    """Yield (param, grad, states) of each entry that `get_param_list` has collected; raise LayerError where
-    one is malformed.
+    """Yield (param, grad, states) of each entry that `get_param_list` has collected.
+
+    A malformed one raises LayerError.
     """
     seen: set[int] = set()
     for entry in params:
@@ -74,13 +75,13 @@ def entries_of(params):
             raise LayerError(f"get_params() must give ((W, dW), states), not {entry!r}") from None
         if not isinstance(states, list):
             raise LayerError(
-                "the states of a parameter must be a list, which the optimizer can extend; not"
-                f" {type(states).__name__}"
+                "the states of a parameter must be a list, which the optimizer can extend; not "
+                f"{type(states).__name__}"
             )
         if id(states) in seen:
             raise LayerError(
-                "two parameters share one list of states: give each a list of its own, [[] for _ in"
-                " parameters]"
+                "two parameters share one list of states: give each a list of its own, [[] for _ in "
+                "parameters]"
             )
         seen.add(id(states))
         yield param, grad, states
@@ -111,8 +112,9 @@ def rows_with_gradients(params):
 
 
 def warn_of_lost_states(layer_list):
-    """Warn of the first layer that gives other lists of states whenever it is asked, so that what an
-    optimizer puts there is lost.
+    """Warn of the first layer that gives other lists of states whenever it is asked.
+
+    What an optimizer puts there is lost.
 
     Parameters
     ----------
@@ -128,9 +130,9 @@ def warn_of_lost_states(layer_list):
         for (_, states), (_, again) in zip(get_param_list([layer]), get_param_list([layer])):
             if again is not states and not again:
                 warnings.warn(
-                    f"get_params() of {layer!r} gives a new list of states at each call, so the optimizer's"
-                    " states are lost after each step. Make the lists once, in the layer's __init__:"
-                    " self.states = [[] for _ in parameters]",
+                    f"get_params() of {layer!r} gives a new list of states at each call, so the optimizer's "
+                    "states are lost after each step. Make the lists once, in the layer's __init__: "
+                    "self.states = [[] for _ in parameters]",
                     stacklevel=2,
                 )
                 return True
@@ -162,8 +164,8 @@ def _explain_layers(layer_list, error):
     for layer in as_layers(layer_list):
         if not callable(getattr(layer, "get_params", None)):
             raise LayerError(
-                f"{layer!r} is no layer: a layer has a method get_params() that returns ((W, dW), states) or"
-                " a list of these. Raw arrays become one by nbopt.Parameters((W, dW), ...)."
+                f"{layer!r} is no layer: a layer has a method get_params() that returns ((W, dW), states) or "
+                "a list of these. Raw arrays become one by nbopt.Parameters((W, dW), ...)."
             ) from error
 
 
@@ -176,5 +178,5 @@ def wrapped(be, array, called):
 
 
 def read(be, array, called):
-    """Return what `wrapped` does for an array that is only read, such as a gradient: see `Backend.resolved`."""
+    """Return what `wrapped` does, for an array that is only read; see `Backend.resolved`."""
     return wrapped(be, be.resolved(array), called)

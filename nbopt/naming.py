@@ -33,9 +33,9 @@ def registered_class(path):
     except (KeyError, TypeError):
         known = ", ".join(sorted(_registry))
         raise DescriptionError(
-            f"a description names the class {path!r}, which is not a known Optimizer or Schedule. Known:"
-            f" {known}. Import the module that defines the class first; nothing is imported because a"
-            " description asks for it."
+            f"a description names the class {path!r}, which is not a known Optimizer or Schedule. Known: "
+            f"{known}. Import the module that defines the class first; nothing is imported because a "
+            "description asks for it."
         ) from None
 
 
@@ -120,8 +120,8 @@ class NervanaObject:
             target, config = registered_class(pdict["type"]), pdict.get("config") or {}
             if not issubclass(target, cls):
                 raise DescriptionError(
-                    f"the description is of a {target.__name__}, not of a {cls.__name__}: call"
-                    f" {target.__name__}.gen_class"
+                    f"the description is of a {target.__name__}, not of a {cls.__name__}: call "
+                    f"{target.__name__}.gen_class"
                 )
         values = {key: _rebuild(value) for key, value in config.items()}
         allowed = constructor_arguments(target)
@@ -153,7 +153,7 @@ class NervanaObject:
 
 
 class Described(NervanaObject):
-    """A NervanaObject that equals any other with the same description, and can be built from one by its path."""
+    """A NervanaObject that equals any other with the same description, and can be built from one."""
 
     def __init_subclass__(cls, symbolic: bool = False, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -171,7 +171,7 @@ class Described(NervanaObject):
 
 
 def _class_path(cls):
-    """Return the public path: ``nbopt.RMSProp`` for the library's own classes, whatever file they stand in."""
+    """Return the public path: ``nbopt.RMSProp`` for a class of the library, whatever its file."""
     package = cls.__module__.partition(".")[0]
     return f"nbopt.{cls.__name__}" if package == "nbopt" else f"{cls.__module__}.{cls.__qualname__}"
 
@@ -184,8 +184,9 @@ def constructor_arguments(cls):
 
 
 def _equal(one, other):
-    """Return whether two descriptions, or values in them, are equal; arrays are if their dtypes, shapes and
-    elements are.
+    """Return whether two descriptions, or values in them, are equal.
+
+    Arrays are equal if their dtypes, shapes and elements are.
     """
     if one is other:
         return True

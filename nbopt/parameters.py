@@ -109,8 +109,8 @@ class Parameters(NervanaObject):
         for pair in pairs:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise LayerError(
-                    "Parameters takes (param, grad) pairs: Parameters((W, dW), (b, db)); not"
-                    f" {type(pair).__name__}"
+                    "Parameters takes (param, grad) pairs: Parameters((W, dW), (b, db)); not "
+                    f"{type(pair).__name__}"
                 )
             if isinstance(pair[0], (tuple, list)) and all(hasattr(part, "shape") for part in pair[0]):
                 raise LayerError(
@@ -152,8 +152,8 @@ class Parameters(NervanaObject):
         values = list(values)
         if len(values) != len(self.params):
             raise LayerError(
-                f"there are {len(self.params)} parameters, so {len(self.params)} {called} are needed, not"
-                f" {len(values)}"
+                f"there are {len(self.params)} parameters, so {len(self.params)} {called} are needed, not "
+                f"{len(values)}"
             )
         return values
 

@@ -169,8 +169,8 @@ def _power(schedule, factor, exponent, epoch):
         return factor**exponent
     except OverflowError:
         raise ArgumentError(
-            f"the rate of {schedule!r} at epoch {epoch} is infinite: it holds {factor} to the power of"
-            f" {exponent}. Let it grow more slowly, or give a list of rates: Schedule([10, 20], [0.01, 0.1])"
+            f"the rate of {schedule!r} at epoch {epoch} is infinite: it holds {factor} to the power of "
+            f"{exponent}. Let it grow more slowly, or give a list of rates: Schedule([10, 20], [0.01, 0.1])"
         ) from None
 
 
@@ -194,8 +194,8 @@ def _change(value):
 def _same_length(steps, changes):
     if len(steps) != len(changes):
         raise ArgumentError(
-            f"step_config has {len(steps)} epochs and change {len(changes)} rates: there must be one rate for"
-            " each epoch"
+            f"step_config has {len(steps)} epochs and change {len(changes)} rates: there must be one rate "
+            "for each epoch"
         )
 
 

@@ -11,8 +11,9 @@ from nbopt.language.values import Value
 
 
 def _reduced(name, value, axis, keepdims):
-    """Return a reduction of a node, in a rule or outside of it; a wrong axis is an error here, not where it
-    is assigned.
+    """Return a reduction of a node, in a rule or outside of it.
+
+    A wrong axis is an error here already, not only at the assignment.
     """
     if not isinstance(value, Node):
         raise OperandError(f"a reduction takes a tensor or an expression, not {type(value).__name__}")
@@ -81,8 +82,8 @@ _OPERANDS = """Return {doc}.
         Returns
         -------
         expression, float or Tensor
-            An expression, which is computed when it is assigned (in float64 if any tensor of it is float64, else in float32); a float where all
-            operands are numbers; `out`, where it is given.
+            `out` if it is given; a float if all operands are numbers; else an expression. An expression is
+            computed when it is assigned, in float64 if any tensor of it is float64, else in float32.
 
         Raises
         ------
@@ -94,7 +95,8 @@ _OPERANDS = """Return {doc}.
 
 _SHIFT_VALUE = """
         value : bool
-            True: `b` is the value to shift by, of which the nearest power of two counts. False: `b` is the power's exponent, an integer."""
+            True: `b` is the value to shift by, of which the nearest power of two counts. False: `b` is the
+            power's exponent, an integer."""
 
 _REDUCED = """Reduce `a` over an axis to {doc}.
 
@@ -111,7 +113,8 @@ _REDUCED = """Reduce `a` over an axis to {doc}.
         Returns
         -------
         expression or Tensor
-            An expression, which is computed when it is assigned (in float64 if `a` is or holds float64, else in float32); `out`, where it is given.
+            `out` if it is given, else an expression. An expression is computed when it is assigned, in
+            float64 if `a` is or holds float64, else in float32.
 
         Raises
         ------

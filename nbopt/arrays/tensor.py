@@ -37,8 +37,8 @@ def normalise_rounding(value):
     if isinstance(value, (int, np.integer)) and value >= 0:
         return int(value) or False
     raise ArgumentError(
-        "rounding must be False (to nearest), True (stochastic) or the number of mantissa bits to keep, an"
-        f" int from 1 on; not {value!r}"
+        "rounding must be False (to nearest), True (stochastic) or the number of mantissa bits to keep, an "
+        f"int from 1 on; not {value!r}"
     )
 
 
@@ -88,9 +88,7 @@ class Tensor(Node):
 
     @property
     def rounding(self):
-        """Bool or int : how values are rounded when they are stored here; see
-        `nbopt.arrays.tensor.normalise_rounding`.
-        """
+        """Bool or int : how stored values are rounded; see `nbopt.arrays.tensor.normalise_rounding`."""
         return self._rounding
 
     @rounding.setter
@@ -152,8 +150,8 @@ class Tensor(Node):
             whole = isinstance(part, (int, np.integer)) and not isinstance(part, bool)
             if not (part is Ellipsis or isinstance(part, slice) or whole):
                 raise OperandError(
-                    "a tensor is indexed by slices and integers, which give views; not by"
-                    f" {type(part).__name__}"
+                    "a tensor is indexed by slices and integers, which give views; not by "
+                    f"{type(part).__name__}"
                 )
         try:
             return Tensor(self.be, self.be.view(self.storage, parts), self.name, self._rounding)

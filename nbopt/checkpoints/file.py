@@ -43,11 +43,10 @@ class _Stored(NamedTuple):
 
 
 def save(path, optimizer, layers):
-    """Save everything that the next step of a run depends on to a file; `load` goes on from it with the same
-    bits.
+    """Save to a file everything that the next step of a run depends on.
 
-    The file is replaced as a whole: if the save fails, is killed, or the machine stops, what is found at
-    `path` is the old file or the new one.
+    `load` goes on from it with the same bits. The file is replaced as a whole: if the save fails, is killed,
+    or the machine stops, what is found at `path` is the old file or the new one.
 
     Parameters
     ----------
@@ -87,13 +86,12 @@ def save(path, optimizer, layers):
     state = state_dict(optimizer, layers)
     arrays = {}
     for name, entry in _tensor_names(state):
-        values = np.asarray(
-            entry["values"], order="C"
-        )  # safetensors writes other orders as if they were this one
+        # safetensors writes arrays of other orders as if they were in C order.
+        values = np.asarray(entry["values"], order="C")
         if values.dtype not in _STORAGE:
             raise CheckpointError(
-                f"{name} has dtype {values.dtype}, which checkpoints can't hold; they take"
-                f" {', '.join(_DTYPES)}"
+                f"{name} has dtype {values.dtype}, which checkpoints can't hold; they take "
+                f"{', '.join(_DTYPES)}"
             )
         arrays[name] = values.view(np.uint16) if values.dtype == _BFLOAT16 else values
         entry["values"] = {"dtype": values.dtype.name, "shape": values.shape, "digest": _digest(arrays[name])}
@@ -247,8 +245,8 @@ def _header(path, metadata):
     text = metadata.get("nbopt")
     if text is None:
         raise CheckpointError(
-            f"{path} is no checkpoint of nbopt, or is damaged: its metadata have no entry nbopt."
-            f" {_USE_ANOTHER}"
+            f"{path} is no checkpoint of nbopt, or is damaged: its metadata have no entry nbopt. "
+            f"{_USE_ANOTHER}"
         )
     if metadata.get("digest") != _digest(np.frombuffer(text.encode(), np.uint8)):
         raise CheckpointError(

@@ -67,8 +67,8 @@ def members_of(optimizer):
     for path, member in found:
         if not callable(getattr(member, "members", None)):
             raise CheckpointError(
-                f"{member!r} is no optimizer whose state could be known: derive its class from"
-                " nbopt.Optimizer"
+                f"{member!r} is no optimizer whose state could be known: derive its class from "
+                "nbopt.Optimizer"
             )
         mapping = member.members()
         for key in sorted(mapping, key=str):
@@ -79,14 +79,15 @@ def members_of(optimizer):
 
 
 def check_structure(state, values):
-    """Raise CheckpointError unless `state` is built like one of `state_dict`, with objects of the class
-    `values` for its arrays.
+    """Raise CheckpointError unless `state` is built like one of `state_dict`.
+
+    Its arrays must be objects of the class `values`.
     """
     version = state.get("version") if isinstance(state, dict) else None
     if type(version) is int and version != VERSION:
         raise CheckpointError(
-            f"the checkpoint has format {version}, and this version of nbopt knows format {VERSION}: use the"
-            " nbopt that saved it"
+            f"the checkpoint has format {version}, and this version of nbopt knows format {VERSION}: use the "
+            "nbopt that saved it"
         )
     name = (str, NoneType)
     of_state = {"name": name, "rounding": (bool, int), "values": values}
@@ -105,8 +106,9 @@ def check_structure(state, values):
 
 
 def _numbers(optimizer):
-    """Return the states that are one number for all parameters, as a part of an entry, which is empty if
-    there is none.
+    """Return the states that are one number for all parameters, as a part of an entry.
+
+    The part is empty if there is none.
     """
     found = optimizer.step_numbers()
     return {"numbers": found} if found else {}
@@ -161,8 +163,9 @@ def _layers(layers):
 
 
 def _name(layer):
-    """Return the name that the user gave a layer, or None: names that count objects are others in the next
-    process.
+    """Return the name that the user gave a layer, or None.
+
+    A name that counts objects is another one in the next process.
     """
     name = getattr(layer, "name", None)
     chosen = layer._named if isinstance(layer, NervanaObject) else True
@@ -192,8 +195,8 @@ def _description(optimizer):
         description = optimizer.get_description()
     except AttributeError as error:
         raise CheckpointError(
-            f"{optimizer!r} can't be described: {error}. Keep each argument of its constructor as an"
-            " attribute of the same name."
+            f"{optimizer!r} can't be described: {error}. Keep each argument of its constructor as an "
+            "attribute of the same name."
         ) from error
     _check_plain(description["config"], optimizer.classnm)
     return description
@@ -212,8 +215,8 @@ def _check_plain(value, called):
             _check_plain(item, called)
     elif not isinstance(value, (bool, int, float, str, NoneType)):
         raise CheckpointError(
-            f"{called} is {value!r}, which a checkpoint can't hold: it takes numbers, strings, None, lists"
-            " and dicts of these, optimizers, and schedules whose class derives from nbopt.Schedule"
+            f"{called} is {value!r}, which a checkpoint can't hold: it takes numbers, strings, None, lists "
+            "and dicts of these, optimizers, and schedules whose class derives from nbopt.Schedule"
         )
 
 
@@ -278,8 +281,8 @@ class Restoration:
             parameters = own["parameters"]
             if len(entries) != len(parameters):
                 raise CheckpointError(
-                    f"layer {_name(layer) or number} has {len(parameters)} parameters in the checkpoint, and"
-                    f" {len(entries)} here. {_AS_SAVED}."
+                    f"layer {_name(layer) or number} has {len(parameters)} parameters in the checkpoint, and "
+                    f"{len(entries)} here. {_AS_SAVED}."
                 )
             owner = optimizer.optimizer_of(layer)
             for (param, states, called), parameter in zip(entries, parameters):
@@ -292,14 +295,14 @@ class Restoration:
         _check_name(called, saved["name"], param.name)
         if param.shape != tuple(values.shape):
             raise CheckpointError(
-                f"{called} has shape {tuple(values.shape)} in the checkpoint, and {param.shape} here."
-                f" {_AS_SAVED}."
+                f"{called} has shape {tuple(values.shape)} in the checkpoint, and {param.shape} here. "
+                f"{_AS_SAVED}."
             )
         if param.dtype != values.dtype:
             raise CheckpointError(
-                f"{called} has dtype {values.dtype} in the checkpoint, and {param.dtype} here. Values are not"
-                " converted, since in another dtype the run would be another one: make the array"
-                f" {values.dtype} before loading"
+                f"{called} has dtype {values.dtype} in the checkpoint, and {param.dtype} here. Values are "
+                "not converted, since in another dtype the run would be another one: make the array "
+                f"{values.dtype} before loading"
             )
         self._be.check_writable(param)
         self.arrays.append(Arriving(values, param))
@@ -353,9 +356,9 @@ def _attributes(optimizer, state, hyperparameters):
     saved = {tuple(member["path"]): member["type"] for member in state["optimizers"]}
     if here != saved:
         raise CheckpointError(
-            f"the checkpoint was saved with {_listed(saved)}, and the optimizer here is {_listed(here)}. Load"
-            " it into an optimizer of the same class; a MultiOptimizer with the same keys, and the same ones"
-            " shared among them."
+            f"the checkpoint was saved with {_listed(saved)}, and the optimizer here is {_listed(here)}. "
+            "Load it into an optimizer of the same class; a MultiOptimizer with the same keys, and the same "
+            "ones shared among them."
         )
     saved_members = {tuple(member["path"]): member for member in state["optimizers"]}
     found = []
@@ -366,17 +369,16 @@ def _attributes(optimizer, state, hyperparameters):
             source = model.get(tuple(path))
             if source is None or source.modulenm != member.modulenm:
                 raise CheckpointError(
-                    "the description in the checkpoint is not that of its optimizers: it was changed after it"
-                    " was saved"
+                    "the description in the checkpoint is not that of its optimizers: it was changed after "
+                    "it was saved"
                 )
             names = source.get_description(skip=["name", "optimizer_mapping"])["config"]
             found += [(member, name, getattr(source, name)) for name in names]
     for path, member in members:
         own = saved_members[tuple(path)]
         found.append((member, "t", own["t"]))
-        if (
-            own["skipped"] != member.skipped and not member.members()
-        ):  # a MultiOptimizer has its optimizers' count
+        # A MultiOptimizer has its optimizers' count.
+        if own["skipped"] != member.skipped and not member.members():
             found.append((member, "skipped", own["skipped"]))
         if member.step_states or "numbers" in own:
             found.append((member, "step_states", dict(own.get("numbers", {}))))
@@ -390,8 +392,9 @@ def _listed(members):
 
 
 def _is_this_state(tensor, saved):
-    """Return whether a state that is there already can be overwritten, so that whoever holds it sees the run
-    go on.
+    """Return whether a state that is there already can be overwritten.
+
+    Whoever holds it then sees the run go on.
     """
     values = saved["values"]
     same = (tensor.shape, tensor.dtype, tensor.name) == (tuple(values.shape), values.dtype, saved["name"])
@@ -401,8 +404,8 @@ def _is_this_state(tensor, saved):
 def _check_name(called, saved, here):
     if None not in (saved, here) and saved != here:
         raise CheckpointError(
-            f"{called} is called {saved!r} in the checkpoint, and {here!r} here. {_AS_SAVED}, or give it its"
-            " old name."
+            f"{called} is called {saved!r} in the checkpoint, and {here!r} here. {_AS_SAVED}, or give it its "
+            "old name."
         )
 
 
@@ -421,9 +424,9 @@ def _check_states(owner, parameter, called):
     # Some optimizers don't use all of their states, by their hyper-parameters, which may be the checkpoint's.
     if len(saved) > len(own) or named != [name for name in own if name in named]:
         raise CheckpointError(
-            f"{called} has the states {', '.join(map(str, saved))} in the checkpoint, and {owner.classnm},"
-            f" which updates it here, keeps {', '.join(own) or 'none'}. Load it with the optimizer that it"
-            " was saved with, and the layers' old names."
+            f"{called} has the states {', '.join(map(str, saved))} in the checkpoint, and {owner.classnm}, "
+            f"which updates it here, keeps {', '.join(own) or 'none'}. Load it with the optimizer that it "
+            "was saved with, and the layers' old names."
         )
     for state in parameter["states"]:
         found, wanted = (
@@ -432,6 +435,6 @@ def _check_states(owner, parameter, called):
         )
         if found != wanted:
             raise CheckpointError(
-                f"{called} has a state of shape {found} in the checkpoint, and that of {owner.classnm} is of"
-                f" shape {wanted}"
+                f"{called} has a state of shape {found} in the checkpoint, and that of {owner.classnm} is of "
+                f"shape {wanted}"
             )

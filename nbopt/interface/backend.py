@@ -136,8 +136,8 @@ class Backend:
 
         Parameters
         ----------
-        obj : Tensor, numpy.ndarray, or any array that exports DLPack or ``__cuda_array_interface__`` for this
-        backend's device
+        obj : Tensor, numpy.ndarray, or any other array
+            Any that exports DLPack or ``__cuda_array_interface__`` for this backend's device.
 
         Returns
         -------
@@ -349,8 +349,8 @@ class Backend:
         """
         if tracing.active:
             raise TraceError(
-                "a rule assigns its own slots and nothing else: what else it needs must be a number or one of"
-                " its states"
+                "a rule assigns its own slots and nothing else: what else it needs must be a number or one "
+                "of its states"
             )
         if hasattr(value, "__array__") and not isinstance(value, (Node, np.generic)):
             value = np.asanyarray(value)
@@ -386,9 +386,8 @@ class Backend:
         if not isinstance(arg, Tensor):
             arg = self.empty(shape_of(arg), compute_dtype(dtypes_of(arg)))
             arg.rounding = False
-            self.prepare([self._assignment(arg, node.arg)])(
-                0
-            )  # of no user's making, so the update count stays
+            # No user made this assignment, so the update count stays.
+            self.prepare([self._assignment(arg, node.arg)])(0)
         if node.op != "sum" and (arg.size if node.axis is None else arg.shape[node.axis]) == 0:
             raise ShapeError(f"be.{node.op} of no elements has no value; the tensor has shape {arg.shape}")
         return self.reduce(node.op, arg, node.axis, reduced_shape(arg.shape, node.axis, node.keepdims))
@@ -654,8 +653,9 @@ class Backend:
 
 
 def _fitted(target, shape):
-    """Return the target of an assignment, as a view of the value's shape where the two differ by axes of
-    length 1 alone.
+    """Return the target of an assignment as a view of the value's shape.
+
+    It is another view only if the shapes differ by axes of length 1 alone.
     """
     if shape != target.shape and [n for n in shape if n != 1] == [n for n in target.shape if n != 1]:
         return target.reshape(shape)

@@ -64,8 +64,8 @@ class Update:
     """
 
     __slots__ = (
-        "_tensors", "addresses", "arrays", "columns", "commit", "key", "listing", "numbers", "plans", "program", "recut", "set", "shared",
-        "stochastic_round",
+        "_tensors", "addresses", "arrays", "columns", "commit", "key", "listing", "numbers", "plans",
+        "program", "recut", "set", "shared", "stochastic_round",
     )  # fmt: skip
 
     def __init__(
@@ -165,7 +165,7 @@ def _check_alike(members):
     for ops in found:
         if ops != found[0]:
             raise TraceError(
-                f"a rule has the reductions over the step {', '.join(found[0]) or '(none)'} for some"
-                f" parameters, and {', '.join(ops) or '(none)'} for others: each must stand in all branches,"
-                " in the same order, since it is over all parameters"
+                f"a rule has the reductions over the step {', '.join(found[0]) or '(none)'} for some "
+                f"parameters, and {', '.join(ops) or '(none)'} for others: each must stand in all branches, "
+                "in the same order, since it is over all parameters"
             )

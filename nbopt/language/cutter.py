@@ -164,8 +164,9 @@ _NOT_BY_HOST = {"load", "store", "size", "length", "taken", "reduce", "only_if"}
 
 
 class _Cutter:
-    """One way to place stores and reductions: as early as can be, but not before the level in `floors`, a
-    dict by line.
+    """One way to place stores and reductions: as early as can be, but for `floors`.
+
+    `floors` is a dict by line: the level before which the line must not stand.
     """
 
     def __init__(self, names, slots, code, guard, ndim, floors):
@@ -203,7 +204,7 @@ class _Cutter:
         return found
 
     def _cone(self, index):
-        """Return the lines that a line is computed from, itself included, as far as they vary with elements."""
+        """Return the lines of elements that a line is computed from, itself included."""
         found, stack = set(), [index]
         while stack:
             here = stack.pop()
@@ -316,8 +317,9 @@ class _Cutter:
         return outputs
 
     def _beside(self, operand, index):
-        """Return whether two lines stand in the same stage, so that one knows the other without a number or a
-        slot.
+        """Return whether two lines stand in the same stage.
+
+        One then knows the other without a number or a slot.
         """
         if is_slice(self.extents[operand]):
             if self.code[operand][0] == "reduce":
@@ -350,12 +352,16 @@ class _Cutter:
         for index in sorted(self.needed):
             if code[index][0] == "reduce" and self.levels[index] == level:
                 stages.append(self._combine(index))
+        given = ("reduce", "only_if", "size", "length", "taken")
         scalars = [
-            index for index in sorted(self.needed)
-            if self.levels[index] == level and is_number(self.extents[index]) and not self.by_host[index] and index not in self.counters
-            and code[index][0] not in ("reduce", "only_if", "size", "length", "taken") and (code[index][0] != "store" or index in self.number)
-            and not self.knows[index]
-        ]  # fmt: skip
+            index
+            for index in sorted(self.needed)
+            if self.levels[index] == level
+            and is_number(self.extents[index])
+            and not (self.by_host[index] or self.knows[index] or index in self.counters)
+            and code[index][0] not in given
+            and (code[index][0] != "store" or index in self.number)
+        ]
         for extent in (STEP, TENSOR):
             stages += self._scalars([index for index in scalars if self.extents[index] == extent], extent)
         if self.guard == level:

@@ -95,8 +95,8 @@ class Node:
     build: Any
     #: What to do with an array that is an operand of the same operation.
     array_advice = (
-        "Make a tensor of it first: nbopt.get_backend().array(x) copies, nbopt.get_backend().wrap(x) shares"
-        " memory."
+        "Make a tensor of it first: nbopt.get_backend().array(x) copies, nbopt.get_backend().wrap(x) shares "
+        "memory."
     )
     #: Where `be` comes from.
     be_advice = "with be = nbopt.get_backend()"
@@ -127,9 +127,9 @@ class Node:
 
     def __bool__(self):
         raise TraceError(
-            "an expression has no truth value: it stands for many elements, and its values are not known"
-            " before the kernel runs. To choose element by element write be.where(condition, a, b),"
-            " be.maximum or be.minimum; to look at a tensor's values call .get() on it, outside a rule."
+            "an expression has no truth value: it stands for many elements, and its values are not known "
+            "before the kernel runs. To choose element by element write be.where(condition, a, b), "
+            "be.maximum or be.minimum; to look at a tensor's values call .get() on it, outside a rule."
         )
 
     def __float__(self):
@@ -142,8 +142,8 @@ class Node:
 
     def __iter__(self):
         raise TraceError(
-            f"{self!r} can't be iterated over, so that list(x) and sum(x) don't work either: an operation is"
-            " on all elements at once"
+            f"{self!r} can't be iterated over, so that list(x) and sum(x) don't work either: an operation is "
+            "on all elements at once"
         )
 
     def __round__(self, digits=None):
@@ -166,8 +166,8 @@ class Node:
 
     def __and__(self, other):
         raise TraceError(
-            "conditions are numbers here, 1.0 or 0.0: in place of a & b write a * b, of a | b be.maximum(a,"
-            " b), and of ~a 1.0 - a"
+            "conditions are numbers here, 1.0 or 0.0: in place of a & b write a * b, of a | b be.maximum(a, "
+            "b), and of ~a 1.0 - a"
         )
 
     __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __and__
@@ -177,8 +177,8 @@ class Node:
 
     def __setitem__(self, key, value):
         raise TraceError(
-            "an expression can't be assigned to: a rule assigns its slots, param and the states; grad is an"
-            " expression"
+            "an expression can't be assigned to: a rule assigns its slots, param and the states; grad is an "
+            "expression"
         )
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
@@ -198,9 +198,7 @@ class Node:
         raise MissingError(f"{self!r} has no attribute {name!r}. {self.advice(name)}")
 
     def refusal(self, called):
-        """Return the error of a function of another library, such as ``"np.sqrt"``, that this node was given
-        to.
-        """
+        """Return the error of a foreign function, such as ``"np.sqrt"``, that this node was given to."""
         return TraceError(f"{called} does not work on {self!r}. {self.advice(called.rpartition('.')[2])}")
 
     def advice(self, name):
@@ -211,20 +209,22 @@ class Node:
         if name in MATRIX:
             return "There are no matrix products: every operation is element by element."
         return (
-            "What works are operators, and the ops of the backend, such as be.sqrt, be.where and be.maximum,"
-            f" {self.be_advice}."
+            "What works are operators, and the ops of the backend, such as be.sqrt, be.where and be.maximum, "
+            f"{self.be_advice}."
         )
 
 
 #: The ufuncs that stand for an operator. The ops have the same names.
 _OPERATORS = {
-    "add", "subtract", "multiply", "divide", "power", "equal", "not_equal", "less", "less_equal", "greater", "greater_equal",
+    "add", "subtract", "multiply", "divide", "power",
+    "equal", "not_equal", "less", "less_equal", "greater", "greater_equal",
 }  # fmt: skip
 
 
 class Lazy(Node):
-    """A node that has no values yet: the functions of other libraries, which would look for some, are
-    refused.
+    """A node that has no values yet.
+
+    Functions of other libraries look for values, so they are refused.
     """
 
     __slots__ = ()
@@ -290,14 +290,15 @@ class Expr(Lazy):
 
     def __repr__(self):
         return (
-            "<expression"
-            f" {self.op}({', '.join('...' if isinstance(a, Expr) else repr(a) for a in self.args)})>"
+            "<expression "
+            f"{self.op}({', '.join('...' if isinstance(a, Expr) else repr(a) for a in self.args)})>"
         )
 
 
 class Reduction(Lazy):
-    """A reduction of a node over an axis, evaluated to a small tensor when the expression around it is
-    assigned.
+    """A reduction of a node over an axis.
+
+    It becomes a small tensor when the expression around it is assigned.
 
     Attributes
     ----------

@@ -41,8 +41,9 @@ class Op(NamedTuple):
 
 
 def _in_double(function):
-    """Evaluate `function` in float64 and round once, so that the reference is the more accurate side of a
-    comparison.
+    """Evaluate `function` in float64 and round once.
+
+    So the reference is the more accurate side of a comparison.
     """
 
     def rounded(*operands):
@@ -227,8 +228,9 @@ REDUCTIONS = {
 
 
 def compute_dtype(dtypes):
-    """Return the numpy.dtype that operations over arrays of these dtypes, or names of dtypes, compute in:
-    float64 if any is float64, else float32.
+    """Return the numpy.dtype in which operations over these dtypes compute.
+
+    It is float64 if any of them is float64, else float32. They may be names.
     """
     return np.dtype(np.float64 if any(dtype == "float64" for dtype in dtypes) else np.float32)
 

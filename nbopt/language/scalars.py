@@ -1,8 +1,7 @@
-"""Scalar code: how the numbers of a step follow from its learning rate, its count, and the optimizer's
-hyper-parameters.
+"""Scalar code: how the numbers of a step follow from the numbers that the host looks up.
 
-All of it is float64. It becomes a Python function, which takes a microsecond where a trace of the rule takes
-a hundred.
+These are the learning rate, the count, and the optimizer's hyper-parameters. All of it is float64. It becomes
+a Python function, which takes a microsecond where a trace of the rule takes a hundred.
 """
 
 import functools
@@ -27,7 +26,7 @@ _SPELLED = {
     "where": "({1} if {0} != 0 else {2})",
 }
 #: The numbers that belong to the step, in the order of the function's arguments. Others are attributes of the
-# optimizer.
+#: optimizer.
 GIVEN = ("lr", "t", "epoch", "divisor")
 _MOST_SQUARINGS = 2**31
 

@@ -55,10 +55,10 @@ def axes_of(extent, ndim):
 
 
 class Pass(NamedTuple):
-    """One loop over all elements of all parameters: loads, arithmetic, stores, and partial results of
-    reductions.
+    """One loop over all elements of all parameters.
 
-    A pass over slices is a loop over the elements of what varies with some axes only.
+    It loads, computes, stores, and makes partial results of reductions. A pass over slices is a loop over the
+    elements of what varies with some axes only.
 
     Attributes
     ----------
@@ -213,8 +213,9 @@ class Scalars(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The step's condition: what is guarded, in any update of the same step, is left out if a condition is 0
-    or NaN.
+    """The step's condition.
+
+    If a condition of any update of the step is 0 or NaN, all that is guarded is left out.
 
     Attributes
     ----------
@@ -305,11 +306,11 @@ class Program(NamedTuple):
         return found + [(len(self.levels), end) for end in self.ends]
 
     def order(self):
-        """Return all stages with their places in the order of a step, in which those of several programs can
-        be sorted.
+        """Return all stages with their places in the order of a step.
 
-        Within a level, what the conditions are computed from comes before the conditions, and these before
-        all else; coarser slices come before finer ones. Counters come last.
+        The stages of several programs can be sorted by these places. Within a level, what the conditions are
+        computed from comes before the conditions, and these before all else; coarser slices come before finer
+        ones. Counters come last.
 
         Returns
         -------
@@ -353,8 +354,7 @@ class Program(NamedTuple):
         return [stage for _, stage in self.stages() if isinstance(stage, Pass)]
 
     def over_the_step(self):
-        """Return the reductions over the step, in the order of the trace, each with the level at which it is
-        known.
+        """Return the reductions over the step, in the trace's order, with the levels where they are known.
 
         Returns
         -------
@@ -365,8 +365,9 @@ class Program(NamedTuple):
         return [(stage.op, stage.level + 1) for stage in sorted(found, key=lambda stage: stage.rank or 0)]
 
     def without_shared_stores(self):
-        """Return the program without its stores to slots of extent STEP: another program of the same step
-        does them.
+        """Return the program without its stores to slots of extent STEP.
+
+        Another program of the same step does them.
 
         Returns
         -------

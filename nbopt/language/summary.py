@@ -56,6 +56,6 @@ def _scalars(program, stage):
         return f"stores {', '.join(stored)}"
     numbers = ", ".join(str(output) for _, output in stage.outputs)
     return (
-        f"number{'s' * (len(stage.outputs) > 1)} {numbers}: computed"
-        f" {'once' if stage.extent == STEP else 'for each parameter'}"
+        f"number{'s' * (len(stage.outputs) > 1)} {numbers}: computed "
+        f"{'once' if stage.extent == STEP else 'for each parameter'}"
     )

@@ -1,10 +1,11 @@
-"""Tracing: from a rule's operations and assignments to a trace, the straight-line code that
-`nbopt.language.stages` describes.
+"""Tracing: from a rule's operations and assignments to a trace.
 
-For RMSProp with slots param, grad, mean_square this begins
+`nbopt.language.stages` describes this straight-line code.
 
-    0 ("source", "divisor")   1 ("load", 1)   2 ("divide", 1, 0)   3 ("source", "self.decay_rate")   4
-    ("load", 2)   5 ("multiply", 3, 4)   ...
+For RMSProp with slots param, grad, mean_square this begins::
+
+    0 ("source", "divisor")   1 ("load", 1)   2 ("divide", 1, 0)
+    3 ("source", "self.decay_rate")   4 ("load", 2)   5 ("multiply", 3, 4)   ...
 
 Inside a rule there are no expression trees: each operation goes straight onto the tape.
 """
@@ -223,8 +224,8 @@ class Tracer:
         line = self.operand(value)
         if self._extent(line) != STEP:
             raise TraceError(
-                "step.only_if takes one number for the whole step, such as be.finite(step.norm(grad)); this"
-                " value varies with the parameter. Reduce it over all parameters: step.min(x), step.sum(x)"
+                "step.only_if takes one number for the whole step, such as be.finite(step.norm(grad)); this "
+                "value varies with the parameter. Reduce it over all parameters: step.min(x), step.sum(x)"
             )
         self._line(("only_if", line))
 
@@ -248,16 +249,16 @@ class Tracer:
             raise too_deep() from None
         if self._extent(line) & ~self.slot_extents[number]:
             raise TraceError(
-                f"{self.names[number]} holds {_called(self.slot_extents[number])}, and the value assigned to"
-                f" it is {_called(self._extent(line))}: reduce it first (be.sum, be.mean, be.norm, or"
-                " step.sum and so on)"
+                f"{self.names[number]} holds {_called(self.slot_extents[number])}, and the value assigned to "
+                f"it is {_called(self._extent(line))}: reduce it first (be.sum, be.mean, be.norm, or "
+                "step.sum and so on)"
             )
         self._line(("store", number, line))
         self._current[number] = len(self.code) - 1
         self.stores += 1
 
     def load(self, number):
-        """Return the line of the current value of slot `number`, emitting its load where it is the first use."""
+        """Return the line of the current value of slot `number`; its first use emits the load."""
         line = self._current[number]
         if line is None:
             line = self._current[number] = self._line(("load", number))
@@ -268,8 +269,8 @@ class Tracer:
         if isinstance(arg, Value):
             if arg.tracer is not self:
                 raise TraceError(
-                    f"the expression holds {arg!r} of another step: build expressions inside the rule, at"
-                    " every step"
+                    f"the expression holds {arg!r} of another step: build expressions inside the rule, at "
+                    "every step"
                 )
             if arg.seen != self.stores:
                 if type(arg) is Slot:
@@ -312,9 +313,9 @@ class Tracer:
                 if self._current[operands[0]] != here:
                     name = self.names[operands[0]]
                     raise TraceError(
-                        f"an expression built from {name} is used after {name} was assigned: it would not be"
-                        f" clear which value it means. Build the expression after {name}[:] = ..., or assign"
-                        " it before."
+                        f"an expression built from {name} is used after {name} was assigned: it would not be "
+                        f"clear which value it means. Build the expression after {name}[:] = ..., or assign "
+                        "it before."
                     )
             elif op != "reduce":
                 stack.extend(operands_of(self.code[here]))

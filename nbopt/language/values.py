@@ -27,8 +27,8 @@ class Value(Lazy):
 
     __slots__ = ("index", "seen", "tracer")
     array_advice = (
-        "A rule reads its slots and numbers. An array of one element becomes a number by float(x); an array"
-        " of the parameter's shape can be a state, named in state_names."
+        "A rule reads its slots and numbers. An array of one element becomes a number by float(x); an array "
+        "of the parameter's shape can be a state, named in state_names."
     )
     be_advice = "with be = self.be"
 
@@ -61,7 +61,7 @@ class Value(Lazy):
         return self.tracer.reduce(op, "tensor" if axis is None else self.tracer.axes(axis), self)
 
     def count(self, axis=None):
-        """Return how many elements a mean of this value is over; at least 1, so that the mean over none is 0."""
+        """Return how many elements a mean of this value is over, at least 1: the mean over none is 0."""
         tracer, extent = self.tracer, self.tracer.extent(self)
         if axis is None and extent == ELEMENT:
             count = tracer.size()
@@ -76,16 +76,16 @@ class Value(Lazy):
     def __bool__(self):
         if self.tracer.extent(self) != ELEMENT:
             raise TraceError(
-                "an if needs to know a number that is computed on the device while the step runs: it comes"
-                f" from a reduction, or from memory. Write be.where(condition, a, b), {self.be_advice}."
+                "an if needs to know a number that is computed on the device while the step runs: it comes "
+                f"from a reduction, or from memory. Write be.where(condition, a, b), {self.be_advice}."
             )
         return super().__bool__()
 
     def __float__(self):
         raise TraceError(
-            f"{self!r} is not a number: a rule says once what is done to all elements, whose values are not"
-            " known yet. In place of a function of numbers, such as math.sqrt(x), write be.sqrt(x),"
-            f" {self.be_advice}."
+            f"{self!r} is not a number: a rule says once what is done to all elements, whose values are not "
+            "known yet. In place of a function of numbers, such as math.sqrt(x), write be.sqrt(x), "
+            f"{self.be_advice}."
         )
 
     __int__ = __index__ = __trunc__ = __float__
@@ -94,9 +94,9 @@ class Value(Lazy):
         """Return what to type in a rule for a function or method that another library calls `name`."""
         if name in _SHAPES:
             return (
-                "One rule serves parameters of all shapes and dtypes. Give those that need another rule an"
-                " optimizer of their own: nbopt.MultiOptimizer goes by layers, nbopt.torch.Optimizer by"
-                " groups of parameters."
+                "One rule serves parameters of all shapes and dtypes. Give those that need another rule an "
+                "optimizer of their own: nbopt.MultiOptimizer goes by layers, nbopt.torch.Optimizer by "
+                "groups of parameters."
             )
         return super().advice(name)
 
@@ -105,12 +105,12 @@ class Value(Lazy):
 
 
 class Number(Value):
-    """A number of the step: a hyper-parameter, the learning rate, the count of steps, and what a rule
-    computes from them.
+    """A number of the step.
 
-    It stands for whatever the number is at each step. Where a rule needs to know it now, to test it or to
-    pass it to a function of Python's, that becomes a test of the trace: the trace holds as long as the test
-    has the same outcome.
+    Such are a hyper-parameter, the learning rate, the count of steps, and what a rule computes from them. It
+    stands for whatever the number is at each step. Where a rule needs to know it now, to test it or to pass
+    it to a function of Python's, that becomes a test of the trace: the trace holds as long as the test has
+    the same outcome.
 
     Attributes
     ----------

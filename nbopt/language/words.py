@@ -4,16 +4,19 @@ from nbopt.language.ops import COMPOSED, PRIMITIVES, REDUCTIONS
 
 # Functions and methods of NumPy, PyTorch and Python -> the op of the same meaning, if its name differs.
 _OPS = {
-    "abs": "absolute", "sign": "sgn", "neg": "negative", "mul": "multiply", "sub": "subtract", "div": "divide", "pow": "power",
-    "float_power": "power", "clamp": "clip", "sigmoid": "sig", "round": "rint", "around": "rint", "isfinite": "finite", "eq": "equal",
-    "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "fmax": "maximum", "fmin": "minimum",
-    "clamp_min": "maximum", "clamp_max": "minimum", "masked_fill": "where",
+    "abs": "absolute", "sign": "sgn", "neg": "negative", "mul": "multiply", "sub": "subtract",
+    "div": "divide", "pow": "power", "float_power": "power", "clamp": "clip", "sigmoid": "sig",
+    "round": "rint", "around": "rint", "isfinite": "finite", "eq": "equal", "ne": "not_equal",
+    "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "fmax": "maximum",
+    "fmin": "minimum", "clamp_min": "maximum", "clamp_max": "minimum", "masked_fill": "where",
 }  # fmt: skip
 # Those that several ops make up.
 _FORMULAS = {
-    "rsqrt": "1.0 / be.sqrt(x)", "lerp": "x + weight * (y - x)", "addcmul": "x + value * a * b", "addcdiv": "x + value * a / b",
-    "logical_and": "a * b", "logical_or": "be.maximum(a, b)", "logical_not": "1.0 - a", "bitwise_and": "a * b",
-    "bitwise_or": "be.maximum(a, b)", "isnan": "x != x", "zeros_like": "0.0", "ones_like": "1.0",
+    "rsqrt": "1.0 / be.sqrt(x)", "lerp": "x + weight * (y - x)",
+    "addcmul": "x + value * a * b", "addcdiv": "x + value * a / b",
+    "logical_and": "a * b", "logical_or": "be.maximum(a, b)", "logical_not": "1.0 - a",
+    "bitwise_and": "a * b", "bitwise_or": "be.maximum(a, b)",
+    "isnan": "x != x", "zeros_like": "0.0", "ones_like": "1.0",
 }  # fmt: skip
 _REDUCTIONS = {
     "amax": "max", "amin": "min", "linalg_norm": "norm", "vector_norm": "norm",
@@ -24,19 +27,21 @@ _OTHER_REDUCTIONS = {"vdot", "prod", "median", "any", "all", "count_nonzero", "a
 MATRIX = {"@", "matmul", "mm", "dot", "outer", "einsum", "tensordot"}
 
 #: Words for arguments of optimizers -> those of the same meaning here. PyTorch's own are in
-# `nbopt.optimizers.hyper`.
+#: `nbopt.optimizers.hyper`.
 ARGUMENTS = {
-    "beta1": ("beta_1",), "beta2": ("beta_2",), "max_norm": ("gradient_clip_norm",), "clip_norm": ("gradient_clip_norm",),
-    "clip_value": ("gradient_clip_value",), "scheduler": ("schedule",), "lr_schedule": ("schedule",),
+    "beta1": ("beta_1",), "beta2": ("beta_2",), "max_norm": ("gradient_clip_norm",),
+    "clip_norm": ("gradient_clip_norm",), "clip_value": ("gradient_clip_value",),
+    "scheduler": ("schedule",), "lr_schedule": ("schedule",),
 }  # fmt: skip
+_DECAY = "nbopt.AdamW, nbopt.Lion and nbopt.GradientDescentMomentum have a weight decay: wdecay="
+_FUSED = "Every step is one fused kernel: leave out PyTorch's switches for that"
 #: Those for which there is something else.
 ELSEWHERE = {
-    "weight_decay": "nbopt.AdamW, nbopt.Lion and nbopt.GradientDescentMomentum have a weight decay: wdecay=",
-    "wdecay": "nbopt.AdamW, nbopt.Lion and nbopt.GradientDescentMomentum have a weight decay: wdecay=",
+    **dict.fromkeys(("weight_decay", "wdecay"), _DECAY),
     "amsgrad": "nbopt.AMSGrad is Adam with amsgrad=True",
     "maximize": "To maximize, negate the gradients",
-    **dict.fromkeys(("foreach", "fused", "capturable", "differentiable"), "Every step is one fused kernel: leave out PyTorch's switches for that"),
-}  # fmt: skip
+    **dict.fromkeys(("foreach", "fused", "capturable", "differentiable"), _FUSED),
+}
 
 
 def op_for(name):

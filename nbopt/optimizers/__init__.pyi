@@ -57,7 +57,7 @@ class _Schedule(Protocol):
     def get_learning_rate(self, learning_rate: Any, epoch: Any, /) -> Any: ...
 
 class ADOPT(DecayOptimizer):
-    """Adam that divides each gradient by a mean square of the ones before it, so that it converges for every"""
+    """Adam that divides each gradient by a mean square of the gradients before it."""
 
     beta_1: Any
     beta_2: Any
@@ -87,7 +87,7 @@ class ADOPT(DecayOptimizer):
     ) -> None: ...
 
 class ASGD(Optimizer):
-    """Stochastic gradient descent that also keeps the average of its parameters, which is the better answer"""
+    """Stochastic gradient descent that also keeps the average of its parameters."""
 
     lambd: Any
     alpha: Any
@@ -175,7 +175,7 @@ class LAMB(DecayOptimizer):
     ) -> None: ...
 
 class LARS(Optimizer):
-    """Gradient descent with momentum, and a rate for each matrix in proportion to its norm over its"""
+    """Gradient descent with momentum, and a rate of its own for each matrix."""
 
     momentum_coef: Any
     wdecay: Any
@@ -241,7 +241,7 @@ class MARS(Optimizer):
     ) -> None: ...
 
 class SM3(Optimizer):
-    """Adagrad whose sums of squares are kept for each row, each column and so on alone, as the largest of"""
+    """Adagrad whose sums of squares are kept for each row and each column alone."""
 
     momentum_coef: Any
     beta: Any
@@ -392,7 +392,7 @@ class Adadelta(Optimizer):
     ) -> None: ...
 
 class Adafactor(Optimizer):
-    """Steps along the gradient over the root of a mean square that is kept for rows and columns alone, so"""
+    """Steps along the gradient over the root of a mean square, kept for rows and columns alone."""
 
     beta_2_decay: Any
     epsilon_1: Any
@@ -440,7 +440,7 @@ class Adagrad(Optimizer):
     ) -> None: ...
 
 class Adam(Optimizer):
-    """Gradient descent along a running mean of gradients, divided by the root of a running mean of their"""
+    """Gradient descent along a running mean of gradients, in units of their running root mean square."""
 
     beta_1: Any
     beta_2: Any
@@ -464,7 +464,7 @@ class Adam(Optimizer):
     ) -> None: ...
 
 class AdamW(MomentOptimizer):
-    """Adam with its weight decay apart from the gradient: weights decay in proportion to the learning rate"""
+    """Adam with decoupled weight decay: weights shrink by the learning rate times `wdecay`."""
 
     beta_1: Any
     beta_2: Any
@@ -628,7 +628,7 @@ class NAdam(MomentOptimizer):
     ) -> None: ...
 
 class Prodigy(AdaptedOptimizer):
-    """Adam that finds its learning rate by itself, from how far the parameters have come from where they"""
+    """Adam that finds its learning rate by itself."""
 
     beta_1: Any
     beta_2: Any
@@ -668,7 +668,7 @@ class Prodigy(AdaptedOptimizer):
     ) -> None: ...
 
 class RAdam(MomentOptimizer):
-    """Adam that leaves out the division while too few gradients were seen, and makes its step smaller for"""
+    """Adam that does not divide until it has seen enough gradients."""
 
     beta_1: Any
     beta_2: Any
@@ -857,7 +857,7 @@ class ShiftAdaMax(Optimizer):
     ) -> None: ...
 
 class StableAdamW(DecayOptimizer):
-    """AdamW whose steps are shorter for a parameter whose gradients have just become larger than their"""
+    """AdamW whose steps are shorter where gradients have just become larger."""
 
     beta_1: Any
     beta_2: Any
@@ -909,7 +909,7 @@ class Tiger(DecayOptimizer):
     ) -> None: ...
 
 class Yogi(MomentOptimizer):
-    """Adam whose mean square moves by at most a fixed part of the squared gradient, so that it grows no"""
+    """Adam whose mean square moves by at most a fixed part of the squared gradient."""
 
     beta_1: Any
     beta_2: Any

@@ -8,8 +8,9 @@ from nbopt.optimizers.states import State
 
 
 class Adafactor(Optimizer):
-    """Steps along the gradient over the root of a mean square that is kept for rows and columns alone, so
-    that states take hardly any memory.
+    """Steps along the gradient over the root of a mean square, kept for rows and columns alone.
+
+    Its states take hardly any memory.
 
     In call ``t``, counted from 1, with ``g`` the gradient after its clips, ``b = t^beta_2_decay`` and ``e1,
     e2`` the epsilons, for two axes or more::

@@ -6,8 +6,7 @@ from nbopt.optimizers.hyper import hyper
 
 
 class Adam(Optimizer):
-    """Gradient descent along a running mean of gradients, divided by the root of a running mean of their
-    squares.
+    """Gradient descent along a running mean of gradients, in units of their running root mean square.
 
     In call ``t``, counted from 1::
 
@@ -29,8 +28,8 @@ class Adam(Optimizer):
     beta_2 = hyper(0.999, checks.below_one, "Decay of the running mean of their squares.", torch="betas")
     epsilon = hyper(
         1e-8, checks.non_negative, torch="eps",
-        doc="Keeps the division finite. It stands beside the uncorrected root, as in neon and in section 2 of the "
-        "paper. (PyTorch corrects the root first.)",
+        doc="Keeps the division finite. It stands beside the uncorrected root, as in neon and in section 2 "
+        "of the paper. (PyTorch corrects the root first.)",
     )  # fmt: skip
     name = hyper("adam")
     schedule = hyper(doc="Of the learning rate. Constant without one. (Not in neon.)")

@@ -7,8 +7,7 @@ from nbopt.optimizers.moments import MomentOptimizer
 
 
 class AdamW(MomentOptimizer):
-    """Adam with its weight decay apart from the gradient: weights decay in proportion to the learning rate
-    alone.
+    """Adam with decoupled weight decay: weights shrink by the learning rate times `wdecay`.
 
     In call ``t``, counted from 1, with ``g`` the gradient after its clips::
 
@@ -26,9 +25,9 @@ class AdamW(MomentOptimizer):
 
     epsilon = hyper(
         doc=(
-            "Keeps the division finite. It stands beside the corrected root, as in PyTorch. In `Adam` it"
-            " stands beside the uncorrected one, where the same number counts for more in the first steps (30"
-            " times in the first)."
+            "Keeps the division finite. It stands beside the corrected root, as in PyTorch. In `Adam` it "
+            "stands beside the uncorrected one, where the same number counts for more in the first steps (30 "
+            "times in the first)."
         )
     )
     wdecay = hyper(

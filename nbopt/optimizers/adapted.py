@@ -7,8 +7,9 @@ from nbopt.optimizers.moments import MomentOptimizer
 
 
 class AdaptedOptimizer(DecayOptimizer, MomentOptimizer):
-    """Base of optimizers that multiply the learning rate by an estimate ``d`` of how far the parameters have
-    to go.
+    """Base of optimizers that estimate how far the parameters have to go.
+
+    The estimate ``d`` multiplies the learning rate.
 
     ``optimizer.step_states["d"]`` is the estimate. It belongs to all parameters together.
     """
@@ -18,7 +19,8 @@ class AdaptedOptimizer(DecayOptimizer, MomentOptimizer):
     )
     epsilon = hyper(doc="Keeps the division finite. It stands beside the uncorrected root.")
     bias_correction = hyper(
-        False, checks.boolean, torch="use_bias_correction", doc="Whether steps are corrected for means that began at 0.",
+        False, checks.boolean, torch="use_bias_correction",
+        doc="Whether steps are corrected for means that began at 0.",
     )  # fmt: skip
     d0 = hyper(1e-6, checks.positive, "The first estimate. Too small is safe.")
     growth_rate = hyper(
@@ -30,9 +32,8 @@ class AdaptedOptimizer(DecayOptimizer, MomentOptimizer):
     def rate(self, step, d):
         """Return the length of a step."""
         rate = d * step.lr
-        if (
-            self.bias_correction
-        ):  # by the number of the step, not of a parameter's own: the sums are over all parameters
+        # By the number of the step, not by a parameter's own: the sums are over all parameters.
+        if self.bias_correction:
             rate = rate * self.be.sqrt(1.0 - self.beta_2**step.number) / (1.0 - self.beta_1**step.number)
         return rate
 

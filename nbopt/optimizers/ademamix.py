@@ -36,7 +36,7 @@ class AdEMAMix(DecayOptimizer, MomentOptimizer):
     alpha = hyper(5.0, checks.non_negative, "The slow mean's weight over the fast one's.")
     warmup = hyper(
         None, checks.optional(checks.positive), torch="t_alpha_beta3",
-        doc="In how many steps the slow mean's weight and decay grow to alpha and beta_3. None or 0: at once.",
+        doc="How many steps the slow mean's weight and decay need to alpha and beta_3. None or 0: none.",
     )  # fmt: skip
     wdecay = hyper(doc="Weight decay.")
 

@@ -7,8 +7,9 @@ from nbopt.optimizers.moments import MomentOptimizer
 
 
 class ADOPT(DecayOptimizer, MomentOptimizer):
-    """Adam that divides each gradient by a mean square of the ones before it, so that it converges for every
-    beta_2.
+    """Adam that divides each gradient by a mean square of the gradients before it.
+
+    It converges with every beta_2.
 
     In call ``t``, counted from 1, with ``g`` the gradient after its clips::
 

@@ -6,8 +6,9 @@ from nbopt.optimizers.hyper import hyper
 
 
 class ASGD(Optimizer):
-    """Stochastic gradient descent that also keeps the average of its parameters, which is the better answer
-    after a long run.
+    """Stochastic gradient descent that also keeps the average of its parameters.
+
+    After a long run the average is the better answer.
 
     In call ``t``, counted from 1, with ``g`` the gradient after its clips::
 

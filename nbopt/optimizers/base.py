@@ -155,7 +155,8 @@ class Optimizer(Declared, Described):
     schedule = hyper(None, checks.schedule, "Of the learning rate. Constant without one.", instead=Schedule)
     ema_decay = hyper(
         None, checks.optional(checks.below_one),
-        "Decay of a running mean of the parameters, a state of its own that `ema` puts in their place. None or 0: no mean.",
+        "Decay of a running mean of the parameters, a state of its own that `ema` puts in their place. "
+        "None or 0: no mean.",
     )  # fmt: skip
     state_dtype = hyper(None, takes="dtype, optional", doc="The dtype of new states.")
 
@@ -187,8 +188,8 @@ class Optimizer(Declared, Described):
         names = cls.state_names
         if isinstance(names, str) or not all(isinstance(name, str) and name.isidentifier() for name in names):
             raise ArgumentError(
-                f'{cls.__name__}.state_names must be a tuple of identifiers, like ("momentum",); not'
-                f" {names!r}"
+                f'{cls.__name__}.state_names must be a tuple of identifiers, like ("momentum",); not '
+                f"{names!r}"
             )
         if inspect.isfunction(cls.__dict__.get("__init__")):
             cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
@@ -217,13 +218,13 @@ class Optimizer(Declared, Described):
         """
         if self.has_own_optimize:
             raise TraceError(
-                f"{self.classnm} has an optimize of its own and no rule, so its step is no program that could"
-                " be known before it runs: each of its assignments is a kernel of its own. nbopt.explain and"
-                " nbopt.compile need a rule(self, step, param, grad, ...)"
+                f"{self.classnm} has an optimize of its own and no rule, so its step is no program that "
+                "could be known before it runs: each of its assignments is a kernel of its own. "
+                "nbopt.explain and nbopt.compile need a rule(self, step, param, grad, ...)"
             )
         raise NotImplementedError(
-            f"{self.classnm} defines neither rule(self, step, param, grad, ...) nor optimize(self,"
-            " layer_list, epoch)"
+            f"{self.classnm} defines neither rule(self, step, param, grad, ...) nor optimize(self, "
+            "layer_list, epoch)"
         )
 
     def states_in_use(self):
@@ -315,8 +316,9 @@ class Optimizer(Declared, Described):
         return {name: float(_value(value)) for name, value in self.step_states.items()}
 
     def _step_state(self, be, name, state, rate):
-        """Return the tensor of a state that is one number for the whole step, which begins here if there is
-        none.
+        """Return the tensor of a state that is one number for the whole step.
+
+        If there is none, it begins here.
         """
         kept = self.step_states
         tensor = kept.get(name)
@@ -375,8 +377,9 @@ class Optimizer(Declared, Described):
             return self._updates(be, layers, params, epoch)
 
     def _updates(self, be, layers, params, epoch):
-        """Return the step over some entries: one update, or one for each kind of parameter that the rule is
-        traced for.
+        """Return the step over some entries.
+
+        It is one update, or one for each kind of parameter that the rule is traced for.
         """
         if not self.by_axes():
             update = self._update(be, layers, params, epoch, None, True)
@@ -416,8 +419,9 @@ class Optimizer(Declared, Described):
         self._cache().by_axes = True
 
     def _kinds(self, params):
-        """Return the number of elements of all parameters, and those with gradients by what their trace
-        depends on.
+        """Return the sizes of all parameters, and the kinds of those that have gradients.
+
+        A kind is what the trace depends on.
 
         Returns
         -------
@@ -493,8 +497,9 @@ class Optimizer(Declared, Described):
 
     @property
     def skipped_tensor(self):
-        """Tensor : the same count as one float64 of the current backend, for expressions that must not make
-        the host wait.
+        """Tensor : `skipped` as one float64 of the current backend.
+
+        Use it in expressions that must not make the host wait.
         """
         be, counter = self._backend(), self.__dict__.get("_skipped")
         if not isinstance(counter, Tensor) or counter.be is not be:
@@ -506,9 +511,7 @@ class Optimizer(Declared, Described):
         return get_backend() if self.be is None else self.be
 
     def _divisor(self, bsz):
-        """Return what the rule divides gradients by as far as the host knows it, and the loss scale where it
-        is a tensor.
-        """
+        """Return what the host knows that gradients are divided by, and the loss scale if it is a tensor."""
         scale = self.loss_scale
         if type(scale) is float:
             return bsz * scale, None
@@ -595,9 +598,8 @@ class Optimizer(Declared, Described):
         def committed():
             if not counts:
                 return commit()
-            object.__setattr__(
-                self, "t", self.t + 1
-            )  # without the checks of what users assign, which take longer
+            # Without the checks of what users assign, which take longer.
+            object.__setattr__(self, "t", self.t + 1)
             commit()
 
         trace = kept.trace
@@ -706,8 +708,9 @@ class Optimizer(Declared, Described):
         return checkpoint.state_dict(self, layers)
 
     def load_state_dict(self, state, layers, hyperparameters=True):
-        """Put back what `state_dict` has returned: the next step, given the same gradients, gives the bits
-        that it gave there.
+        """Put back what `state_dict` has returned.
+
+        Given the same gradients, the next step gives the same bits as it did there.
 
         Parameters, and states that are there already, are overwritten in place, in whatever memory and layout
         they are; other states are made anew. The state of stochastic rounding is the current backend's, and
@@ -741,8 +744,9 @@ class Optimizer(Declared, Described):
 
     @contextmanager
     def ema(self, layers):
-        """Have running means in place of the parameters for a while: for evaluation, and for what is saved
-        for use.
+        """Have running means in place of the parameters for a while.
+
+        Evaluate with them, or save them for use.
 
         Parameters
         ----------

@@ -51,8 +51,9 @@ class CAME(DecayOptimizer):
     )
 
     def states(self, shape):
-        """Declare the states: a mean, and one number for each row and each column twice, or one for each
-        element of a vector.
+        """Declare the states: a mean, and mean squares.
+
+        There are two mean squares for each row and each column, or one for each element of a vector.
         """
         if len(shape) < 2:
             return {"mean": State(), "mean_square": State()}

@@ -80,8 +80,9 @@ def _text(hypers, order, handed_on):
 
 
 def checked(init):
-    """Return a constructor that looks at its call first, and that has the signature and the documentation of
-    `init`.
+    """Return a constructor that looks at its call first.
+
+    It has the signature and the documentation of `init`.
 
     Parameters
     ----------
@@ -144,8 +145,8 @@ def _check_first(called, names, value):
             else ""
         )
         raise ArgumentError(
-            f"the first argument of {called} is stochastic_round, as in neon, not {value!r}. Write"
-            f" {called}({meant}={value!r}){bits}"
+            f"the first argument of {called} is stochastic_round, as in neon, not {value!r}. Write "
+            f"{called}({meant}={value!r}){bits}"
         )
 
 

@@ -11,7 +11,7 @@ class DAdaptAdam(AdaptedOptimizer):
     With ``g`` the gradient after its clips, ``d = d0`` at first, ``b = sqrt(beta_2)``, and sums over all
     parameters::
 
-        l = d * lr                                     (bias_correction: * sqrt(1 - beta_2^t) / (1 - beta_1^t))
+        l = d * lr                      (bias_correction: * sqrt(1 - beta_2^t) / (1 - beta_1^t))
         n = b * n + (1 - b) * l * sum(g * s / (sqrt(v) + epsilon))
         m = beta_1 * m + (1 - beta_1) * l * g
         v = beta_2 * v + (1 - beta_2) * g^2
@@ -33,7 +33,7 @@ class DAdaptAdam(AdaptedOptimizer):
     learning_rate = hyper(doc="A factor of the rate that is found. Let it be 1, or a schedule.")
 
     def states(self, shape):
-        """Declare the states: three for each element, and the estimate and its numerator for all parameters."""
+        """Declare the states: three for each element, and for all the estimate and its numerator."""
         return {
             **dict.fromkeys(self.state_names, State()),
             "d": State("step", self.d0),

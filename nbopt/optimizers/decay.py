@@ -11,7 +11,8 @@ class DecayOptimizer(Optimizer):
     wdecay = hyper(0.0, checks.non_negative, "Weight decay.", torch="weight_decay")
     decoupled = hyper(
         True, checks.boolean, torch="weight_decouple",
-        doc="Whether the parameter shrinks by lr * wdecay, apart from the gradient. Else wdecay * p is added to the gradient.",
+        doc="Whether the parameter shrinks by lr * wdecay, apart from the gradient. Else wdecay * p is added "
+        "to the gradient.",
     )  # fmt: skip
 
     def with_decay(self, param, grad):

@@ -116,8 +116,8 @@ def _order(cls):
     missing = [name for name in own if name not in order]
     if unknown or missing:
         raise ArgumentError(
-            f"{cls.__name__}.arguments must name each hyper-parameter, or have ... for those that it doesn't"
-            " name. "
+            f"{cls.__name__}.arguments must name each hyper-parameter, or have ... for those that it doesn't "
+            "name. "
             + (f"Not declared: {', '.join(unknown)}" if unknown else f"Missing: {', '.join(missing)}")
         )
     return order

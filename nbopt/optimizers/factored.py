@@ -21,8 +21,9 @@ def factored(shape):
 
 
 def relative(be, row, least=0.0):
-    """Return the means of rows over their own mean, at least some number: times those of columns they are
-    about the means of elements.
+    """Return the means of rows over their own mean, which is taken to be at least some number.
+
+    Times the means of columns they are about the means of elements.
 
     Parameters
     ----------

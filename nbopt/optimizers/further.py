@@ -1,5 +1,6 @@
-"""Rules without a gradient that are no step: they advance neither `t` nor the count that random bits depend
-on.
+"""Rules without a gradient that are no step.
+
+They advance neither `t` nor the count that random bits depend on.
 """
 
 from nbopt.backends import get_backend

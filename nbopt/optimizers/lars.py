@@ -7,8 +7,9 @@ from nbopt.optimizers.hyper import hyper
 
 
 class LARS(Optimizer):
-    """Gradient descent with momentum, and a rate for each matrix in proportion to its norm over its
-    gradient's.
+    """Gradient descent with momentum, and a rate of its own for each matrix.
+
+    The rate is in proportion to the norm of the matrix over that of its gradient.
 
     With ``g`` the gradient after its clips, for a parameter of two axes or more::
 
@@ -18,7 +19,9 @@ class LARS(Optimizer):
     parameters::
 
         v = momentum_coef * v + (1 - dampening) * g
-        p = p - lr * v                                 (nesterov: p - lr * (g + momentum_coef * v); no momentum: p - lr * g)
+        p = p - lr * v
+
+    With Nesterov's momentum ``p - lr * (g + momentum_coef * v)``, without momentum ``p - lr * g``.
 
     References
     ----------
@@ -48,8 +51,8 @@ class LARS(Optimizer):
         """Refuse to look ahead without momentum."""
         if self.nesterov and self.momentum_coef == 0:
             raise ArgumentError(
-                "nesterov=True needs a momentum_coef above 0; without momentum there is nothing to look ahead"
-                " along"
+                "nesterov=True needs a momentum_coef above 0; without momentum there is nothing to look "
+                "ahead along"
             )
 
     def states_in_use(self):

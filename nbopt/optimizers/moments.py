@@ -20,11 +20,10 @@ class MomentOptimizer(Optimizer):
     epsilon = hyper(1e-8, checks.non_negative, "Keeps the division finite.", torch="eps")
 
     def corrections(self, step):
-        """Return ``1 - beta_1^t`` and ``sqrt(1 - beta_2^t)``, by which running means that began at 0 are too
-        small after `t` steps.
+        """Return ``1 - beta_1^t`` and ``sqrt(1 - beta_2^t)``.
 
-        The rules put both into their numbers, where they cost the kernel nothing: with these as ``first`` and
-        ``root``, ``(m / first) / (sqrt(v) / root + epsilon)`` is ``root / first * m / (sqrt(v) + epsilon *
-        root)``.
+        Running means that began at 0 are too small by these factors after `t` steps. The rules put both into
+        their numbers, where they cost the kernel nothing: with these as ``first`` and ``root``, ``(m / first)
+        / (sqrt(v) / root + epsilon)`` is ``root / first * m / (sqrt(v) + epsilon * root)``.
         """
         return 1.0 - self.beta_1**step.t, self.be.sqrt(1.0 - self.beta_2**step.t)

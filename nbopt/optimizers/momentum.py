@@ -34,16 +34,16 @@ class GradientDescentMomentum(Optimizer):
     )
 
     arguments = (
-        "learning_rate", "momentum_coef", "stochastic_round", "wdecay", *CLIPS, "name", "schedule", "nesterov",
-        "*", "ema_decay", "state_dtype",
+        "learning_rate", "momentum_coef", "stochastic_round", "wdecay", *CLIPS, "name", "schedule",
+        "nesterov", "*", "ema_decay", "state_dtype",
     )  # fmt: skip
 
     def _check_together(self):
         """Refuse to look ahead without momentum."""
         if self.nesterov and self.momentum_coef == 0:
             raise ArgumentError(
-                "nesterov=True needs a momentum_coef above 0; without momentum there is nothing to look ahead"
-                " along"
+                "nesterov=True needs a momentum_coef above 0; without momentum there is nothing to look "
+                "ahead along"
             )
 
     def states_in_use(self):

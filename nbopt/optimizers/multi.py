@@ -34,8 +34,8 @@ def _class_name(layer):
 
 def _not_here(name, value):
     raise ArgumentError(
-        f"MultiOptimizer has no {name} of its own, so setting it would do nothing: set it on each of its"
-        " optimizers"
+        f"MultiOptimizer has no {name} of its own, so setting it would do nothing: set it on each of its "
+        "optimizers"
     )
 
 
@@ -70,8 +70,8 @@ class MultiOptimizer(Optimizer):
         super().__init__(name=name)
         if not isinstance(optimizer_mapping, dict) or "default" not in optimizer_mapping:
             raise ArgumentError(
-                'MultiOptimizer takes a dict with the key "default": MultiOptimizer({"default": RMSProp(),'
-                ' "Bias": Adam()})'
+                'MultiOptimizer takes a dict with the key "default": MultiOptimizer({"default": RMSProp(), '
+                '"Bias": Adam()})'
             )
         for key, optimizer in optimizer_mapping.items():
             if isinstance(optimizer, type) or not callable(getattr(optimizer, "optimize", None)):
@@ -142,8 +142,9 @@ class MultiOptimizer(Optimizer):
         return updates
 
     def _joined(self, be, layers, groups, epoch):
-        """Return the updates of the optimizers in `groups`, whose random bits go by the places among the
-        parameters of all `layers`.
+        """Return the updates of the optimizers in `groups`.
+
+        Random bits go by a parameter's place among the parameters of all `layers`.
         """
         asked = [_Asked(layer) for layer in layers]
         ends = [*accumulate(len(one.entries) for one in asked)]
@@ -168,9 +169,7 @@ class MultiOptimizer(Optimizer):
         return self._counted(updates)
 
     def _sizes(self, entries):
-        """Return the numbers of elements of all parameters: the same list where they are the tensors of the
-        last step.
-        """
+        """Return the sizes of all parameters: the same list if they are the tensors of the last step."""
         try:
             params = [param for (param, _), _ in entries]
         except (TypeError, ValueError):
@@ -186,8 +185,9 @@ class MultiOptimizer(Optimizer):
         return kept.listed[1]
 
     def optimize(self, layer_list, epoch):
-        """Update the parameters of all layers, in place, by one step of their optimizers; see
-        `Optimizer.optimize`.
+        """Update the parameters of all layers, in place, by one step of their optimizers.
+
+        See `Optimizer.optimize`.
         """
         layer_list = as_layers(layer_list)
         groups = self._groups(layer_list)
@@ -222,8 +222,8 @@ class MultiOptimizer(Optimizer):
         if unknown:
             keys, names = ", ".join(map(repr, unknown)), ", ".join(map(repr, sorted(found)[:20]))
             warnings.warn(
-                f"no layer has the name or class {keys}, keys of MultiOptimizer; the layers' names and"
-                f" classes: {names}",
+                f"no layer has the name or class {keys}, keys of MultiOptimizer; the layers' names and "
+                f"classes: {names}",
                 stacklevel=3,
             )
         for optimizer in self.optimizer_mapping.values():
@@ -231,7 +231,7 @@ class MultiOptimizer(Optimizer):
                 optimizer._warn_of_keys(layer_list)
 
     def _groups(self, layer_list):
-        """Return (optimizer, its layers) for each optimizer that has any, in the order of their first layers."""
+        """Return (optimizer, its layers) for each that has any, in the order of their first layers."""
         check_distinct(layer_list)
         groups: dict[int, tuple] = {}
         for layer in layer_list:

@@ -35,8 +35,9 @@ class NAdam(MomentOptimizer):
         return self.beta_1 * (1.0 - 0.5 * 0.96 ** (t * self.momentum_decay))
 
     def _product(self, t):
-        """Return the product of ``mu_1`` to ``mu_t``: always the same multiplications in turn, going on from
-        those of the last call.
+        """Return the product of ``mu_1`` to ``mu_t``.
+
+        The multiplications are always the same ones, in turn. They go on from the last call's.
         """
         key = self.beta_1, self.momentum_decay
         known, count, product = self.__dict__.get("_products", (key, 0, 1.0))
@@ -57,8 +58,9 @@ class NAdam(MomentOptimizer):
         return super().update_of(*args)
 
     def declared_states(self, shape=()):
-        """Return the states that the rule takes now: the product, too, if each parameter has its own count of
-        steps.
+        """Return the states that the rule takes now.
+
+        The product is one of them if each parameter has its own count of steps.
         """
         found = super().declared_states(shape)
         return (*found, ("product", State((), 1.0, "float64"))) if self.counts_each else found

@@ -9,20 +9,21 @@ from nbopt.optimizers.states import State
 
 
 class Prodigy(AdaptedOptimizer):
-    """Adam that finds its learning rate by itself, from how far the parameters have come from where they
-    began.
+    """Adam that finds its learning rate by itself.
+
+    It goes by how far the parameters have come from where they began.
 
     With ``g`` the gradient after its clips, ``q`` the parameter's first value, ``d = x = d0`` at first, and
     sums over all parameters::
 
-        l = d * lr                                     (bias_correction: * sqrt(1 - beta_2^t) / (1 - beta_1^t))
+        l = d * lr                      (bias_correction: * sqrt(1 - beta_2^t) / (1 - beta_1^t))
         n = beta_3 * n + d / d0 * l * sum(g * (q - p))
         m = beta_1 * m + (1 - beta_1) * d * g
         v = beta_2 * v + (1 - beta_2) * d^2 * g^2
-        s = beta_3 * s + d / d0 * l * g                (safeguard_warmup: d / d0 * d * g)
+        s = beta_3 * s + d / d0 * l * g (safeguard_warmup: d / d0 * d * g)
         e = d_coef * n / sum(|s|)
         x = max(x, e)
-        d = min(x, growth_rate * d)                    (while d = d0: min(x, growth_rate * max(d, e)))
+        d = min(x, growth_rate * d)     (while d = d0: min(x, growth_rate * max(d, e)))
         p = p - (l * m / (sqrt(v) + d * epsilon) + l * wdecay * p)
 
     With decoupled=False, ``wdecay * p`` is added to ``g`` instead. As long as all gradients are 0, nothing
@@ -59,8 +60,9 @@ class Prodigy(AdaptedOptimizer):
             )
 
     def states(self, shape):
-        """Declare the states: four for each element, and the estimate, its bound and its numerator for all
-        parameters.
+        """Declare the states: four for each element, and three for all parameters.
+
+        The latter are the estimate, its bound and its numerator.
         """
         *zero, start = self.state_names
         first = State("step", self.d0)

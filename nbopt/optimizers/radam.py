@@ -5,16 +5,17 @@ from nbopt.optimizers.moments import MomentOptimizer
 
 
 class RAdam(MomentOptimizer):
-    """Adam that leaves out the division while too few gradients were seen, and makes its step smaller for
-    some time after.
+    """Adam that does not divide until it has seen enough gradients.
+
+    For some time after that it makes its steps smaller.
 
     In call ``t``, counted from 1, with ``g`` the gradient after its clips::
 
         m = beta_1 * m + (1 - beta_1) * g;       M = m / (1 - beta_1^t)
         v = beta_2 * v + (1 - beta_2) * g^2
         n = 2 / (1 - beta_2) - 1;                n_t = n - 2 * t * beta_2^t / (1 - beta_2^t)
-        n_t > 5:  p = p - lr * M * sqrt((n_t - 4) * (n_t - 2) * n / ((n - 4) * (n - 2) * n_t)) * sqrt(1 -
-        beta_2^t) / (sqrt(v) + epsilon)
+        r_t = sqrt((n_t - 4) * (n_t - 2) * n / ((n - 4) * (n - 2) * n_t))
+        n_t > 5:  p = p - lr * M * r_t * sqrt(1 - beta_2^t) / (sqrt(v) + epsilon)
         else:     p = p - lr * M
 
     References
@@ -27,8 +28,8 @@ class RAdam(MomentOptimizer):
 
     epsilon = hyper(
         doc=(
-            "Keeps the division finite. It stands beside the uncorrected root, as in PyTorch's RAdam and in"
-            " `Adam`."
+            "Keeps the division finite. It stands beside the uncorrected root, as in PyTorch's RAdam and in "
+            "`Adam`."
         )
     )
 
@@ -39,9 +40,8 @@ class RAdam(MomentOptimizer):
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
         most = 2.0 / (1.0 - b2) - 1.0
-        length = most - 2.0 * t * b2**t / (
-            1.0 - b2**t
-        )  # of a plain average that would be as certain as the running one
+        # The length of a plain average that would be as certain as the running one.
+        length = most - 2.0 * t * b2**t / (1.0 - b2**t)
         certain = length > 5.0
         square = (length - 4.0) * (length - 2.0) * most / ((most - 4.0) * (most - 2.0) * length)
         rectified = be.sqrt(be.where(certain, square, 0.0)) * root

@@ -41,8 +41,8 @@ class RMSProp(Optimizer):
     )
     momentum_coef = hyper(
         0.0, checks.non_negative, torch="momentum",
-        doc="How much of the velocity is kept. 0 needs none. (Not in neon.) This and `centered` decide which states "
-        "there are, so they stay as they are after the first step.",
+        doc="How much of the velocity is kept. 0 needs none. (Not in neon.) This and `centered` decide which "
+        "states there are, so they stay as they are after the first step.",
     )  # fmt: skip
 
     arguments = (
@@ -51,8 +51,9 @@ class RMSProp(Optimizer):
     )  # fmt: skip
 
     def states_in_use(self):
-        """Return the states that the rule takes: the mean where it is centered, the velocity where it has
-        momentum.
+        """Return the states that the rule takes.
+
+        There is a mean if it is centered, and a velocity if it has momentum.
         """
         mean_square, mean, velocity = self.state_names
         return (mean_square, *(mean,) * bool(self.centered), *(velocity,) * bool(self.momentum_coef))

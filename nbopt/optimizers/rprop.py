@@ -31,8 +31,8 @@ class Rprop(Optimizer):
     learning_rate = hyper(
         0.01,
         doc=(
-            "The first step of each element. A ``size`` of 0 has not started yet. Later changes of the rate"
-            " matter to none that has."
+            "The first step of each element. A ``size`` of 0 has not started yet. Later changes of the rate "
+            "matter to none that has."
         ),
     )
     eta_minus = hyper(0.5, checks.below_one, "Factor of the size where the sign has changed.", torch="etas")

@@ -36,8 +36,8 @@ class ScheduleFreeOptimizer(Optimizer):
     aside = {
         **Optimizer.aside,
         "training": (
-            "optimizer.eval(layers) has put averages in place of the parameters: write"
-            " optimizer.train(layers) before the next step"
+            "optimizer.eval(layers) has put averages in place of the parameters: write "
+            "optimizer.train(layers) before the next step"
         ),
     }
 
@@ -50,9 +50,7 @@ class ScheduleFreeOptimizer(Optimizer):
     )
 
     def states(self, shape):
-        """Declare the states: where the parameters run fast, what else a subclass names, and two numbers for
-        all parameters.
-        """
+        """Declare the states: the point of the fast steps, a subclass's own, and two numbers for all."""
         fast, *others = self.state_names
         own = {fast: State(init="param"), **dict.fromkeys(others, State())}
         return {**own, "lr_max": State("step"), "weight_sum": State("step")}

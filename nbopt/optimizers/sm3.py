@@ -9,13 +9,15 @@ from nbopt.optimizers.states import State
 
 
 class SM3(Optimizer):
-    """Adagrad whose sums of squares are kept for each row, each column and so on alone, as the largest of
-    their elements.
+    """Adagrad whose sums of squares are kept for each row and each column alone.
+
+    Each is the largest of the sums of its elements. With more axes, there is one for each index along each
+    axis.
 
     With ``g`` the gradient after its clips, and one state ``a_k`` for each axis ``k``::
 
-        v = min of the a_k + g^2                       (beta above 0: beta * min of the a_k + (1 - beta) * g^2)
-        a_k = max of v over all axes but k             (beta above 0: or a_k, if that is larger)
+        v = min of the a_k + g^2             (beta above 0: beta * min of the a_k + (1 - beta) * g^2)
+        a_k = max of v over all axes but k   (beta above 0: or a_k, if that is larger)
         m = momentum_coef * m + (1 - momentum_coef) * g / sqrt(v + epsilon)
         p = p - lr * m
 

@@ -6,8 +6,9 @@ from nbopt.optimizers.moments import MomentOptimizer
 
 
 class StableAdamW(DecayOptimizer, MomentOptimizer):
-    """AdamW whose steps are shorter for a parameter whose gradients have just become larger than their
-    running mean square says.
+    """AdamW whose steps are shorter where gradients have just become larger.
+
+    Their running mean square is then too small for them. Each parameter has its own factor.
 
     In call ``t``, counted from 1, with ``g`` the gradient after its clips and ``b(beta) = beta * (1 -
     beta^(t-1)) / (1 - beta^t)``::

@@ -111,8 +111,8 @@ class State(NamedTuple):
         if self.init == "param":
             if self.axes != "all":
                 raise StateError(
-                    f'the state {name} has axes={self.axes!r}: only one with axes="all" can begin as the'
-                    ' parameter, init="param"'
+                    f'the state {name} has axes={self.axes!r}: only one with axes="all" can begin as the '
+                    'parameter, init="param"'
                 )
             return be.array(param, dtype, name)
         return be.empty(self.shape(param.shape), dtype, name).fill(self.beginning(rate))
@@ -212,27 +212,28 @@ def _states_of(optimizer, rate, be, param, states, declared, made):
         found = getattr(state, "name", None)
         if found is not None and "." in found and found != name:
             raise StateError(
-                f"its states were left by another optimizer ({found}), and {optimizer.classnm} can't go on"
-                f" from them. {_AFRESH}"
+                f"its states were left by another optimizer ({found}), and {optimizer.classnm} can't go on "
+                f"from them. {_AFRESH}"
             )
     if len(states) != len(own) and (names or len(states) > len(own)):
         raise StateError(
-            f"{optimizer.classnm} keeps {len(own)} states ({', '.join(own) or 'none'}), and the parameter has"
-            f" {len(states)}. {_AFRESH}"
+            f"{optimizer.classnm} keeps {len(own)} states ({', '.join(own) or 'none'}), and the parameter "
+            f"has {len(states)}. {_AFRESH}"
         )
     used = [wrapped(be, state, f"the state {name}") for state, name in zip(states, names)]
     for state, (name, kind) in zip(used, declared):
         if state.shape != kind.shape(param.shape):
             raise ShapeError(
-                f"its state {name} has shape {state.shape}; for a parameter of shape {param.shape} it is"
-                f" {kind.shape(param.shape)}"
+                f"its state {name} has shape {state.shape}; for a parameter of shape {param.shape} it is "
+                f"{kind.shape(param.shape)}"
             )
     return used
 
 
 def check_effect(optimizer, trace, new_states):
-    """Check in the first step that the rule does not lose what it computes: that it assigns the states that
-    it reads, and the parameter.
+    """Check in the first step that the rule does not lose what it computes.
+
+    It must assign the parameter, and each state that it reads.
 
     Parameters
     ----------
@@ -253,9 +254,9 @@ def check_effect(optimizer, trace, new_states):
     lost = {line[1] for line in code if line[0] == "load"} - {line[1] for line in code if line[0] == "store"}
     if 0 in lost and loses(code, 0):
         raise TraceError(
-            f"the rule of {optimizer.classnm} computes a value of the parameter that nothing uses, and never"
-            " assigns the parameter: write param[:] = ..., not param = ..., which only gives the value a"
-            " name"
+            f"the rule of {optimizer.classnm} computes a value of the parameter that nothing uses, and never "
+            "assigns the parameter: write param[:] = ..., not param = ..., which only gives the value a "
+            "name"
         )
     arguments = [*inspect.signature(optimizer.rule).parameters][1:]  # as the user calls them
     own = [name for name, _ in declared]
@@ -266,9 +267,9 @@ def check_effect(optimizer, trace, new_states):
         if slots.index(own) in lost and state.init == 0.0 and new_states
     ]:
         raise TraceError(
-            f"the rule of {optimizer.classnm} reads the state {name}, which starts at 0, and never assigns"
-            f" it: write {name}[:] = ... (a plain {name} = ... only gives a value another name). If it is"
-            f" meant to stay as it is, write {name}[:] = {name}"
+            f"the rule of {optimizer.classnm} reads the state {name}, which starts at 0, and never assigns "
+            f"it: write {name}[:] = ... (a plain {name} = ... only gives a value another name). If it is "
+            f"meant to stay as it is, write {name}[:] = {name}"
         )
 
 
@@ -302,6 +303,6 @@ def storage_name(be, dtype):
         ).name
     except DtypeError:
         raise DtypeError(
-            f'state_dtype must be a dtype that {be.name!r} stores, such as "bfloat16", "float32" or'
-            f' "float64", not {dtype!r}'
+            f'state_dtype must be a dtype that {be.name!r} stores, such as "bfloat16", "float32" or '
+            f'"float64", not {dtype!r}'
         ) from None

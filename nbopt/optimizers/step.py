@@ -132,10 +132,10 @@ class Step:
             return self._given[name]
         if name == "lr":
             raise MissingError(
-                "step.lr is the learning rate of the optimizer, and this one has none. In its constructor,"
-                " write self.learning_rate = learning_rate (an attribute of another name is not step.lr)"
+                "step.lr is the learning rate of the optimizer, and this one has none. In its constructor, "
+                "write self.learning_rate = learning_rate (an attribute of another name is not step.lr)"
             )
         raise MissingError(
-            f"a step has no attribute {name!r}: it has lr, t, number, epoch and scale. Other numbers are"
-            " attributes of the optimizer"
+            f"a step has no attribute {name!r}: it has lr, t, number, epoch and scale. Other numbers are "
+            "attributes of the optimizer"
         )

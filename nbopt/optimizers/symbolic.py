@@ -68,16 +68,19 @@ def _symbolic_setattr(self, name, value):
 
 
 def symbolic(optimizer, reader):
-    """Return what a rule gets as ``self``: an instance of the same class, with the same attributes, whose
-    reads go through `reader`.
+    """Return what a rule gets as ``self``.
+
+    It is an instance of the same class, with the same attributes. All reads of them go through `reader`.
     """
     own = type(optimizer)
     found = own.__dict__.get("_symbolic_")  # kept by the class, so that both can end
     if found is None:
         contents = {
-            "__slots__": ("_reader_",), "__getattribute__": _symbolic_getattribute, "__setattr__": _symbolic_setattr,
-            "__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__,
-        }  # fmt: skip
+            "__slots__": ("_reader_",),
+            "__getattribute__": _symbolic_getattribute,
+            "__setattr__": _symbolic_setattr,
+            **{name: getattr(own, name) for name in ("__module__", "__qualname__", "__doc__")},
+        }
         found = types.new_class(
             own.__name__, (own,), {"symbolic": True}, lambda space: space.update(contents)
         )

@@ -1,8 +1,7 @@
-"""From an optimizer's rule to a program: the rule is run once, over symbols, and what it was built from is
-remembered.
+"""From an optimizer's rule to a program.
 
-A trace is used again as long as what the rule read from ``self`` is the same, numbers aside, and its tests of
-numbers have the same outcomes.
+The rule is run once, over symbols. What it was built from is remembered. A trace is used again as long as
+what the rule read from ``self`` is the same, numbers aside, and its tests of numbers have the same outcomes.
 """
 
 import warnings
@@ -165,13 +164,13 @@ class Trace:
             tracing.active = False
         if returned is not None:
             raise TraceError(
-                f"the rule of {optimizer.classnm} returns a value, which nobody takes: its assignments are"
-                " all that it does. In place of return ..., write param[:] = ..."
+                f"the rule of {optimizer.classnm} returns a value, which nobody takes: its assignments are "
+                "all that it does. In place of return ..., write param[:] = ..."
             )
         if not stores:
             raise TraceError(
-                f"the rule of {optimizer.classnm} assigns nothing. A plain = only gives a value another name;"
-                " write param[:] = ..."
+                f"the rule of {optimizer.classnm} assigns nothing. A plain = only gives a value another "
+                "name; write param[:] = ..."
             )
         tracer.amend = None  # it knows the tracer, and would make a circle
         return (
@@ -211,8 +210,9 @@ class Trace:
         return self._recut[key]
 
     def numbers(self, optimizer, options, rate, divisor, epoch, fresh=False):
-        """Return the numbers that the host gives in this step, or None if the step needs another trace, which
-        a fresh one never does.
+        """Return the numbers that the host gives in this step, or None if the step needs another trace.
+
+        A fresh trace never does.
         """
         if options != self.options or self._guards(optimizer) != self._guarded:
             return None
@@ -289,9 +289,9 @@ class Traces:
             self._in_a_row += 1
             if self._in_a_row == _TOO_OFTEN:
                 warnings.warn(
-                    f"the rule of {optimizer.classnm} is traced anew at every step, which takes long: it"
-                    " makes a Python number of something that changes, by float(x), math.sqrt(x) or x % 2."
-                    " Write be.sqrt(x), be.where(x > 5, a, b) and the like, with be = self.be",
+                    f"the rule of {optimizer.classnm} is traced anew at every step, which takes long: it "
+                    "makes a Python number of something that changes, by float(x), math.sqrt(x) or x % 2. "
+                    "Write be.sqrt(x), be.where(x > 5, a, b) and the like, with be = self.be",
                     RuntimeWarning,
                     stacklevel=6,
                 )

@@ -6,8 +6,9 @@ from nbopt.optimizers.moments import MomentOptimizer
 
 
 class Yogi(MomentOptimizer):
-    """Adam whose mean square moves by at most a fixed part of the squared gradient, so that it grows no
-    faster than it shrinks.
+    """Adam whose mean square moves by at most a fixed part of the squared gradient.
+
+    It grows no faster than it shrinks.
 
     In call ``t``, counted from 1, with ``g`` the gradient after its clips::
 

@@ -17,5 +17,6 @@ from nbopt.torch.family.sgd import SGD
 from nbopt.torch.optimizer import Optimizer
 
 __all__ = [
-    "ASGD", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "decay_groups",
+    "ASGD", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "Optimizer", "RAdam", "RMSprop",
+    "Rprop", "decay_groups",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
-"""Dictionaries that count their changes: ``optimizer.state`` of the PyTorch adapter, so that one comparison a
-step sees any of them.
+"""Dictionaries that count their changes: ``optimizer.state`` of the PyTorch adapter.
+
+One comparison a step sees any change.
 """
 
 import itertools

@@ -35,15 +35,17 @@ _ADDED = """
     Parameters
     ----------
     *args, **kwargs
-        Those of `torch.optim.{name}`. `foreach`, `fused` and `capturable` are taken and change nothing: each step is fused.
+        Those of `torch.optim.{name}`. `foreach`, `fused` and `capturable` are taken and change nothing: each
+        step is fused.
     stochastic_round : bool or int
         How parameters, and states of 16 bits, are rounded; see `nbopt.Optimizer`.
     state_dtype : dtype, optional
-        That of new states. Without it they have 32 bits for parameters of 16, else the parameter's. ``"param"``: always the parameter's.
+        That of new states. Without it they have 32 bits for parameters of 16, else the parameter's.
+        ``"param"``: always the parameter's.
     gradient_clip_norm : float, optional
         The largest norm of all gradients together. Larger ones are scaled down in the step itself.
     skip_nonfinite : bool
-        Whether to leave everything as it is in a step whose gradients are not finite, without the host waiting for the answer.
+        Whether a step whose gradients are not finite stores nothing. The host does not wait for the answer.
     seed : int, optional
         Of stochastic rounding, see `nbopt.torch.Optimizer`.
     backend : str or Backend, optional
@@ -89,9 +91,16 @@ class DropIn(Stepper):
         )
 
     def __init__(
-        self, *args, stochastic_round=False, state_dtype=None, gradient_clip_norm=None, skip_nonfinite=False, seed=None, backend=None,
+        self,
+        *args,
+        stochastic_round=False,
+        state_dtype=None,
+        gradient_clip_norm=None,
+        skip_nonfinite=False,
+        seed=None,
+        backend=None,
         **kwargs,
-    ):  # fmt: skip
+    ):
         self.stochastic_round, self.state_dtype, self.gradient_clip_norm = (
             stochastic_round,
             state_dtype,
@@ -263,8 +272,8 @@ class _DropInGroup(Group):
             missing = sorted(needed - found.keys())
             if missing and any(isinstance(value, torch.Tensor) for value in found.values()):
                 raise StateError(
-                    f"the state dict is not of {type(self.whole).__name__}: parameter {index} has the states"
-                    f" {', '.join(map(str, found))}, and no {', '.join(missing)}"
+                    f"the state dict is not of {type(self.whole).__name__}: parameter {index} has the states "
+                    f"{', '.join(map(str, found))}, and no {', '.join(missing)}"
                 )
 
     def completed(self, saved):
@@ -283,8 +292,8 @@ def _number(word, value):
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
             raise ArgumentError(
-                f"a group's {word!r} must be a number, or a tensor of one element, not one of shape"
-                f" {tuple(value.shape)}"
+                f"a group's {word!r} must be a number, or a tensor of one element, not one of shape "
+                f"{tuple(value.shape)}"
             )
         return value.item()
     return value

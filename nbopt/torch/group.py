@@ -108,14 +108,16 @@ class Group:
         raise NotImplementedError
 
     def counts(self, params, new):
-        """Return the parameters' counts of steps, one tensor each, if the rule has such and they are not the
-        first of the states.
+        """Return the parameters' counts of steps, one tensor each.
+
+        The list is empty if the rule has none, or has them first among its states.
         """
         return []
 
     def set_of_updates(self):
-        """Return what all groups have in common whose gradients have one norm; None if the group's norm is
-        its own.
+        """Return what all groups whose gradients have one norm have in common.
+
+        It is None if the group's norm is its own.
         """
         return None
 
@@ -133,9 +135,7 @@ class Group:
         return group
 
     def check_saved(self, saved, states):
-        """Raise StateError where a group of a state dict, or the states of its parameters, are not of this
-        group's optimizer.
-        """
+        """Raise StateError if a group of a state dict, or one of its states, is another optimizer's."""
         raise NotImplementedError
 
     def completed(self, saved):
@@ -189,7 +189,7 @@ class Group:
         self.read()
 
     def read(self):
-        """Set the optimizer's hyper-parameters from the group's dictionary, if something has changed there."""
+        """Set the optimizer's hyper-parameters from the group's dictionary, if it has changed."""
         group = self.group
         if len(group) != self._length:
             self._watched = self.watched()
@@ -218,8 +218,9 @@ class Group:
         return isinstance(value, _CONSTANT) or value is self.group["params"]
 
     def updates(self, whole, number):
-        """Return the group's share of a step, a list of one `nbopt.interface.backend.Update`, or of none
-        where there is no gradient.
+        """Return the group's share of a step, a list of `nbopt.interface.backend.Update`.
+
+        The list has one, or none if there is no gradient.
 
         Parameters
         ----------
@@ -243,9 +244,9 @@ class Group:
             for row, grad in zip(rows, grads):
                 if grad.layout is not torch.strided:
                     raise SparseError(
-                        f"the gradient of parameter {row} of the group is sparse ({grad.layout}), and a step"
-                        " needs all of its elements: make it dense (param.grad = param.grad.to_dense()), or"
-                        " have the layer make it so (torch.nn.Embedding(..., sparse=False))"
+                        f"the gradient of parameter {row} of the group is sparse ({grad.layout}), and a step "
+                        "needs all of its elements: make it dense (param.grad = param.grad.to_dense()), or "
+                        "have the layer make it so (torch.nn.Embedding(..., sparse=False))"
                     ) from None
             pointers = [*map(_pointer, grads)]
         if not rows:
@@ -263,8 +264,9 @@ class Group:
             return self._parts_of(whole, number, *given)
 
     def _parts_of(self, whole, number, *given):
-        """Return the updates of a rule that is traced by axes: one for each number of axes and each kind of
-        states.
+        """Return the updates of a rule that is traced by axes.
+
+        There is one for each number of axes and each kind of states.
         """
         kinds: dict[tuple, list[int]] = {}
         for place, param in enumerate(given[2]):

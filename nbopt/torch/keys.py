@@ -1,5 +1,6 @@
-"""The keys of a group of parameters in PyTorch: which hyper-parameter each of them means, in nbopt's words
-and in PyTorch's.
+"""The keys of a group of parameters in PyTorch.
+
+A key means a hyper-parameter, in nbopt's words or in PyTorch's.
 """
 
 import functools
@@ -24,8 +25,8 @@ _FURTHER = {"dampening", "nesterov", "maximize", "amsgrad", "centered", "lr_deca
 _ELSEWHERE = {
     "learning_rate": 'a group\'s learning rate is called "lr": write group["lr"] = ...',
     "schedule": (
-        'a schedule belongs to the optimizer of the group: {"params": ..., "optimizer":'
-        " nbopt.RMSProp(schedule=...)}"
+        'a schedule belongs to the optimizer of the group: {"params": ..., "optimizer": '
+        "nbopt.RMSProp(schedule=...)}"
     ),
     "loss_scale": "the loss scale belongs to the whole optimizer: write optimizer.loss_scale = ...",
     "skip_nonfinite": "skipping belongs to the whole optimizer: write optimizer.skip_nonfinite = ...",
@@ -74,8 +75,8 @@ class GroupKeys:
         taken = sorted(found.keys() & OTHERS)
         if taken:
             raise ArgumentError(
-                f"{optimizer.classnm}'s constructor has arguments that mean something else in groups: rename"
-                f" {', '.join(taken)}"
+                f"{optimizer.classnm}'s constructor has arguments that mean something else in groups: rename "
+                f"{', '.join(taken)}"
             )
         found = {
             key: value
@@ -91,8 +92,9 @@ class GroupKeys:
         }
 
     def completed(self, group, values=None):
-        """Return a group's entries with the constructor's values for what it doesn't say, under both words
-        where there are two.
+        """Return a group's entries, with the constructor's values for what the group doesn't say.
+
+        Each stands under both words if there are two.
 
         Parameters
         ----------
@@ -117,8 +119,9 @@ class GroupKeys:
         return found
 
     def watched(self, group):
-        """Return the keys that have to be read at every step: the optimizer's, and those that ask for what it
-        has not, if they are there.
+        """Return the keys that have to be read at every step.
+
+        They are the optimizer's, and those, if present, that ask for what it has not.
 
         Raises
         ------
@@ -165,8 +168,8 @@ class GroupKeys:
                 elif key in _meaningful() and key not in self.words and not _is_off(value):
                     known = ", ".join(self.values)
                     raise ArgumentError(
-                        f"a group of {self._classnm} has no {key}; its hyper-parameters are {known}. Take"
-                        f" {key}={value!r} out of the group"
+                        f"a group of {self._classnm} has no {key}; its hyper-parameters are {known}. Take "
+                        f"{key}={value!r} out of the group"
                     )
         except BaseException:
             optimizer.__dict__.update(before)
@@ -217,8 +220,8 @@ def one_letter_apart(first, second):
 
 def _both(key, value, word, other):
     return (
-        f"a group says {key}={value!r} and {word}={other!r}, which are two words for the same: give one of"
-        " them"
+        f"a group says {key}={value!r} and {word}={other!r}, which are two words for the same: give one of "
+        "them"
     )
 
 

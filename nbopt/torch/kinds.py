@@ -1,5 +1,6 @@
-"""What a step depends on in PyTorch's tensors beside their memory, and one call that sees whether it is still
-so.
+"""What a step depends on in PyTorch's tensors beside their memory.
+
+One call sees whether it is still so.
 """
 
 from operator import attrgetter
@@ -11,11 +12,10 @@ _stride, _is_contiguous = torch.Tensor.stride, torch.Tensor.is_contiguous
 
 
 def kinds_of(params, grads):
-    """Return what a step over parameters and their gradients depends on, beside where they are and how many
-    they are.
+    """Return what a step over parameters and their gradients depends on.
 
-    PyTorch sees to it that a gradient has its parameter's shape, so what happens to the shape of a parameter
-    shows there too.
+    It is all but where they are and how many they are. PyTorch sees to it that a gradient has its parameter's
+    shape, so what happens to the shape of a parameter shows there too.
     """
     return (
         [*map(_nbytes, grads)],
@@ -27,12 +27,12 @@ def kinds_of(params, grads):
 
 
 def likeness(params, grads):
-    """Return a function that says of as many parameters and gradients, one after the other, whether they are
-    surely like these.
+    """Return a function that says whether other tensors are surely like these.
 
-    If it is true, `kinds_of` would return the same as for these, and no gradient has a negative bit that
-    these have not. It is one call, several times as fast as looks at each tensor from Python. It may be false
-    for no reason that matters here: in another mode of PyTorch, or if two parameters have one gradient.
+    It takes as many parameters and gradients, one after the other. If the answer is true, `kinds_of` would
+    return the same as for these, and no gradient has a negative bit that these have not. It is one call,
+    several times as fast as looks at each tensor from Python. It may be false for no reason that matters
+    here: in another mode of PyTorch, or if two parameters have one gradient.
     """
     if _Guards is None:
         return _never
@@ -49,10 +49,10 @@ def _strides(tensors):
 
 
 def _guards():
-    """Return what `torch.compile` looks at its inputs with, or None where this PyTorch has it not, or not
-    with all that is needed here.
+    """Return what `torch.compile` looks at its inputs with, or None.
 
-    It is private to PyTorch, so it has to show that it sees each difference.
+    None says that this PyTorch has it not, or not with all that is needed here. The class is private to
+    PyTorch, so it has to show that it sees each difference.
     """
     try:
         from torch._C._dynamo.guards import TensorGuards

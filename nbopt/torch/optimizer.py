@@ -22,8 +22,9 @@ __all__ = ["Optimizer"]
 
 
 class Optimizer(Stepper):
-    """A `torch.optim.Optimizer` that runs one of nbopt's optimizers, or a rule of your own, on CPU and CUDA
-    tensors, in place.
+    """A `torch.optim.Optimizer` that runs one of nbopt's optimizers, or a rule of your own.
+
+    It updates CPU and CUDA tensors in place.
 
     >>> optimizer = nbopt.torch.Optimizer(model.parameters(), nbopt.RMSProp(learning_rate=1e-3))
     >>> loss.backward()
@@ -87,15 +88,17 @@ class Optimizer(Stepper):
 
     Formulas are nbopt's (neon's), and differ from those of PyTorch's optimizers of similar names:
 
-    ============================  ==================================================================================================
-    ``GradientDescentMomentum``   keeps ``v = momentum * v - lr * g`` where SGD keeps ``b = momentum * b + g``
-    and steps by ``lr * b``: the
-                                  same steps as long as the learning rate stays
-    ``RMSProp``                   divides by ``sqrt(r + epsilon) + epsilon`` where PyTorch does by ``sqrt(r) + eps``; other defaults
-    ``Adagrad``                   divides by ``sqrt(G + epsilon)`` where PyTorch does by ``sqrt(G) + eps``
-    ``Adadelta``                  has no learning rate: PyTorch's with ``lr=1``
-    ``Adam``                      adds epsilon to the root before its correction: PyTorch's ``eps`` is ``epsilon / sqrt(1 - beta_2^t)``
-    ============================  ==================================================================================================
+    ===========================  ============================================================================
+    ``GradientDescentMomentum``  keeps ``v = momentum * v - lr * g`` where SGD keeps
+                                 ``b = momentum * b + g`` and steps by ``lr * b``: the same steps as long
+                                 as the learning rate stays
+    ``RMSProp``                  divides by ``sqrt(r + epsilon) + epsilon`` where PyTorch does by
+                                 ``sqrt(r) + eps``; other defaults
+    ``Adagrad``                  divides by ``sqrt(G + epsilon)`` where PyTorch does by ``sqrt(G) + eps``
+    ``Adadelta``                 has no learning rate: PyTorch's with ``lr=1``
+    ``Adam``                     adds epsilon to the root before its correction: PyTorch's ``eps`` is
+                                 ``epsilon / sqrt(1 - beta_2^t)``
+    ===========================  ============================================================================
     """
 
     def __init__(self, params, optimizer, backend=None, seed=None):
@@ -103,8 +106,8 @@ class Optimizer(Stepper):
         number = seed_for(seed)
         if seed is not None and isinstance(backend, Backend):
             raise ArgumentError(
-                "seed= goes with a backend's name; a backend that exists already has a seed: set_backend(...,"
-                " rng_seed=...)"
+                "seed= goes with a backend's name; a backend that exists already has a seed: "
+                "set_backend(..., rng_seed=...)"
             )
         self._begin(optimizer, backend, number)
         super().__init__(params, GroupKeys(optimizer).completed({}))
@@ -213,16 +216,16 @@ class _RuleGroup(Group):
     def take(self, found):
         if self.group.get("optimizer") is not self.given:
             raise ArgumentError(
-                "a group keeps its optimizer: take the group out of param_groups, and add one with the other"
-                " optimizer"
+                "a group keeps its optimizer: take the group out of param_groups, and add one with the other "
+                "optimizer"
             )
         self.keys.set(self.optimizer, found, self._converted)
         if self.keys.rate_is_unused(found):
             name = self.optimizer.classnm
             warn_once(
                 self.warned,
-                f"{name} has no learning rate: its group's \"lr\", which is there for PyTorch's schedulers,"
-                " does nothing",
+                f"{name} has no learning rate: its group's \"lr\", which is there for PyTorch's schedulers, "
+                "does nothing",
             )
 
     def _stays(self, value):
@@ -240,8 +243,8 @@ class _RuleGroup(Group):
         if schedule is not None and getattr(schedule, "step_config", self) is not None:
             name = type(schedule).__name__
             text = (
-                f'a {name} depends on the epoch, and PyTorch has none: set group["epoch"] = ... in each'
-                " epoch, or use a scheduler of PyTorch's"
+                f'a {name} depends on the epoch, and PyTorch has none: set group["epoch"] = ... in each '
+                "epoch, or use a scheduler of PyTorch's"
             )
             warn_once(self.warned, text)
         return 0
@@ -278,8 +281,8 @@ class _RuleGroup(Group):
             wrong = ""
         if wrong:
             raise StateError(
-                f"the state dict is not of nbopt's {optimizer.classnm}: {wrong}. Load it into the optimizer"
-                " that it was made by"
+                f"the state dict is not of nbopt's {optimizer.classnm}: {wrong}. Load it into the optimizer "
+                "that it was made by"
             )
         for index, param in zip(saved["params"], self.group["params"]):
             shapes = {
@@ -344,19 +347,19 @@ def _usable(optimizer):
     """Return `optimizer`, or raise where it can't be run for PyTorch."""
     if isinstance(optimizer, optimizers.MultiOptimizer):
         raise ArgumentError(
-            "MultiOptimizer goes by the names of layers. Give groups of parameters optimizers of their own:"
-            ' nbopt.torch.Optimizer([{"params": weights}, {"params": biases, "optimizer": nbopt.Adam()}],'
-            " nbopt.RMSProp())"
+            "MultiOptimizer goes by the names of layers. Give groups of parameters optimizers of their own: "
+            'nbopt.torch.Optimizer([{"params": weights}, {"params": biases, "optimizer": nbopt.Adam()}], '
+            "nbopt.RMSProp())"
         )
     if not isinstance(optimizer, optimizers.Optimizer):
         raise ArgumentError(
-            f"the optimizer must be one of nbopt's, such as nbopt.RMSProp(), not {brief(optimizer)}: it comes"
-            " after the parameters"
+            f"the optimizer must be one of nbopt's, such as nbopt.RMSProp(), not {brief(optimizer)}: it "
+            "comes after the parameters"
         )
     own = type(optimizer)
     if own.optimize is not optimizers.Optimizer.optimize or own.updates is not optimizers.Optimizer.updates:
         raise ArgumentError(
-            f"{optimizer.classnm} overrides optimize, and only what a rule says can be run for PyTorch: write"
-            " its step as rule(...)"
+            f"{optimizer.classnm} overrides optimize, and only what a rule says can be run for PyTorch: "
+            "write its step as rule(...)"
         )
     return optimizer

@@ -35,7 +35,7 @@ class TorchRule(Optimizer):
     words: tuple[str, ...] = ()
 
     #: The number of gradients that are not finite, on the device, if someone has counted them; and whether
-    # there is one.
+    #: there is one.
     found_inf: Any = None
     guarded: Any = False
 
@@ -108,8 +108,9 @@ class TorchRule(Optimizer):
         raise NotImplementedError
 
     def slope(self, param, grad):
-        """Return the gradient that is descended: negated to ascend, and with the weight decay that is part of
-        it.
+        """Return the gradient that is descended.
+
+        It is negated to ascend. The weight decay that is part of the gradient is in it.
         """
         if self.maximize:
             grad = -grad

@@ -117,8 +117,8 @@ class Saved:
         for saved, own in zip(found["param_groups"], owned):
             if len(saved["params"]) != len(own.group["params"]):
                 raise StateError(
-                    f"a group of the state dict has {len(saved['params'])} parameters, and that of the"
-                    f" optimizer {len(own.group['params'])}"
+                    f"a group of the state dict has {len(saved['params'])} parameters, and that of the "
+                    f"optimizer {len(own.group['params'])}"
                 )
             own.check_saved(saved, found["state"])
             try:
@@ -129,8 +129,8 @@ class Saved:
         skipped = found.get("skipped", [])
         if not isinstance(skipped, list) or len(skipped) not in (0, len(self._groups)):
             raise StateError(
-                "the skipped steps of a state dict are a list of one number for each group, not"
-                f" {brief(skipped)}"
+                "the skipped steps of a state dict are a list of one number for each group, not "
+                f"{brief(skipped)}"
             )
         for count in skipped:
             checks.count("skipped", count)
@@ -150,9 +150,9 @@ class Saved:
         for place, name in enumerate(theirs if len(theirs) == len(ours) else ()):
             if places.get(name, place) != place:
                 raise StateError(
-                    f"parameter {place} is {name!r} in the state dict and {ours[place]!r} in the optimizer,"
-                    f" which has {name!r} elsewhere: states are loaded by their place, so give the optimizer"
-                    " its parameters in the order of the run that was saved"
+                    f"parameter {place} is {name!r} in the state dict and {ours[place]!r} in the optimizer, "
+                    f"which has {name!r} elsewhere: states are loaded by their place, so give the optimizer "
+                    "its parameters in the order of the run that was saved"
                 )
 
     def _taken_along(self):
@@ -182,8 +182,9 @@ class Saved:
         raise NotImplementedError
 
     def __setstate__(self, state):
-        """Take over what `__getstate__` gave; PyTorch's `load_state_dict` passes the state and the groups
-        alone.
+        """Take over what `__getstate__` gave.
+
+        PyTorch's `load_state_dict` passes the state and the groups alone.
         """
         super().__setstate__(state)  # type: ignore[misc]
         self.state = CountedState(self.state)
@@ -224,13 +225,13 @@ def check_states(index, found, shapes):
         value, shape = found[name], shapes[name]
         if not isinstance(value, torch.Tensor) or value.dtype not in _STORAGE:
             raise StateError(
-                f"the state {name} of parameter {index} must be a tensor of one of {_STORAGE}, not"
-                f" {brief(value)}"
+                f"the state {name} of parameter {index} must be a tensor of one of {_STORAGE}, not "
+                f"{brief(value)}"
             )
         if value.shape != shape and not (value.numel() == 1 and all(length == 1 for length in shape)):
             raise StateError(
-                f"the state {name} of parameter {index} has shape {tuple(value.shape)}, and has to have"
-                f" {tuple(shape)}"
+                f"the state {name} of parameter {index} has shape {tuple(value.shape)}, and has to have "
+                f"{tuple(shape)}"
             )
 
 

@@ -1,5 +1,6 @@
-"""Seeds of stochastic rounding for optimizers that are given none: other ones for each, and the same in every
-process that makes as many.
+"""Seeds of stochastic rounding for optimizers that are given none.
+
+Each optimizer gets another one. Every process that makes as many has the same.
 """
 
 import itertools

@@ -38,9 +38,8 @@ def local_grads(params):
     -------
     list
     """
-    with (
-        torch._C.DisableTorchFunctionSubclass()
-    ):  # DTensors have a __torch_function__ that does nothing, and a look for it costs 300 ns
+    # DTensors have a __torch_function__ that does nothing, and a look for it costs 300 ns.
+    with torch._C.DisableTorchFunctionSubclass():
         return local([*map(_grad, params)])
 
 
@@ -70,9 +69,9 @@ def check_shards(params, rows):
         ):
             placed = [getattr(tensor, "placements", "no DTensor") for tensor in (param, grad)]
             raise LayoutError(
-                f"parameter {row} of the group is distributed as {placed[0]}, and its gradient as"
-                f" {placed[1]}: redistribute it (param.grad ="
-                " param.grad.redistribute(placements=param.placements))"
+                f"parameter {row} of the group is distributed as {placed[0]}, and its gradient as "
+                f"{placed[1]}: redistribute it (param.grad = "
+                "param.grad.redistribute(placements=param.placements))"
             )
 
 
@@ -93,10 +92,10 @@ def check_rule(optimizer, program, params):
     reduces = program.size is not None or any(isinstance(stage, Combine) for _, stage in program.stages())
     if reduces and any(map(_is_split, params)):
         raise ArgumentError(
-            f"{optimizer.classnm} reduces over whole parameters or steps here, which are split over processes"
-            " (DTensors), and nbopt does not add up over processes yet. Turn off gradient_clip_norm and"
-            " skip_nonfinite (torch.nn.utils.clip_grad_norm_ clips DTensors), or take a rule without"
-            " reductions"
+            f"{optimizer.classnm} reduces over whole parameters or steps here, which are split over "
+            "processes (DTensors), and nbopt does not add up over processes yet. Turn off "
+            "gradient_clip_norm and skip_nonfinite (torch.nn.utils.clip_grad_norm_ clips DTensors), or take a rule without "
+            "reductions"
         )
 
 

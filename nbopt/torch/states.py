@@ -1,5 +1,6 @@
-"""The states of a parameter, as PyTorch's optimizers keep them: their names, when there are any, and what
-they start from.
+"""The states of a parameter, as PyTorch's optimizers keep them.
+
+What are they called, when are there any, and what do they start from?
 """
 
 from typing import NamedTuple
@@ -69,8 +70,9 @@ class Kept(NamedTuple):
         return [_filled(param, start, state_dtype(param, wanted)) for param in params]
 
     def shaped(self, value, param):
-        """Return a state as a rule takes it: this process's share; one number with as many axes as the
-        parameter, if it is one.
+        """Return a state as a rule takes it.
+
+        It is this process's share. One number gets as many axes as the parameter.
         """
         value = getattr(value, "_local_tensor", value)
         single = self.single and self is not STEP and isinstance(value, torch.Tensor) and value.numel() == 1
@@ -140,9 +142,8 @@ STEP = Kept("step", single="float32")
 
 def _filled(param, start, dtype):
     if start == 0.0:
-        return torch.zeros_like(
-            param, dtype=dtype, requires_grad=False
-        )  # of zeroed pages, which cost nothing until they are used
+        # Zeroed pages cost nothing until they are used.
+        return torch.zeros_like(param, dtype=dtype, requires_grad=False)
     return torch.full_like(param, start, dtype=dtype, requires_grad=False)
 
 

@@ -1,5 +1,6 @@
-"""Stepper: what all of nbopt's optimizers for PyTorch have in common: the backend, the groups, and the step
-over all of them.
+"""Stepper: what all of nbopt's optimizers for PyTorch have in common.
+
+These are the backend, the groups, and the step over all of them.
 """
 
 from operator import attrgetter, is_
@@ -78,8 +79,9 @@ class Stepper(Saved, torch.optim.Optimizer):
             raise
 
     def _owned(self):
-        """Return the `Group` of each of `param_groups`, found by its dictionary, and made where the
-        dictionary is new.
+        """Return the `Group` of each of `param_groups`.
+
+        It is found by its dictionary, and made if the dictionary is new.
         """
         groups = self.param_groups
         if len(groups) != len(self._groups) or not all(map(is_, map(_dictionary, self._groups), groups)):
@@ -96,8 +98,8 @@ class Stepper(Saved, torch.optim.Optimizer):
         for number, param in enumerate(params):
             if torch.nn.parameter.is_lazy(param):
                 raise LayoutError(
-                    f"parameter {number} of the group has no shape yet: call the model with some input first"
-                    " (torch.nn.Lazy...)"
+                    f"parameter {number} of the group has no shape yet: call the model with some input first "
+                    "(torch.nn.Lazy...)"
                 )
             wrapped(self._backend, local([param])[0], f"parameter {number} of the group")
 
@@ -112,8 +114,8 @@ class Stepper(Saved, torch.optim.Optimizer):
         for param in params:
             if param.device != self._device:
                 raise LayoutError(
-                    f"parameters are on {self._device} and on {param.device}: make an optimizer for each"
-                    " device, after the model was moved"
+                    f"parameters are on {self._device} and on {param.device}: make an optimizer for each "
+                    "device, after the model was moved"
                 )
 
     def _use_backend(self, device):
@@ -146,8 +148,7 @@ class Stepper(Saved, torch.optim.Optimizer):
 
     @property
     def skip_nonfinite(self):
-        """Bool : whether to leave everything as it is in a step where the norm of a group's gradients is
-        infinite or NaN.
+        """Bool : whether a step stores nothing if the norm of a group's gradients is infinite or NaN.
 
         See `nbopt.Optimizer`. A state dict does not have it.
         """

@@ -1,3 +1,4 @@
-"""PyTorch's optimizers, run by nbopt: for each, a rule with PyTorch's formula, and a class with PyTorch's
-arguments.
+"""PyTorch's optimizers, run by nbopt.
+
+Each is a rule with PyTorch's formula, and a class with PyTorch's arguments.
 """

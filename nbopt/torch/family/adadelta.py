@@ -38,8 +38,9 @@ class AdadeltaRule(TorchRule):
 
 
 class Adadelta(DropIn, torch.optim.Adadelta):
-    """`torch.optim.Adadelta`, run by nbopt: each step as large as the steps before it, in units of its
-    gradients.
+    """`torch.optim.Adadelta`, run by nbopt.
+
+    Each step is as large as the steps before it, in units of its gradients.
 
     With ``g`` the gradient, negated to maximize, plus ``weight_decay * p``::
 

@@ -47,7 +47,7 @@ class Adam(DropIn, torch.optim.Adam):
     count of steps::
 
         m = beta_1 * m + (1 - beta_1) * g;       M = m / (1 - beta_1^t)
-        v = beta_2 * v + (1 - beta_2) * g^2;     V = v / (1 - beta_2^t)      (amsgrad: of the largest v so far)
+        v = beta_2 * v + (1 - beta_2) * g^2;     V = v / (1 - beta_2^t)   (amsgrad: of the largest v so far)
         p = p - lr * M / (sqrt(V) + eps)
 
     References

@@ -29,8 +29,9 @@ class AdamaxRule(TorchRule):
 
 
 class Adamax(DropIn, torch.optim.Adamax):
-    """`torch.optim.Adamax`, run by nbopt: Adam that divides by a decaying maximum of the gradients'
-    magnitudes.
+    """`torch.optim.Adamax`, run by nbopt.
+
+    It is Adam that divides by a decaying maximum of the gradients' magnitudes.
 
     With ``g`` the gradient, negated to maximize, plus ``weight_decay * p``::
 

@@ -26,9 +26,8 @@ class RAdamRule(TorchRule):
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
         most = 2.0 / (1.0 - b2) - 1.0
-        length = (
-            most - 2.0 * t * b2**t / second
-        )  # of a plain average that would be as certain as the running one
+        # The length of a plain average that would be as certain as the running one.
+        length = most - 2.0 * t * b2**t / second
         square = (length - 4.0) * (length - 2.0) * most / ((most - 4.0) * (most - 2.0) * length)
         certain = length > 5.0
         rectified = be.sqrt(be.where(certain, square, 0.0) * second)
@@ -37,16 +36,17 @@ class RAdamRule(TorchRule):
 
 
 class RAdam(DropIn, torch.optim.RAdam):
-    """`torch.optim.RAdam`, run by nbopt: Adam that leaves out the division while a parameter has seen too few
-    gradients.
+    """`torch.optim.RAdam`, run by nbopt.
+
+    It is Adam that does not divide while a parameter has seen too few gradients.
 
     With ``g`` the gradient as in `Adam`::
 
         m = beta_1 * m + (1 - beta_1) * g;       M = m / (1 - beta_1^t)
         v = beta_2 * v + (1 - beta_2) * g^2
         n = 2 / (1 - beta_2) - 1;                n_t = n - 2 * t * beta_2^t / (1 - beta_2^t)
-        n_t > 5:  p = p - lr * M * sqrt((n_t - 4) * (n_t - 2) * n / ((n - 4) * (n - 2) * n_t)) * sqrt(1 -
-        beta_2^t) / (sqrt(v) + eps)
+        r_t = sqrt((n_t - 4) * (n_t - 2) * n / ((n - 4) * (n - 2) * n_t))
+        n_t > 5:  p = p - lr * M * r_t * sqrt(1 - beta_2^t) / (sqrt(v) + eps)
         else:     p = p - lr * M
 
     References

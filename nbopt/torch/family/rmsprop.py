@@ -47,8 +47,10 @@ class RMSprop(DropIn, torch.optim.RMSprop):
 
     With ``g`` the gradient, negated to maximize, plus ``weight_decay * p``::
 
-        v = alpha * v + (1 - alpha) * g^2                 (centered: the mean's square is taken off v in the root below)
-        p = p - lr * g / (sqrt(v) + eps)                  (momentum: b = momentum * b + g / (sqrt(v) + eps); p = p - lr * b)
+        v = alpha * v + (1 - alpha) * g^2
+        p = p - lr * g / (sqrt(v) + eps)   (momentum: b = momentum * b + g / (sqrt(v) + eps); p = p - lr * b)
+
+    If it is centered, the square of the gradients' running mean is taken off ``v`` in the root.
 
     References
     ----------

@@ -31,8 +31,9 @@ class RpropRule(TorchRule):
 
 
 class Rprop(DropIn, torch.optim.Rprop):
-    """`torch.optim.Rprop`, run by nbopt: steps along the gradient's sign, of a size that each element finds
-    for itself.
+    """`torch.optim.Rprop`, run by nbopt.
+
+    It steps along the gradient's sign. Each element finds the size of its steps for itself.
 
     With ``g`` the gradient, negated to maximize, ``d`` that of the step before, and ``size`` the learning
     rate at first::

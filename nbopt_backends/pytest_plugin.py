@@ -1,9 +1,9 @@
-"""pytest plugin: the fixture ``nbopt_backend`` runs a test once on each backend that ``--nbopt-backend``
-names.
+"""pytest plugin: the fixture ``nbopt_backend`` runs a test once on each backend.
 
-pytest loads it wherever nbopt is installed; in a checkout, ``-p nbopt_backends.pytest_plugin`` does. pytest
-imports its plugins at every start, before coverage is measured, so this one imports nbopt (and with it NumPy)
-only for tests that take the fixture, and stands in the package whose import costs nothing.
+``--nbopt-backend`` names the backends. pytest loads it wherever nbopt is installed; in a checkout, ``-p
+nbopt_backends.pytest_plugin`` does. pytest imports its plugins at every start, before coverage is measured,
+so this one imports nbopt (and with it NumPy) only for tests that take the fixture, and stands in the package
+whose import costs nothing.
 """
 
 import pytest
@@ -19,8 +19,8 @@ def pytest_addoption(parser):
         action="append",
         metavar="NAMES",
         help=(
-            "backends for tests that take the fixture nbopt_backend: names, separated by commas, or 'all'"
-            f" for all that can be used here; may be given several times. Default: {','.join(DEFAULT)}"
+            "backends for tests that take the fixture nbopt_backend: names, separated by commas, or 'all' "
+            f"for all that can be used here; may be given several times. Default: {','.join(DEFAULT)}"
         ),
     )
 
@@ -67,8 +67,9 @@ def chosen_backends(values):
 
 @pytest.fixture
 def nbopt_backend(request):
-    """Set a fresh nbopt backend for the duration of the test (seed 0, batch size 1), and restore the former
-    one afterwards.
+    """Set a fresh nbopt backend for the test, and restore the former one afterwards.
+
+    Its seed is 0 and its batch size 1.
     """
     import nbopt
 

@@ -1,5 +1,6 @@
-"""ArrayBackend: what backends whose arrays have addresses and strides have in common, foremost the checks
-before a step.
+"""ArrayBackend: what backends whose arrays have addresses and strides have in common.
+
+Foremost these are the checks before a step.
 """
 
 import numpy as np
@@ -27,8 +28,8 @@ class ArrayBackend(Backend):
         if found not in STORED_DTYPES:
             names = ", ".join(sorted(d.name for d in STORED_DTYPES))
             raise DtypeError(
-                f"arrays of dtype {dtype} can't be trained; allowed are {names}. Convert it:"
-                " x.astype(numpy.float32)"
+                f"arrays of dtype {dtype} can't be trained; allowed are {names}. Convert it: "
+                "x.astype(numpy.float32)"
             )
         return found
 
@@ -37,8 +38,9 @@ class ArrayBackend(Backend):
         return resolved(obj)
 
     def array_of(self, tensor):
-        """Return what has a tensor's shape, dtype, strides and address, for checks and layouts: a
-        numpy.ndarray where the host can read it.
+        """Return what has a tensor's shape, dtype, strides and address, for checks and layouts.
+
+        It is a numpy.ndarray if the host can read it.
 
         Raises
         ------
@@ -61,7 +63,7 @@ class ArrayBackend(Backend):
         _check_writable(self.array_of(tensor), repr(tensor))
 
     def copied(self, tensor):
-        """Return what `array_of` does for a contiguous copy of the tensor, which lives as long as the result."""
+        """Return what `array_of` does, for a contiguous copy that lives as long as the result."""
         raise NotImplementedError(f"{type(self).__name__} can't copy arrays")
 
     def broadcast(self, array, shape):
@@ -69,11 +71,10 @@ class ArrayBackend(Backend):
         raise NotImplementedError(f"{type(self).__name__} can't broadcast arrays")
 
     def checked_columns(self, update):
-        """Return the update's columns as lists of arrays, after the checks that only a look at memory can
-        make, and their roundings.
+        """Return the update's columns as lists of arrays, and their roundings.
 
-        The roundings are a list for each slot: how many mantissa bits a stochastic rounding keeps in each
-        row, or 0.
+        Before that it makes the checks that only a look at memory can make. The roundings are a list for each
+        slot: how many mantissa bits a stochastic rounding keeps in each row, or 0.
 
         For an assignment outside an optimizer, operands are broadcast to the target's shape, and an operand
         that overlaps the target without being the same view of it is copied first.
@@ -120,8 +121,9 @@ class ArrayBackend(Backend):
         check_disjoint(values)
 
     def _operand(self, tensor, target):
-        """Return an operand of an assignment as an array of the target's shape, free of dangerous overlap
-        with it.
+        """Return an operand of an assignment as an array of the target's shape.
+
+        It is free of dangerous overlap with the target.
         """
         array = self.array_of(tensor)
         alike = (
@@ -135,8 +137,9 @@ class ArrayBackend(Backend):
 
 
 def given_values(tensor, values):
-    """Return what a user gave to be stored in a tensor (an array, a tensor or a number) as a NumPy array of a
-    dtype that can be converted.
+    """Return what a user gave to be stored in a tensor, as a NumPy array.
+
+    It may be an array, a tensor or a number. The result has a dtype that can be converted.
     """
     if isinstance(values, np.ma.MaskedArray):
         raise LayoutError(MASKED)
@@ -147,8 +150,9 @@ def given_values(tensor, values):
 
 
 def convert(source, target, tensor):
-    """Write the array `source` into the NumPy array `target`, which stands for `tensor`, rounding to nearest;
-    NaN is canonical in 16 bits.
+    """Write the array `source` into the NumPy array `target`, which stands for `tensor`.
+
+    Values are rounded to nearest. NaN is canonical in 16 bits.
     """
     try:
         with np.errstate(all="ignore"):
@@ -176,7 +180,7 @@ def _kept(update, slot, tensor):
 def _check_writable(array, called):
     if not array.flags.writeable:
         raise LayoutError(
-            f"{called} is read-only, and would be written: pass a writable array (numpy.array(x) makes one)."
-            " JAX's arrays always are: train a NumPy copy, and give JAX a copy of that at every step"
-            " (jax.numpy.array(w))"
+            f"{called} is read-only, and would be written: pass a writable array (numpy.array(x) makes one). "
+            "JAX's arrays always are: train a NumPy copy, and give JAX a copy of that at every step "
+            "(jax.numpy.array(w))"
         )

@@ -1,8 +1,7 @@
-"""DeviceArray: an array in a GPU's memory, its own or a foreign one, of which the host knows everything but
-the values.
+"""DeviceArray: an array in a GPU's memory, the backend's own or a foreign one.
 
-No NumPy array ever stands over device memory: to print or to compare such an array ends the process, and a
-debugger prints all that it finds.
+The host knows everything of it but the values. No NumPy array ever stands over device memory: to print or to
+compare such an array ends the process, and a debugger prints all that it finds.
 """
 
 import ctypes
@@ -122,9 +121,9 @@ class DeviceArray:
             same_strides = strides is None if self.c_contiguous else strides == self.strides
             if tuple(self.owner.shape) != self.shape or dtype != self.dtype or not same_strides:
                 raise LayoutError(
-                    f"an array of shape {self.shape} and dtype {self.dtype} has got memory of shape"
-                    f" {tuple(self.owner.shape)} and dtype {dtype}, or of other strides, since it was"
-                    " wrapped: wrap it again"
+                    f"an array of shape {self.shape} and dtype {self.dtype} has got memory of shape "
+                    f"{tuple(self.owner.shape)} and dtype {dtype}, or of other strides, since it was "
+                    "wrapped: wrap it again"
                 )
             self.address = address
 
@@ -132,9 +131,9 @@ class DeviceArray:
         """Return a view. `key` has slices, ints and at most one Ellipsis, with NumPy's meaning."""
         parts = list(key) if isinstance(key, tuple) else [key]
         if len(parts) - parts.count(...) > self.ndim:
+            given = len(parts) - parts.count(...)
             raise IndexError(
-                f"too many indices: the array has {self.ndim} dimensions, and {len(parts) - parts.count(...)}"
-                " were indexed"
+                f"too many indices: the array has {self.ndim} dimensions, and {given} were indexed"
             )
         if parts.count(...) > 1:
             raise IndexError("an index can have one Ellipsis (...) only")
@@ -218,15 +217,16 @@ def _c_strides(shape, item_size):
 
 def _on_host(obj):
     return LayoutError(
-        f'the array ({type(obj).__name__}) is in the host\'s memory, and the backend "cuda" works on the'
-        " GPU's. nbopt.get_backend().array(x) makes a tensor with a copy; cupy.asarray(x) or"
-        " torch.as_tensor(x, device='cuda') make device arrays, which are used without a copy"
+        f'the array ({type(obj).__name__}) is in the host\'s memory, and the backend "cuda" works on the '
+        "GPU's. nbopt.get_backend().array(x) makes a tensor with a copy; cupy.asarray(x) or "
+        "torch.as_tensor(x, device='cuda') make device arrays, which are used without a copy"
     )
 
 
 def from_foreign(home, obj):
-    """Return a DeviceArray that shares the memory of a CuPy, PyTorch or Numba device array, or of any that
-    exports DLPack for CUDA.
+    """Return a DeviceArray that shares the memory of another library's device array.
+
+    The library is CuPy, PyTorch, Numba, or any that exports DLPack for CUDA.
 
     Raises
     ------
@@ -286,9 +286,8 @@ def _from_dlpack(home, obj):
     if kind not in (_CUDA, _CUDA_MANAGED):
         raise _on_host(obj)
     home.check_device(device)
-    capsule = obj.__dlpack__(
-        stream=home.streams.current() or 1
-    )  # the producer makes that stream wait for what it has queued
+    # The producer makes that stream wait for what it has queued.
+    capsule = obj.__dlpack__(stream=home.streams.current() or 1)
     # An unused capsule frees the producer's memory when it goes, so holding it is all that is needed.
     return DeviceArray(home, *dlpack_structure(home, capsule), (capsule, obj), readonly=_immutable(obj))
 

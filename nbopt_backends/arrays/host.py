@@ -33,8 +33,8 @@ class HostBackend(ArrayBackend):
         array = obj.view(np.ndarray) if isinstance(obj, np.ndarray) else _from_foreign(self, obj)
         if not array.dtype.isnative:
             raise LayoutError(
-                f"the array is byte-swapped ({array.dtype.str}): convert it by"
-                " x.astype(x.dtype.newbyteorder('='))"
+                f"the array is byte-swapped ({array.dtype.str}): convert it by "
+                "x.astype(x.dtype.newbyteorder('='))"
             )
         self.storage_dtype(array.dtype)
         if not array.flags.aligned:
@@ -132,8 +132,8 @@ def _from_foreign(home, obj):
         device = obj.__dlpack_device__()[0]
         if device not in _CPU_DEVICES:
             raise LayoutError(
-                f"the array is on another device (DLPack's type {int(device)}): use that device's backend, or"
-                " copy it to the host"
+                f"the array is on another device (DLPack's type {int(device)}): use that device's backend, "
+                "or copy it to the host"
             )
         try:
             return np.from_dlpack(obj)

@@ -1,8 +1,8 @@
-"""Arrays over given memory, and whether arrays overlap: checked when a layout is built, so that no update
-depends on the order of its elements.
+"""Arrays over given memory, and whether arrays overlap.
 
-What is asked of an array here is its address, shape, dtype and strides: a numpy.ndarray in the host's memory,
-or a record such as DeviceArray.
+Overlap is checked when a layout is built, so that no update depends on the order of its elements. What is
+asked of an array here is its address, shape, dtype and strides: a numpy.ndarray in the host's memory, or a
+record such as DeviceArray.
 """
 
 import ctypes
@@ -37,10 +37,8 @@ def array_at(address, shape, dtype, strides, owner, readonly=False):
         "shape": shape,
         "strides": strides,  # None: C order
         "typestr": f"|V{dtype.itemsize}",
-        "data": (
-            address or 1,
-            False,
-        ),  # NumPy takes 0 for no memory, where libraries have arrays without elements
+        # NumPy takes 0 for no memory, where libraries have arrays without elements.
+        "data": (address or 1, False),
     }
     array = np.asarray(_Exporter(owner, interface)).view(dtype)
     array.flags.writeable = not readonly
@@ -50,14 +48,15 @@ def array_at(address, shape, dtype, strides, owner, readonly=False):
 def no_array(obj):
     """Return the error of an object whose memory can't be shared."""
     return OperandError(
-        f"{type(obj).__name__} is no array whose memory could be shared. nbopt.get_backend().array(x) makes a"
-        " tensor with a copy of its values"
+        f"{type(obj).__name__} is no array whose memory could be shared. nbopt.get_backend().array(x) makes "
+        "a tensor with a copy of its values"
     )
 
 
 def torch_structure(home, tensor):
-    """Return the address, dtype, as the backend `home` stores it, and strides in bytes (None: C order) of a
-    PyTorch tensor.
+    """Return the address, dtype and strides of a PyTorch tensor.
+
+    The dtype is the one in which the backend `home` stores it. Strides are in bytes; None is C order.
 
     Raises
     ------
@@ -66,8 +65,8 @@ def torch_structure(home, tensor):
     """
     if str(tensor.layout) != "torch.strided":
         raise LayoutError(
-            f"the tensor is sparse ({tensor.layout}), and a step needs all of its elements: make it dense by"
-            " x.to_dense()"
+            f"the tensor is sparse ({tensor.layout}), and a step needs all of its elements: make it dense by "
+            "x.to_dense()"
         )
     try:
         address, empty = tensor.data_ptr(), 0 in tensor.shape
@@ -77,8 +76,8 @@ def torch_structure(home, tensor):
         raise _no_memory(tensor)
     if tensor.is_neg():
         raise LayoutError(
-            "the tensor has PyTorch's negative bit: its memory holds its values with the other sign, so it"
-            " can't be written. Pass x.resolve_neg()"
+            "the tensor has PyTorch's negative bit: its memory holds its values with the other sign, so it "
+            "can't be written. Pass x.resolve_neg()"
         )
     dtype = home.storage_dtype(str(tensor.dtype).removeprefix("torch."))
     return (
@@ -92,8 +91,8 @@ def _no_memory(tensor):
     kind = type(tensor).__name__
     if hasattr(tensor, "to_local"):
         way = (
-            "Pass its local tensors, x.to_local(). Parameters that FSDP2 shards (fully_shard) are not"
-            " supported yet"
+            "Pass its local tensors, x.to_local(). Parameters that FSDP2 shards (fully_shard) are not "
+            "supported yet"
         )
     else:
         way = "Pass the plain tensors that it stands for"
@@ -101,8 +100,9 @@ def _no_memory(tensor):
 
 
 def resolved(obj):
-    """Return `obj`, or a copy of its values where it is a PyTorch tensor whose memory holds them with the
-    other sign (the negative bit).
+    """Return `obj`, or a copy of its values if its memory does not hold them.
+
+    That is so for a PyTorch tensor whose memory holds the values with the other sign (the negative bit).
     """
     return obj.resolve_neg() if hasattr(obj, "resolve_neg") and obj.is_neg() else obj
 
@@ -134,8 +134,9 @@ def dlpack_tensor(capsule):
 
 
 def dlpack_structure(home, capsule):
-    """Return the address, shape, dtype, as the backend `home` stores it, and strides in bytes (None: C order)
-    of a DLPack capsule's array.
+    """Return the address, shape, dtype and strides of a DLPack capsule's array.
+
+    The dtype is the one in which the backend `home` stores it. Strides are in bytes; None is C order.
     """
     found = dlpack_tensor(capsule)
     names = {(2, 16): "float16", (2, 32): "float32", (2, 64): "float64", (BFLOAT, 16): "bfloat16"}
@@ -206,8 +207,9 @@ def reshaped_strides(shape, strides, new, item_size):
 
 
 def overlaps_itself(array):
-    """Return whether two elements of `array` share memory (as in views made by ``as_strided`` or
-    ``broadcast_to``).
+    """Return whether two elements of `array` share memory.
+
+    They do in some views made by ``as_strided`` or ``broadcast_to``.
     """
     if array.size <= 1:
         return False
@@ -253,9 +255,9 @@ def check_disjoint(values):
         for _, _, other_written, other in active:
             if (written or other_written) and _share(values[index][0], values[other][0]):
                 raise LayoutError(
-                    f"{values[other][2]()} and {values[index][2]()} share memory that a step writes: the"
-                    " result would depend on which is updated first. List each array once, and keep"
-                    " gradients in memory of their own."
+                    f"{values[other][2]()} and {values[index][2]()} share memory that a step writes: the "
+                    "result would depend on which is updated first. List each array once, and keep "
+                    "gradients in memory of their own."
                 )
         active.append((start, end, written, index))
 
@@ -279,8 +281,9 @@ def _share(a, b):
 
 
 def _has_sum(terms, low, high):
-    """Return whether ``sum(step * times)`` can lie in [low, high]; `terms` are (step, fewest times, most
-    times), the largest step first.
+    """Return whether ``sum(step * times)`` can lie in [low, high].
+
+    `terms` are (step, fewest times, most times), the largest step first.
     """
     rests = [(0, 0, 0)]  # from each term on: the greatest common divisor, the least and the greatest sum
     for step, fewest, most in reversed(terms):

@@ -91,8 +91,9 @@ class Launch:
 
 
 class NumbaCPU(CompiledBackend, HostBackend):
-    """The backend ``"cpu"``: each program becomes one Numba kernel, run over chunks of all tensors by a
-    ``prange`` loop.
+    """The backend ``"cpu"``: each program becomes one Numba kernel.
+
+    A ``prange`` loop runs it over chunks of all tensors.
 
     Parameters
     ----------
@@ -116,8 +117,8 @@ class NumbaCPU(CompiledBackend, HostBackend):
         """Return why the backend can't be used and what to do about it, or None where it can."""
         if numba.config.DISABLE_JIT:
             return (
-                "Numba compiles nothing while NUMBA_DISABLE_JIT is set: unset it, or use the backend"
-                ' "reference", which is plain NumPy'
+                "Numba compiles nothing while NUMBA_DISABLE_JIT is set: unset it, or use the backend "
+                '"reference", which is plain NumPy'
             )
         if numba.config.SLP_VECTORIZE:  # off since https://github.com/numba/numba/issues/8705
             return "LLVM makes wrong code of sums while NUMBA_SLP_VECTORIZE is set: unset it"
@@ -155,8 +156,9 @@ class NumbaCPU(CompiledBackend, HostBackend):
         return first.joined
 
     def _runner(self, elements, text=_DRIVERS, stem="drivers", name="run_stages", signature=_RUN):
-        """Return what runs a compiled function over so many elements: on all threads or, where they are few,
-        on one.
+        """Return what runs a compiled function over so many elements.
+
+        It runs on all threads or, if the elements are few, on one.
         """
         serial = partial(self._function, text, stem, name, False, signature)
         if not self.threads.worthwhile(elements):
@@ -281,9 +283,8 @@ class NumbaCPU(CompiledBackend, HostBackend):
         found = NumbaCPU._functions.get(key)
         if found is None:
             with NumbaCPU._compile_lock:
-                if (
-                    problem := self.problem()
-                ):  # set since the backend was made; Numba would return the function as it is
+                # It may have come since the backend was made: Numba would return the function as it is.
+                if problem := self.problem():
                     raise BackendError(f'the backend "cpu" can\'t compile: {problem}')
                 module = source.load(text, stem)
                 function = getattr(module, name)

@@ -157,8 +157,9 @@ class CpuPlan(Plan):
         return Record(function, stage.guarded, kernel, chunks, passes=True)
 
     def _combine(self, order, stage):
-        """Return the records of the end of a reduction: of what folds each parameter's tiles, and over the
-        step of what folds the results.
+        """Return the records of the end of a reduction.
+
+        They fold each parameter's tiles. If the reduction is over the step, more of them fold the results.
         """
         op, numbers = _OPS[stage.op], (self.numbers.ctypes.data, self.stride)
         if not isinstance(stage.over, str):

@@ -125,7 +125,7 @@ def prefetch(context, address, size):
 
 @njit(inline="always")
 def address(row, slot, offset, item_size):
-    """Return the address of element `offset` of a slot, given the address of its tensor's row in the table."""
+    """Return the address of element `offset` of a slot; `row` is the address of the tensor's row."""
     return load_int64(row, slot, -1) + offset * item_size
 
 

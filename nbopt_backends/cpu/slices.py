@@ -1,5 +1,6 @@
-"""Passes that know slices, as records that `nbopt_backends.cpu.drivers.run_stages` goes through; see
-`nbopt_backends.meaning.slices`.
+"""Passes that know slices, as records that `nbopt_backends.cpu.drivers.run_stages` goes through.
+
+See `nbopt_backends.meaning.slices`.
 """
 
 import numpy as np
@@ -16,8 +17,9 @@ _COLUMNS = 16384  # of a chunk, where rows are long; a multiple of a tile
 
 
 class SlicedPass:
-    """One pass that knows slices over the parameters of a plan: its walks, and the memory of its partial
-    results.
+    """One pass that knows slices, over the parameters of a plan.
+
+    It has its walks, and the memory of its partial results.
 
     Parameters
     ----------
@@ -51,8 +53,9 @@ class SlicedPass:
         self._contiguous = np.zeros(len(extents), np.int64)
 
     def records(self):
-        """Return for each combination of dtypes and column strides the address of its kernel, and its chunks,
-        int64[chunks, SLICED_FIELDS].
+        """Return the address of each kernel, with its chunks, int64[chunks, SLICED_FIELDS].
+
+        There is a kernel for each combination of dtypes and column strides.
         """
         found, extents = [], self.plan.program.extents
         for group in self.plan.layout.groups:
@@ -105,8 +108,9 @@ class SlicedPass:
         return self.sums.ctypes.data + int(self.starts[row]) * self.sums.strides[0]
 
     def source(self, number):
-        """Return where the results of a reduction to one number are: the starts, the first result, and the
-        bytes to the next.
+        """Return where the results of a reduction to one number are.
+
+        These are the starts, the first result, and the bytes to the next.
         """
         return [self.starts.ctypes.data, self.sums.ctypes.data + 8 * number, self.sums.strides[0]]
 

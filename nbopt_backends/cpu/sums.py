@@ -46,9 +46,8 @@ def tile_sum(source, n, size):
     if n == 0:
         return 0.0
     buffer = empty(TILE, np.float64)
-    values = (
-        buffer.ctypes.data
-    )  # the folds below take it anew: Numba would free the buffer after its last use
+    # The folds below take it anew: Numba would free the buffer after its last use.
+    values = buffer.ctypes.data
     if size == 4:
         for k in range(n):
             store_float32(values, k, 1, load_float32(source, k, 0))

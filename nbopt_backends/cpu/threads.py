@@ -80,15 +80,14 @@ class Threads:
         )
 
     def serial(self):
-        """Return whether launches must do with one thread: by choice, or in a forked child that can't start
-        others.
+        """Return whether launches must do with one thread.
+
+        They must by choice, or in a forked child that can't start others.
         """
         return _threads_lost or self.limit == 1 or self.wanted() == 1
 
     def lost(self):
-        """Return whether this is a forked child that can't start threads, though plans from before the fork
-        count on them.
-        """
+        """Return whether this is a forked child that can't start threads, and older plans count on them."""
         return _threads_lost
 
     def worthwhile(self, elements):

@@ -87,8 +87,8 @@ class DeviceBackend(CompiledBackend):
         """Raise LayoutError where an array is on another GPU than the backend's."""
         if number is not None and number != self.device_id:
             raise LayoutError(
-                f"the array is on GPU {number}, and the backend works on GPU {self.device_id}: move it there,"
-                f" or make a backend with device_id={number}"
+                f"the array is on GPU {number}, and the backend works on GPU {self.device_id}: move it "
+                f"there, or make a backend with device_id={number}"
             )
 
     def adopt(self, obj):
@@ -183,8 +183,8 @@ class DeviceBackend(CompiledBackend):
         storage = tensor.storage
         if not isinstance(storage, DeviceArray):
             raise LayoutError(
-                f"{tensor!r} is in the host's memory, and this backend works on the GPU's:"
-                " nbopt.get_backend().array(x) makes a copy there"
+                f"{tensor!r} is in the host's memory, and this backend works on the GPU's: "
+                "nbopt.get_backend().array(x) makes a copy there"
             )
         self.check_device(storage.home.device_id)
         storage.refresh()
@@ -255,8 +255,9 @@ class DeviceBackend(CompiledBackend):
         return self.marked(update_text(stage, self.dialect(), group.dtypes, group.arithmetic, *options))
 
     def walk_text(self, program, stage, group, kinds):
-        """Return the text of the kernel of a pass that knows slices, for tensors of a group; `kinds` as in
-        `slices_text`.
+        """Return the text of the kernel of a pass that knows slices, for tensors of a group.
+
+        `kinds` is as in `slices_text`.
         """
         options = (group.strided, group.kept, not program.differs())
         return self.marked(
@@ -288,7 +289,7 @@ class DeviceBackend(CompiledBackend):
         raise NotImplementedError
 
     def kernel(self, text, stem, name):
-        """Return one kernel of a generated module, all of whose arguments are int64, compiled at first use."""
+        """Return one kernel of a generated module, compiled at first use; all its arguments are int64."""
         key = (text, name, self.device.key)
         found = self._functions.get(key)
         if found is None:

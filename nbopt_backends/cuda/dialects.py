@@ -9,9 +9,14 @@ _EXACT = {
     "divide": "divide({0}, {1})",
 }
 _PARTS = {
-    "kernel": "", "loop": "", "load": "x{slot}", "store": "y{slot} = {value}", "random": "u{index}", "narrowed": "narrowed({value})",
+    "kernel": "",
+    "loop": "",
+    "load": "x{slot}",
+    "store": "y{slot} = {value}",
+    "random": "u{index}",
+    "narrowed": "narrowed({value})",
     "partial": "z{number} = {value}",
-}  # fmt: skip
+}
 
 #: Every operation rounds by itself: an infix ``*`` followed by ``+`` could become one fma, which rounds once.
 DIALECT = Dialect(
@@ -21,7 +26,7 @@ DIALECT = Dialect(
     **_PARTS,
 )
 #: What ``fast_math`` allows: contraction and approximate division. (More by NVVM, but numba-cuda hands it on
-# to no link-time optimization.)
+#: to no link-time optimization.)
 FAST = DIALECT._replace(ops={})
 #: The simulator has neither libdevice nor addresses: `simulated` has functions of the same names in NumPy.
 SIMULATED = DIALECT._replace(

@@ -21,7 +21,7 @@ def update(table, chunks, n_chunks, numbers, stride, random, views, taken, sums)
 _CONTIGUOUS = """    c = int64(cuda.blockIdx.x)
     while c < n_chunks:
 {chunk}
-        # {width} elements at a time, as far as every tensor starts at a multiple of 16 bytes; the rest one by one.
+        # {width} elements at a time if every tensor starts at a multiple of 16 bytes; the rest one by one.
         whole = n & -{width} if ({misaligned}) & 15 == 0 else int64(0)
         i = int64(cuda.threadIdx.x) * {width}
         while i < whole:
@@ -43,7 +43,8 @@ _STRIDED = """    c = int64(cuda.blockIdx.x)
         c += cuda.gridDim.x"""
 
 _ROUNDED = """    item = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
-    # {threads} threads share a chunk, a block of the random stream. Each has the lanes whose words belong to its elements.
+    # {threads} threads share a chunk, which is a block of the random stream.
+    # Each has the lanes whose words belong to its elements.
     while item < n_chunks * {threads}:
         c = item // {threads}
         t = item - c * {threads}
@@ -59,8 +60,9 @@ _ROUNDED = """    item = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadI
 
 
 def _step(rounded):
-    """Return how many elements of a block of the random stream are gone through at a time: one draw of the
-    words with the fewest bits.
+    """Return how many elements of a block of the random stream are gone through at a time.
+
+    It is one draw of the words with the fewest bits.
     """
     return 64 * LANES // min(word for _, _, word in rounded)
 

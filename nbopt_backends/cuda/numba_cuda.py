@@ -120,9 +120,8 @@ class Device:
         self._context = cuda.gpus[number].get_primary_context()
         handle = self._context.handle
         self._handle = int(getattr(handle, "value", handle))  # a ctypes pointer in older versions
-        if int(before) != int(
-            cuda_driver.driver.cuCtxGetCurrent()
-        ):  # cuda-core drops what another library had set
+        # cuda-core drops what another library had set.
+        if int(before) != int(cuda_driver.driver.cuCtxGetCurrent()):
             cuda_driver.driver.cuCtxSetCurrent(before)
         with self.entered():
             device = cuda.get_current_device()
@@ -140,8 +139,9 @@ class Device:
         return _Entered(self._context, self._handle)
 
     def blocks(self, pieces, threads=None):
-        """Return how many blocks to launch for so many pieces of work: of a block each, or of so many
-        threads.
+        """Return how many blocks to launch for so many pieces of work.
+
+        A piece takes a block, or so many threads.
         """
         wanted = pieces if threads is None else -(-pieces * threads // self.threads)
         return max(1, min(wanted, self.most_blocks))
@@ -161,9 +161,9 @@ class Device:
                 raise
             free, whole = cuda.current_context().get_memory_info()
             raise DeviceMemoryError(
-                f"the GPU is out of memory: {size:,} bytes were asked for, {free:,} of {whole:,} are free."
-                " Nothing was changed. Free tensors, or have other libraries give back what they keep"
-                " (torch.cuda.empty_cache(), cupy.get_default_memory_pool().free_all_blocks())"
+                f"the GPU is out of memory: {size:,} bytes were asked for, {free:,} of {whole:,} are free. "
+                "Nothing was changed. Free tensors, or have other libraries give back what they keep "
+                "(torch.cuda.empty_cache(), cupy.get_default_memory_pool().free_all_blocks())"
             ) from None
         return int(owner.device_pointer_value), _Memory(self, owner)
 
@@ -183,8 +183,9 @@ class Device:
         return cuda.pinned_array(size, np.uint8)
 
     def copy_in(self, address, values, stream):
-        """Queue a copy of a contiguous host array to the device; it is asynchronous where the array is
-        pinned.
+        """Queue a copy of a contiguous host array to the device.
+
+        It is asynchronous if the array is pinned.
         """
         cuda_driver.driver.cuMemcpyHtoDAsync(address, values.ctypes.data, values.nbytes, stream)
 
@@ -218,9 +219,7 @@ class Device:
         self._stream(stream).synchronize()
 
     def device_of(self, address):
-        """Return the number of the GPU that an address belongs to, or raise LayoutError where it belongs to
-        none.
-        """
+        """Return the number of the GPU that an address belongs to; LayoutError if it belongs to none."""
         attribute = cuda_driver.binding.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
         with self.entered():
             try:
@@ -323,8 +322,9 @@ def _bytes_at(address, size):
 
 
 class NumbaCUDA(DeviceBackend):
-    """The backend ``"cuda"``: each program becomes one numba-cuda kernel over all tensors, which stay in
-    device memory.
+    """The backend ``"cuda"``: each program becomes one numba-cuda kernel over all tensors.
+
+    Tensors stay in device memory.
 
     Parameters are those of `nbopt.Backend`; ``device_id`` picks the GPU. See `DeviceBackend` for streams.
     """
@@ -349,15 +349,15 @@ class NumbaCUDA(DeviceBackend):
 
     @classmethod
     def problem(cls):
-        """Return why the backend can't be used on this machine and what to do about it, or None where it can."""
+        """Return why the backend can't be used on this machine and what to do, or None if it can."""
         try:
             from numba import cuda as installed
         except ImportError:
             installed = None
         if cuda is None or installed is None:
             return (
-                "numba-cuda, through which the GPU is used, is not installed or can't be imported"
-                f" ({_missing}); type: {_INSTALL}"
+                "numba-cuda, through which the GPU is used, is not installed or can't be imported "
+                f"({_missing}); type: {_INSTALL}"
             )
         if SIMULATING:
             return None
@@ -367,8 +367,8 @@ class NumbaCUDA(DeviceBackend):
             return "numba-cuda uses no GPU while NUMBA_DISABLE_CUDA is set: unset it before Python starts"
         if source.text_of(scalar) is scalar:
             return (
-                "kernels for a GPU are made from nbopt's source, and it is installed without (.pyc files"
-                " only): install it with its .py files"
+                "kernels for a GPU are made from nbopt's source, and it is installed without (.pyc files "
+                "only): install it with its .py files"
             )
         nothing = (
             "no NVIDIA GPU with a working driver was found{}. With one, numba-cuda is needed too: " + _INSTALL
@@ -396,8 +396,8 @@ class NumbaCUDA(DeviceBackend):
         """Return what ``python -m nbopt`` says about this backend, a dict of label -> text."""
         found = {
             "GPU": (
-                f"{self.device_id}: {self.device.name}, compute capability"
-                f" {'.'.join(map(str, self.device.compute_capability))}"
+                f"{self.device_id}: {self.device.name}, compute capability "
+                f"{'.'.join(map(str, self.device.compute_capability))}"
             )
         }
         if not SIMULATING:
@@ -465,8 +465,9 @@ def linked(code, compute_capability):
 
 
 def too_old(driver, toolkit):
-    """Return what to do where a driver, (major, minor) of the CUDA that it supports, is too old for a
-    toolkit, or None where it isn't.
+    """Return what to do if a driver is too old for a toolkit, or None if it isn't.
+
+    The driver is given by the (major, minor) of the CUDA that it supports.
     """
     if toolkit is None or driver[0] >= toolkit[0]:
         return None
@@ -477,9 +478,9 @@ def too_old(driver, toolkit):
         else "both 12 and 13 are newer"
     )
     return (
-        f"the driver supports CUDA {'.'.join(map(str, driver))} and the installed toolkit is"
-        f" {'.'.join(map(str, toolkit))}: update the driver (to {wanted} or later), or install the toolkit"
-        f" that fits it ({mend})"
+        f"the driver supports CUDA {'.'.join(map(str, driver))} and the installed toolkit is "
+        f"{'.'.join(map(str, toolkit))}: update the driver (to {wanted} or later), or install the toolkit "
+        f"that fits it ({mend})"
     )
 
 
@@ -492,16 +493,16 @@ def _unfit():
             f"numba-cuda {importlib.metadata.version('numba-cuda')} does not work with NumPy {np.__version__}"
         )
         return (
-            f"{pair} ({' '.join(str(error).split())[:200]}); type: {_INSTALL}, which installs versions"
-            " that fit"
+            f"{pair} ({' '.join(str(error).split())[:200]}); type: {_INSTALL}, which installs versions "
+            "that fit"
         )
     return None
 
 
 def _without_compiler(why):
     return (
-        f"the driver works, and the CUDA toolkit's compiler (NVVM) can't be used ({why}); type: {_INSTALL},"
-        " or set CUDA_HOME to the folder of a toolkit that is installed, such as /usr/local/cuda"
+        f"the driver works, and the CUDA toolkit's compiler (NVVM) can't be used ({why}); type: {_INSTALL}, "
+        "or set CUDA_HOME to the folder of a toolkit that is installed, such as /usr/local/cuda"
     )
 
 
@@ -513,8 +514,9 @@ def _toolkit():
 
 
 def _quiet(function):
-    """Return a function that runs `function` without NumPy's floating-point warnings: those settings are each
-    thread's own.
+    """Return a function that runs `function` without NumPy's floating-point warnings.
+
+    Each thread has settings of its own for these.
     """
     errstate = np.errstate
 

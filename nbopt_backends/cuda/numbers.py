@@ -1,13 +1,14 @@
-"""The text of CUDA kernels on the numbers of parameters: the ends of reductions, scalar code, the step's
-condition.
+"""The text of CUDA kernels on the numbers of parameters.
+
+These are the ends of reductions, scalar code, and the step's condition.
 """
 
 from nbopt_backends.lowering.text import COMMON_OPS, indented, number_lines
 
 #: What a record of the end of a parameter's reduction is: the op (0 sum, 1 max, 2 min); the address of the
-# results of the : tiles, or 0 if what is reduced is a number of each parameter; the bytes from one tile's
-# result to the next, or which : number; the address of int64[rows + 1], where each row's tiles begin; which
-# number the result is, or -1 for none.
+#: results of the tiles, or 0 if what is reduced is a number of each parameter; the bytes from one tile's
+#: result to the next, or which number; the address of int64[rows + 1], where each row's tiles begin; which
+#: number the result is, or -1 for none.
 END_FIELDS = 5
 #: That of a reduction over the step: the op, and which number the result is.
 STEP_FIELDS = 2
@@ -35,7 +36,7 @@ def fold(values, step, n, op):
         n = half
 '''
 
-_ENDS = '''"""The ends of reductions, in the shape of nbopt_backends.meaning.tree, and the condition of a step."""
+_ENDS = '''"""The ends of reductions, in the shape of nbopt_backends.meaning.tree, and a step's condition."""
 
 {header}
 {fold}
@@ -48,7 +49,10 @@ def of_nothing(op):
 
 @inline
 def distance(place, n, axes):
-    """Return how many bytes lie before a place in C order of n axes, given the address of their lengths and distances."""
+    """Return how many bytes lie before a place in C order of n axes.
+
+    `axes` is the address of their lengths and distances.
+    """
     found = int64(0)
     axis = n - 1
     while axis >= 0:
@@ -60,9 +64,9 @@ def distance(place, n, axes):
 
 
 def fold_tiles(ends, n_ends, rows, numbers, stride):
-    """Fold the results of each parameter's tiles, in place, and write what is over a parameter to its numbers.
+    """Fold the results of each parameter's tiles, in place.
 
-    There is a block for each parameter and each end.
+    What is over a parameter is written to its numbers. There is a block for each parameter and each end.
 
     Parameters
     ----------
@@ -92,7 +96,9 @@ def fold_tiles(ends, n_ends, rows, numbers, stride):
 
 
 def fold_rows(ends, n_ends, results, n, numbers, stride, n_numbers, scratch):
-    """Fold the parameters' results, and write what is over the step to the numbers of all: a block for each end.
+    """Fold the parameters' results, and write what is over the step to the numbers of all.
+
+    There is a block for each end.
 
     Parameters
     ----------
@@ -126,7 +132,9 @@ def fold_rows(ends, n_ends, results, n, numbers, stride, n_numbers, scratch):
 
 
 def join_slices(records, chunks, n_chunks):
-    """Join what folds have left of each value of slices, one after the other in C order: a thread for each value.
+    """Join what folds have left of each value of slices, one after the other in C order.
+
+    There is a thread for each value.
 
     Parameters
     ----------

@@ -23,8 +23,9 @@ class Part:
 
 
 class Pack:
-    """Arrays in one piece of memory, each at a multiple of 16 bytes: on the host, and in the same places on
-    the device.
+    """Arrays in one piece of memory, on the host and in the same places on the device.
+
+    Each begins at a multiple of 16 bytes.
 
     Attributes
     ----------

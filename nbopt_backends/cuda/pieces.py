@@ -144,8 +144,8 @@ class Pieces:
             return [*lines, f"geometry = views + number * {8 * len(self.stage.names)}"]
         for slot in self.moved:
             lines.append(
-                f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[self.dtypes[slot]]})  #"
-                f" {self.what(slot)}"
+                f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[self.dtypes[slot]]})  # "
+                f"{self.what(slot)}"
             )
         return lines
 
@@ -211,24 +211,23 @@ class Pieces:
         loads = [f"i{k} = i + min({k}, left - 1)" if k else "i0 = i" for k in range(self.width)]
         for slot in self.read:
             loads += [f"p{slot}_{k} = place(geometry, row, {slot}, offset + i{k})" for k in range(self.width)]
-            loads.append(
-                f"x{slot} ="
-                f" ({', '.join(f'load_{self.dtypes[slot]}(p{slot}_{k}, 0, {slot})' for k in range(self.width))},)"
-            )
+            each = [f"load_{self.dtypes[slot]}(p{slot}_{k}, 0, {slot})" for k in range(self.width)]
+            loads.append(f"x{slot} = ({', '.join(each)},)")
         stores = []
         for k in range(self.width) if self.written else ():
             stores += [f"if {k} < left:"] if k else []
             for j, slot in enumerate(self.written):
                 stores.append(
-                    f"{'    ' * (k > 0)}store_{self.dtypes[slot]}(place(geometry, row, {slot}, offset +"
-                    f" i{k}), 0, {slot}, e{k}[{j}])"
+                    f"{'    ' * (k > 0)}store_{self.dtypes[slot]}(place(geometry, row, {slot}, offset + "
+                    f"i{k}), 0, {slot}, e{k}[{j}])"
                 )
         return [*loads, *self.elements(self.width), *stores]
 
 
 def either(condition, lines, otherwise):
-    """Return lines that run some lines where a condition holds, and others where it doesn't; none of both
-    where there are none.
+    """Return lines that run some lines if a condition holds, and others if it doesn't.
+
+    If there are no `lines`, there are none at all.
     """
     if not lines:
         return []

@@ -64,8 +64,9 @@ class DevicePlan(Plan):
         return any(tensors[index].storage.pointer() != address for index, address in self.pointers.items())
 
     def take(self, rows, gradients):
-        """Do what `Plan.take` does for gradients on this GPU, and note that the tables must be copied, and
-        which of these can move.
+        """Do what `Plan.take` does, for gradients on this GPU.
+
+        It also notes that the tables must be copied, and which of the gradients can move.
         """
         backend, device = self.backend, self.backend.device_id
         if any(

@@ -29,11 +29,10 @@ inline = cuda.jit(device=True, inline="always")
 
 
 def once(*results):
-    """Decorate a function of numbers that is called many times in a kernel, and returns a tuple of these
-    types.
+    """Decorate a function of numbers that is called many times in a kernel.
 
-    Numba sees it once, and NVVM puts it where it is called. ``inline`` would have Numba compile every copy of
-    it, which takes ten times as long where a formula is long.
+    It returns a tuple of these types. Numba sees it once, and NVVM puts it where it is called. ``inline``
+    would have Numba compile every copy of it, which takes ten times as long where a formula is long.
     """
     result = types.Tuple(results)
 
@@ -104,9 +103,8 @@ def _from_float16(builder, value):
 
 def _to_float16(builder, value):
     narrow = builder.bitcast(builder.fptrunc(value, ir.HalfType()), _I16)
-    return builder.select(
-        builder.fcmp_unordered("uno", value, value), _I16(0x7E00), narrow
-    )  # PTX has a NaN of its own
+    # PTX has a NaN of its own.
+    return builder.select(builder.fcmp_unordered("uno", value, value), _I16(0x7E00), narrow)
 
 
 _FLOAT32, _FLOAT64 = _Storage(float32, 4, _FLOAT), _Storage(float64, 8, _DOUBLE)
@@ -143,11 +141,11 @@ def _memory_access(storage):
 
 
 def _vector_access(storage, count):
-    """Return the load and the store intrinsic of `count` elements that start at a multiple of 16 bytes, in
-    accesses of 16 bytes.
+    """Return the load and the store intrinsic of `count` elements, in accesses of 16 bytes.
 
-    Two more are for elements that are not aligned, or of which only the first `left` are there: for others
-    the load gives the last one that is, and the store does nothing.
+    The elements start at a multiple of 16 bytes. Two more are for elements that are not aligned, or of which
+    only the first `left` are there: for others the load gives the last one that is, and the store does
+    nothing.
     """
     per_access = 16 // storage.size
     halves = storage.size == 2  # two elements in each of four 32-bit words
@@ -257,7 +255,7 @@ def _called(builder, name, args):
 
 
 def _function(names, arity):
-    """Return an intrinsic that calls one function for each floating type; `names` gives its name by the type."""
+    """Return an intrinsic that calls one function for each floating type: `names` has it by the type."""
 
     def typed(*operands):
         kind = operands[0]
@@ -285,8 +283,9 @@ def _function(names, arity):
 
 
 def _rounded(name, integer):
-    """Return an arithmetic intrinsic of two operands: NVVM's rounded one for floating types, and `integer`
-    for int64.
+    """Return an arithmetic intrinsic of two operands.
+
+    It is NVVM's rounded one for floating types, and `integer` for int64.
     """
 
     @intrinsic
@@ -380,14 +379,15 @@ bits_float64, from_bits_float64 = _bit_casts(float64, _DOUBLE, _WORD)
 
 @inline
 def address(row, slot, offset, item_size):
-    """Return the address of element `offset` of a slot, given the address of its tensor's row in the table."""
+    """Return the address of element `offset` of a slot; `row` is the address of the tensor's row."""
     return load_int64(row, slot, -1) + offset * item_size
 
 
 @inline
 def place(geometry, row, slot, position):
-    """Return the address of the element at a C-order position of a slot that may be strided; see
-    `nbopt_backends.cpu.drivers` for geometries.
+    """Return the address of the element at a C-order position of a slot that may be strided.
+
+    See `nbopt_backends.cpu.drivers` for geometries.
     """
     shape = load_int64(geometry, slot, -1)
     here = load_int64(row, slot, -1)
@@ -407,8 +407,9 @@ def place(geometry, row, slot, position):
 
 @inline
 def beats(x, y, kind):
-    """Return whether x goes before y where the largest (kind 2) or smallest (kind 3) value is looked for: NaN
-    goes first.
+    """Return whether x goes before y in a search for the largest (kind 2) or smallest (kind 3) value.
+
+    NaN goes first.
     """
     return y == y and (x != x or (x > y if kind == 2 else x < y))
 
@@ -459,8 +460,9 @@ def nearest_float16_float32(x):
 
 @inline
 def narrowed(x):
-    """Return a float64 as a float32, NaN as the one whose upper half is bfloat16's canonical NaN: PTX's
-    conversion gives another.
+    """Return a float64 as a float32, NaN as the one whose upper half is bfloat16's canonical NaN.
+
+    PTX's conversion gives another NaN.
     """
     return float32(x) if x == x else from_bits_float32(0x7FC00000)
 
@@ -490,8 +492,9 @@ def drawn(key_0, key_1, counter, draw):
 
 
 def _slices(bits):
-    """Return the intrinsic that takes words apart: as many int64 as they have slices of so many bits, from
-    low to high.
+    """Return the intrinsic that takes words apart, into slices of so many bits from low to high.
+
+    Each slice is an int64.
     """
     per_word = 64 // bits
 

@@ -11,7 +11,10 @@ from nbopt_backends.meaning.tree import TILE
 
 LANES = 256
 
-_SUMS = '''"""Reductions of {arithmetic} values outside of a step. Sums have the shape of nbopt_backends.meaning.tree."""
+_SUMS = '''"""Reductions of {arithmetic} values outside of a step.
+
+Sums have the shape of nbopt_backends.meaning.tree.
+"""
 
 {header}
 {fold}
@@ -23,7 +26,10 @@ def value(source, i, n):
 
 
 def row_sums(matrix, m, n, tiles, sums, found):
-    """Write the sum of each tile of each row of a contiguous {arithmetic}[m, n] to float64[m, tiles], or to found[m] if a row is one tile."""
+    """Write the sum of each tile of each row of a contiguous {arithmetic}[m, n] to float64[m, tiles].
+
+    If a row is one tile, they are written to found[m].
+    """
     lanes = cuda.shared.array({LANES}, {arithmetic})
     c = int64(cuda.blockIdx.x)
     while c < m * tiles:

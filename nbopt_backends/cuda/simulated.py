@@ -132,13 +132,14 @@ def narrowed(x):
 
 
 def address(row, slot, offset, item_size):
-    """Return the address of element `offset` of a slot, given the address of its tensor's row in the table."""
+    """Return the address of element `offset` of a slot; `row` is the address of the tensor's row."""
     return load_int64(row, slot, -1) + offset * item_size
 
 
 def place(geometry, row, slot, position):
-    """Return the address of the element at a C-order position of a slot that may be strided; see
-    `nbopt_backends.cpu.drivers` for geometries.
+    """Return the address of the element at a C-order position of a slot that may be strided.
+
+    See `nbopt_backends.cpu.drivers` for geometries.
     """
     shape = load_int64(geometry, slot, -1)
     here = load_int64(row, slot, -1)
@@ -152,8 +153,9 @@ def place(geometry, row, slot, position):
 
 
 def beats(x, y, kind):
-    """Return whether x goes before y where the largest (kind 2) or smallest (kind 3) value is looked for: NaN
-    goes first.
+    """Return whether x goes before y in a search for the largest (kind 2) or smallest (kind 3) value.
+
+    NaN goes first.
     """
     return y == y and (x != x or (x > y if kind == 2 else x < y))
 

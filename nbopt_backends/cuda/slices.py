@@ -1,9 +1,9 @@
-"""The text of a pass that knows slices: it walks a parameter, or a slice of it, as a matrix, see
-`nbopt_backends.meaning.slices`.
+"""The text of a pass that knows slices.
 
-A *unit* is a band of rows, as far as a tile of columns goes. `LANES` lanes take the columns of as many units
-as there is room for, so that narrow matrices leave few of them idle. A lane goes through its column row by
-row. What has come of the columns of some rows is folded in shared memory.
+It walks a parameter, or a slice of it, as a matrix; see `nbopt_backends.meaning.slices`. A *unit* is a band
+of rows, as far as a tile of columns goes. `LANES` lanes take the columns of as many units as there is room
+for, so that narrow matrices leave few of them idle. A lane goes through its column row by row. What has come
+of the columns of some rows is folded in shared memory.
 """
 
 from nbopt.language.stages import ELEMENT
@@ -18,16 +18,19 @@ from nbopt_backends.meaning.xoroshiro import LANES as STREAMS
 #: Lanes that take units together.
 LANES = 256
 #: What a walk's record begins with: columns; tiles of a row; the binary logarithm of the lanes of a unit;
-# rows of the last group; bands of these; : the number of the first row's first tile; how many other groups the
-# rows have. Then come the addresses of what is left of each fold; for each : coarser slot the distances
-# between columns and between rows of the last group; the lengths of the other groups; for each coarser slot
-# its : distances along these. Distances are in elements.
+#: rows of the last group; bands of these; the number of the first row's first tile; how many other groups the
+#: rows have. Then come the addresses of what is left of each fold; for each coarser slot the distances
+#: between columns and between rows of the last group; the lengths of the other groups; for each coarser slot
+#: its distances along these. Distances are in elements.
 WALK_FIELDS = 7
 _SHARED = 16 * 1024  # bytes of shared memory that leave room for other blocks
 
 _FIRST = '''@inline
 def first_of(run, n, lengths, steps):
-    """Return where a run of rows begins in a slot, given the addresses of the lengths of the n groups around it, and of the slot's steps."""
+    """Return where a run of rows begins in a slot.
+
+    `lengths` is the address of the lengths of the n groups around it, `steps` that of the slot's steps.
+    """
     place = int64(0)
     group = n - 1
     while group >= 0:
@@ -185,16 +188,17 @@ class _Text:
         steps = WALK_FIELDS + len(self.kinds)
         for place, slot in enumerate(self.coarse):
             lines.append(
-                f"c{slot}, d{slot} = load_int64(walk, {steps + 2 * place}, -1), load_int64(walk,"
-                f" {steps + 2 * place + 1}, -1)"
+                f"c{slot}, d{slot} = load_int64(walk, {steps + 2 * place}, -1), load_int64(walk, "
+                f"{steps + 2 * place + 1}, -1)"
             )
         if self.coarse:
             lines.append(f"lengths = walk + {8 * (steps + 2 * len(self.coarse))}")
         return lines
 
     def _unit(self):
-        """Return the lines that find a lane's column, and the rows that it goes through from `start` on:
-        those before `stop`.
+        """Return the lines that find a lane's column and its rows.
+
+        It goes through the rows from `start` on that are before `stop`.
         """
         lines = [
             "member = lane >> shift",
@@ -208,8 +212,8 @@ class _Text:
         for place, slot in enumerate(self.coarse):
             steps = f"lengths + 8 * groups * {place + 1}"
             lines.append(
-                f"i{slot} = first_of(run, groups, lengths, {steps}) + (begin + start) * d{slot} + column *"
-                f" c{slot}"
+                f"i{slot} = first_of(run, groups, lengths, {steps}) + (begin + start) * d{slot} + column * "
+                f"c{slot}"
             )
         for number, fold in self.down:
             lines.append(f"a{number} = {self._nothing(number)}")
@@ -307,7 +311,7 @@ def _random(index, word):
     return [
         *lines,
         (
-            f"u{index} = (int64((drawn{index} >> uint64((i & {per_word - 1}) * {word})) &"
-            f" uint64({2**word - 1})),)"
+            f"u{index} = (int64((drawn{index} >> uint64((i & {per_word - 1}) * {word})) & "
+            f"uint64({2**word - 1})),)"
         ),
     ]

@@ -1,5 +1,6 @@
-"""What is queued on a GPU's streams: the order among them, kept by events without the host waiting, and
-copies from pinned memory.
+"""What is queued on a GPU's streams: the order among them, and copies from pinned memory.
+
+Events keep the order. The host does not wait.
 """
 
 import sys
@@ -52,8 +53,9 @@ class Streams:
         self._library = library
 
     def wait_for(self, stream):
-        """Let the next launch wait for what a producer has queued on its stream, as __cuda_array_interface__
-        gives it.
+        """Let the next launch wait for what a producer has queued on its stream.
+
+        The stream is given as in __cuda_array_interface__.
         """
         if stream not in (None, 1):
             self._waited_for.add(int(stream))
@@ -83,8 +85,9 @@ class Streams:
 
 
 def stream_handle(value):
-    """Return the handle of a stream: an int, or an object of PyTorch's, CuPy's, Numba's, or with
-    __cuda_stream__.
+    """Return the handle of a stream.
+
+    The stream is an int, or an object of PyTorch's, CuPy's, Numba's, or with __cuda_stream__.
     """
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return 0 if value == 1 else value
@@ -100,8 +103,9 @@ def stream_handle(value):
 
 
 class UploadRing:
-    """Pinned buffers for asynchronous copies, used in turn: one is written again only when the copy from it
-    is done.
+    """Pinned buffers for asynchronous copies, used in turn.
+
+    A buffer is written again only when the copy from it is done.
 
     Parameters
     ----------
@@ -125,9 +129,8 @@ class UploadRing:
         if self._events[turn] is None:
             self._events[turn] = self._device.event()
         else:
-            self._device.wait_on_host(
-                self._events[turn]
-            )  # done long ago, unless the device is this many copies behind
+            # It was done long ago, unless the device is this many copies behind.
+            self._device.wait_on_host(self._events[turn])
         buffer = self._buffers[turn]
         if buffer is None or len(buffer) < len(values):
             buffer = self._buffers[turn] = self._device.pinned(max(4096, 2 * len(values)))

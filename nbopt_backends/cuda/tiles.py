@@ -21,7 +21,8 @@ _LOOP = """{buffers}
     c = int64(cuda.blockIdx.x)
     while c < n_chunks:
 {chunk}
-        # Lane l takes {width} elements from {width} l on, and so on each {step} elements. A short tile has fewer lanes.
+        # Lane l takes {width} elements from {width} l on, and so on each {step} elements.
+        # A short tile has fewer lanes.
         size = int64({step})
         while size >= 2 * n:
             size >>= 1
@@ -55,10 +56,9 @@ def reducing(pieces):
     neutrals = [neutral(pieces, r) for r in range(len(reductions))]
     every = [(r, k) for r in range(len(reductions)) for k in range(width)]
 
-    def rounds(
-        level, again
-    ):  # given itself, since a function that knows itself is a circle, which waits for the collector
-        """Return the lines that fold every 2**level-th vector from `at` on into a{level}_..., in two rounds."""
+    # A function that knows itself is a circle, which waits for the collector: it is given itself.
+    def rounds(level, again):
+        """Return the lines that fold each 2**level-th vector from `at` on into a{level}_...."""
         start, found = [f"a{level}_{r}_{k} = {neutrals[r]}" for r, k in every], []
         for r, k in every:
             value = f"a{level + 1}_{r}_{k}"

@@ -1,5 +1,6 @@
-"""Walks: what the kernel of a pass that knows slices takes, and the memory of slices, see
-`nbopt_backends.cuda.slices`.
+"""Walks: what the kernel of a pass that knows slices takes, and the memory of slices.
+
+See `nbopt_backends.cuda.slices`.
 """
 
 import functools
@@ -24,8 +25,9 @@ def on_device(backend, values):
 
 
 def with_workspace(backend, layout, program):
-    """Allocate a program's workspace slots of each parameter, and write their addresses into the layout's
-    table.
+    """Allocate a program's workspace slots of each parameter.
+
+    Their addresses are written into the layout's table.
 
     Parameters
     ----------
@@ -85,8 +87,9 @@ def _bands(walk):
 
 
 def _left_by(walk, slot, kind):
-    """Return the axes of what a fold leaves of a parameter, in C order: whether the result keeps it, and its
-    length.
+    """Return the axes of what a fold leaves of a parameter, in C order.
+
+    For each it is whether the result keeps it, and its length.
     """
     kept = [bool(stride) for stride in walk.strides[slot]]
     if kind == "rows":

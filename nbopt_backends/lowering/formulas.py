@@ -8,8 +8,9 @@ their float64 twins, which a target provides, and int64 and floating arithmetic 
 
 
 def shift_float32(a, b):
-    """Return ``a * sign(b) * 2^k``, k the integer nearest to log2|b|; 0 for b = 0; a * b for b infinite or
-    NaN.
+    """Return ``a * sign(b) * 2^k``, k the integer nearest to log2|b|.
+
+    It is 0 for b = 0, and a * b for b infinite or NaN.
     """
     # A subnormal b is brought into the normal range first, exactly.
     small = abs(b) < float32(1.1754943508222875e-38)
@@ -148,10 +149,10 @@ def nearest_float16_float64(x):
 
 
 def stochastic_same_range(x, dropped, top, addend):
-    """Return a float32 on the grid that leaves out its lowest `dropped` bits, rounded up where adding
-    `addend` carries into the rest.
+    """Return a float32 on the grid that leaves out its lowest `dropped` bits.
 
-    For formats with float32's range of exponents, subnormals included. Beyond `top` the addend is one half.
+    It is rounded up if adding `addend` carries into the rest. For formats with float32's range of exponents,
+    subnormals included. Beyond `top` the addend is one half.
     """
     chosen = (1 << (dropped - 1)) if abs(x) > top else addend
     rounded = from_bits_float32((bits_float32(x) + chosen) & (0xFFFFFFFF - ((1 << dropped) - 1)))
@@ -200,8 +201,9 @@ def stochastic_float64_float64(x, kept, top, random):
 
 
 def stochastic_narrow_float64(x, kept, emin, emax, top, word, random):
-    """Return a float64 rounded stochastically to `kept` mantissa bits of a narrower format, by `word` random
-    bits.
+    """Return a float64 rounded stochastically to `kept` mantissa bits of a narrower format.
+
+    `random` has `word` random bits.
     """
     bits = bits_float64(x)
     biased = max((bits >> 52) & 0x7FF, 1)
@@ -271,8 +273,9 @@ def from_half_bits_by_integers(bits):
 
 
 def power_of_numbers(a, b):
-    """Return a power of numbers of a step: by a whole number it is squarings and multiplications in a fixed
-    order, see `nbopt.language.scalars`.
+    """Return a power of numbers of a step.
+
+    A whole power is squarings and multiplications in a fixed order, see `nbopt.language.scalars`.
     """
     if not (abs(b) < float64(2147483648.0) and b == rint(b)):
         return power(a, b)

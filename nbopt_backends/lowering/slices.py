@@ -1,5 +1,6 @@
-"""Lowering of passes that know slices: the text of kernels that walk a parameter row by row, see
-`nbopt_backends.meaning.slices`.
+"""Lowering of passes that know slices.
+
+Their kernels walk a parameter row by row, see `nbopt_backends.meaning.slices`.
 """
 
 from nbopt.language.stages import is_slice
@@ -85,10 +86,8 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
         if not flags[slot]:
             fixed.add(slot)
             loaded = f"load_{dtypes[slot]}(p{slot}, 0, -1)"
-            row.append(
-                f"x{slot} ="
-                f" {loaded if dtypes[slot] == arithmetic or arithmetic == 'float32' else f'{arithmetic}({loaded})'}"
-            )
+            wide = dtypes[slot] != arithmetic and arithmetic != "float32"
+            row.append(f"x{slot} = {arithmetic}({loaded})" if wide else f"x{slot} = {loaded}")
     keeping = tuple(bool(flags[slot]) for slot in fold_slots(stage, extents))
     rows = [(number, *reduction) for number, reduction in enumerate(stage.reductions)]
     bands, results = [], len(stage.reductions) + len(stage.folds)
@@ -130,8 +129,8 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
         place = f"(r * tiles + tile // {COLUMNS}) * {results} + {number}"
         # By its array, which Numba would free after its last use.
         folds.append(
-            f"store_float64(results, {place}, -1,"
-            f" float64(fold_row_{op}_{arithmetic}(buffer{number}.ctypes.data, m)))"
+            f"store_float64(results, {place}, -1, "
+            f"float64(fold_row_{op}_{arithmetic}(buffer{number}.ctypes.data, m)))"
         )
     if rounded:
         draws = []

@@ -38,13 +38,12 @@ def _warn_once(trouble, text):
 
 
 def cache_folder():
-    """Return the folder of generated source, a pathlib.Path: NBOPT_CACHE_DIR, or ``nbopt`` in the user's
-    cache folder.
+    """Return the folder of generated source, a pathlib.Path.
 
-    Numba's cache files hold pickles, so the folder is used only if it belongs to the user and nobody else can
-    enter it (mode 0700). Otherwise, and for users without a home, it is a private temporary folder, which
-    lasts as long as the process, and there is one warning. ``~`` is expanded. A relative path counts from the
-    working directory of its first use.
+    It is NBOPT_CACHE_DIR, or ``nbopt`` in the user's cache folder. Numba's cache files hold pickles, so the
+    folder is used only if it belongs to the user and nobody else can enter it (mode 0700). Otherwise, and for
+    users without a home, it is a private temporary folder, which lasts as long as the process, and there is
+    one warning. ``~`` is expanded. A relative path counts from the working directory of its first use.
     """
     base = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     wanted = os.environ.get("NBOPT_CACHE_DIR") or os.path.join(base, "nbopt")
@@ -56,8 +55,8 @@ def _usable_folder(path, process):
     try:
         if path.startswith("~"):
             raise FileNotFoundError(
-                f"no home folder is known for {path.split(os.sep)[0]}; set NBOPT_CACHE_DIR or HOME to a"
-                " folder"
+                f"no home folder is known for {path.split(os.sep)[0]}; set NBOPT_CACHE_DIR or HOME to a "
+                "folder"
             )
         folder = _absolute(path)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -77,8 +76,8 @@ def _usable_folder(path, process):
         atexit.register(_remove, temporary, process)
         _warn_once(
             f"folder {path}",
-            f"the cache folder {path} is not used: {error}. Kernels are kept in {temporary} until this"
-            " process ends",
+            f"the cache folder {path} is not used: {error}. Kernels are kept in {temporary} until this "
+            "process ends",
         )
         return temporary
 
@@ -126,8 +125,9 @@ def _numba_cuda_version():
 
 @functools.cache
 def _toolchain():
-    """Return what a cached kernel depends on besides its own text: Numba checks only the file that a function
-    stands in.
+    """Return what a cached kernel depends on besides its own text.
+
+    Numba checks only the file that a function stands in.
     """
     specs = [importlib.util.find_spec(f"nbopt_backends.{name}") for name in _HELPERS]
     # Each module's file as it is installed: source or bytecode, in a folder or in an archive.
@@ -138,8 +138,9 @@ def _toolchain():
 
 
 def text_of(module):
-    """Return the source of an installed module; the module itself if it is installed without: `load` and
-    `compiled` take both.
+    """Return the source of an installed module, or the module itself if it is installed without.
+
+    `load` and `compiled` take both.
     """
     try:
         return inspect.getsource(module)
@@ -185,11 +186,10 @@ def load(text, stem):
 
 @contextlib.contextmanager
 def _alone(path):
-    """Keep other processes away from what belongs to a module's file, while the block runs; yield whether
-    they are.
+    """Keep other processes away from a module's files while the block runs.
 
-    They are not where one of them stays for too long. Where there are no locks (some network folders) nobody
-    can be kept away.
+    It yields whether they are kept away. They are not where one of them stays for too long. Where there are
+    no locks (some network folders) nobody can be kept away.
     """
     import filelock  # when it is needed: importing it takes longer than all the locks of a process
 
@@ -247,8 +247,8 @@ def compiled(make, module):
         if alone:
             return _cached(make, module)
         trouble = (
-            f"another process has kept {module.__file__} locked for {_PATIENCE} s; it is compiled without the"
-            " cache"
+            f"another process has kept {module.__file__} locked for {_PATIENCE} s; it is compiled without "
+            "the cache"
         )
         _warn_once(f"waiting {cache_folder()}", trouble)
         return make(False)
@@ -280,8 +280,9 @@ def _cached(make, module):
 
 
 def _cache_files(module):
-    """Return the paths of Numba's files for a module: beside it, or in a folder of Numba's own where
-    NUMBA_CACHE_DIR names one.
+    """Return the paths of Numba's files for a module.
+
+    They lie beside it, or in a folder of Numba's own if NUMBA_CACHE_DIR names one.
     """
     folder = pathlib.Path(module.__file__).parent / "__pycache__"
     if numba.config.CACHE_DIR:

@@ -52,11 +52,11 @@ class Dialect(NamedTuple):
 
 
 def scalar_divisors(program):
-    """Return the index of the first scalar by which elements are divided, in a list that is empty if there is
-    none.
+    """Return the index of the first scalar by which elements are divided, in a list.
 
-    If it is a power of two, multiplying by its reciprocal gives the same bits and takes a fraction of the
-    time. The batch size, by which every gradient is divided before anything else, usually is one.
+    The list is empty if there is none. If the scalar is a power of two, multiplying by its reciprocal gives
+    the same bits and takes a fraction of the time. The batch size, by which every gradient is divided before
+    anything else, usually is one.
     """
     return [~line[2] for line in program.code if line[0] == "divide" and line[2] < 0][:1]
 
@@ -213,15 +213,17 @@ def body_lines(program, dialect, dtypes, arithmetic, kept, fixed=()):
 
 
 def widened(dtype, arithmetic, text):
-    """Return `text`, a load of `dtype` (which gives a float32 for 16 bits), converted to the arithmetic's
-    type.
+    """Return `text`, a load of `dtype`, converted to the arithmetic's type.
+
+    A load of 16 bits gives a float32.
     """
     return text if dtype == arithmetic or arithmetic == "float32" else f"{arithmetic}({text})"
 
 
 def rounded_stores(program, dtypes, kept):
-    """Return, for each value that is rounded stochastically, its number among the trace's stores, its line,
-    and how many random bits it takes.
+    """Return the values that are rounded stochastically.
+
+    For each it is the number among the trace's stores, the line, and how many random bits it takes.
     """
     stores = [
         (index, line[1], line[3]) for index, line in enumerate(program.code) if line[0] in ("store", "round")
@@ -272,8 +274,8 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
     for slot in program.moved():
         what = " and ".join(["read"] * (slot in read) + ["written"] * (slot in written))
         pointers.append(
-            f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[dtypes[slot]]})  # {program.names[slot]}:"
-            f" {dtypes[slot]}, {what}"
+            f"p{slot} = address(row, {slot}, offset, {ITEM_SIZES[dtypes[slot]]})  # {program.names[slot]}: "
+            f"{dtypes[slot]}, {what}"
         )
     # The hardware's own prefetching falls behind loops with as much arithmetic as these: see
     # docs/benchmarks.md.
@@ -288,8 +290,8 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
         draws = word // 16
         buffers.append(f"lanes{index} = empty(({2 + draws}, {LANES}), np.uint64)")
         buffers.append(
-            f"w{index} = lanes{index}.ctypes.data + {2 * LANES * 8}  # the words behind the generators'"
-            " states"
+            f"w{index} = lanes{index}.ctypes.data + {2 * LANES * 8}  # the words behind the generators' "
+            "states"
         )
         before.append(f"draw(lanes{index}, random, {number}, place + start, start == 0, {draws})")
     folds = []
@@ -298,8 +300,8 @@ def kernel_text(program, dialect, dtypes, arithmetic, kept=None):
         buffers.append(f"b{number} = buffer{number}.ctypes.data")
         # By its array, which Numba would free after its last use.
         folds.append(
-            f"store_float64(sums, {number}, -1, float64(fold_{op}_{arithmetic}(buffer{number}.ctypes.data,"
-            " m)))"
+            f"store_float64(sums, {number}, -1, float64(fold_{op}_{arithmetic}(buffer{number}.ctypes.data, "
+            "m)))"
         )
     scalars = [
         f"s{j} = {in_arithmetic(arithmetic, f'load_float64(scalars, {j}, -1)')}" for j in program.scalars()
@@ -358,14 +360,15 @@ def scalars_text(stage, dialect, dtypes):
         numbers, and 1 or 0.
     """
     return (
-        f"{dialect.header}def scalars(row, numbers,"
-        f" taken):\n{indented(number_lines(stage, dialect, dtypes), 1)}\n"
+        f"{dialect.header}def scalars(row, numbers, "
+        f"taken):\n{indented(number_lines(stage, dialect, dtypes), 1)}\n"
     )
 
 
 def number_lines(stage, dialect, dtypes):
-    """Return the lines that do a stage of arithmetic on numbers, for one parameter: given `row`, `numbers`
-    and `taken`.
+    """Return the lines that do a stage of arithmetic on numbers, for one parameter.
+
+    They are given `row`, `numbers` and `taken`.
 
     Parameters
     ----------

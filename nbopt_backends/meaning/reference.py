@@ -61,8 +61,10 @@ class Interpreter:
         return bool(value == value and value != 0)
 
     def run(self, level, stage, taken, parts=()):
-        """Run one stage; `taken` is whether the conditions so far hold, `parts` are the updates of the same
-        call, this one among them.
+        """Run one stage.
+
+        `taken` is whether the conditions so far hold. `parts` are the updates of the same call, this one
+        among them.
         """
         if isinstance(stage, Combine):
             self._combine(stage, parts or [self])
@@ -211,8 +213,9 @@ class Interpreter:
 
 
 def run_stages(steps):
-    """Run the stages of several updates of a step in their order; return how many passes over a parameter
-    there were.
+    """Run the stages of several updates of a step in their order.
+
+    Return how many passes over a parameter there were.
     """
     taken, passes = True, 0
     entries = [(place, step, stage) for step in steps for place, stage in step.program.order()]

@@ -75,8 +75,9 @@ def nearest(values, dtype):
 
 
 def _to_odd(values):
-    """Round float64 to float32, inexact values to an odd mantissa; rounding to fewer bits from there equals
-    rounding once.
+    """Round float64 to float32, inexact values to an odd mantissa.
+
+    Rounding to fewer bits from there equals rounding once.
     """
     near = values.astype(np.float32)
     toward_zero = np.where(
@@ -92,8 +93,9 @@ def largest(dtype, bits):
 
 
 def stochastic(values, dtype, bits, random):
-    """Return `values` (float32 or float64) rounded stochastically to `bits` mantissa bits of the format
-    `dtype`, in their own dtype.
+    """Return values rounded stochastically to `bits` mantissa bits of the format `dtype`.
+
+    They are float32 or float64, and stay so.
 
     Parameters
     ----------

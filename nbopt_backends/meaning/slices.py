@@ -140,8 +140,9 @@ def walk_of(shape, extents, extent):
 
 
 def kinds_of(shapes, extents, extent):
-    """Return which of some parameters can share a kernel of a pass: those whose slots lie alike along the
-    columns.
+    """Return which of some parameters can share a kernel of a pass.
+
+    Those can whose slots lie alike along the columns.
 
     Parameters
     ----------

@@ -46,8 +46,9 @@ def keys(seed, update, assignment):
 
 
 def seeded(key_0, key_1, counter):
-    """Return the state (s0, s1) of lane ``counter % LANES`` of block ``counter // LANES``, uint64; never both
-    0.
+    """Return the state of lane ``counter % LANES`` of block ``counter // LANES``.
+
+    It is (s0, s1), uint64, and never both are 0.
     """
     s0 = mix(key_0 + _GAMMA * counter)
     s1 = mix(key_1 + s0)
@@ -81,9 +82,8 @@ def random_slices(seed, update, assignment, first_block, n, bits):
         uint64[n], below ``2**bits``.
     """
     blocks = -(-n // BLOCK)
-    one = [
-        np.array([x], np.uint64) for x in (seed, update, assignment)
-    ]  # arrays, since NumPy warns where scalars wrap around
+    # Arrays, since NumPy warns where scalars wrap around.
+    one = [np.array([x], np.uint64) for x in (seed, update, assignment)]
     key_0, key_1 = keys(*one)
     counters = np.arange(first_block * LANES, (first_block + blocks) * LANES, dtype=np.uint64).reshape(
         blocks, LANES
@@ -93,9 +93,8 @@ def random_slices(seed, update, assignment, first_block, n, bits):
     for _ in range(BLOCK * bits // 64 // LANES):
         word, s0, s1 = advanced(s0, s1)
         draws.append(word)
-    words = np.stack(draws, axis=1).reshape(
-        blocks, BLOCK * bits // 64
-    )  # draws of all lanes, one draw after the other
+    # The draws of all lanes, one draw after the other.
+    words = np.stack(draws, axis=1).reshape(blocks, BLOCK * bits // 64)
     slices = [(words >> np.uint64(shift)) & np.uint64(2**bits - 1) for shift in range(0, 64, bits)]
     return np.stack(slices, axis=-1).reshape(-1)[:n]
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 #: Elements of a chunk. A multiple of a reduction's tile; small enough to balance threads, large enough to
-# hide a call.
+#: hide a call.
 CHUNK = 16384
 
 

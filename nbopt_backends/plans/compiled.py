@@ -1,5 +1,6 @@
-"""CompiledBackend: what backends that compile a program for a layout have in common: they find its plan
-again, and show its text.
+"""CompiledBackend: what backends that compile a program for a layout have in common.
+
+They find its plan again, and show its text.
 """
 
 import threading
@@ -82,20 +83,23 @@ class CompiledBackend(ArrayBackend):
         return found
 
     def text_with_slices(self, stage, group, extents, flags):
-        """Return the text of the kernel of a pass that knows slices, for a group of tensors whose slots lie
-        alike along the columns.
+        """Return the text of the kernel of a pass that knows slices, for a group of tensors.
+
+        The slots of these lie alike along the columns.
         """
         raise NotImplementedError(f"{type(self).__name__} has no texts of kernels of slices")
 
     def marked(self, text):
-        """Return a module's text with the mark of `fast_math`, where that is on, which makes another module
-        of it.
+        """Return a module's text with the mark of `fast_math`, if that is on.
+
+        The mark makes another module of it.
         """
         return text + ("\n# fast_math\n" if self.fast_math else "")
 
     def explain(self, update):
-        """Return the stages of the update, with the bytes that the passes move, and the texts of its kernels,
-        each with the name of its file.
+        """Return the stages of the update, and the texts of its kernels.
+
+        A pass comes with the bytes that it moves, a kernel with the name of its file.
         """
         arrays, kept = self.checked_columns(update)
         program = update.program

@@ -100,10 +100,9 @@ class Plan:
         )
 
     def follow(self, update):
-        """Return whether the address tables are those of the update's tensors, after following gradients that
-        are elsewhere now.
+        """Return whether the address tables are those of the update's tensors.
 
-        False: the step must be looked at afresh.
+        Gradients that are elsewhere now are followed first. False: the step must be looked at afresh.
         """
         if update.addresses is not None:
             return self.serials == update.key and self.layout.point_gradients(update.addresses)
@@ -126,10 +125,8 @@ class Plan:
 
     def put_aside(self):
         """Keep what the tables say among `earlier`; from here on they say nothing."""
-        serials, self.serials = (
-            self.serials,
-            None,
-        )  # an interrupt from here on must not leave old serials with new addresses
+        # An interrupt from here on must not leave old serials with new addresses.
+        serials, self.serials = self.serials, None
         if serials is not None:
             self.earlier.insert(0, (serials, self.noted()))
             del self.earlier[MOST_SETS:]
@@ -182,8 +179,9 @@ class Plan:
         return True
 
     def take(self, rows, gradients):
-        """Point the address tables at new gradients of some rows; return False, with nothing changed, where
-        they are not like the old ones.
+        """Point the address tables at new gradients of some rows.
+
+        Return False, with nothing changed, if they are not like the old ones.
         """
         return self.layout.replace_gradients(rows, gradients)
 
@@ -225,16 +223,18 @@ class Group:
         self.strided = not all(row[slot].flags.c_contiguous for row in arrays for slot in elements)
 
     def widen(self, width, workspace):
-        """Let the dtypes and roundings be those of all slots: the last ones are workspace, those before it
-        are none of a pass's.
+        """Let the dtypes and roundings be those of all slots.
+
+        The last slots are workspace. Those before them are none of a pass's.
         """
         between = width - workspace - len(self.dtypes)
         self.dtypes = (*self.dtypes, *("float64",) * between, *(self.arithmetic,) * workspace)
         self.kept = (*self.kept, *(0,) * (between + workspace))
 
     def cut(self, chunk):
-        """Return the group's tensors in pieces, int64[n, 3]: the tensor's place in the list of all, offset
-        and length in elements.
+        """Return the group's tensors in pieces, int64[n, 3].
+
+        A piece is the tensor's place in the list of all, and its offset and length in elements.
         """
         table = chunk_table(self.sizes, chunk)
         table[:, 0] = np.asarray(self.rows, np.int64)[table[:, 0]]
@@ -393,12 +393,12 @@ class Layout:
         return True
 
     def _written_between(self, starts, ends):
-        """Return whether the step writes memory in any of the spans, int64 arrays of first bytes and of bytes
-        after the last.
+        """Return whether the step writes memory in any of the spans.
+
+        They are int64 arrays of first bytes, and of bytes after the last.
         """
-        after = self._ends.searchsorted(
-            starts, side="right"
-        )  # the first written span that reaches beyond the start
+        # The first written span that reaches beyond the start.
+        after = self._ends.searchsorted(starts, side="right")
         return bool((self._starts[after] < ends).any())
 
 
@@ -409,8 +409,8 @@ def _check_slices(program, rows):
         for slot in slices:
             if not row[slot].flags.c_contiguous:
                 raise LayoutError(
-                    f"{program.names[slot]} number {number} must be contiguous: make a copy of it"
-                    " (numpy.ascontiguousarray(x))"
+                    f"{program.names[slot]} number {number} must be contiguous: make a copy of it "
+                    "(numpy.ascontiguousarray(x))"
                 )
 
 

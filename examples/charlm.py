@@ -138,8 +138,8 @@ def main(argv=None):
     draw(losses, f"{args.optimizer}{', bfloat16' if args.bf16 else ''}", args.plot)
     print(write(model, letters))
     print(
-        f"The loss went from {losses[0]:.2f} to {sum(losses[-20:]) / len(losses[-20:]):.2f}; its curve is in"
-        f" {args.plot}."
+        f"The loss went from {losses[0]:.2f} to {sum(losses[-20:]) / len(losses[-20:]):.2f}; its curve is in "
+        f"{args.plot}."
     )
     return losses
 

@@ -61,8 +61,8 @@ def array_library(backend):
         return torch, lambda values: torch.as_tensor(values, device="cuda")
     except ImportError:
         raise SystemExit(
-            "--backend cuda computes gradients by CuPy or PyTorch, and neither is installed; type: pip"
-            " install cupy-cuda13x"
+            "--backend cuda computes gradients by CuPy or PyTorch, and neither is installed; type: pip "
+            "install cupy-cuda13x"
         ) from None
 
 
@@ -214,8 +214,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if args.learning_rate is not None and (args.compare or args.optimizer == "Adadelta"):
         parser.error(
-            "--learning-rate goes with one optimizer that has one: not with --compare (each has its own), not"
-            " with Adadelta (it has none)"
+            "--learning-rate goes with one optimizer that has one: not with --compare (each has its own), "
+            "not with Adadelta (it has none)"
         )
 
     x_train, x_test, labels_train, labels_test = load_data()

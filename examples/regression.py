@@ -68,9 +68,8 @@ def truth(x):
 
 def train(curve, optimizer, x, y, *, steps):
     """Fit the curve in place; return the mean squared error of every step."""
-    nbopt.gen_backend(
-        backend="cpu", batch_size=len(x)
-    )  # gradients are sums over the points, and are divided by it
+    # Gradients are sums over the points, and are divided by their number.
+    nbopt.gen_backend(backend="cpu", batch_size=len(x))
     losses = []
     progress = trange(steps, desc=type(optimizer).__name__, unit="step")
     for step in progress:
@@ -114,8 +113,8 @@ def main(argv=None):
     )
     draw(curve, x, y, losses, args.plot)
     print(
-        f"The mean squared error went from {losses[0]:.3f} to {losses[-1]:.4f}; the picture is in"
-        f" {args.plot}."
+        f"The mean squared error went from {losses[0]:.3f} to {losses[-1]:.4f}; the picture is in "
+        f"{args.plot}."
     )
     return losses
 

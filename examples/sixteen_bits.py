@@ -170,8 +170,8 @@ def run(task, state_dtype=None):
     curves = {}
     print(f"\n{task.title}: {task.seeds} seeds, {task.epochs} epochs of {task.steps} steps")
     print(
-        f"  {'weights':22}{'training loss, mean (range)':34}{'test accuracy (range)':32}moved in the last"
-        " step"
+        f"  {'weights':22}{'training loss, mean (range)':34}{'test accuracy (range)':32}moved in the last "
+        "step"
     )
     for name, setting in SETTINGS.items():
         seeds = tqdm(range(task.seeds), desc=name, leave=False)

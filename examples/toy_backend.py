@@ -36,8 +36,8 @@ class ToyBackend(nbopt.Backend):
         """Return `dtype` as a numpy.dtype, or raise DtypeError."""
         if dtype is None or np.dtype(dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
             raise DtypeError(
-                f"the toy backend stores float32 and float64, not {dtype}: convert it by"
-                " x.astype(numpy.float32)"
+                f"the toy backend stores float32 and float64, not {dtype}: convert it by "
+                "x.astype(numpy.float32)"
             )
         return np.dtype(dtype)
 
@@ -45,8 +45,8 @@ class ToyBackend(nbopt.Backend):
         """Return the storage that shares the memory of `obj`."""
         if type(obj) is not np.ndarray or not obj.dtype.isnative:
             raise OperandError(
-                f"the toy backend wraps plain NumPy arrays in native byte order, not {type(obj).__name__}:"
-                " be.array(x) copies"
+                f"the toy backend wraps plain NumPy arrays in native byte order, not {type(obj).__name__}: "
+                "be.array(x) copies"
             )
         self.storage_dtype(obj.dtype)
         return obj
@@ -90,9 +90,8 @@ class ToyBackend(nbopt.Backend):
         columns = update.columns(update)  # one list of tensors for each slot; new states are made here
         update.arrays = [[tensor.storage for tensor in column] for column in columns]
         roundings = [update.stochastic_round, *(tensor.rounding for column in columns for tensor in column)]
-        if not all(
-            isinstance(rounding, bool) for rounding in roundings
-        ):  # True loses no bits of these dtypes, a number of bits does
+        # True loses no bits of these dtypes, a number of bits does.
+        if not all(isinstance(rounding, bool) for rounding in roundings):
             raise ArgumentError(
                 "the toy backend rounds to nearest: set stochastic_round and rounding to False"
             )

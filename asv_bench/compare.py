@@ -1,5 +1,6 @@
-"""Measure nbopt beside the memory's own speed and beside other libraries, in one process, and print how it
-stands.
+"""Measure nbopt beside the memory's own speed and beside other libraries.
+
+All is measured in one process, which prints how it stands.
 
     python asv_bench/compare.py --json results.json       # everything: five minutes, on an idle machine
     python asv_bench/compare.py --quick                   # smaller tensors, few rounds: does it run?
@@ -66,8 +67,9 @@ def machine():
 
 
 class Others:
-    """How much of the processors other processes take while a row is measured: a busy machine makes bad
-    numbers, so the report says so.
+    """How much of the processors other processes take while a row is measured.
+
+    A busy machine makes bad numbers, so the report says so.
     """
 
     def __init__(self):
@@ -83,8 +85,9 @@ class Others:
         return busy - sum(own[:4]), own.elapsed
 
     def processors(self):
-        """Return how many processors others kept busy since the start, on average; NaN where the system
-        doesn't say.
+        """Return how many processors others kept busy since the start, on average.
+
+        It is NaN if the system doesn't say.
         """
         (busy, elapsed), (busy_before, before) = self._now(), self.start
         return max(0.0, (busy - busy_before) / (elapsed - before))
@@ -163,8 +166,8 @@ def main():
     report = {"machine": machine(), "quick": args.quick, "rows": {}}
     about = report["machine"]
     print(
-        f"{about['cpu']}, {THREADS} threads ({about['threading_layer']}), load {about['load_average']:.1f},"
-        f" commit {about['commit']}"
+        f"{about['cpu']}, {THREADS} threads ({about['threading_layer']}), load {about['load_average']:.1f}, "
+        f"commit {about['commit']}"
     )
     print(", ".join(f"{package} {version}" for package, version in about["versions"].items()))
     if args.quick:

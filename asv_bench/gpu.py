@@ -70,8 +70,9 @@ class Bench:
         return whole
 
     def job(self, optimizer, shapes, sets=2, dtype="float32"):
-        """Return a function that makes a step, each with the other set of gradients, past its first steps;
-        and the layer.
+        """Return a function that makes a step, past its first steps, and the layer.
+
+        Each step has the other one of two sets of gradients.
         """
         params = [self.random(shape, dtype=dtype) for shape in shapes]
         grads = [[self.random(shape, 0.01, dtype) for shape in shapes] for _ in range(sets)]
@@ -243,7 +244,7 @@ def norm_clip(bench):
 
 
 def sixteen_bits(bench):
-    """RMSProp over 16-bit storage, rounded to nearest and stochastically, beside float32 in the same turns."""
+    """RMSProp over 16-bit storage, rounded in both ways, beside float32 in the same turns."""
     shapes = [(bench.large,)]
     float32 = bench.job(nbopt.RMSProp(), shapes)[0]
     for dtype, state, bar in (
@@ -266,8 +267,9 @@ def sixteen_bits(bench):
 
 
 def launch_shapes(bench):
-    """How large chunks and blocks should be, and whether blocks should be as many as chunks: for whoever
-    tunes the constants.
+    """How large chunks and blocks should be, and whether blocks should be as many as chunks.
+
+    It is for whoever tunes the constants.
     """
     n = bench.large
     device, largest = bench.be.device, device_stages.LARGEST_CHUNK
@@ -340,8 +342,9 @@ def compile_for_both(name, dtype):
 
 
 def same_bits_as_the_cpu(bench):
-    """Three steps of every optimizer over the same random values, on the CPU and on the GPU; in 16 bits with
-    stochastic rounding.
+    """Three steps of every optimizer over the same random values, on the CPU and on the GPU.
+
+    In 16 bits they round stochastically.
     """
     shapes = [(3_000_017 if not bench.quick else 30_017,), (513, 1025), (7, 11, 13)]
     with multiprocessing.get_context("spawn").Pool(

@@ -88,8 +88,9 @@ def program_of(make):
 
 
 def kernel_of(optimizer, dtypes, kept=0):
-    """Return the `Kernel` of one optimizer, bytes that it moves for each element, and how many elements a
-    thread takes at a time.
+    """Return the `Kernel` of one optimizer, and two numbers.
+
+    They are the bytes that it moves for each element, and how many elements a thread takes at a time.
 
     Parameters
     ----------
@@ -135,8 +136,9 @@ def disassembled(code):
 
 
 def way_through_the_loop(instructions, labels):
-    """Return the instructions of the shortest way through the smallest loop that loads and stores 16 bytes at
-    a time.
+    """Return the instructions of the shortest way through the loop of a kernel.
+
+    The loop is the smallest one that loads and stores 16 bytes at a time.
 
     Blocks that access less memory at a time (single elements) or call (the long way of a division) are not on
     it."""
@@ -199,8 +201,8 @@ def main(argv=None):
         way = way_through_the_loop(*disassembled(kernel.code))
         each = len(way) / width
         print(
-            f"{name:50} {kernel.registers:9} {moved:6} {each:12.1f}"
-            f" {each / moved:14.2f}{'  SPILLS' * kernel.spilled}",
+            f"{name:50} {kernel.registers:9} {moved:6} {each:12.1f} "
+            f"{each / moved:14.2f}{'  SPILLS' * kernel.spilled}",
             flush=True,
         )
         if args.rows:

@@ -70,8 +70,8 @@ def signature(report):
     ]
     note = "    QUICK RUN, tensors are smaller than stated" if report["quick"] else ""
     return (
-        f"{about['cpu']}, {about['threads']} threads, {about['date'][:10]},"
-        f" {about['commit']}{note}\n{', '.join(names)}"
+        f"{about['cpu']}, {about['threads']} threads, {about['date'][:10]}, "
+        f"{about['commit']}{note}\n{', '.join(names)}"
     )
 
 

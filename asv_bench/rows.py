@@ -48,8 +48,9 @@ class Result:
         )
 
     def faster(self, than, bar=None, of="nbopt"):
-        """Add how many times as long as ours another contender takes; of several the best one, which their
-        medians decide.
+        """Add how many times as long as ours another contender takes.
+
+        Of several contenders it is the best one, by their medians.
         """
         names = [name for name in ([than] if isinstance(than, str) else than) if name in self.seconds]
         if not names:
@@ -297,7 +298,10 @@ row("adapter-resnet50", "nbopt.torch, RMSProp, ResNet-50's 161 tensors")(
     "AdamW in a training loop: a transformer of 3.2 M parameters in 54 tensors, the time of step() alone",
 )
 def training_loop(scale):
-    """Steps between backward passes, as in training: the passes empty the caches and wake PyTorch's threads."""
+    """Steps between backward passes, as in training.
+
+    The passes empty the caches and wake PyTorch's threads.
+    """
     steps = {
         "nbopt.torch": lambda parameters: peers.adapter(parameters, nbopt.AdamW()),
         "PyTorch": lambda parameters: peers.requires_torch().optim.AdamW(parameters),
@@ -430,8 +434,8 @@ def memory_growth(scale):
     cases = {"one tensor": scale.large, "resnet50": MODELS["resnet50"](), "300 tensors": [(1000,)] * 300}
     for name, shapes in cases.items():
         code = (
-            "import nbopt; from benchmarks.memory import growth; nbopt.set_backend('cpu');"
-            f" print(growth({shapes}, 100))"
+            "import nbopt; from benchmarks.memory import growth; nbopt.set_backend('cpu'); "
+            f"print(growth({shapes}, 100))"
         )
         value = fresh(code)
         result.check(name, (value, value, value), "MB", "<= 10")

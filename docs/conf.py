@@ -1,4 +1,7 @@
-"""Sphinx: ``tox run -e docs`` builds the pages to docs/_build/html, without the network; warnings are errors."""
+"""Sphinx: ``tox run -e docs`` builds the pages to docs/_build/html.
+
+It needs no network, and warnings are errors.
+"""
 
 import re
 
@@ -15,9 +18,8 @@ myst_heading_anchors = 3  # for links to headings, as GitHub makes them
 default_role = "py:obj"  # `Tensor` in a docstring is a link
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
-suppress_warnings = [
-    "ref.python"
-]  # numpydoc links the attribute skipped of nbopt.torch.Optimizer, and two classes have one
+# Numpydoc links the attribute skipped of nbopt.torch.Optimizer, and two classes have one.
+suppress_warnings = ["ref.python"]
 numpydoc_show_class_members = False  # autodoc lists them
 
 html_theme = "furo"

@@ -44,8 +44,9 @@ class Model(torch.nn.Module):
         self.output = torch.nn.Linear(width, letters)
 
     def forward(self, x, memory=None):
-        """Return scores (batch, length, letters) for the letters after ``x`` (batch, length), and the memory
-        to go on from.
+        """Return scores for the letters after ``x``, and the memory to go on from.
+
+        ``x`` is (batch, length), scores are (batch, length, letters).
         """
         y, memory = self.gru(self.embedding(x), memory)
         return self.output(y), memory

@@ -7,7 +7,7 @@ two networks in three settings, from the same seeds, draws their losses and prin
 
     python examples/sixteen_bits.py              # about two minutes
     python examples/sixteen_bits.py --quick      # a run of seconds
-    python examples/sixteen_bits.py --compare    # other optimizers and learning rates: a longer table, no picture
+    python examples/sixteen_bits.py --compare    # a longer table of optimizers and learning rates, no picture
 
 Only the stored weights differ between the settings. A step starts from them alone: the forward pass widens
 them, and the float32 copy is never updated. Activations, gradients and, by default, the optimizer's states
@@ -55,8 +55,9 @@ class StoredDense(Dense):
 
 
 class Embedding(StoredDense):
-    """The first layer: gives every character (batch, CONTEXT) its row of weights; returns them as (batch,
-    CONTEXT * WIDTH).
+    """The first layer: gives every character (batch, CONTEXT) its row of weights.
+
+    They are returned as (batch, CONTEXT * WIDTH).
     """
 
     def forward(self, x):
@@ -99,8 +100,9 @@ def digits_task(name="Adam", quick=False):
 
 
 def language_task(rate=2e-3, quick=False):
-    """Return a language model's job, to guess the next character of the texts of Python's ``help()``, with
-    Adam from `rate` to 0.
+    """Return a language model's job, with Adam from `rate` to 0.
+
+    It guesses the next character of the texts of Python's ``help()``.
     """
     texts = ["".join(list(topics.values())[start::10]) for start in range(10)]
     alphabet, codes = np.unique(list("".join(texts)), return_inverse=True)
@@ -189,8 +191,9 @@ def run(task, state_dtype=None):
 
 
 def draw(results, path):
-    """Draw the losses, a dict of title -> what `run` returns, side by side into a PNG file: means, and ranges
-    over the seeds.
+    """Draw the losses side by side into a PNG file: means, and ranges over the seeds.
+
+    The losses are a dict of title -> what `run` returns.
     """
     figure = Figure(figsize=(11, 4.5), layout="constrained")  # without pyplot: Agg, no window
     for axes, (title, curves) in zip(figure.subplots(1, len(results)), results.items()):

@@ -129,8 +129,9 @@ class ToyStep(Interpreter):
 
 
 def kernel_text(stage):
-    """Return a pass as Python: a function of one array for each slot, the parameter's numbers, and the
-    arithmetic's type.
+    """Return a pass as Python.
+
+    It is a function of one array for each slot, the parameter's numbers, and the arithmetic's type.
     """
     lines = ["def kernel(arrays, numbers, dtype):"]
 
@@ -162,8 +163,9 @@ def compiled(text):
 
 
 def _labelled(update):
-    """Return (array, whether the program writes it, what to call it) of all arrays, as `check_disjoint` takes
-    them.
+    """Return (array, whether the program writes it, what to call it) of all arrays.
+
+    `check_disjoint` takes them so.
     """
     names, written = update.program.names, update.program.written()
     return [

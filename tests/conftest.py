@@ -1,7 +1,7 @@
-"""Fixtures: every test of behaviour runs on each backend that is available, or on those that --nbopt-backend
-names.
+"""Fixtures: every test of behaviour runs on each backend.
 
-Compiling kernels takes nearly all of the time, so the plain run leaves out what ``--thorough`` adds:
+These are the available ones, or those that --nbopt-backend names. Compiling kernels takes nearly all of the
+time, so the plain run leaves out what ``--thorough`` adds:
 
 - ``@pytest.mark.thorough``: tests that are slow and rarely fail. With the argument ``"gpu"`` they are left
   out on a GPU only (its bits are the reference's, on which they run), with ``"compiled"`` on every backend
@@ -98,8 +98,9 @@ def is_thorough(item):
 
 
 def is_on_the_diagonal(item):
-    """Whether a case is in the row of its matrix that takes the next value of each parameter at each step,
-    and begins again where one ends.
+    """Whether a case is on the diagonal of its matrix.
+
+    The diagonal takes the next value of each parameter at each step, and begins again where one ends.
     """
     axes = [mark.args[:2] for mark in item.iter_markers("parametrize")]
     places = [place(item, *axis) for axis in axes]

@@ -1,9 +1,9 @@
-"""Tests of the CUDA backend that the simulator and a real GPU run alike: test_cuda_sim.py and test_gpu.py
-take them from here.
+"""Tests of the CUDA backend that the simulator and a real GPU run alike.
 
-They take the fixture `cuda`, a NumbaCUDA with batch size 8. Arrays are small: a simulated operation takes
-microseconds. On a GPU each kernel takes seconds to compile, so the plain run has cases that cover the
-matrices (see conftest.py); in the simulator it has a few more.
+test_cuda_sim.py and test_gpu.py take them from here. They take the fixture `cuda`, a NumbaCUDA with batch
+size 8. Arrays are small: a simulated operation takes microseconds. On a GPU each kernel takes seconds to
+compile, so the plain run has cases that cover the matrices (see conftest.py); in the simulator it has a few
+more.
 """
 
 import gc
@@ -167,8 +167,9 @@ def test_clip_gradient_norm_gives_the_references_factor(cuda, dtype):
 
 
 class EveryOp(nbopt.Optimizer):
-    """Its states are three operands, an integer, and what each op makes of them: one kernel, since to compile
-    one for each takes long.
+    """Its states are three operands, an integer, and what each op makes of them.
+
+    It is one kernel, since to compile one for each takes long.
     """
 
     state_names = ("a", "b", "c", "k", *PRIMITIVES)
@@ -519,15 +520,14 @@ def test_memory_that_is_exchanged_under_the_same_object_is_noticed(cuda):
 
 
 def test_negative_bit_on_the_device(cuda):
-    """Gradients and loss scales with PyTorch's negative bit are read right in every step; parameters with it
-    are refused.
+    """Gradients and loss scales with PyTorch's negative bit are read right in every step.
+
+    Parameters with it are refused.
     """
     memory = cuda.array([-1.0, 2.0])
     param, grad = cuda.zeros(2), Torchlike(memory, negative=True)
-    layer, optimizer = (
-        nbopt.Parameters((param, grad)),
-        nbopt.GradientDescentMomentum(8.0, 0.0),
-    )  # by the batch size, a step is the gradient
+    # The learning rate is the batch size, so a step is the gradient.
+    layer, optimizer = nbopt.Parameters((param, grad)), nbopt.GradientDescentMomentum(8.0, 0.0)
     optimizer.optimize([layer], 0)
     assert param.get().tolist() == [-1, 2]
     memory.set([3.0, -1.0])
@@ -575,8 +575,9 @@ def test_tensors_without_memory(cuda):
 
 
 def test_gradients_are_followed_by_their_addresses_alone(cuda):
-    """What nbopt.torch does: the tensors are shown when something else has changed, and their addresses at
-    every step.
+    """As nbopt.torch does, the addresses are shown at every step.
+
+    The tensors are shown only when something else has changed.
     """
     (param, _), (_, first), (_, second) = (
         pairs_of(cuda, seed, ("float32",), [(20,)])[0] for seed in (1, 2, 3)

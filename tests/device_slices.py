@@ -1,5 +1,6 @@
-"""Rules that reduce along axes, and states of rows and columns, on a device: as device_checks.py, for the
-simulator and a real GPU alike.
+"""Rules that reduce along axes, and states of rows and columns, on a device.
+
+As device_checks.py, this is for the simulator and a real GPU alike.
 """
 
 import numpy as np
@@ -11,13 +12,14 @@ import nbopt
 from nbopt import State
 
 #: Bands of more and fewer rows than a unit has, tiles that are full or not, one and several groups of rows,
-# axes of length 1, no elements.
+#: axes of length 1, no elements.
 SLICED = [(70, 9), (64,), (3, 4, 5), (2, 1, 3, 3), (0, 4), (), (2, 140), (1, 5)]
 
 
 class Factored(nbopt.Optimizer):
-    """Running means of squares of rows and of columns, and the norm of all parameters, whatever their number
-    of axes.
+    """Running means of squares of rows and of columns, and the norm of all parameters.
+
+    Parameters may have any number of axes.
     """
 
     def __init__(self, stochastic_round=False, **options):
@@ -69,8 +71,9 @@ class Covers(nbopt.Optimizer):
 
 
 class Centred(nbopt.Optimizer):
-    """Rows are centred, and a momentum moves by what is left; means, extremes and norms of slices; steps are
-    left out.
+    """Rows are centred, and a momentum moves by what is left.
+
+    There are means, extremes and norms of slices, and steps are left out.
     """
 
     state_names = ("momentum",)
@@ -206,8 +209,9 @@ def test_slices_of_many_tensors(cuda):
 
 
 def test_parameters_keep_their_places(cuda):
-    """Where others have no gradient, a parameter's random bits and its place in the norm of all are those
-    that it would have anyway.
+    """A parameter without a gradient changes nothing for the others.
+
+    Their random bits, and their places in the norm of all, stay.
     """
 
     def run(be):

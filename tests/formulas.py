@@ -125,15 +125,7 @@ def rmsprop(
 
 
 def adagrad(
-    p,
-    g,
-    states,
-    *,
-    learning_rate=0.01,
-    epsilon=1e-6,
-    gradient_clip_value=None,
-    param_clip_value=None,
-    s=1.0,
+    p, g, states, *, learning_rate=0.01, epsilon=1e-6, gradient_clip_value=None, param_clip_value=None, s=1.0
 ):
     """Adagrad; states ``(G,)``, the sum of all squared gradients."""
     p, g, total = _float64(p, g, *states)
@@ -143,16 +135,7 @@ def adagrad(
     return clipv(p, param_clip_value), (total,)
 
 
-def adadelta(
-    p,
-    g,
-    states,
-    *,
-    decay=0.95,
-    epsilon=1e-6,
-    gradient_clip_value=None,
-    param_clip_value=None,
-):
+def adadelta(p, g, states, *, decay=0.95, epsilon=1e-6, gradient_clip_value=None, param_clip_value=None):
     """Adadelta; states ``(a, b, u)``: mean squares of gradient and update, last update."""
     p, g, a, b, _ = _float64(p, g, *states)
     g = clipv(g, gradient_clip_value)
@@ -186,17 +169,7 @@ def adam(
     return clipv(p, param_clip_value), (m, v)
 
 
-def shift_ada_max(
-    p,
-    g,
-    states,
-    *,
-    epoch,
-    learning_rate=2e-3,
-    beta_1=0.9,
-    beta_2=0.999,
-    epsilon=1e-8,
-):
+def shift_ada_max(p, g, states, *, epoch, learning_rate=2e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-8):
     """AdaMax with shifts for products; states ``(m, v, 1/v)``; ``epoch`` counts from 0.
 
     A shift is a step function of its second operand: where that is within a rounding

@@ -39,7 +39,7 @@ OPTIMIZERS = {
     "asgd": lambda **k: nbopt.ASGD(**{"t0": 1.0, **k}),
 }
 #: Every other class, found by itself. tests/test_family_sources.py compares them with the packages that they
-# are from.
+#: are from.
 OTHERS = {
     kind.__name__.lower(): kind
     for kind in map(vars(nbopt.optimizers).get, nbopt.optimizers.__all__)
@@ -54,8 +54,8 @@ EVERY = {**OPTIMIZERS, **OTHERS}
 
 
 #: Those that differ most in what a kernel has to do where it rounds: 0 to 3 states, one that is read again
-# after it was stored, one assignment under : a condition, and `shift`. The reference runs all of them in 16
-# bits; each is compiled in float32 or float64 in tests/test_same_bits.py.
+#: after it was stored, one assignment under a condition, and `shift`. The reference runs all of them in 16
+#: bits; each is compiled in float32 or float64 in tests/test_same_bits.py.
 ROUNDED = ("plain", "momentum", "adadelta", "shift_adamax", "rmsprop_centered", "rprop", "asgd")
 
 
@@ -76,10 +76,10 @@ def in_one_storage(parameter, usual, rounded):
 
 
 def thorough_but(values, *usual, where=(), several=False):
-    """Parameters of which the plain run takes the usual ones only (see conftest.py): those that differ most
-    in what a kernel has to do.
+    """Parameters of which the plain run takes the usual ones only (see conftest.py).
 
-    With ``several`` each value is a tuple, for several names.
+    The usual ones differ most in what a kernel has to do. With ``several`` each value is a tuple, for several
+    names.
     """
     assert all(value in values for value in usual)
     left_out = pytest.mark.thorough(*where)
@@ -101,8 +101,9 @@ def same_bits(a, b):
 
 
 def ulp_distance(a, b):
-    """How many floating-point numbers lie between the elements of two arrays of one dtype; 0 where both are
-    NaN.
+    """How many floating-point numbers lie between the elements of two arrays of one dtype.
+
+    Two NaN have the distance 0.
     """
     signed = np.dtype(f"i{a.dtype.itemsize}")
 

@@ -1,7 +1,7 @@
-"""One process of a training run with sharded parameters (FSDP2 over gloo): `python tests/sharded.py RANK
-WORLD FILE`.
+"""One process of a training run with sharded parameters (FSDP2 over gloo).
 
-tests/test_torch_shards.py starts it. It prints "done" if all holds.
+`python tests/sharded.py RANK WORLD FILE` starts it. tests/test_torch_shards.py starts it. It prints "done" if
+all holds.
 """
 
 import gc

@@ -24,9 +24,7 @@ TYPES = {"float": "SupportsFloat", "bool": "bool", "str": "str", "Schedule": "_S
 
 
 def type_of(takes):
-    """Return the type of what an argument takes: ``"float from 0 on, optional"`` -> ``"SupportsFloat |
-    None"``.
-    """
+    """Return the type of an argument: ``"float from 0 on, optional"`` -> ``"SupportsFloat | None"``."""
     words, _, optional = takes.partition(", ")
     found = "bool | int" if words == "bool or int" else TYPES[words.split()[0]]
     return f"{found} | None" if optional and found != "Any" else found

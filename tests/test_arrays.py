@@ -1,5 +1,6 @@
-"""Arrays of NumPy, PyTorch and JAX as parameters and gradients, through the libraries themselves, without a
-copy.
+"""Arrays of NumPy, PyTorch and JAX as parameters and gradients, without a copy.
+
+They go through the libraries themselves.
 """
 
 import subprocess
@@ -199,12 +200,12 @@ def test_a_step_over_100_mb_takes_no_further_100_mb(library_name):
     make = {
         "numpy": "p, g = np.ones(n, np.float32), np.ones(n, np.float32)",
         "torch": (
-            "import torch; p, g = torch.nn.Parameter(torch.ones(n)), torch.ones(n, dtype=torch.bfloat16);"
-            " p.data.add_(0); g.add_(0)"
+            "import torch; p, g = torch.nn.Parameter(torch.ones(n)), torch.ones(n, dtype=torch.bfloat16); "
+            "p.data.add_(0); g.add_(0)"
         ),
         "jax gradients": (
-            "import jax.numpy as jnp; p, g = np.ones(n, np.float32), jnp.ones(n,"
-            " jnp.bfloat16).block_until_ready()"
+            "import jax.numpy as jnp; p, g = np.ones(n, np.float32), jnp.ones(n, "
+            "jnp.bfloat16).block_until_ready()"
         ),
     }[library_name]
     code = f"""

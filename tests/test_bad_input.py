@@ -1,5 +1,6 @@
-"""Bad input: each mistake has an error of its own, which says what to do, and nothing has changed when it
-comes.
+"""Bad input: each mistake has an error of its own, which says what to do.
+
+Nothing has changed when it comes.
 """
 
 import itertools
@@ -63,8 +64,9 @@ def refused(error, words, be, optimizers=(), layers=()):
 
 
 def trained(be):
-    """An optimizer and a layer with a step behind them, so that there are states, counts and a plan that
-    could change.
+    """An optimizer and a layer with a step behind them.
+
+    So there are states, counts and a plan that could change.
     """
     optimizer, layer = nbopt.RMSProp(), pair(ones(4), ones(4))
     optimizer.optimize([layer], 0)
@@ -95,12 +97,8 @@ def halves(array, *parts):
 
 def wrong_dtype(dtype):
     array = np.zeros(4, dtype)
-    words = [
-        array.dtype.name,
-        "float32",
-        "float64",
-        "astype",
-    ]  # what was given, what is allowed, what to type
+    # A message says what was given, what is allowed, and what to type.
+    words = [array.dtype.name, "float32", "float64", "astype"]
     return {
         f"a parameter of {dtype}": (lambda be: [pair(np.zeros(4, dtype), ones(4))], errors.DtypeError, words),
         f"a gradient of {dtype}": (lambda be: [pair(ones(4), np.zeros(4, dtype))], errors.DtypeError, words),
@@ -330,9 +328,8 @@ def test_a_step_over_such_layers_is_refused_whole(backend, name):
 def test_a_bad_gradient_is_refused_at_later_steps_too(backend, grad, error, words):
     optimizer, layer = trained(backend)
     layer.set_grad(0, ones(4))
-    optimizer.optimize(
-        [layer], 0
-    )  # the step with a new gradient of the same structure, whose plan the next step finds
+    # The step with a new gradient of the same structure, whose plan the next step finds.
+    optimizer.optimize([layer], 0)
     layer.set_grad(0, grad(layer.params[0]))
     with refused(error, words, backend, [optimizer], [layer]):
         optimizer.optimize([layer], 0)
@@ -880,8 +877,9 @@ def test_assigning_the_gradient_is_refused(backend):
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
-    """A cache folder for this test, and a function after whose call kernels are compiled or loaded as in a
-    new process.
+    """A cache folder for this test, and a function that forgets the kernels in memory.
+
+    After its call they are compiled or loaded as in a new process.
 
     The loop over chunks stays, which takes far longer to compile; tests/test_source.py has processes that
     find that one damaged, too."""
@@ -904,9 +902,8 @@ def cache(monkeypatch, tmp_path):
 
     new_process()
     yield folder, new_process
-    for name in (
-        generated_modules()
-    ):  # they belong to a folder that goes; monkeypatch brings back what was there before
+    # They belong to a folder that goes; monkeypatch brings back what was there before.
+    for name in generated_modules():
         del sys.modules[name]
 
 

@@ -73,8 +73,8 @@ MISTAKES = {
     "axis": (
         TraceError,
         (
-            "the rule of Mistaken, for parameter 0 of layer .* with 2 axes: axis=2 asks for an axis that a"
-            " parameter with 2 axes does not have"
+            "the rule of Mistaken, for parameter 0 of layer .* with 2 axes: axis=2 asks for an axis that a "
+            "parameter with 2 axes does not have"
         ),
         lambda be, step, p, g, s: be.sum(g, axis=2),
     ),

@@ -72,8 +72,9 @@ def test_expanded(place, monkeypatch, variable, value, expected):
     ],
 )
 def test_no_home(place, monkeypatch, variable, value):
-    """Without a home there is a private temporary folder, with one warning that says what to set, and nothing
-    in the working directory.
+    """Without a home there is a private temporary folder, and nothing in the working directory.
+
+    One warning says what to set.
     """
     if value is None:
         monkeypatch.delenv(variable)
@@ -152,8 +153,9 @@ print(json.dumps(answers))
 
 
 def together(tmp_path, rounds):
-    """Run rounds of [(number of processes, what they do), ...]; return how often each compiled, or what it
-    raised, or None where it ended.
+    """Run rounds of [(number of processes, what they do), ...].
+
+    Return for each how often it compiled, or what it raised. It is None if the process was ended.
     """
     path = os.pathsep.join(
         [str(pathlib.Path(nbopt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
@@ -177,8 +179,9 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 @needs_fork
 @pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.thorough)])
 def test_sixteen_processes(tmp_path, rounds):
-    """Sixteen processes that start with one empty folder compile once, and none warns; later ones find what
-    the first has compiled.
+    """Sixteen processes that start with one empty folder compile once, and none warns.
+
+    Later ones find what the first has compiled.
     """
     for found in together(tmp_path, [[(16, "compile"), (1, "compile")]] * rounds):
         assert sorted(found[:16], key=str) == [0] * 15 + [1]
@@ -187,8 +190,9 @@ def test_sixteen_processes(tmp_path, rounds):
 
 @needs_fork
 def test_ended_in_the_middle(tmp_path):
-    """A process that was ended while it wrote leaves nothing that is taken to be damaged: the next one
-    compiles, without a warning.
+    """A process that was ended while it wrote leaves nothing that is taken to be damaged.
+
+    The next one compiles, without a warning.
     """
     ((ended, *found),) = together(tmp_path, [[(1, "end in the middle"), (4, "compile")]])
     assert ended is None
@@ -200,8 +204,9 @@ def test_ended_in_the_middle(tmp_path):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """What compiles one small kernel, always the same, in a folder of its own; it returns whether the kernel
-    came from the cache.
+    """What compiles one small kernel, always the same, in a folder of its own.
+
+    It returns whether the kernel came from the cache.
     """
     monkeypatch.setenv("NBOPT_CACHE_DIR", str(tmp_path / "kernels"))
     monkeypatch.setattr(source, "_warned", set())
@@ -228,7 +233,7 @@ def test_numba_cache_dir(small, tmp_path, monkeypatch):
 
 
 def test_waits_for_nobody_for_ever(small, tmp_path, monkeypatch):
-    """If another process keeps a module's lock, the kernel is compiled without the cache, with one warning."""
+    """If another process keeps a module's lock, the kernel is compiled without the cache, and it warns."""
     monkeypatch.setattr(source, "_PATIENCE", 0.1)
     (text,) = (tmp_path / "kernels").glob("*.py")
     held, done = threading.Event(), threading.Event()

@@ -1,5 +1,6 @@
-"""Checkpoints: a run that is saved and loaded goes on with the same bits; a checkpoint that is damaged, or
-another's, changes nothing.
+"""Checkpoints: a run that is saved and loaded goes on with the same bits.
+
+A checkpoint that is damaged, or another's, changes nothing.
 """
 
 import copy
@@ -34,8 +35,9 @@ each_run = in_one_storage("storage", *STORAGES)
 
 
 class Run:
-    """An optimizer, its layers, and gradients that depend on the number of the step alone; every run made
-    alike is a twin.
+    """An optimizer, its layers, and gradients that depend on the number of the step alone.
+
+    Every run made alike is a twin.
     """
 
     def __init__(self, make, dtype=np.float32, shapes=((5, 3), (7,)), layer_names=("first", None)):
@@ -1116,9 +1118,8 @@ def test_a_save_that_is_killed_leaves_the_old_file_or_the_new_one(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     advanced, cut_short = map(int, done.stdout.split())
-    assert (
-        advanced > 5 and cut_short > 5
-    )  # both happened: files that were replaced, and saves that were killed at work
+    # Files were replaced, and saves were killed at work.
+    assert advanced > 5 and cut_short > 5
 
 
 @pytest.mark.parametrize("path", [None, 1, True, "", b"", 1.5], ids=repr)

@@ -1,5 +1,6 @@
-"""The CUDA kernels as PTX, which is compiled without a GPU: what ptxas is given decides whether results can
-be the CPU's bits, and how fast it is.
+"""The CUDA kernels as PTX, which is compiled without a GPU.
+
+What ptxas is given decides whether results can be the CPU's bits, and how fast it is.
 """
 
 import functools
@@ -123,8 +124,9 @@ def assert_exact(ptx):
 
 
 def assert_float32_but_for_numbers(ptx):
-    """The numbers of a parameter are float64, and rounded once each; so are a tile's results, which are
-    widened. Nothing is computed in float64.
+    """The numbers of a parameter are float64, and rounded once each.
+
+    So are a tile's results, which are widened. Nothing is computed in float64.
     """
     double = {i for i in instructions(ptx) if ".f64" in i}
     assert double <= {"ld.global.f64", "cvt.rn.f32.f64", "cvt.f64.f32", "st.global.f64", "mov.f64"}
@@ -161,8 +163,9 @@ def test_float32_kernels_are_exact_and_load_and_store_16_bytes_with_a_scalar_tai
 @pytest.mark.parametrize("name", ["rmsprop clipped", "lamb", "careful"])
 @pytest.mark.covering
 def test_passes_that_reduce_are_exact(name, strided, dtype, arithmetic, kept):
-    """Every operation rounds by itself; lanes are folded in shared memory, no value lives in local memory,
-    and none is spilled.
+    """Every operation rounds by itself.
+
+    Lanes are folded in shared memory, no value lives in local memory, and none is spilled.
     """
     stage = pass_of(name, 0)
     assert stage.reductions
@@ -195,8 +198,9 @@ SLICED = {
 
 
 def sliced(name, dtype="float32", kept=0, strided=False):
-    """The last pass with these folds: of the optimizer's parameters with a shape, over an extent; its text
-    and that text's PTX.
+    """The last pass with these folds: its text, and that text's PTX.
+
+    It is of the optimizer's parameters with a shape, over an extent.
     """
     rule, shape, extent, kinds = SLICED[name]
     with nbopt.use_backend("reference") as be:
@@ -224,8 +228,9 @@ def sliced(name, dtype="float32", kept=0, strided=False):
 @pytest.mark.parametrize("name", SLICED)
 @pytest.mark.covering
 def test_passes_with_slices_are_exact(name, dtype, kept, strided):
-    """Every operation rounds by itself; rows are folded in shared memory, no value lives in local memory, and
-    none is spilled.
+    """Every operation rounds by itself.
+
+    Rows are folded in shared memory, no value lives in local memory, and none is spilled.
     """
     stage, text, ptx = sliced(name, dtype, kept, strided)
     assert_exact(ptx)
@@ -245,8 +250,9 @@ def test_passes_with_slices_are_exact(name, dtype, kept, strided):
 
 
 def test_neighbouring_threads_load_neighbouring_elements():
-    """A lane's place in its row is added to the row's address, times the size of an element: a warp's loads
-    are as many bytes in one piece.
+    """A lane's place in its row is added to the row's address, times the size of an element.
+
+    A warp's loads are as many bytes in one piece.
     """
     _, text, ptx = sliced("rows and bands")
     assert (
@@ -371,8 +377,9 @@ def test_strided_kernels_round_without_local_memory():
 @pytest.mark.parametrize("name", ["shift_adamax", "rmsprop clipped"])
 @pytest.mark.covering
 def test_maximum_and_minimum_keep_nan(name, capability):
-    """PTX's max and min drop NaN: behind each stands a choice of the sum, which is NaN, where the operands
-    are unordered.
+    """PTX's max and min drop NaN.
+
+    Behind each stands a choice of the sum, which is NaN, where the operands are unordered.
     """
     ptx = kernel(name, "float32", capability)
     extremes = re.findall(r"(?:max|min)\.f32\s+(%f\d+), (%f\d+), (%f\d+|0f[0-9A-F]+);", ptx)
@@ -468,9 +475,8 @@ def test_where_the_batch_size_is_a_power_of_two_no_element_is_divided_by_it(row,
     except FileNotFoundError as error:
         pytest.skip(str(error))
     kinds = [line.split()[0] for line in machine_code.way_through_the_loop(*disassembled)]
-    assert (
-        kinds.count("MUFU.RCP") == kinds.count("MUFU.RSQ") == width
-    )  # RMSProp's own division and square root, one of each
+    # They are RMSProp's own division and square root, one of each.
+    assert kinds.count("MUFU.RCP") == kinds.count("MUFU.RSQ") == width
 
 
 def test_fast_math_may_contract_and_approximate():

@@ -1,5 +1,6 @@
-"""The CUDA backend in Numba's CUDA simulator: ``NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda_sim.py``, or
-``tox run -e cudasim``.
+"""The CUDA backend in Numba's CUDA simulator.
+
+Run it by ``NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda_sim.py``, or ``tox run -e cudasim``.
 """
 
 import importlib.util

@@ -60,8 +60,9 @@ def check(rng, name, dtype, lr, decay, size, **options):
     ],
 )
 def test_small_decay(rng, name, decay):
-    """Over 6000 steps the decay is float64's within 5%, where one step's is below what float32 can hold
-    beside 1.
+    """Over 6000 steps the decay is float64's within 5%.
+
+    One step's is below what float32 can hold beside 1.
     """
     check(rng, name, np.float32, 1e-4, decay, 2000)
 
@@ -71,7 +72,8 @@ def test_small_decay(rng, name, decay):
     ["adamw", *(pytest.param(name, marks=pytest.mark.thorough) for name in DECAYING if name != "adamw")],
 )
 def test_small_decay_bfloat16(rng, name):
-    """So it is in bfloat16 with stochastic rounding, where one step's decay is above 2^-16 of a unit in the
-    last place.
+    """So it is in bfloat16 with stochastic rounding.
+
+    One step's decay is above 2^-16 of a unit in the last place.
     """
     check(rng, name, ml_dtypes.bfloat16, 3e-7, 1.5e-7, 2**14, stochastic_round=True)

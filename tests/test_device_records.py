@@ -1,5 +1,6 @@
-"""What stands for an array in device memory: a record of its address, shape, dtype and strides, and never a
-NumPy array.
+"""What stands for an array in device memory.
+
+It is a record of its address, shape, dtype and strides, and never a NumPy array.
 
 Most tests here make records of memory that isn't there, so they run without a GPU, and any look at the values
 ends the process."""
@@ -187,8 +188,9 @@ def test_overlap_of_large_views(shape):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("key", [(), (0, 0), (slice(None), 1), (slice(None, None, -1),), (slice(0),)])
 def test_export(dtype, key):
-    """The structure that other libraries get says what the record says, and holds its owner as long as it
-    lives.
+    """The structure that other libraries get says what the record says.
+
+    It holds its owner as long as it lives.
     """
     owner = Owner()
     record = DeviceArray(home(), NOWHERE, (3, 4), np.dtype(dtype), owner=owner)[key]
@@ -264,9 +266,8 @@ class Looks:
             if self.bad(value, 3):
                 self.found.add((frame.f_code.co_name, name))
             elif event == "return" and not self.found:
-                with contextlib.suppress(
-                    Exception
-                ):  # of what is half made, and of arrays, whose comparison has no truth value
+                # Some are half made, and a comparison of arrays has no truth value.
+                with contextlib.suppress(Exception):
                     repr(value), str(value), value == value
         return self.line
 

@@ -48,8 +48,9 @@ def public_objects():
 
 
 def members(cls):
-    """Yield (path, function or property) for the public members that a class defines and does not just
-    override.
+    """Yield (path, function or property) for the public members of a class.
+
+    Those that only override another class's are left out.
     """
     inherited = {name for other in cls.__mro__[1:] if other is not object for name in vars(other)}
     for name, value in vars(cls).items():
@@ -91,9 +92,7 @@ def arguments(function):
 
 
 def outcome(function):
-    """Return whether a function gives something back, and the names of the exceptions that its own lines
-    raise.
-    """
+    """Return whether a function gives something back, and the exceptions of its own lines by name."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function)))).body
     inner = [
         node

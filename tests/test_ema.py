@@ -63,8 +63,9 @@ def test_cost(name):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_bits(dtype):
-    """The CPU backend gives the reference's bits, and the parameter's bits are those without a mean,
-    stochastic rounding included.
+    """The CPU backend gives the reference's bits.
+
+    The parameter's bits are those without a mean, stochastic rounding included.
     """
     params, grads = drawn(3)
     found = []

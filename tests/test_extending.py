@@ -1,5 +1,6 @@
-"""Adding one backend, one optimizer and one op, as the documentation says: from outside the package, or by
-the edit that it names.
+"""Adding one backend, one optimizer and one op, as the documentation says.
+
+That is from outside the package, or by the edit that it names.
 
 The toy backend and the optimizer are the files that the documentation shows: examples/toy_backend.py and
 examples/own_optimizer.py."""

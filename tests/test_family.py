@@ -1,5 +1,6 @@
-"""The optimizers that are not neon's equal their formulas, written here in float64 as their papers and
-PyTorch or optax have them.
+"""The optimizers that are not neon's equal their formulas.
+
+These are written here in float64, as their papers and PyTorch or optax have them.
 """
 
 import math
@@ -19,7 +20,9 @@ BSZ = 16
 SHAPES = [(30, 20), (7,), (), (3, 4, 5)]
 
 
-# --- the formulas: one step, from (p, g, states by name, t, learning rate, hyper-parameters) to the new p; the states are changed ---
+# --- the formulas ---
+# Each makes one step, from (p, g, states by name, t, learning rate, hyper-parameters) to the new p.
+# It changes the states.
 
 
 def _moments(g, s, h):
@@ -136,28 +139,49 @@ _RMSPROP = {
 # Name -> (class, formula, the defaults that the class must have, hyper-parameters of the test).
 FAMILY = {
     "adamw": (nbopt.AdamW, adamw, {"learning_rate": 1e-3, **_ADAMS, "wdecay": 0.01}, {}),
-    "adamw, large epsilon": (nbopt.AdamW, adamw, {"learning_rate": 1e-3, **_ADAMS, "wdecay": 0.01}, {"epsilon": 0.1, "wdecay": 0.5}),
+    "adamw, large epsilon": (
+        nbopt.AdamW, adamw, {"learning_rate": 1e-3, **_ADAMS, "wdecay": 0.01},
+        {"epsilon": 0.1, "wdecay": 0.5},
+    ),
     "amsgrad": (nbopt.AMSGrad, amsgrad, {"learning_rate": 1e-3, **_ADAMS}, {"beta_2": 0.8, "epsilon": 1e-3}),
     "adamax": (nbopt.AdaMax, adamax, {"learning_rate": 2e-3, **_ADAMS}, {"beta_2": 0.8, "epsilon": 1e-3}),
-    "nadam": (nbopt.NAdam, nadam, {"learning_rate": 2e-3, **_ADAMS, "momentum_decay": 4e-3}, {"momentum_decay": 0.3, "epsilon": 1e-3}),
+    "nadam": (
+        nbopt.NAdam, nadam, {"learning_rate": 2e-3, **_ADAMS, "momentum_decay": 4e-3},
+        {"momentum_decay": 0.3, "epsilon": 1e-3},
+    ),
     "radam": (nbopt.RAdam, radam, {"learning_rate": 1e-3, **_ADAMS}, {"epsilon": 1e-3}),
-    "lion": (nbopt.Lion, lion, {"learning_rate": 1e-4, "beta_1": 0.9, "beta_2": 0.99, "wdecay": 1e-3}, {"wdecay": 0.5}),
+    "lion": (
+        nbopt.Lion, lion, {"learning_rate": 1e-4, "beta_1": 0.9, "beta_2": 0.99, "wdecay": 1e-3},
+        {"wdecay": 0.5},
+    ),
     "yogi": (
-        nbopt.Yogi, yogi, {"learning_rate": 1e-2, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-3, "initial_accumulator_value": 1e-6},
+        nbopt.Yogi, yogi,
+        {"learning_rate": 1e-2, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-3,
+         "initial_accumulator_value": 1e-6},
         {"beta_2": 0.7, "initial_accumulator_value": 0.1},
     ),
     "adabelief": (
-        nbopt.AdaBelief, adabelief, {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-16, "epsilon_root": 1e-16},
+        nbopt.AdaBelief, adabelief,
+        {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-16, "epsilon_root": 1e-16},
         {"epsilon": 1e-3, "epsilon_root": 1e-4},
     ),
     "rprop": (
-        nbopt.Rprop, rprop, {"learning_rate": 0.01, "eta_minus": 0.5, "eta_plus": 1.2, "step_min": 1e-6, "step_max": 50.0}, {"step_min": 0.004},
+        nbopt.Rprop, rprop,
+        {"learning_rate": 0.01, "eta_minus": 0.5, "eta_plus": 1.2, "step_min": 1e-6, "step_max": 50.0},
+        {"step_min": 0.004},
     ),
-    "asgd": (nbopt.ASGD, asgd, {"learning_rate": 0.01, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6}, {"lambd": 0.3, "t0": 5}),
-    "asgd, average not begun": (nbopt.ASGD, asgd, {"learning_rate": 0.01, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6}, {}),
+    "asgd": (
+        nbopt.ASGD, asgd, {"learning_rate": 0.01, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6},
+        {"lambd": 0.3, "t0": 5},
+    ),
+    "asgd, average not begun": (
+        nbopt.ASGD, asgd, {"learning_rate": 0.01, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6}, {},
+    ),
     "rmsprop with momentum": (nbopt.RMSProp, rmsprop, _RMSPROP, {"momentum_coef": 0.9, "epsilon": 1e-2}),
     "rmsprop centered": (nbopt.RMSProp, rmsprop, _RMSPROP, {"centered": True, "epsilon": 1e-2}),
-    "rmsprop centered with momentum": (nbopt.RMSProp, rmsprop, _RMSPROP, {"centered": True, "momentum_coef": 0.9, "epsilon": 1e-2}),
+    "rmsprop centered with momentum": (
+        nbopt.RMSProp, rmsprop, _RMSPROP, {"centered": True, "momentum_coef": 0.9, "epsilon": 1e-2},
+    ),
 }  # fmt: skip
 NO_CLIPS = dict.fromkeys(("gradient_clip_norm", "gradient_clip_value", "param_clip_value"))
 CLIPS = {"gradient_clip_norm": 2.0, "gradient_clip_value": 0.1, "param_clip_value": 0.7}
@@ -270,10 +294,9 @@ def test_rules_are_made_of_exact_operations(backend, name):
         assert all(PRIMITIVES[op].exact for op, *_ in lines)
 
 
+# The others stand in tests/test_same_bits.py.
 @with_and_without_clips
-@pytest.mark.parametrize(
-    "name", thorough_but(FAMILY, "adamax", "nadam", "rmsprop centered with momentum")
-)  # tests/test_same_bits.py has all
+@pytest.mark.parametrize("name", thorough_but(FAMILY, "adamax", "nadam", "rmsprop centered with momentum"))
 @pytest.mark.covering
 def test_20_steps_in_float32_have_the_references_bits_and_one_launch_each(rng, name, clips):
     params, grads = drawn(rng, dtype=np.float32)
@@ -337,9 +360,8 @@ def test_radam_is_one_program(rng):
             layer.grads = row
             programs.append(optimizer.updates(nbopt.get_backend(), [layer], 0)[0].program)
             optimizer.optimize([layer], 0)
-    assert (
-        len(set(programs)) == 1 and len(programs) > 6
-    )  # with beta_2 = 0.999 it divides from the sixth step on
+    # With beta_2 = 0.999 it divides from the sixth step on.
+    assert len(set(programs)) == 1 and len(programs) > 6
 
 
 # --- states that do not start from 0 ---
@@ -374,14 +396,9 @@ def test_rprop_grows_where_signs_agree_and_shrinks_and_waits_where_they_do_not(b
     wanted = [
         [-1, -1, 0, 1],
         [-1.2, 0, 0, 1.2],  # the second has changed its sign: half as far, and not now
-        [
-            -1.44,
-            0.5,
-            -1,
-            0,
-            # Nothing is known of it any more, so its size stays; a zero gradient moves nothing and forgets the
-            # direction.
-        ],
+        # Nothing is known of the second any more, so its size stays. A zero gradient moves nothing, and
+        # forgets the direction.
+        [-1.44, 0.5, -1, 0],
         [-1.728, 0.6, -1.2, 1.2],
     ]
     np.testing.assert_allclose(moves, wanted, rtol=1e-12)
@@ -399,9 +416,8 @@ def test_rprop_keeps_its_steps_within_their_bounds(backend):
     layer = nbopt.Parameters((np.zeros(2), np.array([1.0, 1.0])))
     optimizer = nbopt.Rprop(learning_rate=1.0, step_min=0.4, step_max=1.5)
     for t in range(9):
-        layer.grads = [
-            np.array([1.0, (-1.0) ** (t // 2)])
-        ]  # in pairs: the step after a change of sign knows no direction
+        # In pairs: the step after a change of sign knows no direction.
+        layer.grads = [np.array([1.0, (-1.0) ** (t // 2)])]
         optimizer.optimize([layer], 0)
     assert layer.states[0][1].get().tolist() == [1.5, 0.4]
 

@@ -1,5 +1,6 @@
-"""The optimizers that are not neon's against PyTorch's and optax's own, where these are installed: ``pip
-install torch optax``.
+"""The optimizers that are not neon's against PyTorch's and optax's own.
+
+These must be installed: ``pip install torch optax``.
 """
 
 import numpy as np
@@ -15,28 +16,46 @@ ADAMS = {"beta_1": 0.8, "beta_2": 0.95}
 # same, and once with numbers whose places in the formula show: an epsilon of 1e-8 could stand anywhere.
 TORCH = {
     "AdamW": (nbopt.AdamW(), "AdamW", {}),
-    "AdamW, other numbers": (nbopt.AdamW(False, 0.01, **ADAMS, epsilon=0.1, wdecay=0.5), "AdamW", {"lr": 0.01, "eps": 0.1, "weight_decay": 0.5}),
+    "AdamW, other numbers": (
+        nbopt.AdamW(False, 0.01, **ADAMS, epsilon=0.1, wdecay=0.5), "AdamW",
+        {"lr": 0.01, "eps": 0.1, "weight_decay": 0.5},
+    ),
     "AMSGrad": (nbopt.AMSGrad(), "Adam", {"amsgrad": True}),
-    "AMSGrad, other numbers": (nbopt.AMSGrad(False, 0.01, **ADAMS, epsilon=0.1), "Adam", {"amsgrad": True, "lr": 0.01, "eps": 0.1}),
+    "AMSGrad, other numbers": (
+        nbopt.AMSGrad(False, 0.01, **ADAMS, epsilon=0.1), "Adam", {"amsgrad": True, "lr": 0.01, "eps": 0.1},
+    ),
     "AdaMax": (nbopt.AdaMax(), "Adamax", {}),
-    "AdaMax, other numbers": (nbopt.AdaMax(False, 0.01, **ADAMS, epsilon=0.1), "Adamax", {"lr": 0.01, "eps": 0.1}),
+    "AdaMax, other numbers": (
+        nbopt.AdaMax(False, 0.01, **ADAMS, epsilon=0.1), "Adamax", {"lr": 0.01, "eps": 0.1},
+    ),
     "NAdam": (nbopt.NAdam(), "NAdam", {}),
     "NAdam, other numbers": (
         nbopt.NAdam(False, 0.01, **ADAMS, epsilon=0.1, momentum_decay=0.3), "NAdam",
         {"lr": 0.01, "eps": 0.1, "momentum_decay": 0.3},
     ),
     "RAdam": (nbopt.RAdam(), "RAdam", {}),
-    "RAdam, other numbers": (nbopt.RAdam(False, 0.01, **ADAMS, epsilon=0.1), "RAdam", {"lr": 0.01, "eps": 0.1}),
+    "RAdam, other numbers": (
+        nbopt.RAdam(False, 0.01, **ADAMS, epsilon=0.1), "RAdam", {"lr": 0.01, "eps": 0.1},
+    ),
     "Rprop": (nbopt.Rprop(), "Rprop", {}),
     "Rprop, other numbers": (
         nbopt.Rprop(False, 0.02, eta_minus=0.4, eta_plus=1.5, step_min=0.01, step_max=0.05), "Rprop",
         {"lr": 0.02, "etas": (0.4, 1.5), "step_sizes": (0.01, 0.05)},
     ),
     "ASGD": (nbopt.ASGD(), "ASGD", {}),
-    "ASGD, other numbers": (nbopt.ASGD(False, 0.05, lambd=0.3, alpha=0.5, t0=5), "ASGD", {"lr": 0.05, "lambd": 0.3, "alpha": 0.5, "t0": 5}),
+    "ASGD, other numbers": (
+        nbopt.ASGD(False, 0.05, lambd=0.3, alpha=0.5, t0=5), "ASGD",
+        {"lr": 0.05, "lambd": 0.3, "alpha": 0.5, "t0": 5},
+    ),
     # PyTorch has epsilon beside the root alone, neon inside it too: without one they agree.
-    "RMSProp": (nbopt.RMSProp(epsilon=0.0, momentum_coef=0.9), "RMSprop", {"lr": 2e-3, "alpha": 0.95, "eps": 0.0, "momentum": 0.9}),
-    "RMSProp, centered": (nbopt.RMSProp(epsilon=0.0, centered=True), "RMSprop", {"lr": 2e-3, "alpha": 0.95, "eps": 0.0, "centered": True}),
+    "RMSProp": (
+        nbopt.RMSProp(epsilon=0.0, momentum_coef=0.9), "RMSprop",
+        {"lr": 2e-3, "alpha": 0.95, "eps": 0.0, "momentum": 0.9},
+    ),
+    "RMSProp, centered": (
+        nbopt.RMSProp(epsilon=0.0, centered=True), "RMSprop",
+        {"lr": 2e-3, "alpha": 0.95, "eps": 0.0, "centered": True},
+    ),
     "RMSProp, centered with momentum": (
         nbopt.RMSProp(epsilon=0.0, centered=True, momentum_coef=0.9), "RMSprop",
         {"lr": 2e-3, "alpha": 0.95, "eps": 0.0, "centered": True, "momentum": 0.9},
@@ -50,7 +69,10 @@ OPTAX = {
         {"learning_rate": 0.01, "b1": 0.8, "b2": 0.95, "weight_decay": 0.5},
     ),
     "Yogi": (nbopt.Yogi(), "yogi", {"learning_rate": 1e-2}),
-    "Yogi, other numbers": (nbopt.Yogi(False, 0.02, **ADAMS, epsilon=0.1), "yogi", {"learning_rate": 0.02, "b1": 0.8, "b2": 0.95, "eps": 0.1}),
+    "Yogi, other numbers": (
+        nbopt.Yogi(False, 0.02, **ADAMS, epsilon=0.1), "yogi",
+        {"learning_rate": 0.02, "b1": 0.8, "b2": 0.95, "eps": 0.1},
+    ),
     "AdaBelief": (nbopt.AdaBelief(), "adabelief", {"learning_rate": 1e-3}),
     "AdaBelief, other numbers": (
         nbopt.AdaBelief(False, 0.01, **ADAMS, epsilon=0.1, epsilon_root=0.01), "adabelief",

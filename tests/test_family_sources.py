@@ -23,36 +23,53 @@ SOURCES = {
     "LAMB, decay": (nbopt.LAMB, {"wdecay": 0.1}, "pytorch_optimizer.Lamb", DECAY),
     "LAMB, coupled": (nbopt.LAMB, {"wdecay": 0.1, "decoupled": False}, "pytorch_optimizer.Lamb", COUPLED),
     "LAMB, other numbers": (
-        nbopt.LAMB, {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.1, "grad_averaging": False},
+        nbopt.LAMB,
+        {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.1, "grad_averaging": False},
         "pytorch_optimizer.Lamb", {"lr": 0.02, "betas": (0.8, 0.95), "eps": 0.1, "grad_averaging": False},
     ),
     "LARS": (nbopt.LARS, {}, "pytorch_optimizer.LARS", {}),
     "LARS, other numbers": (
-        nbopt.LARS, {"learning_rate": 0.1, "momentum_coef": 0.7, "wdecay": 0.1, "dampening": 0.2, "trust_coefficient": 0.1},
-        "pytorch_optimizer.LARS", {"lr": 0.1, "momentum": 0.7, "dampening": 0.2, "trust_coefficient": 0.1, **DECAY},
+        nbopt.LARS,
+        {"learning_rate": 0.1, "momentum_coef": 0.7, "wdecay": 0.1, "dampening": 0.2,
+         "trust_coefficient": 0.1},
+        "pytorch_optimizer.LARS",
+        {"lr": 0.1, "momentum": 0.7, "dampening": 0.2, "trust_coefficient": 0.1, **DECAY},
     ),
-    "LARS, nesterov": (nbopt.LARS, {"wdecay": 0.1, "nesterov": True}, "pytorch_optimizer.LARS", {"nesterov": True, **DECAY}),
+    "LARS, nesterov": (
+        nbopt.LARS, {"wdecay": 0.1, "nesterov": True}, "pytorch_optimizer.LARS", {"nesterov": True, **DECAY},
+    ),
     "LARS, no momentum": (nbopt.LARS, {"momentum_coef": 0.0}, "pytorch_optimizer.LARS", {"momentum": 0.0}),
     "AdEMAMix": (nbopt.AdEMAMix, {}, "pytorch_optimizer.AdEMAMix", {}),
     "AdEMAMix, warmup and decay": (
-        nbopt.AdEMAMix, {"warmup": 20, "wdecay": 0.1}, "pytorch_optimizer.AdEMAMix", {"t_alpha_beta3": 20, "weight_decouple": True, **DECAY},
+        nbopt.AdEMAMix, {"warmup": 20, "wdecay": 0.1}, "pytorch_optimizer.AdEMAMix",
+        {"t_alpha_beta3": 20, "weight_decouple": True, **DECAY},
     ),
-    "AdEMAMix, coupled": (nbopt.AdEMAMix, {"wdecay": 0.1, "decoupled": False}, "pytorch_optimizer.AdEMAMix", COUPLED),
+    "AdEMAMix, coupled": (
+        nbopt.AdEMAMix, {"wdecay": 0.1, "decoupled": False}, "pytorch_optimizer.AdEMAMix", COUPLED,
+    ),
     "AdEMAMix, other numbers": (
         nbopt.AdEMAMix,
-        {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "beta_3": 0.99, "epsilon": 0.1, "alpha": 2.0, "warmup": 50},
-        "pytorch_optimizer.AdEMAMix", {"lr": 0.02, "betas": (0.8, 0.95, 0.99), "eps": 0.1, "alpha": 2.0, "t_alpha_beta3": 50},
+        {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "beta_3": 0.99, "epsilon": 0.1, "alpha": 2.0,
+         "warmup": 50},
+        "pytorch_optimizer.AdEMAMix",
+        {"lr": 0.02, "betas": (0.8, 0.95, 0.99), "eps": 0.1, "alpha": 2.0, "t_alpha_beta3": 50},
     ),
     "ADOPT": (nbopt.ADOPT, {}, "pytorch_optimizer.ADOPT", {}),
-    "ADOPT, decay": (nbopt.ADOPT, {"wdecay": 0.1}, "pytorch_optimizer.ADOPT", {"weight_decouple": True, **DECAY}),
+    "ADOPT, decay": (
+        nbopt.ADOPT, {"wdecay": 0.1}, "pytorch_optimizer.ADOPT", {"weight_decouple": True, **DECAY},
+    ),
     "ADOPT, coupled": (nbopt.ADOPT, {"wdecay": 0.1, "decoupled": False}, "pytorch_optimizer.ADOPT", COUPLED),
     "ADOPT, other numbers": (
-        nbopt.ADOPT, {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.1, "clip_exponent": None},
+        nbopt.ADOPT,
+        {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.1, "clip_exponent": None},
         "pytorch_optimizer.ADOPT", {"lr": 0.02, "betas": (0.8, 0.95), "eps": 0.1, "clip_lambda": None},
     ),
     "Adan": (nbopt.Adan, {}, "pytorch_optimizer.Adan", {}),
     "Adan, decay": (nbopt.Adan, {"wdecay": 0.1}, "pytorch_optimizer.Adan", DECAY),
-    "Adan, decoupled": (nbopt.Adan, {"wdecay": 0.1, "decoupled": True}, "pytorch_optimizer.Adan", {"weight_decouple": True, **DECAY}),
+    "Adan, decoupled": (
+        nbopt.Adan, {"wdecay": 0.1, "decoupled": True}, "pytorch_optimizer.Adan",
+        {"weight_decouple": True, **DECAY},
+    ),
     "Adan, other numbers": (
         nbopt.Adan, {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.7, "beta_3": 0.95, "epsilon": 0.1},
         "pytorch_optimizer.Adan", {"lr": 0.02, "betas": (0.8, 0.7, 0.95), "eps": 0.1},
@@ -63,30 +80,39 @@ SOURCES = {
         "pytorch_optimizer.Tiger", {"lr": 0.02, "beta": 0.8, **COUPLED},
     ),
     "StableAdamW": (nbopt.StableAdamW, {}, "pytorch_optimizer.StableAdamW", {}),
-    "StableAdamW, coupled": (nbopt.StableAdamW, {"wdecay": 0.1, "decoupled": False}, "pytorch_optimizer.StableAdamW", COUPLED),
+    "StableAdamW, coupled": (
+        nbopt.StableAdamW, {"wdecay": 0.1, "decoupled": False}, "pytorch_optimizer.StableAdamW", COUPLED,
+    ),
     "StableAdamW, other numbers": (
-        nbopt.StableAdamW, {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.1, "wdecay": 0.0},
+        nbopt.StableAdamW,
+        {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.1, "wdecay": 0.0},
         "pytorch_optimizer.StableAdamW", {"lr": 0.02, "betas": (0.8, 0.95), "eps": 0.1, "weight_decay": 0.0},
     ),
     "MARS": (nbopt.MARS, {}, "pytorch_optimizer.MARS", {}),
-    "MARS, vectors too": (nbopt.MARS, {"optimize_1d": True, "wdecay": 0.1}, "pytorch_optimizer.MARS", {"optimize_1d": True, **DECAY}),
+    "MARS, vectors too": (
+        nbopt.MARS, {"optimize_1d": True, "wdecay": 0.1}, "pytorch_optimizer.MARS",
+        {"optimize_1d": True, **DECAY},
+    ),
     "MARS, other numbers": (
         nbopt.MARS,
         {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.9, "epsilon": 0.1, "gamma": 0.2, "rate_1d": 0.5,
          "beta_1_1d": 0.7, "beta_2_1d": 0.8, "wdecay_1d": 0.3},
         "pytorch_optimizer.MARS",
-        {"lr": 0.02, "betas": (0.8, 0.9), "eps": 0.1, "gamma": 0.2, "lr_1d": 0.01, "betas_1d": (0.7, 0.8), "weight_decay_1d": 0.3},
+        {"lr": 0.02, "betas": (0.8, 0.9), "eps": 0.1, "gamma": 0.2, "lr_1d": 0.01, "betas_1d": (0.7, 0.8),
+         "weight_decay_1d": 0.3},
     ),
     "Prodigy": (nbopt.Prodigy, {}, "prodigyopt.Prodigy", {}),
-    "Prodigy, decay": (nbopt.Prodigy, {"wdecay": 0.1, "d0": 0.01}, "prodigyopt.Prodigy", {"weight_decay": 0.1, "d0": 0.01}),
+    "Prodigy, decay": (
+        nbopt.Prodigy, {"wdecay": 0.1, "d0": 0.01}, "prodigyopt.Prodigy", {"weight_decay": 0.1, "d0": 0.01},
+    ),
     "Prodigy, coupled": (
         nbopt.Prodigy, {"wdecay": 0.1, "decoupled": False, "growth_rate": 1.5},
         "prodigyopt.Prodigy", {"weight_decay": 0.1, "decouple": False, "growth_rate": 1.5},
     ),
     "Prodigy, other numbers": (
         nbopt.Prodigy,
-        {"learning_rate": 0.5, "beta_1": 0.8, "beta_2": 0.95, "beta_3": 0.9, "epsilon": 0.1, "d0": 0.01, "d_coef": 2.0,
-         "bias_correction": True, "safeguard_warmup": True},
+        {"learning_rate": 0.5, "beta_1": 0.8, "beta_2": 0.95, "beta_3": 0.9, "epsilon": 0.1, "d0": 0.01,
+         "d_coef": 2.0, "bias_correction": True, "safeguard_warmup": True},
         "prodigyopt.Prodigy",
         {"lr": 0.5, "betas": (0.8, 0.95), "beta3": 0.9, "eps": 0.1, "d0": 0.01, "d_coef": 2.0,
          "use_bias_correction": True, "safeguard_warmup": True},
@@ -96,45 +122,55 @@ SOURCES = {
         nbopt.DAdaptAdam, {"wdecay": 0.1, "growth_rate": 1.5, "d0": 0.01},
         "pytorch_optimizer.DAdaptAdam", {"weight_decouple": True, "growth_rate": 1.5, "d0": 0.01, **DECAY},
     ),
-    "DAdaptAdam, coupled": (nbopt.DAdaptAdam, {"wdecay": 0.1, "decoupled": False}, "pytorch_optimizer.DAdaptAdam", COUPLED),
+    "DAdaptAdam, coupled": (
+        nbopt.DAdaptAdam, {"wdecay": 0.1, "decoupled": False}, "pytorch_optimizer.DAdaptAdam", COUPLED,
+    ),
     "DAdaptAdam, other numbers": (
-        nbopt.DAdaptAdam, {"learning_rate": 0.5, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.1, "bias_correction": True, "d0": 0.01},
-        "pytorch_optimizer.DAdaptAdam", {"lr": 0.5, "betas": (0.8, 0.95), "eps": 0.1, "bias_correction": True, "d0": 0.01},
+        nbopt.DAdaptAdam,
+        {"learning_rate": 0.5, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 0.1, "bias_correction": True,
+         "d0": 0.01},
+        "pytorch_optimizer.DAdaptAdam",
+        {"lr": 0.5, "betas": (0.8, 0.95), "eps": 0.1, "bias_correction": True, "d0": 0.01},
     ),
     "ScheduleFreeSGD": (nbopt.ScheduleFreeSGD, {}, "schedulefree.SGDScheduleFree", {}),
     "ScheduleFreeSGD, other numbers": (
         nbopt.ScheduleFreeSGD,
-        {"learning_rate": 0.1, "momentum_coef": 0.7, "wdecay": 0.1, "warmup": 10, "average_power": 1.5, "weight_lr_power": 1.0},
-        "schedulefree.SGDScheduleFree", {"lr": 0.1, "momentum": 0.7, "warmup_steps": 10, "r": 1.5, "weight_lr_power": 1.0, **DECAY},
+        {"learning_rate": 0.1, "momentum_coef": 0.7, "wdecay": 0.1, "warmup": 10, "average_power": 1.5,
+         "weight_lr_power": 1.0},
+        "schedulefree.SGDScheduleFree",
+        {"lr": 0.1, "momentum": 0.7, "warmup_steps": 10, "r": 1.5, "weight_lr_power": 1.0, **DECAY},
     ),
     "ScheduleFreeAdamW": (nbopt.ScheduleFreeAdamW, {}, "schedulefree.AdamWScheduleFree", {}),
     "ScheduleFreeAdamW, other numbers": (
         nbopt.ScheduleFreeAdamW,
-        {"learning_rate": 0.1, "beta_1": 0.7, "beta_2": 0.95, "epsilon": 0.1, "wdecay": 0.1, "warmup": 10, "average_power": 1.5,
-         "weight_lr_power": 1.0},
+        {"learning_rate": 0.1, "beta_1": 0.7, "beta_2": 0.95, "epsilon": 0.1, "wdecay": 0.1, "warmup": 10,
+         "average_power": 1.5, "weight_lr_power": 1.0},
         "schedulefree.AdamWScheduleFree",
-        {"lr": 0.1, "betas": (0.7, 0.95), "eps": 0.1, "warmup_steps": 10, "r": 1.5, "weight_lr_power": 1.0, **DECAY},
+        {"lr": 0.1, "betas": (0.7, 0.95), "eps": 0.1, "warmup_steps": 10, "r": 1.5, "weight_lr_power": 1.0,
+         **DECAY},
     ),
     "ScheduleFreeRAdam": (nbopt.ScheduleFreeRAdam, {}, "schedulefree.RAdamScheduleFree", {}),
     "ScheduleFreeRAdam, other numbers": (
         nbopt.ScheduleFreeRAdam,
-        {"learning_rate": 0.1, "beta_1": 0.7, "beta_2": 0.95, "epsilon": 0.1, "wdecay": 0.1, "average_power": 1.5, "weight_lr_power": 1.0,
-         "silent_sgd_phase": False},
+        {"learning_rate": 0.1, "beta_1": 0.7, "beta_2": 0.95, "epsilon": 0.1, "wdecay": 0.1,
+         "average_power": 1.5, "weight_lr_power": 1.0, "silent_sgd_phase": False},
         "schedulefree.RAdamScheduleFree",
-        {"lr": 0.1, "betas": (0.7, 0.95), "eps": 0.1, "r": 1.5, "weight_lr_power": 1.0, "silent_sgd_phase": False, **DECAY},
+        {"lr": 0.1, "betas": (0.7, 0.95), "eps": 0.1, "r": 1.5, "weight_lr_power": 1.0,
+         "silent_sgd_phase": False, **DECAY},
     ),
     "Adafactor": (nbopt.Adafactor, {}, "torch.optim.Adafactor", {"eps": (2.0**-23, 1e-3)}),
     "Adafactor, other numbers": (
         nbopt.Adafactor,
-        {"learning_rate": 0.3, "beta_2_decay": -0.5, "epsilon_1": 0.9, "epsilon_2": 1.5, "clip_threshold": 1.2, "wdecay": 0.1},
+        {"learning_rate": 0.3, "beta_2_decay": -0.5, "epsilon_1": 0.9, "epsilon_2": 1.5,
+         "clip_threshold": 1.2, "wdecay": 0.1},
         "torch.optim.Adafactor", {"lr": 0.3, "beta2_decay": -0.5, "eps": (0.9, 1.5), "d": 1.2, **DECAY},
     ),
     "CAME": (nbopt.CAME, {}, "pytorch_optimizer.CAME", {}),
     "CAME, coupled": (nbopt.CAME, {"wdecay": 0.1, "decoupled": False}, "pytorch_optimizer.CAME", COUPLED),
     "CAME, other numbers": (
         nbopt.CAME,
-        {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "beta_3": 0.9, "epsilon_1": 0.1, "epsilon_2": 0.01, "clip_threshold": 0.8,
-         "wdecay": 0.1},
+        {"learning_rate": 0.02, "beta_1": 0.8, "beta_2": 0.95, "beta_3": 0.9, "epsilon_1": 0.1,
+         "epsilon_2": 0.01, "clip_threshold": 0.8, "wdecay": 0.1},
         "pytorch_optimizer.CAME",
         {"lr": 0.02, "betas": (0.8, 0.95, 0.9), "eps1": 0.1, "eps2": 0.01, "clip_threshold": 0.8, **DECAY},
     ),
@@ -147,8 +183,8 @@ SOURCES = {
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5}
 #: Class -> passes over elements, and bytes of an element in float32.
 COSTS = {
-    "LAMB": (2, 40), "LARS": (2, 28), "AdEMAMix": (1, 36), "ADOPT": (1, 28), "Adan": (1, 44), "Tiger": (1, 20), "StableAdamW": (2, 36),
-    "MARS": (2, 44), "Prodigy": (2, 52), "DAdaptAdam": (1, 36),
+    "LAMB": (2, 40), "LARS": (2, 28), "AdEMAMix": (1, 36), "ADOPT": (1, 28), "Adan": (1, 44),
+    "Tiger": (1, 20), "StableAdamW": (2, 36), "MARS": (2, 44), "Prodigy": (2, 52), "DAdaptAdam": (1, 36),
     "ScheduleFreeSGD": (1, 20), "ScheduleFreeAdamW": (1, 28), "ScheduleFreeRAdam": (1, 28),
     "Adafactor": (3, 24), "CAME": (4, 32), "SM3": (1, 12),
 }  # fmt: skip
@@ -224,9 +260,7 @@ def test_all():
 
 @pytest.mark.parametrize("name", COSTS)
 def test_zero(name):
-    """Nothing is divided by zero: not where all gradients are 0 from the start, nor with a learning rate of
-    0.
-    """
+    """Nothing is divided by zero, if all gradients are 0 from the start or the learning rate is 0."""
     params, grads = drawn("float64", 4)
     still = [[None if grad is None else 0.0 * grad for grad in row] for row in grads]
     with nbopt.use_backend("reference"):

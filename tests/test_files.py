@@ -1,4 +1,4 @@
-"""Checkpoints on paths that are no regular files, and names beyond ASCII where the locale knows ASCII only."""
+"""Checkpoints on paths that are no regular files, and names beyond ASCII in an ASCII locale."""
 
 import os
 import pathlib
@@ -140,15 +140,16 @@ with nbopt.use_backend("cpu", rng_seed=0) as be:
     assert layer.params[0].tobytes() == expected
     text = nbopt.explain(optimizer, [layer])
     assert "# β = " in text
-    kept = open(source.load(text[text.index("from nbopt_backends"):], "kernel").__file__, encoding="utf-8").read()
-    assert kept == text[text.index("from nbopt_backends"):]
+    kernel = text[text.index("from nbopt_backends"):]
+    assert open(source.load(kernel, "kernel").__file__, encoding="utf-8").read() == kernel
     print(be.compilations, sys.getfilesystemencoding())
 """
 
 
 def test_ascii_locale(tmp_path):
-    """States, layers, classes and folders may have any names, though the locale's own encoding is ASCII; so
-    in a second process.
+    """Names may have any letters in a locale whose encoding is ASCII, also in a second process.
+
+    They are those of states, layers, classes and folders.
     """
     folder = tmp_path / "käche"
     folder.mkdir(mode=0o700)

@@ -1,5 +1,6 @@
-"""Arrays of other libraries whose memory is not simply their values: negative bits, shared elements, no
-memory of their own.
+"""Arrays of other libraries whose memory is not simply their values.
+
+They have negative bits, shared elements, or no memory of their own.
 """
 
 import os
@@ -189,8 +190,9 @@ def test_wrapper_tensors(host_backend):
 
 
 def test_wrapper_gradients_in_later_steps():
-    """A gradient without memory is refused whenever it comes, and empty ones, which have none either, are
-    not.
+    """A gradient without memory is refused whenever it comes.
+
+    Empty ones have none either, and are not refused.
     """
     p, empty = parameter([1.0, 1.0], torch.ones(2)), parameter([], torch.ones(0))
     optimizer = nbopt.torch.Optimizer([p, empty], sgd(1.0))
@@ -405,8 +407,9 @@ def test_a_clip_that_a_group_turns_off():
 )
 @pytest.mark.parametrize("layer", ["omp", pytest.param("workqueue", marks=pytest.mark.thorough)])
 def test_pytorchs_number_of_threads_stays(layer):
-    """The first step on all cores leaves PyTorch's number of threads, and uses its own; waiting threads are
-    quick to sleep.
+    """The first step on all cores leaves PyTorch's number of threads, and uses its own.
+
+    Waiting threads are quick to sleep.
     """
     code = """
 import os, threading, numba, torch, nbopt, nbopt.torch
@@ -426,7 +429,10 @@ before = tasks()
 nbopt.torch.Optimizer([p], nbopt.GradientDescentMomentum(0.5, 0.0)).step()
 threads.parallel._launch_threads = launch
 more_tasks = tasks() > before
-print(torch.get_num_threads(), threading.active_count(), numba.threading_layer(), seen[0], "GOMP_SPINCOUNT" in os.environ, more_tasks, p.tolist()[0])
+print(
+    torch.get_num_threads(), threading.active_count(), numba.threading_layer(), seen[0],
+    "GOMP_SPINCOUNT" in os.environ, more_tasks, p.tolist()[0],
+)
 """
     environment = {
         name: value

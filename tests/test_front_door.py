@@ -26,9 +26,7 @@ PAGES = [
 
 
 def fences(page):
-    """Return (language, text, what the page says that the block needs) for each fenced block of a page, in
-    order.
-    """
+    """Return (language, text, what the page says it needs) for each fenced block of a page."""
     found = re.findall(
         r"(?:<!-- needs: (.*?) -->\n)?^```([^\n`]*)\n(.*?)^```$",
         (ROOT / page).read_text(),
@@ -38,8 +36,9 @@ def fences(page):
 
 
 def run(page, capsys):
-    """Run the code of a page, in one namespace; check what it prints; return that, and the modules for lack
-    of which blocks were left out.
+    """Run the code of a page, in one namespace, and check what it prints.
+
+    Return that, and the modules for lack of which blocks were left out.
 
     A ``text`` block after one of ``python`` is what that prints. A block after ``<!-- needs: torch -->`` is
     left out where PyTorch is not installed."""

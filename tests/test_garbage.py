@@ -1,5 +1,6 @@
-"""No step leaves garbage: what a step has used dies with its last reference, without Python's garbage
-collector.
+"""No step leaves garbage.
+
+What a step has used dies with its last reference, without Python's garbage collector.
 """
 
 import gc
@@ -41,8 +42,9 @@ OPTIONS = {
 
 @pytest.fixture
 def uncollected():
-    """The garbage collector is off: ``uncollected()`` is what it would have found, as the types of the
-    objects.
+    """The garbage collector is off.
+
+    ``uncollected()`` is what it would have found, as the types of the objects.
     """
     gc.collect()
     gc.disable()
@@ -100,7 +102,7 @@ def test_steps(nbopt_backend, uncollected, options):
 
 
 def test_errors(nbopt_backend, uncollected):
-    """A step that fails late, in the second optimizer or where both are looked at together, leaves nothing."""
+    """A step that fails late leaves nothing: in the second optimizer, or in a look at both."""
     be = nbopt_backend
     for _ in range(2):
         uncollected()

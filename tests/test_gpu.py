@@ -54,9 +54,8 @@ def test_large_tensors_have_the_references_bits(cuda, name, dtypes):
 
 def test_the_norm_over_many_tiles_is_the_references(cuda):
     factors = []
-    values = np.random.default_rng(1).standard_normal(
-        (8200, 3)
-    )  # each row is a tile of its own, so that their sums need another pass
+    # Each row is a tile of its own, so that their sums need another pass.
+    values = np.random.default_rng(1).standard_normal((8200, 3))
     for be in (cuda, reference()):
         with nbopt.use_backend(be):
             matrix = be.array(values)

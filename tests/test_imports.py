@@ -26,9 +26,7 @@ PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"
 
 
 def imported(module):
-    """Yield (module that is imported, whether at import time) for every import statement in the source of
-    `module`.
-    """
+    """Yield (module, whether at import time) for every import statement of `module`."""
     tree = ast.parse(MODULES[module].read_text())
     inside = {
         id(node)
@@ -63,8 +61,9 @@ AT_IMPORT = {
 
 
 def reachable(module, imports=AT_IMPORT):
-    """Return all modules of the two packages that importing `module` imports (their packages' __init__ files
-    aside).
+    """Return all modules of the two packages that importing `module` imports.
+
+    Their packages' __init__ files do not count.
     """
     found, waiting = set(), [module]
     while waiting:

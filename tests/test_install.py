@@ -1,5 +1,6 @@
-"""Installations and settings in which something is missing: sources, the compiler, versions that fit each
-other.
+"""Installations and settings in which something is missing.
+
+It may be sources, the compiler, or versions that fit each other.
 """
 
 import compileall
@@ -21,18 +22,14 @@ ROOT = pathlib.Path(nbopt.__file__).parents[1]
 
 
 def python(code, root=ROOT, **environment):
-    """Run `code` in another process with the nbopt of `root`; return what the last line that it prints says
-    in JSON.
+    """Run `code` in another process with the nbopt of `root`.
+
+    Return the last line that it prints, from JSON.
     """
     path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = {**os.environ, "PYTHONPATH": path, "NUMBA_NUM_THREADS": "2", **environment}
-    arguments = [
-        sys.executable,
-        "-W",
-        "error",
-        "-c",
-        f"import sys\nsys.path[:1] = []\n{code}",
-    ]  # not from the working directory
+    # Nothing is imported from the working directory.
+    arguments = [sys.executable, "-W", "error", "-c", f"import sys\nsys.path[:1] = []\n{code}"]
     done = subprocess.run(
         arguments, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
@@ -103,14 +100,16 @@ before = optimizer.t, layer.params[0].tolist()
 with nbopt.use_backend("reference"):
     optimizer.optimize([layer], 0)
 moved = bool((layer.params[0] < 1).all())
-print(json.dumps({"message": message, "available": nbopt.available_backends(), "before": before, "moved": moved}))
+available = nbopt.available_backends()
+print(json.dumps({"message": message, "available": available, "before": before, "moved": moved}))
 """
 
 
 @pytest.mark.parametrize("setting", ["NUMBA_DISABLE_JIT", "NUMBA_SLP_VECTORIZE"])
 def test_setting(setting):
-    """Where a setting of Numba's stops the CPU backend it can't be used, and says so before a step; the
-    reference can.
+    """If a setting of Numba's stops the CPU backend, it says so before a step.
+
+    The reference can be used.
     """
     report = python(REFUSED, **{setting: "1", "NBOPT_BACKEND": "cpu"})
     assert f"{setting} is set: unset it" in report["message"]
@@ -120,9 +119,7 @@ def test_setting(setting):
 
 
 def test_setting_later(monkeypatch):
-    """A setting that is made after the backend stops the step that has to compile before anything has
-    changed.
-    """
+    """A setting that comes after the backend stops the next step that compiles, before any change."""
     monkeypatch.setattr(NumbaCPU, "_functions", {})
     layer, optimizer = (
         nbopt.Parameters((np.ones(5, np.float32), np.ones(5, np.float32))),
@@ -160,7 +157,7 @@ PROBLEM = "import json, nbopt\nprint(json.dumps(nbopt.backends.backend_problem('
 @pytest.mark.gpu
 @needs_gpu
 def test_numpy_too_new():
-    """numba-cuda beside a NumPy that it does not work with is no usable backend, and the reason names both."""
+    """numba-cuda beside a NumPy that it does not work with is not usable. The reason names both."""
     older = "import numpy\nnumpy.__dict__.pop('row_stack', None)\nnumpy.__version__ = '2.5.0'\n"
     assert "does not work with NumPy 2.5.0" in python(older + PROBLEM)
     assert python(PROBLEM) is None

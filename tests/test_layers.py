@@ -1,5 +1,6 @@
-"""What optimizers meet outside their formulas: layers that change, missing gradients, several optimizers,
-schedules, checkpoints.
+"""What optimizers meet outside their formulas.
+
+Layers change, gradients are missing; there are several optimizers, schedules and checkpoints.
 """
 
 import copy
@@ -37,8 +38,9 @@ class Plain:
 
 
 def test_new_params(backend, tmp_path):
-    """A step after ``layer.params = [new]`` updates the new array and leaves the old one, and `save` writes
-    the new one.
+    """A step after ``layer.params = [new]`` updates the new array and leaves the old one.
+
+    `save` writes the new one.
     """
     old, new = ones(3), 5 * ones(3)
     layer, optimizer = nbopt.Parameters((old, ones(3))), momentum()
@@ -125,8 +127,9 @@ def test_copies(host_backend, copied):
 
 @pytest.mark.parametrize("kind", [nbopt.Parameters, Plain])
 def test_missing_gradient(backend, kind):
-    """A parameter whose gradient is None is left out of the step; the others are updated, and both are again
-    in the next step.
+    """A parameter whose gradient is None is left out of the step.
+
+    The others are updated, and both are again in the next step.
     """
     a, b = ones(3), ones(2)
     layer, optimizer = kind((a, ones(3)), (b, None)), momentum()
@@ -308,8 +311,9 @@ class Forgetful:
 
 @pytest.mark.parametrize("multi", [False, True])
 def test_lost_states(host_backend, multi):
-    """A layer that loses its states at each step is warned of, once; one that keeps them, or was emptied, is
-    not.
+    """A layer that loses its states at each step is warned of, once.
+
+    One that keeps them, or was emptied, is not.
     """
     optimizer = nbopt.MultiOptimizer({"default": momentum()}) if multi else momentum()
     layer = nbopt.Parameters((ones(3), ones(3)))
@@ -372,8 +376,9 @@ def test_infinite_rate_of_ones_own(host_backend):
 
 @pytest.mark.thorough("gpu")
 def test_shift_adamax_float16(backend):
-    """ShiftAdaMax with float16 states leaves a parameter without gradient as it is, and moves others as with
-    float32 states.
+    """ShiftAdaMax with float16 states leaves a parameter without gradient as it is.
+
+    It moves others as with float32 states.
     """
     moved = {}
     for dtype in ("float16", "float32"):
@@ -393,7 +398,7 @@ def test_shift_adamax_float16(backend):
 @pytest.mark.parametrize("on_disk", [False, True])
 @pytest.mark.parametrize("inside", [False, True])
 def test_older_checkpoint(host_backend, tmp_path, on_disk, inside):
-    """A hyper-parameter that a checkpoint doesn't have gets the constructor's default; the others get theirs."""
+    """A hyper-parameter that a checkpoint doesn't have gets the constructor's default."""
 
     def older_class():
         class Descent(nbopt.Optimizer):

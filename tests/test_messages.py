@@ -259,7 +259,7 @@ def test_model_parameters_first(given):
 
 
 def test_names_of_the_package():
-    """A class that PyTorch writes differently is named; another missing name is an ordinary AttributeError."""
+    """A class that PyTorch writes differently is named. Another name is an ordinary AttributeError."""
     for foreign, own in {
         "RMSprop": "RMSProp",
         "Adamax": "AdaMax",
@@ -324,8 +324,9 @@ def test_rate_that_is_not_there(be):
 
 
 def test_afresh(be):
-    """The line that the message of foreign states offers does start afresh, and so does that of an emptied
-    list of lists.
+    """The line that the message of foreign states offers does start afresh.
+
+    So does that of an emptied list of lists.
     """
     layer = layer_of(3, 2)
     nbopt.RMSProp().optimize([layer], 0)

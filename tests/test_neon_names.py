@@ -1,5 +1,6 @@
-"""neon's names for what tensors and backends have, and its assignments between shapes that differ by axes of
-length 1.
+"""neon's names for what tensors and backends have, and its assignments between shapes.
+
+The shapes may differ by axes of length 1.
 """
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_is_contiguous(backend):
 @pytest.mark.parametrize("rounding", [False, 6])
 @pytest.mark.thorough("gpu")
 def test_axes_of_length_1(backend, there, here, rounding):
-    """A tensor, an array and an expression are assigned to a tensor whose shape differs by axes of length 1."""
+    """What is assigned to a tensor may differ in shape by axes of length 1."""
     values = (1 + np.arange(np.prod(there, dtype=int)) / 8).astype(np.float32).reshape(there)
     source, target = backend.array(values), backend.zeros(here)
     target.rounding = rounding

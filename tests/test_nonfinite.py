@@ -49,10 +49,11 @@ def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing_but_the_count
     assert not any(same_bits(a, b) for a, b in zip(values_of(layers), before))
 
 
+# Kernels know nothing of the option, so few are compiled.
 @pytest.mark.parametrize("clip", [None, 0.5])
 @pytest.mark.parametrize(
     "name", thorough_but(OPTIMIZERS, "momentum", "adadelta", "nadam", where=["compiled"])
-)  # kernels know nothing of the option
+)
 @pytest.mark.covering
 @pytest.mark.thorough("gpu")
 def test_finite_steps_have_the_bits_of_steps_without_the_option(backend, name, clip):

@@ -1,5 +1,6 @@
-"""Numbers in rules: what a rule reads from ``self`` and from the step is a source or a guard, so a changed
-number traces nothing.
+"""Numbers in rules: a changed number traces nothing.
+
+What a rule reads from ``self`` and from the step is a source or a guard.
 """
 
 import math
@@ -13,8 +14,9 @@ from nbopt.language.scalars import evaluate, power
 
 SHAPE = (3, 4)
 LIBRARY = [
-    nbopt.ASGD, nbopt.AdaBelief, nbopt.Adadelta, nbopt.Adagrad, nbopt.Adam, nbopt.AdaMax, nbopt.AdamW, nbopt.AMSGrad, nbopt.Lion,
-    nbopt.NAdam, nbopt.RAdam, nbopt.RMSProp, nbopt.Rprop, nbopt.ShiftAdaMax, nbopt.Yogi,
+    nbopt.ASGD, nbopt.AdaBelief, nbopt.Adadelta, nbopt.Adagrad, nbopt.Adam, nbopt.AdaMax, nbopt.AdamW,
+    nbopt.AMSGrad, nbopt.Lion, nbopt.NAdam, nbopt.RAdam, nbopt.RMSProp, nbopt.Rprop, nbopt.ShiftAdaMax,
+    nbopt.Yogi,
 ]  # fmt: skip
 
 
@@ -47,7 +49,7 @@ def values_of(layer_list):
 
 @pytest.mark.parametrize("cls", LIBRARY, ids=lambda cls: cls.__name__)
 def test_library(cls):
-    """Steps, epochs and each hyper-parameter that is a number: another value runs no rule again, and counts."""
+    """Another value of a step, an epoch or a hyper-parameter counts, and runs no rule again."""
     names = [
         name
         for name, check in cls.checks.items()
@@ -60,9 +62,8 @@ def test_library(cls):
         optimizer.optimize(trained, epoch)
         twin.optimize(same, epoch)
     before = calls[0]
-    assert (
-        before <= 2 * 2
-    )  # a rule with a test of the count is traced for each outcome, at first perhaps twice
+    # A rule with a test of the count is traced for each outcome, at first perhaps twice.
+    assert before <= 2 * 2
     for name in names:
         new = (
             getattr(optimizer, name) * 0.75 if getattr(optimizer, name) > 1e-3 or name != "eta_plus" else 1.5
@@ -355,8 +356,9 @@ def test_clip_of_every_optimizer(be, make):
 
 
 def test_parameter_clip(be):
-    """The bound of parameters holds for any rule, at its last assignment to the parameter; without one
-    nothing is done.
+    """The bound of parameters holds for any rule, at its last assignment to the parameter.
+
+    Without one nothing is done.
     """
 
     class Twice(nbopt.Optimizer):
@@ -375,8 +377,9 @@ def test_parameter_clip(be):
 
 
 def test_names_of_the_step():
-    """An attribute that is called like a number of the step is another one, where a division by zero is
-    computed exactly, too.
+    """An attribute that is called like a number of the step is another one.
+
+    A division of it by zero is computed exactly, too.
     """
     optimizer = Rules.make(
         lambda self, step: 10.0 * self.t + step.t + step.epoch + self.epoch * (1.0 / (1.0 / self.zero)),

@@ -1,5 +1,6 @@
-"""Names and descriptions, copies, MultiOptimizer, the choice of a backend, and optimizers written in neon's
-own way.
+"""Names and descriptions, copies, MultiOptimizer, and the choice of a backend.
+
+There are also optimizers written in neon's own way.
 """
 
 import copy
@@ -258,8 +259,10 @@ def test_neons_paths_are_understood(module, name):
 @pytest.mark.parametrize(
     "path",
     [
-        "os.system", "subprocess.Popen", "this.Zen", "nbopt.NoSuchOptimizer", "nbopt.Parameters", "nbopt.NervanaObject", "nbopt.Backend",
-        "nbopt.optimizers.adam.Adam", "neon.optimizers.optimizer.NoSuch", "neon.layers.layer.RMSProp", "RMSProp", "", None, 5, ["nbopt.RMSProp"],
+        "os.system", "subprocess.Popen", "this.Zen", "nbopt.NoSuchOptimizer", "nbopt.Parameters",
+        "nbopt.NervanaObject", "nbopt.Backend", "nbopt.optimizers.adam.Adam",
+        "neon.optimizers.optimizer.NoSuch", "neon.layers.layer.RMSProp", "RMSProp", "", None, 5,
+        ["nbopt.RMSProp"],
     ],
     ids=repr,
 )  # fmt: skip
@@ -702,8 +705,8 @@ def test_neons_other_arguments_are_accepted_with_a_warning(argument):
 
 def test_a_backend_of_another_package_comes_through_its_entry_point(tmp_path, monkeypatch):
     (tmp_path / "toybox.py").write_text(
-        "from nbopt_backends import Reference\nclass Toy(Reference):\n    name = 'toy'\nclass NoBackend:\n   "
-        " pass\n"
+        "from nbopt_backends import Reference\nclass Toy(Reference):\n    name = 'toy'\nclass NoBackend:\n"
+        "    pass\n"
     )
     info = tmp_path / "toybox-1.0.dist-info"
     info.mkdir()
@@ -764,8 +767,9 @@ def test_the_state_can_be_set_and_reset(backend):
 @pytest.mark.parametrize(
     "state",
     [
-        None, 5, {}, {"seed": 1}, {"seed": -1, "updates": 0}, {"seed": 2**64, "updates": 0}, {"seed": 1, "updates": -1},
-        {"seed": "1", "updates": 0}, {"seed": 1.5, "updates": 0}, {"seed": 1, "updates": 0.5},
+        None, 5, {}, {"seed": 1}, {"seed": -1, "updates": 0}, {"seed": 2**64, "updates": 0},
+        {"seed": 1, "updates": -1}, {"seed": "1", "updates": 0}, {"seed": 1.5, "updates": 0},
+        {"seed": 1, "updates": 0.5},
     ],
     ids=repr,
 )  # fmt: skip

@@ -1,5 +1,6 @@
-"""The ops: what they mean, that the CPU gives the reference's bits, and how they broadcast, reduce and treat
-views.
+"""The ops: what they mean, and that the CPU gives the reference's bits.
+
+Also how they broadcast, reduce and treat views.
 """
 
 import functools
@@ -19,9 +20,10 @@ from nbopt.language.ops import COMPOSED, PRIMITIVES
 
 # The design's exact ops, and the others. `ldexp` is shift(value=False).
 EXACT = {
-    "add": 2, "subtract": 2, "multiply": 2, "divide": 2, "true_divide": 2, "sqrt": 1, "square": 1, "reciprocal": 1, "maximum": 2, "minimum": 2,
-    "clip": 3, "absolute": 1, "fabs": 1, "negative": 1, "sgn": 1, "rint": 1, "equal": 2, "not_equal": 2, "less": 2, "less_equal": 2, "greater": 2,
-    "greater_equal": 2, "finite": 1, "where": 3, "shift": 2, "ldexp": 2,
+    "add": 2, "subtract": 2, "multiply": 2, "divide": 2, "true_divide": 2, "sqrt": 1, "square": 1,
+    "reciprocal": 1, "maximum": 2, "minimum": 2, "clip": 3, "absolute": 1, "fabs": 1, "negative": 1, "sgn": 1,
+    "rint": 1, "equal": 2, "not_equal": 2, "less": 2, "less_equal": 2, "greater": 2, "greater_equal": 2,
+    "finite": 1, "where": 3, "shift": 2, "ldexp": 2,
 }  # fmt: skip
 WITHIN_4_ULP = {
     "power": 2,
@@ -46,17 +48,19 @@ each_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["fl
 @functools.cache
 @np.errstate(all="ignore")
 def interesting(dtype):
-    """Values at which ops change their ways: zeros, the ends of the ranges, halves, the neighbours of
-    sqrt(2), exponents.
+    """Values at which ops change their ways.
+
+    They are zeros, the ends of the ranges, halves, the neighbours of sqrt(2), and exponents.
     """
     info = np.finfo(dtype)
     root = dtype(math.sqrt(2))
     low = dtype(info.smallest_subnormal)
     roots = [np.nextafter(root, low), root, np.nextafter(root, info.max)]
     positive = [
-        0.0, low, low * 3, info.tiny / 2, info.tiny, 1e-3, 0.5, np.nextafter(dtype(1), dtype(0)), 1, 1.5, 2, 2.5, 3, 10, 60, 88.5, 700,
-        info.max / 2, info.max, np.inf, *(x * scale for x in roots for scale in (1, 0.25, info.tiny)),
-        -info.minexp, -info.minexp + 1, -info.minexp + info.nmant, info.maxexp, info.maxexp - 1, 2.0**info.nmant - 0.5,
+        0.0, low, low * 3, info.tiny / 2, info.tiny, 1e-3, 0.5, np.nextafter(dtype(1), dtype(0)), 1, 1.5, 2,
+        2.5, 3, 10, 60, 88.5, 700, info.max / 2, info.max, np.inf,
+        *(x * scale for x in roots for scale in (1, 0.25, info.tiny)), -info.minexp, -info.minexp + 1,
+        -info.minexp + info.nmant, info.maxexp, info.maxexp - 1, 2.0**info.nmant - 0.5,
     ]  # fmt: skip
     values = np.array(positive, dtype)
     return np.concatenate([values, -values, [dtype(np.nan)]])
@@ -64,8 +68,9 @@ def interesting(dtype):
 
 @functools.cache
 def grid(dtype, arity):
-    """All combinations of the interesting values, one array for each operand; of three operands, some
-    combinations.
+    """All combinations of the interesting values, one array for each operand.
+
+    Of three operands there are some combinations.
     """
     values = interesting(dtype)
     if arity < 3:
@@ -81,9 +86,8 @@ def operands(dtype, arity):
     n = 4000
     columns = []
     for column in grid(dtype, arity):
-        bits = rng.integers(0, 2**64, n, dtype=np.uint64).view(dtype)[:n] * dtype(
-            1
-        )  # makes signalling NaN, which are out of scope, quiet
+        # The product makes signalling NaN quiet: these are out of scope.
+        bits = rng.integers(0, 2**64, n, dtype=np.uint64).view(dtype)[:n] * dtype(1)
         ordinary = (rng.standard_normal(n) * 10.0 ** rng.integers(-2, 3, n)).astype(dtype)
         columns.append(np.concatenate([column, bits, special_values(dtype, rng, n), ordinary]))
     return columns
@@ -130,18 +134,8 @@ def test_cpu_equals_reference(name, dtype):
 )
 def test_cpu_equals_reference_beside_a_number(name):
     x, *others = operands(np.float32, ARITY[name])
-    numbers = [
-        0.1,
-        -2.5,
-        0.5,
-        0.0,
-        -0.0,
-        1e-40,
-        1e39,
-        math.nan,
-        math.inf,
-        -math.inf,
-    ]  # one kernel serves them all
+    # One kernel serves them all.
+    numbers = [0.1, -2.5, 0.5, 0.0, -0.0, 1e-40, 1e39, math.nan, math.inf, -math.inf]
     results = {}
     for backend in ("cpu", "reference"):
         with nbopt.use_backend(backend) as be:
@@ -158,8 +152,9 @@ def test_cpu_equals_reference_beside_a_number(name):
 
 
 def no_domain_error(function, *args, outside=math.nan):
-    """Call a function of the math module; an overflow gives infinity, an argument outside the domain
-    `outside`.
+    """Call a function of the math module.
+
+    An overflow gives infinity, an argument outside the domain `outside`.
     """
     try:
         return function(*args)
@@ -300,8 +295,9 @@ def test_meaning(backend, name, dtype):
 
 
 def halfway_to_a_subnormal(dtype, k):
-    """Return (a, k) where a * 2^k lies half-way between two subnormal numbers, or a hair beside: to round
-    twice gives another result.
+    """Return (a, k) where a * 2^k lies half-way between two subnormal numbers, or a hair beside.
+
+    To round twice gives another result.
     """
     info = np.finfo(dtype)
     lowest = info.minexp - info.nmant
@@ -316,9 +312,8 @@ def halfway_to_a_subnormal(dtype, k):
 @pytest.mark.thorough("gpu")
 def test_shift_by_an_integer_is_exact(backend, dtype):
     info = np.finfo(dtype)
-    reach = 2 * (
-        info.maxexp + info.nmant
-    )  # brings the smallest subnormal to infinity, and the largest number to 0
+    # So far the smallest subnormal becomes infinity, and the largest number 0.
+    reach = 2 * (info.maxexp + info.nmant)
     exponents = np.unique(
         [
             *range(-reach, reach + 1, 7),
@@ -356,8 +351,9 @@ def test_int_powers_multiply_in_a_fixed_order(backend, dtype):
 @pytest.mark.parametrize("dtype, fraction, least", [("float32", 23, -126), ("float64", 52, -1022)])
 @pytest.mark.thorough("gpu")
 def test_division_by_powers_of_two_and_their_neighbours_is_exact(backend, rng, dtype, fraction, least):
-    """Kernels multiply where the reciprocal is exact: beyond the ends of that range, and beside powers of
-    two, they must not.
+    """Kernels multiply where the reciprocal is exact.
+
+    Beyond the ends of that range, and beside powers of two, they must not.
     """
     x = np.concatenate([rng.standard_normal(997), [0, -0.0, np.inf, -np.inf, np.nan]]).astype(dtype)
     x[:100] *= np.dtype(dtype).type(2.0) ** (least + 3)  # quotients that are subnormal, or too large
@@ -421,13 +417,15 @@ def _as_shift(name, numbers):
 
 
 EXPRESSIONS = [
-    "t + u", "t - u", "t * u", "t / u", "t ** u", "t < u", "t <= u", "t > u", "t >= u", "t == u", "t != u", "-t", "+t", "abs(t)",
+    "t + u", "t - u", "t * u", "t / u", "t ** u", "t < u", "t <= u", "t > u", "t >= u", "t == u", "t != u",
+    "-t", "+t", "abs(t)",
     "t + 2", "t - 2", "t * 2", "t / 2", "t ** 2", "t < 1", "t <= 1", "t > 1", "t >= 1", "t == 1", "t != 1",
     "2 + t", "2 - t", "2 * t", "2 / t", "2 ** t", "1 < t", "1 <= t", "1 > t", "1 >= t", "1 == t", "1 != t",
-    "np.float32(2) + t", "np.float32(2) - t", "np.float32(2) * t", "np.float32(2) / t", "np.float32(2) ** t", "np.float32(1) < t",
-    "np.float32(1) >= t", "np.float32(1) == t", "np.float64(2) * t", "np.float64(2) - t", "np.int64(3) / t", "t - np.float32(2)",
-    "t / np.float64(2)", "(t + u) * (t - u)", "-(t + u)", "abs(t - u)", "1 - t * u", "(t + u) / (1 + t)", "(t + u) > 2", "2 > (t + u)",
-    "np.float32(3) - (t + u)", "(t < u) + (t == u)", "t * t * t", "t + t", "t - t",
+    "np.float32(2) + t", "np.float32(2) - t", "np.float32(2) * t", "np.float32(2) / t", "np.float32(2) ** t",
+    "np.float32(1) < t", "np.float32(1) >= t", "np.float32(1) == t", "np.float64(2) * t", "np.float64(2) - t",
+    "np.int64(3) / t", "t - np.float32(2)", "t / np.float64(2)", "(t + u) * (t - u)", "-(t + u)",
+    "abs(t - u)", "1 - t * u", "(t + u) / (1 + t)", "(t + u) > 2", "2 > (t + u)", "np.float32(3) - (t + u)",
+    "(t < u) + (t == u)", "t * t * t", "t + t", "t - t",
 ]  # fmt: skip
 
 
@@ -492,11 +490,12 @@ BIG = 1_000_003
 # Shapes, and the axes to reduce over. (A tile of a sum is 4096 elements; above 16384 the CPU uses its
 # threads.)
 CASES = [
-    ((1,), (None, 0)), ((257,), (None, 0)), ((BIG,), (None, 0)), ((1, 1), (None, 0, 1)), ((200, 128), (None, 0, 1)), ((3, 70_001), (None, 1)),
-    ((20_000, 7), (None, 0)), ((2, 3, 4), (None, 0, 1)),
+    ((1,), (None, 0)), ((257,), (None, 0)), ((BIG,), (None, 0)), ((1, 1), (None, 0, 1)),
+    ((200, 128), (None, 0, 1)), ((3, 70_001), (None, 1)), ((20_000, 7), (None, 0)), ((2, 3, 4), (None, 0, 1)),
 ]  # fmt: skip
 REDUCTIONS = {
-    "sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min, "var": np.var, "std": np.std, "argmax": np.argmax, "argmin": np.argmin,
+    "sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min, "var": np.var, "std": np.std,
+    "argmax": np.argmax, "argmin": np.argmin,
 }  # fmt: skip
 
 
@@ -638,8 +637,9 @@ def drawn(seed, shape, dtype):
 
 
 def difference(a, b, out_dtype):
-    """``a - b`` as an update of these dtypes computes it: in float64 if any is float64, rounded once more
-    when it is stored.
+    """``a - b`` as an update of these dtypes computes it.
+
+    It is in float64 if any is float64, and rounded once more when it is stored.
     """
     wide = np.result_type(a, b, out_dtype)
     return (a.astype(wide) - b.astype(wide)).astype(out_dtype)
@@ -649,9 +649,8 @@ def difference(a, b, out_dtype):
 @pytest.mark.thorough("gpu")
 def test_broadcasting_is_numpys(backend, shapes, dtypes):
     a, b = (drawn(seed, shape, dtype) for seed, shape, dtype in zip((1, 2), shapes.input_shapes, dtypes))
-    out = backend.empty(
-        shapes.result_shape, dtypes[2]
-    )  # of the third shape too, so that it can be larger than a - b
+    # It has the third shape too, so that it can be larger than a - b.
+    out = backend.empty(shapes.result_shape, dtypes[2])
     out[:] = backend.wrap(a) - backend.wrap(b)
     assert same_bits(out.get(), np.broadcast_to(difference(a, b, dtypes[2]), out.shape))
 
@@ -689,8 +688,9 @@ def layouts(draw, ndim):
 
 
 def laid_out(values, layout):
-    """Return (memory, view): a view equal to `values` of an array of sevens, with gaps, lead-ins, reversed
-    and permuted axes.
+    """Return (memory, view): a view equal to `values` of an array of sevens.
+
+    It has gaps, lead-ins, reversed and permuted axes.
     """
     axes, order = layout
     extents = [lead + abs(step) * n for n, (step, lead) in zip(values.shape, axes)]

@@ -59,8 +59,9 @@ CLIPS = {
 
 
 def takes(name, clips):
-    """Whether the optimizer has these clips: Adadelta has no learning rate and no norm clip, ShiftAdaMax
-    clips to [-1, 1] only.
+    """Whether the optimizer has these clips.
+
+    Adadelta has no learning rate and no norm clip. ShiftAdaMax clips to [-1, 1] only.
     """
     return {"adadelta": "gradient_clip_norm" not in clips, "shift_adamax": not clips}.get(name, True)
 

@@ -1,5 +1,6 @@
-"""What the engine promises from the second step on: nothing compiles, nothing grows, nothing is kept alive,
-one launch. On "cpu".
+"""What the engine promises from the second step on, on "cpu".
+
+Nothing compiles, nothing grows, nothing is kept alive, and there is one launch.
 """
 
 import copy
@@ -26,8 +27,9 @@ def cpu():
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """The kernels that the process has made since the test began: those of other tests are forgotten for its
-    duration.
+    """The kernels that the process has made since the test began.
+
+    Those of other tests are forgotten for its duration.
     """
     found = {}
     monkeypatch.setattr(NumbaCPU, "_kernels", found)
@@ -156,7 +158,7 @@ def trained(name, be, rng, clipped=False, **options):
 
 
 def check_change(be, optimizer, layers, change, epoch=0):
-    """Assert that `change`, called now, alters the next step, rightly, and that nothing is compiled for it."""
+    """Assert that `change` alters the next step, rightly, and that nothing is compiled for it."""
     unchanged = reference_step(optimizer, layers, 0, be.bsz)
     before = compiled(be)
     change()
@@ -251,7 +253,7 @@ def test_none_and_0_are_one_structure(cpu, rng, kernels):
 
 
 def launches(be, optimizer, layers):
-    """Return how many kernels the second step starts (the first is as good, but let it be the ordinary one)."""
+    """Return how many kernels the second step starts."""
     optimizer.optimize(layers, 0)
     before = be.launches
     optimizer.optimize(layers, 0)
@@ -378,8 +380,9 @@ def test_new_gradients_at_each_of_1000_steps_compile_nothing_and_memory_stays_fl
 
 @pytest.fixture
 def no_collector():
-    """Let objects die by their reference counts alone: garbage that waits for the collector is memory that
-    grows.
+    """Let objects die by their reference counts alone.
+
+    Garbage that waits for the collector is memory that grows.
     """
     gc.disable()
     yield
@@ -725,8 +728,9 @@ def test_two_backends_of_one_kind_alternate(rng):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_kept_trace_is_used_only_where_nothing_has_changed(name, rng):
-    """The library's own rules are not traced again while all that they depend on is the same; the values must
-    not show it.
+    """The library's own rules are not traced again while all that they depend on is the same.
+
+    The values must not show it.
     """
     with nbopt.use_backend(
         "reference", batch_size=4

@@ -126,8 +126,9 @@ def test_the_example_in_the_documentation_passes_on_both_backends(project):
 
 
 def test_nothing_is_imported_when_pytest_starts_and_the_entry_point_is_enough(pytester, monkeypatch):
-    """A distribution with the line of pyproject.toml, as pip would install it; in a process of its own, where
-    numpy is not imported yet.
+    """A distribution has the line of pyproject.toml, as pip would install it.
+
+    It runs in a process of its own, where numpy is not imported yet.
     """
     (line,) = [
         line

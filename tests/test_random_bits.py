@@ -1,5 +1,6 @@
-"""The random bits of stochastic rounding: the generator, its seeding, the slices, their independence, and the
-update count.
+"""The random bits of stochastic rounding.
+
+There are the generator, its seeding, the slices, their independence, and the update count.
 """
 
 import numpy as np
@@ -13,7 +14,8 @@ MASK = 2**64 - 1
 GAMMA = 0x9E3779B97F4A7C15
 
 
-# --- the public-domain C code of https://prng.di.unimi.it (splitmix64.c, xoroshiro128plus.c of 2018), in Python's ints ---
+# --- the public-domain C code of https://prng.di.unimi.it, in Python's ints ---
+# (splitmix64.c, and xoroshiro128plus.c of 2018.)
 
 
 def splitmix64(state):
@@ -189,8 +191,9 @@ class Copies(nbopt.Optimizer):
 
 
 def revealed(round_up_at, shape, bits):
-    """Find random bits from outside, by bisection: they are how near below a number of the grid a value must
-    be to be rounded down.
+    """Find random bits from outside, by bisection.
+
+    They are how near below a number of the grid a value must be to be rounded down.
 
     ``round_up_at(u)`` stores values that are ``u * 2**-bits`` above a number of the grid, always by the same
     random bits r, and returns whether they were rounded up, which is where ``u + r >= 2**bits``.

@@ -1,4 +1,7 @@
-"""Rules of users that reduce over parameters and over the step, against NumPy; and the shape of a reduction."""
+"""Rules of users that reduce over parameters and over the step, against NumPy.
+
+Also the shape of a reduction.
+"""
 
 import math
 
@@ -239,8 +242,9 @@ def test_stochastic(be, rule, rng):
 @each_rule
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_bits(be, rule, dtype):
-    """The bits are those of the reference, in whatever order the parameters lie in memory; in float64 with
-    the norm clip.
+    """The bits are those of the reference, in whatever order the parameters lie in memory.
+
+    So it is in float64 with the norm clip.
     """
     dtype, shapes = be.storage_dtype(dtype), [(300, 70), (5, 4, 33), (4096,), (4097,), (), (0, 3)]
 
@@ -356,8 +360,9 @@ AXES = [
 @pytest.mark.parametrize(("shape", "axis"), AXES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
 def test_sums_outside(be, shape, axis, dtype):
-    """The sum of a tensor, and those along an axis, are what a rule finds for a parameter with these
-    elements.
+    """The sums of a tensor are what a rule finds for a parameter with these elements.
+
+    So are those along an axis.
     """
 
     class Stores(nbopt.Optimizer):

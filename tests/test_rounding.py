@@ -1,5 +1,6 @@
-"""Sixteen-bit storage, rounding to nearest, and stochastic rounding: exact, unbiased, and the same bits
-everywhere.
+"""Sixteen-bit storage, rounding to nearest, and stochastic rounding.
+
+They are exact, unbiased, and give the same bits everywhere.
 """
 
 import copy
@@ -24,9 +25,8 @@ from nbopt.errors import ArgumentError
 
 BF16, F16, F32, F64 = (np.dtype(d) for d in (ml_dtypes.bfloat16, np.float16, np.float32, np.float64))
 CANONICAL_NAN = {F16: 0x7E00, BF16: 0x7FC0}
-same_bits = np.errstate(all="ignore")(
-    helpers.same_bits
-)  # NumPy warns where it widens signalling NaN, which are among the values here
+# NumPy warns where it widens signalling NaN, which are among the values here.
+same_bits = np.errstate(all="ignore")(helpers.same_bits)
 each_16 = pytest.mark.parametrize("dtype", [F16, BF16], ids=["float16", "bfloat16"])
 
 
@@ -62,9 +62,8 @@ def assert_canonical(stored):
 @pytest.mark.thorough("gpu")
 def test_every_number_of_16_bits_widens_exactly(backend, dtype, wide):
     wanted = as_numpy_converts(patterns(dtype), wide)
-    assert len(np.unique(wanted[np.isfinite(wanted)])) == (
-        63487 if dtype == F16 else 65279
-    )  # all but NaN, infinities, and one of the zeros
+    # All but NaN, infinities, and one of the zeros.
+    assert len(np.unique(wanted[np.isfinite(wanted)])) == (63487 if dtype == F16 else 65279)
     assert same_bits(assigned(backend, patterns(dtype), wide), wanted)
 
 
@@ -80,8 +79,9 @@ def test_every_number_of_16_bits_is_stored_as_numpy_stores_it_and_nan_is_canonic
 
 
 def boundaries(dtype, wide):
-    """All numbers of a 16-bit dtype, the midpoints between neighbours (beyond the largest too), and what lies
-    next to either, both signs.
+    """All numbers of a 16-bit dtype, the midpoints between neighbours, and what lies next to either.
+
+    There are both signs, and a midpoint beyond the largest number.
     """
     below = patterns(dtype)[: 0x7C00 if dtype == F16 else 0x7F80].astype(wide)
     above = np.append(below[1:], np.array(np.inf, wide))
@@ -116,8 +116,9 @@ def test_ten_million_random_patterns_round_to_nearest_as_numpy_rounds_them(backe
 
 
 def exactly_nearest(x, dtype):
-    """The bits of a non-negative float64 rounded to nearest even, once, by exact arithmetic over the
-    neighbouring numbers of the dtype.
+    """The bits of a non-negative float64 rounded to nearest even, once.
+
+    Exact arithmetic over the neighbouring numbers of the dtype finds them.
     """
 
     def exact(bits):
@@ -212,8 +213,9 @@ each_kind = pytest.mark.parametrize("kind", KINDS, ids=str)
 
 
 def neighbours(x, kind):
-    """(The number of the grid towards 0, the next one, the exact distance of x from the first in units of
-    theirs) for a finite x.
+    """(The number of the grid towards 0, the next one, the distance of x from the first), x finite.
+
+    The distance is exact, in units of theirs.
     """
     magnitude = abs(Fraction(x))
     exponent = max(math.frexp(x)[1] - 1, kind.exponents[0]) if x else kind.exponents[0]
@@ -249,8 +251,9 @@ def many_roundings(be, n, kind):
 
 
 def how_many(backend):
-    """A million; fewer from the reference, which is slow and gives the same bits as the CPU (see the tests of
-    replay below).
+    """A million, or fewer from the reference, which is slow.
+
+    It gives the same bits as the CPU (see the tests of replay below).
     """
     return 50_000 if backend.name == "reference" else 1_000_000
 
@@ -354,9 +357,8 @@ def test_what_is_on_the_grid_stays(backend, rng, kind):
 @pytest.mark.thorough("gpu")
 def test_nan_and_infinities_pass_through_and_overflow_is_that_of_rounding_to_nearest(backend, kind):
     step = math.ldexp(1.0, kind.exponents[1] - kind.kept)
-    half = (
-        kind.top + step / 2
-    )  # a tie, whose even side is infinite. (In Python, where a sum beyond the largest float64 is infinite.)
+    # A tie, whose even side is infinite. (In Python, where a sum beyond the largest float64 is infinite.)
+    half = kind.top + step / 2
     near_top = [
         np.nextafter(kind.arithmetic.type(kind.top), kind.arithmetic.type(np.inf)),
         kind.top + step / 4,
@@ -487,8 +489,9 @@ def moved(be, param="bfloat16", state=None, optimizer_setting=False, tensor_sett
 
 
 def grid_of(values):
-    """The mantissa bits that the two values of an array are apart by, or None where all are equal: those of
-    rounding to nearest.
+    """The mantissa bits that the two values of an array are apart by.
+
+    If all are equal it is None, as in rounding to nearest.
     """
     found = np.unique(values)
     assert len(found) <= 2
@@ -722,8 +725,9 @@ SHAPES = ((20_003,), (50, 60), (), (0, 3), (3, 5, 2), (4096,), (1,))
 
 @functools.cache
 def drawn(param, grad, special):
-    """For every shape, a parameter and the gradients of three steps; the second is Fortran-ordered, with
-    gradients of every second column.
+    """For every shape, a parameter and the gradients of three steps.
+
+    The second is Fortran-ordered, with gradients of every second column.
     """
     rng = np.random.default_rng(5)
 
@@ -773,9 +777,8 @@ LARGEST = [(name, mix) for name, mix in BOTH if name in ("adadelta", "shift_adam
 def test_the_cpu_and_the_reference_give_the_same_bits(name, mix):
     make, mix = OPTIMIZERS[name], MIXES[mix]
     stochastic = assert_replayed(mix, lambda **k: make(stochastic_round=True, **k))
-    assert not all(
-        map(same_bits, stochastic, replayed("reference", mix, make))
-    )  # rounding had something to do
+    # There was something to round.
+    assert not all(map(same_bits, stochastic, replayed("reference", mix, make)))
     assert_replayed(mix, lambda **k: make(stochastic_round=True, **k), special=True)
 
 
@@ -814,9 +817,8 @@ def test_assignments_have_the_same_bits_on_the_cpu_and_the_reference(kind, rng):
         values = rng.integers(0, 2**32, 300_001, np.uint32).view(F32)
     else:
         values = rng.integers(0, 2**64, 300_001, np.uint64).view(F64)
-        values[::2] = wide_values(
-            kind, rng, 150_001
-        )  # most patterns of float64 are out of the other formats' range
+        # Most patterns of float64 are out of the other formats' range.
+        values[::2] = wide_values(kind, rng, 150_001)
     found = [
         assigned(make(), values, kind.dtype, kind.rounding) for make in (cpu_of(1), cpu_of(2), reference)
     ]
@@ -929,7 +931,8 @@ bf16 = np.dtype(ml_dtypes.bfloat16)
 be = nbopt.set_backend("cpu", rng_seed=3, num_threads=1)
 half = np.arange(65536, dtype=np.uint16).view(np.float16)
 rng = np.random.default_rng(3)
-fine = np.concatenate([rng.integers(0, 2**32, 100_000, np.uint32).view(np.float32), half[:0x7C00].astype(np.float32) * np.float32(1 + 2**-11)])
+patterns = rng.integers(0, 2**32, 100_000, np.uint32).view(np.float32)
+fine = np.concatenate([patterns, half[:0x7C00].astype(np.float32) * np.float32(1 + 2**-11)])
 found = []
 for target, rounding, source in (
     ("float32", False, half), ("float16", False, fine), ("float16", True, fine),

@@ -1,5 +1,6 @@
-"""The CPU backend equals the reference bit for bit, for every optimizer, on any number of threads, whatever
-the values and layouts.
+"""The CPU backend equals the reference bit for bit, for every optimizer.
+
+It does on any number of threads, whatever the values and layouts.
 """
 
 import functools
@@ -18,18 +19,10 @@ ALL = list(OPTIMIZERS)
 WITH_NORM_CLIP = [name for name in NEON if name not in ("adadelta", "shift_adamax")]
 VALUE_CLIPS = {"gradient_clip_value": 0.25, "param_clip_value": 0.5}
 NORM_CLIP = {"gradient_clip_norm": 1e-3}
-CLIPPED = (
-    "nesterov",
-    "adadelta",
-    "asgd",
-)  # of which the plain run compiles clips; test_plans.py clips others
-DOUBLE = (
-    "nesterov",
-    "adadelta",
-    "shift_adamax",
-    "radam",
-    "rprop",
-)  # which the plain run compiles in float64 too
+# The plain run compiles the clips of these; test_plans.py clips others.
+CLIPPED = ("nesterov", "adadelta", "asgd")
+# The plain run compiles these in float64 too.
+DOUBLE = ("nesterov", "adadelta", "shift_adamax", "radam", "rprop")
 THREADS = (1, 2)
 
 # One thread is used up to 16384 elements; chunks have 16384, tiles of a sum 4096, pieces of a strided tensor
@@ -46,8 +39,9 @@ single = pytest.mark.parametrize("dtype", thorough_but(DTYPE, np.float32), ids=[
 
 
 def with_dtypes(names):
-    """Pairs of each name and each dtype, of which the plain run takes every name in float32, and some in
-    float64.
+    """Pairs of each name and each dtype.
+
+    The plain run takes every name in float32, and some in float64.
     """
     pairs = [(name, dtype) for name in names for dtype in (np.float32, np.float64)]
     usual = [(name, dtype) for name, dtype in pairs if dtype == np.float32 or name in DOUBLE]
@@ -85,7 +79,7 @@ def number_of_states(name):
 
 
 def layers_of(values, shapes, n_states):
-    """Return a maker of one layer for each shape, with parameters, gradients and states drawn from `values`."""
+    """Return a maker of one layer for each shape, with all values drawn from `values`."""
     drawn = [[values.array(shape) for _ in range(2 + n_states)] for shape in shapes]
 
     def make(be):
@@ -136,9 +130,8 @@ def test_two_threads_are_two():
 def test_special_values(name, dtype, sizes):
     result = assert_same(layers_of(Values(dtype), sizes, number_of_states(name)), OPTIMIZERS[name])
     values = np.concatenate([array.ravel() for array in result])
-    assert (
-        np.isnan(values).any() and np.isfinite(values).mean() > 0.2
-    )  # not all values became NaN, which would equal anything
+    # Not all values became NaN, which would equal anything.
+    assert np.isnan(values).any() and np.isfinite(values).mean() > 0.2
 
 
 # Lists are the same to every rule, too.
@@ -193,9 +186,8 @@ def test_norm_clip(name, dtype, sizes):
 def test_norm_clip_of_special_values(dtype):
     sizes = SIZES["7 tensors"]
     result = assert_same(layers_of(Values(dtype), sizes, 1), lambda: nbopt.RMSProp(**NORM_CLIP))
-    assert all(
-        np.isnan(array).all() for array in result[: len(sizes)]
-    )  # a NaN in one gradient is in the norm, and so in every parameter
+    # A NaN in one gradient is in the norm, and so in every parameter.
+    assert all(np.isnan(array).all() for array in result[: len(sizes)])
     assert np.isfinite(result[-1]).any()  # the states don't depend on the norm
 
 
@@ -260,8 +252,9 @@ def spread_out(array):
 
 
 def layers_of_layouts(values, n_states, state_dtype=None):
-    """Return a maker of layers: each of `LAYOUTS` with each of `DTYPES`, all in one list, states and
-    gradients in other layouts again.
+    """Return a maker of layers: each of `LAYOUTS` with each of `DTYPES`, all in one list.
+
+    States and gradients have other layouts again.
     """
     drawn = []
     for shape, view in LAYOUTS:
@@ -278,10 +271,8 @@ def layers_of_layouts(values, n_states, state_dtype=None):
             layer.states[0].extend(
                 be.wrap(spread_out(state) if index % 3 else state.copy()) for state in states
             )
-        return (
-            layers,
-            memory,
-        )  # all of the memory, so that an element beside a view that changed would be seen
+        # All of the memory: if an element beside a view changed, that would be seen.
+        return layers, memory
 
     return make
 

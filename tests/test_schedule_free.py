@@ -108,7 +108,7 @@ def test_no_step(host_backend):
 
 @pytest.mark.parametrize("how", ["state_dict", "file"])
 def test_checkpoint(host_backend, tmp_path, how):
-    """A checkpoint of averages holds the parameters too: it is loaded as it was saved, and training goes on."""
+    """A checkpoint of averages holds the parameters too, and training goes on from it."""
     params, grads = drawn(8)
     optimizer, layer = nbopt.ScheduleFreeAdamW(), layer_of(params)
     trained(optimizer, layer, grads[:4])

@@ -38,11 +38,7 @@ CASES = [
         ),
         ("power", lambda: nbopt.PowerSchedule(4, 0.9), lambda lr, e: lr * 0.9 ** (e // 4)),
         ("exp", lambda: nbopt.ExpSchedule(0.3), lambda lr, e: lr / (1 + 0.3 * e)),
-        (
-            "poly",
-            lambda: nbopt.PolySchedule(10, 2),
-            lambda lr, e: lr * max(0, 1 - e / 10) ** 2,
-        ),
+        ("poly", lambda: nbopt.PolySchedule(10, 2), lambda lr, e: lr * max(0, 1 - e / 10) ** 2),
         (
             "poly_fraction",
             lambda: nbopt.PolySchedule(total_epochs=7, power=0.5),
@@ -162,8 +158,7 @@ def test_shift_schedule_is_exact(lr, interval, shift_size, epoch):
 
 @pytest.mark.parametrize("kind", ["Schedule", "StepSchedule"])
 @pytest.mark.parametrize(
-    ("steps", "changes"),
-    [([10, 40, 90], [0.5, 0.1]), ([10], [0.5, 0.1]), ([], [0.5]), ([10], [])],
+    ("steps", "changes"), [([10, 40, 90], [0.5, 0.1]), ([10], [0.5, 0.1]), ([], [0.5]), ([10], [])]
 )
 def test_lists_of_different_length_are_refused(kind, steps, changes):
     with pytest.raises(ValueError, match="step_config"):

@@ -1,5 +1,6 @@
-"""Whose random bits are whose: several optimizers in one step, several optimizers of one process, and
-replicas.
+"""Whose random bits are whose.
+
+There are several optimizers in one step, several in one process, and replicas.
 """
 
 import copy
@@ -58,7 +59,7 @@ def mapping(be, order):
 
 @pytest.mark.parametrize("own", [[], [0], [1, 3], [0, 1, 2, 3]], ids=str)
 def test_multi_optimizer_positions(backend, own):
-    """In a MultiOptimizer, bits belong to the places in the layers of the whole call, whoever updates them."""
+    """In a MultiOptimizer, bits belong to the places in the layers of the whole call."""
     layers = layers_of(backend, SIZES)
     mapping(backend, own).optimize(layers, 0)
     for found, first, n in zip(ups(layers), FIRST_BLOCKS, SIZES):
@@ -88,8 +89,9 @@ def test_multi_optimizer_positions_without_gradients(backend):
 
 
 def test_multi_optimizer_in_a_multi_optimizer(backend):
-    """So it is for optimizers within a MultiOptimizer within another one, and beside one that has its own
-    optimize.
+    """So it is for optimizers within a MultiOptimizer within another one.
+
+    One beside them has its own optimize.
     """
 
     class Own(nbopt.Optimizer):
@@ -130,7 +132,7 @@ def test_multi_optimizer_over_plain_arrays():
 
 
 def test_a_layer_is_asked_once(backend):
-    """A step of a MultiOptimizer asks each layer for its parameters once, and a malformed layer is explained."""
+    """A step of a MultiOptimizer asks each layer once, and a malformed layer is explained."""
     asked = []
 
     class Layer(nbopt.Parameters):
@@ -158,8 +160,9 @@ def test_second_step_of_several_optimizers_looks_at_nothing_afresh(monkeypatch):
 
 
 def deviation(be, layers, step):
-    """The sum of all rounding errors over the deviation of independent ones, the root mean square over some
-    steps.
+    """The sum of all rounding errors over the deviation of independent ones.
+
+    It is the root mean square over some steps.
     """
     sums = []
     for epoch in range(40):
@@ -170,8 +173,9 @@ def deviation(be, layers, step):
 
 
 def test_errors_of_fifty_optimizers_are_independent(backend):
-    """With one optimizer for each of fifty parameters, the sum of the rounding errors deviates as that of
-    independent ones.
+    """With an optimizer for each of fifty parameters, rounding errors are independent.
+
+    Their sum deviates as that of independent ones.
     """
     layers = layers_of(backend, [3] * 50)
     multi = mapping(backend, range(50))
@@ -199,8 +203,9 @@ def parameter(torch, n=3):
 
 
 def stepped(torch, p, optimizer, steps=1):
-    """Give the parameter a gradient half-way between two numbers of the grid and return which elements were
-    rounded up, over some steps.
+    """Return which elements of a parameter were rounded up, over some steps.
+
+    Its gradient is half-way between two numbers of the grid.
     """
     found = []
     for _ in range(steps):
@@ -216,8 +221,9 @@ def needs_mixed(torch):
 
 
 def test_torch_optimizers_round_independently(torch):
-    """With one PyTorch optimizer for each of fifty parameters, the sum of the rounding errors deviates as
-    that of independent ones.
+    """With a PyTorch optimizer for each of fifty parameters, rounding errors are independent.
+
+    Their sum deviates as that of independent ones.
     """
     needs_mixed(torch)
     pairs = [(p := parameter(torch), nbopt.torch.Optimizer([p], rounding())) for _ in range(50)]
@@ -265,8 +271,9 @@ def test_torch_seed_beside_a_backend(torch):
 
 
 def test_seeds_of_processes_agree(torch):
-    """Replicas agree: the optimizers of a new process have these seeds, in the order in which they are made,
-    whatever PyTorch's seed is.
+    """Replicas agree: the optimizers of a new process have these seeds.
+
+    They go by the order in which optimizers are made, whatever PyTorch's seed is.
     """
     code = """
 import torch, nbopt, nbopt.torch

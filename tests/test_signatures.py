@@ -28,8 +28,8 @@ SIGNATURES = {
     "AdaBelief": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-16, epsilon_root=1e-16, {LAST}",
     "AdaMax": f"{FIRST}=0.002, {MOMENTS}, {LAST}",
     "Adafactor": (
-        f"{FIRST}=0.01, beta_2_decay=-0.8, epsilon_1={2.0**-23}, epsilon_2=0.001, clip_threshold=1.0,"
-        f" wdecay=0.0, {LAST}"
+        f"{FIRST}=0.01, beta_2_decay=-0.8, epsilon_1={2.0**-23}, epsilon_2=0.001, clip_threshold=1.0, "
+        f"wdecay=0.0, {LAST}"
     ),
     "Adadelta": (
         "stochastic_round=False, decay=0.95, epsilon=1e-06, param_clip_value=None, name=None, *, "
@@ -42,12 +42,12 @@ SIGNATURES = {
     ),
     "AdamW": f"{FIRST}=0.001, {MOMENTS}, wdecay=0.01, {LAST}",
     "Adan": (
-        f"{FIRST}=0.001, beta_1=0.98, beta_2=0.92, beta_3=0.99, epsilon=1e-08, wdecay=0.0, decoupled=False,"
-        f" {LAST}"
+        f"{FIRST}=0.001, beta_1=0.98, beta_2=0.92, beta_3=0.99, epsilon=1e-08, wdecay=0.0, decoupled=False, "
+        f"{LAST}"
     ),
     "CAME": (
-        f"{FIRST}=0.0002, beta_1=0.9, beta_2=0.999, beta_3=0.9999, epsilon_1=1e-30, epsilon_2=1e-16,"
-        f" clip_threshold=1.0, {DECAY}, {LAST}"
+        f"{FIRST}=0.0002, beta_1=0.9, beta_2=0.999, beta_3=0.9999, epsilon_1=1e-30, epsilon_2=1e-16, "
+        f"clip_threshold=1.0, {DECAY}, {LAST}"
     ),
     "DAdaptAdam": (
         f"{FIRST}=1.0, {MOMENTS}, {DECAY}, bias_correction=False, d0=1e-06, growth_rate=None, {LAST}"
@@ -58,25 +58,25 @@ SIGNATURES = {
     ),
     "LAMB": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-06, {DECAY}, grad_averaging=True, {LAST}",
     "LARS": (
-        f"{FIRST}=0.001, momentum_coef=0.9, wdecay=0.0, dampening=0.0, trust_coefficient=0.001,"
-        f" nesterov=False, {LAST}"
+        f"{FIRST}=0.001, momentum_coef=0.9, wdecay=0.0, dampening=0.0, trust_coefficient=0.001, "
+        f"nesterov=False, {LAST}"
     ),
     "Lion": f"{FIRST}=0.0001, beta_1=0.9, beta_2=0.99, wdecay=0.001, {LAST}",
     "MARS": (
-        f"{FIRST}=0.003, beta_1=0.95, beta_2=0.99, epsilon=1e-08, wdecay=0.0, gamma=0.025, optimize_1d=False,"
-        f" rate_1d=1.0, beta_1_1d=0.9, beta_2_1d=0.95, wdecay_1d=0.1, {LAST}"
+        f"{FIRST}=0.003, beta_1=0.95, beta_2=0.99, epsilon=1e-08, wdecay=0.0, gamma=0.025, "
+        f"optimize_1d=False, rate_1d=1.0, beta_1_1d=0.9, beta_2_1d=0.95, wdecay_1d=0.1, {LAST}"
     ),
     "MultiOptimizer": "optimizer_mapping, name=None",
     "NAdam": f"{FIRST}=0.002, {MOMENTS}, momentum_decay=0.004, {LAST}",
     "Optimizer": "name=None, state_dtype=None",
     "Prodigy": (
-        f"{FIRST}=1.0, {MOMENTS}, {DECAY}, bias_correction=False, d0=1e-06, growth_rate=None, d_coef=1.0,"
-        f" beta_3=None, safeguard_warmup=False, {LAST}"
+        f"{FIRST}=1.0, {MOMENTS}, {DECAY}, bias_correction=False, d0=1e-06, growth_rate=None, d_coef=1.0, "
+        f"beta_3=None, safeguard_warmup=False, {LAST}"
     ),
     "RAdam": f"{FIRST}=0.001, {MOMENTS}, {LAST}",
     "RMSProp": (
-        f"stochastic_round=False, decay_rate=0.95, learning_rate=0.002, epsilon=1e-06, {CLIPS}, name=None,"
-        " schedule=None, *, centered=False, momentum_coef=0.0, ema_decay=None, state_dtype=None"
+        f"stochastic_round=False, decay_rate=0.95, learning_rate=0.002, epsilon=1e-06, {CLIPS}, name=None, "
+        "schedule=None, *, centered=False, momentum_coef=0.0, ema_decay=None, state_dtype=None"
     ),
     "Rprop": f"{FIRST}=0.01, eta_minus=0.5, eta_plus=1.2, step_min=1e-06, step_max=50.0, {LAST}",
     "SM3": f"{FIRST}=0.1, momentum_coef=0.0, beta=0.0, epsilon=1e-30, {LAST}",

@@ -1,5 +1,6 @@
-"""Rules that reduce along axes, and states of rows and columns: against formulas in float64, and the same
-bits on each backend.
+"""Rules that reduce along axes, and states of rows and columns.
+
+They equal formulas in float64, and have the same bits on each backend.
 """
 
 import numpy as np

@@ -1,5 +1,6 @@
-"""Generated source and its cache on disk: golden files, `nbopt.explain`, damaged and unusable cache folders,
-a second process.
+"""Generated source and its cache on disk.
+
+There are golden files, `nbopt.explain`, damaged and unusable cache folders, and a second process.
 
 ``NBOPT_UPDATE_GOLDEN=1 pytest tests/test_source.py`` writes the golden files anew: look at what git says has
 changed."""
@@ -79,9 +80,8 @@ GOLDEN_OPTIMIZERS = {
     "rmsprop_clipped": lambda: nbopt.RMSProp(**CLIPPED),
     "nadam": OPTIMIZERS["nadam"],
     "rprop": OPTIMIZERS["rprop"],
-    "own_optimizer": (
-        lambda: importlib.import_module("own_optimizer").QuasiHyperbolicMomentum()
-    ),  # which the documentation shows
+    # The documentation shows this one.
+    "own_optimizer": lambda: importlib.import_module("own_optimizer").QuasiHyperbolicMomentum(),
 }
 
 
@@ -246,7 +246,7 @@ print(json.dumps({
 
 
 def python(code, *arguments, **environment):
-    """Run `code` in another process, with this nbopt, and return what the last line it prints says in JSON."""
+    """Run `code` in another process, with this nbopt. Return the last line that it prints, from JSON."""
     path = os.pathsep.join(
         [str(pathlib.Path(nbopt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     ).rstrip(os.pathsep)
@@ -363,7 +363,7 @@ needs_users = pytest.mark.skipif(not hasattr(os, "getuid"), reason="this system 
 
 
 def check_fallback(folder, reason):
-    """Assert that `folder` is not used, with one warning that says why, and that a private temporary one is."""
+    """Assert that a private temporary folder is used, not `folder`, and one warning says why."""
     with pytest.warns(RuntimeWarning, match=reason) as caught:
         found = source.cache_folder()
     assert len(caught) == 1
@@ -502,7 +502,8 @@ def test_nbopt_imports_and_the_reference_trains_without_numba_being_imported():
     out = be.zeros(3)
     out[:] = be.sum(be.ones(3)) * 2.0
     loaded += [name for name in ("numba", "llvmlite") if name in sys.modules]
-    print(json.dumps({"loaded": loaded, "trained": bool((layer.params[0] < 1).all()), "out": out.get().tolist()}))
+    trained = bool((layer.params[0] < 1).all())
+    print(json.dumps({"loaded": loaded, "trained": trained, "out": out.get().tolist()}))
     """
     assert python(textwrap.dedent(code)) == {"loaded": [], "trained": True, "out": [6.0] * 3}
 

@@ -191,11 +191,8 @@ def test_extents(be, traced):
     assert [extent(value) for value, _ in expected] == [found for _, found in expected]
     t.p[:] = one
     t.d[:] = one
-    assert [extent(t.p), extent(t.d), extent(t.p * 1.0)] == [
-        ELEMENT,
-        TENSOR,
-        ELEMENT,
-    ]  # a store is as fine as its slot
+    # A store is as fine as its slot.
+    assert [extent(t.p), extent(t.d), extent(t.p * 1.0)] == [ELEMENT, TENSOR, ELEMENT]
     assert extents_of(t.tracer.code, t.tracer.slot_extents) == [
         t.tracer._extent(line) for line in range(len(t.tracer.code))
     ]

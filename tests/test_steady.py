@@ -1,5 +1,6 @@
-"""A step looks at its arrays once: steps that come back to arrays that were looked at look at nothing, and
-compile nothing.
+"""A step looks at its arrays once.
+
+Steps that come back to arrays that were looked at look at nothing, and compile nothing.
 """
 
 import weakref
@@ -91,8 +92,9 @@ def test_new_states(keeping, looks, rng):
     "options", [{}, {"gradient_clip_norm": 0.1, "stochastic_round": True}], ids=["plain", "clip, stochastic"]
 )
 def test_turns(keeping, looks, rng, shape, options):
-    """Two sets of layers in turn, with new gradients each time, are found again, and have the reference's
-    bits.
+    """Two sets of layers in turn are found again, and have the reference's bits.
+
+    They have new gradients each time.
     """
     found = []
     for be in (keeping, nbopt.backends._load("reference")(rng_seed=0)):
@@ -118,8 +120,9 @@ def test_turns(keeping, looks, rng, shape, options):
 
 
 def test_many_turns(keeping, looks, rng):
-    """Nine sets of one structure are remembered; of more than that, none is found again, and each is still
-    right.
+    """Nine sets of one structure are remembered.
+
+    Of more than that none is found again, and each is still right.
     """
     for n, expected in ((9, 0), (12, 12)):
         sets, optimizer = [layers_of([(5,)], rng) for _ in range(n)], nbopt.GradientDescentMomentum(1.0, 0.0)
@@ -147,8 +150,9 @@ def test_turns_that_change(keeping, looks, rng):
 
 
 def test_pytorch_turns(looks):
-    """Two heads of a PyTorch model that have gradients in turn are found again; memory that was exchanged
-    dies at the next step.
+    """Two heads of a PyTorch model that have gradients in turn are found again.
+
+    Memory that was exchanged dies at the next step.
     """
     torch = pytest.importorskip("torch")
     import nbopt.torch

@@ -1,5 +1,6 @@
-"""Several Python threads at once, forked processes, and Numba's own settings, under each of Numba's threading
-layers.
+"""Several Python threads at once, forked processes, and Numba's own settings.
+
+All run under each of Numba's threading layers.
 
 A layer is chosen once for a process, and a mistake ends the process, so each scenario is a process of its
 own."""
@@ -30,7 +31,12 @@ assert threads._FEW < threads._FEW_FOR_WORKQUEUE
 threads._FEW = threads._FEW_FOR_WORKQUEUE = 1 << 14
 parallel_launches = []
 run = threads.Threads.run
-threads.Threads.run = lambda self, function, *args: (parallel_launches.append(1), run(self, function, *args))[1]
+
+def counted(self, function, *args):
+    parallel_launches.append(1)
+    return run(self, function, *args)
+
+threads.Threads.run = counted
 
 class Loop(nbopt.Optimizer):
     "neon's way: assignments of its own, which all such optimizers share the kernels and plans of."
@@ -59,7 +65,10 @@ class Job:
 
     def __init__(self, name):
         rng = np.random.default_rng(list(OPTIMIZERS).index(name))
-        arrays = [(rng.random(n, np.float32), rng.standard_normal(n).astype(np.float32) * np.float32(0.01)) for n in SIZES]
+        small = np.float32(0.01)
+        arrays = [
+            (rng.random(n, np.float32), rng.standard_normal(n).astype(np.float32) * small) for n in SIZES
+        ]
         self.optimizer, self.layers = OPTIMIZERS[name](), [nbopt.Parameters(pair) for pair in arrays]
 
     def steps(self, steps):
@@ -97,7 +106,8 @@ print(json.dumps({
     "parallel": len(parallel_launches) > STEPS,
     "failures": failures,
     "wrong": [name for name, job in jobs.items() if job.values() != want[name]],
-    # Two launches with the norm clip and one without; an assignment is one, and each loop makes two for each of two layers.
+    # Two launches with the norm clip and one without. An assignment is one, and each loop makes two for each
+    # of two layers.
     "launches missing": STEPS * (2 + 1 + 1 + 4 + 4) - be.launches,
     "updates missing": STEPS * (1 + 1 + 1 + 4 + 4) - be.rng_get_state()["updates"],
 }))
@@ -105,7 +115,8 @@ print(json.dumps({
 
 FORKING = """
 import multiprocessing, signal, warnings
-warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # from Python 3.12 on; it is what is tested
+# From Python 3.12 on there is this warning, of what is tested here.
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 want, more = expected(3), expected(6)
 be = nbopt.set_backend("cpu")
 
@@ -151,7 +162,8 @@ def settings():
 report = {}
 before = settings()
 numba.set_num_threads(2)
-for name, limit, current in [("as they are", None, 2), ("one", 1, 2), ("more than now", 2, 1), ("more than there are", 64, 1)]:
+cases = [("as they are", None, 2), ("one", 1, 2), ("more than now", 2, 1), ("more than there are", 64, 1)]
+for name, limit, current in cases:
     numba.set_num_threads(current)
     parallel_launches.clear()
     with nbopt.use_backend("cpu", num_threads=limit) as be:
@@ -159,9 +171,11 @@ for name, limit, current in [("as they are", None, 2), ("one", 1, 2), ("more tha
         out = be.zeros(1)
         out[:] = be.sum(be.ones(100_000))
         right = right and bool(out.get()[0] == 100_000)
-        report[name] = {"threads": numba.get_num_threads() - current, "right": right, "parallel": bool(parallel_launches)}
+        more, parallel = numba.get_num_threads() - current, bool(parallel_launches)
+        report[name] = {"threads": more, "right": right, "parallel": parallel}
 numba.set_num_threads(2)
-print(json.dumps({"report": report, "changed": [name for name, value in settings().items() if before.get(name) != value]}))
+changed = [name for name, value in settings().items() if before.get(name) != value]
+print(json.dumps({"report": report, "changed": changed}))
 """
 
 IMPORTABLE = {

@@ -817,8 +817,8 @@ def test_the_gradient_scaler_unscales_and_skips_steps_with_infinite_gradients():
 
 def test_nbopt_itself_never_imports_torch():
     code = (
-        "import sys, numpy as np, nbopt; nbopt.set_backend('reference').wrap(np.ones(3)); assert 'torch' not"
-        " in sys.modules"
+        "import sys, numpy as np, nbopt; nbopt.set_backend('reference').wrap(np.ones(3)); assert 'torch' not "
+        "in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -1,5 +1,7 @@
-"""What stands around a step in PyTorch: signatures, torch.compile, modes, hooks in the backward pass, shared
-memory, distributed checkpoints.
+"""What stands around a step in PyTorch.
+
+There are signatures, torch.compile, modes, hooks in the backward pass, shared memory, and distributed
+checkpoints.
 """
 
 import inspect
@@ -106,8 +108,9 @@ def test_inference_mode():
 
 
 def test_hooks_in_backward():
-    """Each parameter may have an optimizer of its own, which steps as soon as its gradient is there, and
-    frees it.
+    """Each parameter may have an optimizer of its own.
+
+    It steps as soon as its gradient is there, and frees it.
     """
     model = model_of()
     optimizers = {p: nbopt.torch.AdamW([p], backend="reference") for p in model.parameters()}
@@ -157,8 +160,9 @@ def test_shared_memory():
 
 
 def test_distributed_checkpoint():
-    """PyTorch's distributed checkpoints get the states, and put them back; the step that they make to get
-    them changes nothing.
+    """PyTorch's distributed checkpoints get the states, and put them back.
+
+    The step that they make to get them changes nothing.
     """
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 

@@ -34,7 +34,7 @@ def run(optimizer, params, steps):
 
 @pytest.mark.parametrize("name", RULES)
 def test_like_native(name):
-    """Parameters and states are those of the native optimizer, also if a parameter has no gradient at times."""
+    """Parameters and states are those of the native optimizer, with missing gradients too."""
     arrays, steps = problem(3)
     params = [torch.nn.Parameter(torch.from_numpy(array.copy())) for array in arrays]
     optimizer = nbopt.torch.Optimizer(params, RULES[name](), seed=0)

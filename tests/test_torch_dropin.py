@@ -26,8 +26,9 @@ def inputs_of(name):
 
 
 def cases():
-    """Each entry of PyTorch's table, in both dtypes, by the reference; and compiled, of which the plain run
-    takes a class's last entry.
+    """Each entry of PyTorch's table, in both dtypes, by the reference and compiled.
+
+    Of the compiled ones the plain run takes a class's last entry.
     """
     for name in NAMES:
         for kwargs in inputs_of(name):
@@ -368,16 +369,18 @@ def test_bad_arguments(name):
     """What PyTorch refuses, and what nbopt can't do."""
     cls = getattr(nbopt.torch, name)
     for kwargs, error in (
-        ({"lr": -1.0}, ValueError), ({"learning_rate": 0.1}, TypeError), ({"differentiable": True}, ValueError),
-        ({"stochastic_round": -1}, ValueError), ({"state_dtype": "int8"}, ValueError), ({"gradient_clip_norm": -1.0}, ValueError),
+        ({"lr": -1.0}, ValueError), ({"learning_rate": 0.1}, TypeError),
+        ({"differentiable": True}, ValueError), ({"stochastic_round": -1}, ValueError),
+        ({"state_dtype": "int8"}, ValueError), ({"gradient_clip_norm": -1.0}, ValueError),
         ({"skip_nonfinite": 3}, ValueError), ({"seed": -1}, ValueError),
     ):  # fmt: skip
         with pytest.raises(error):
             cls(parameters(), **kwargs)
     leaf = torch.ones(3, requires_grad=True)
     for params, error in (
-        ([leaf * 2], ValueError), ([], ValueError), (leaf, TypeError), ([3], TypeError), ({leaf}, TypeError), ([{"lr": 0.1}], KeyError),
-        ([torch.ones(3, dtype=torch.complex64)], TypeError), ([torch.ones(3, dtype=torch.int32)], TypeError),
+        ([leaf * 2], ValueError), ([], ValueError), (leaf, TypeError), ([3], TypeError), ({leaf}, TypeError),
+        ([{"lr": 0.1}], KeyError), ([torch.ones(3, dtype=torch.complex64)], TypeError),
+        ([torch.ones(3, dtype=torch.int32)], TypeError),
     ):  # fmt: skip
         if params != {leaf}:
             with pytest.raises(error) as raised:
@@ -408,8 +411,9 @@ def test_sparse_gradients(name):
 
 
 def test_bad_state_dicts():
-    """A state dict with other groups, of other shapes, or of another class is refused, and nothing has
-    changed.
+    """A state dict with other groups, of other shapes, or of another class is refused.
+
+    Nothing has changed.
     """
     params = parameters()
     optimizer = nbopt.torch.Adam(params)
@@ -466,8 +470,9 @@ def test_bad_steps():
 @pytest.mark.parametrize("unscaled", [False, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_grad_scaler(name, unscaled):
-    """Under GradScaler a step divides the gradients, in place of a pass of its own, and a step with an
-    infinite gradient does nothing.
+    """Under GradScaler a step divides the gradients, in place of a pass of its own.
+
+    A step with an infinite gradient does nothing.
     """
     results, counts = [], []
     for module in (torch.optim, nbopt.torch):
@@ -492,8 +497,9 @@ def test_grad_scaler(name, unscaled):
 
 
 def test_found_inf():
-    """A step with found_inf does nothing to values, states and counts, compiled too; who made it, and when,
-    does not matter.
+    """A step with found_inf does nothing to values, states and counts, compiled too.
+
+    It does not matter who made it, and when.
     """
     for backend in ("reference", "cpu"):
         params = parameters()
@@ -557,9 +563,8 @@ def test_sixteen_bits():
                 if value.shape != () or len(states) < 2
             }
             assert found <= {expected}
-            assert given == torch.float16 or all(
-                torch.isfinite(p).all() for p in params
-            )  # where small squares become 0
+            # In float16 small squares become 0.
+            assert given == torch.float16 or all(torch.isfinite(p).all() for p in params)
     theirs, ours = torch.optim.Adam(params), nbopt.torch.Adam(params)
     run(theirs, params, 1, missing=False)
     ours.load_state_dict(theirs.state_dict())
@@ -567,8 +572,9 @@ def test_sixteen_bits():
 
 
 def test_stochastic_rounding():
-    """Small steps of bfloat16 parameters add up on average, two optimizers never round alike, and a seed
-    makes them.
+    """Small steps of bfloat16 parameters add up on average.
+
+    Two optimizers never round alike, unless a seed makes them.
     """
 
     def moved(**options):
@@ -586,8 +592,9 @@ def test_stochastic_rounding():
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_clip_and_skip(groups, backend):
-    """The norm of all groups' gradients is clipped as by clip_grad_norm_; a step that is not finite is
-    skipped, and counts for none.
+    """The norm of all groups' gradients is clipped as by clip_grad_norm_.
+
+    A step that is not finite is skipped, and counts for none.
     """
     results = []
     for module in (torch.optim, nbopt.torch):

@@ -1,5 +1,6 @@
-"""The groups of nbopt.torch.Optimizer: one list, PyTorch's own, with PyTorch's words and nbopt's for the
-hyper-parameters.
+"""The groups of nbopt.torch.Optimizer: one list, PyTorch's own.
+
+It takes PyTorch's words and nbopt's for the hyper-parameters.
 """
 
 import copy
@@ -49,8 +50,9 @@ def test_given_dictionary():
 
 @pytest.mark.parametrize("edit", ["append", "+=", "insert", "new list"])
 def test_new_groups(edit):
-    """A dictionary that appears in param_groups is a group from the next step on; what it does not say is the
-    constructor's.
+    """A dictionary that appears in param_groups is a group from the next step on.
+
+    What it does not say is the constructor's.
     """
     p, q = parameter(), parameter()
     optimizer = plain([p])
@@ -109,8 +111,9 @@ def test_merge_and_order():
 
 
 def test_random_bits_after_edits():
-    """No two parameters round by the same bits after a group got another parameter, which moves those behind
-    it in the list.
+    """No two parameters round by the same bits after a group got another parameter.
+
+    It moves those behind it in the list.
     """
 
     def coarse():
@@ -134,8 +137,9 @@ def test_random_bits_after_edits():
 
 
 def test_positions_of_random_bits():
-    """Where a group's parameters get another size or number, those behind it round as in an optimizer that is
-    made so.
+    """If a group's parameters get another size or number, those behind it move their bits.
+
+    They round as in an optimizer that is made so.
     """
 
     def made(count, size, updates):
@@ -186,8 +190,9 @@ def test_bad_new_group():
 
 
 def test_optimizer_of_group():
-    """Another optimizer under a group's key is refused, as the group keeps its own; a new dictionary takes it
-    along.
+    """Another optimizer under a group's key is refused, as the group keeps its own.
+
+    A new dictionary takes it along.
     """
     p = parameter()
     optimizer = plain([{"params": [p], "optimizer": nbopt.Lion(learning_rate=0.5, wdecay=0)}])
@@ -236,8 +241,9 @@ def test_no_parameters():
 
 
 def test_scale_and_skip_of_new_groups():
-    """The loss scale and skipping hold for groups that come in any way, and stay while there is no group at
-    all.
+    """The loss scale and skipping hold for groups that come in any way.
+
+    They stay while there is no group at all.
     """
     p, q = parameter(), parameter()
     optimizer = plain([p])
@@ -271,8 +277,9 @@ def test_scale_and_skip_of_new_groups():
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_pytorchs_words(rule, word, keys, value):
-    """PyTorch's words work in a group given to the constructor, and written later; nbopt's own as well; and
-    both always agree.
+    """PyTorch's words work in a group given to the constructor, and written later.
+
+    nbopt's own do as well, and both always agree.
     """
     values = list(value) if len(keys) > 1 else [value]
     expected = parameter()
@@ -295,8 +302,9 @@ def test_pytorchs_words(rule, word, keys, value):
 
 
 def test_which_word_wins():
-    """Of two words for a value the one that was written last wins; where both were written and differ, there
-    is an error.
+    """Of two words for a value the one that was written last wins.
+
+    If both were written and differ, there is an error.
     """
     p = parameter()
     optimizer = plain([p])
@@ -325,8 +333,9 @@ def test_which_word_wins():
 
 
 def test_asking_for_what_is_not_there():
-    """What a rule has not is an error if it is asked for, in any word, at once and later; turned off it may
-    stand there.
+    """What a rule has not is an error if it is asked for, in any word, at once and later.
+
+    Turned off it may stand there.
     """
     p = parameter()
     for key, value in {
@@ -378,8 +387,9 @@ def test_schedulers_of_momentum(kind, rule):
 
 
 def test_unknown_keys():
-    """Keys that mean nothing to nbopt are kept, saved and loaded; a misspelt argument of a constructor is an
-    error.
+    """Keys that mean nothing to nbopt are kept, saved and loaded.
+
+    A misspelt argument of a constructor is an error.
     """
     p = parameter()
     extra = {"lr_scale": 0.5, "name": "head", "max_lr": 0.1, "foreach": None, "fused": None}
@@ -396,8 +406,9 @@ def test_unknown_keys():
 
 
 def test_lr_without_learning_rate():
-    """Every group has "lr", also of a rule without a learning rate, so PyTorch's schedulers work; that it
-    does nothing is said once.
+    """Every group has "lr", also of a rule without a learning rate, for PyTorch's schedulers.
+
+    That it does nothing is said once.
     """
     p, q = parameter(), parameter()
     optimizer = nbopt.torch.Optimizer([p], nbopt.Adadelta())
@@ -456,8 +467,9 @@ def test_keys_in_the_wrong_place(key):
 
 
 def test_attributes_that_do_nothing():
-    """Assignments to the optimizer that would do nothing are errors that say what to type; other attributes
-    are anyone's.
+    """Assignments to the optimizer that would do nothing are errors that say what to type.
+
+    Other attributes are anyone's.
     """
     optimizer = plain([parameter()])
     for name in ("learning_rate", "lr", "weight_decay", "wdecay", "momentum", "epoch"):
@@ -483,7 +495,7 @@ def test_attributes_that_do_nothing():
 
 
 def test_one_loop():
-    """Groups of the same rule share one loop over memory, whatever their numbers; another rule has its own."""
+    """Groups of the same rule share one loop over memory, whatever their numbers."""
     weights, biases, other = ([parameter(), parameter(2.0)], [parameter(3.0)], [parameter(4.0)])
     groups = [
         {"params": weights, "lr": 0.5, "weight_decay": 0.1},

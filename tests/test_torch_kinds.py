@@ -1,5 +1,6 @@
-"""The PyTorch adapter's looks at its tensors: one call in a steady step, and the same answers where PyTorch
-doesn't have that call.
+"""The PyTorch adapter's looks at its tensors: one call in a steady step.
+
+The answers are the same if PyTorch doesn't have that call.
 """
 
 import pytest
@@ -50,8 +51,9 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_changes_at_the_same_address(looking, change):
-    """A step after a change under one address, after the change back, and after no change is right in each
-    element.
+    """A step after a change under one address is right in each element.
+
+    So is one after the change back, and after no change.
     """
     params = parameters()
     optimizer = nbopt.torch.Optimizer(params, nbopt.GradientDescentMomentum(0.5, 0.0))
@@ -100,8 +102,9 @@ def test_likeness(difference, place):
 
 
 def test_steady_steps_look_in_one_call(monkeypatch):
-    """From the second step on no look goes from tensor to tensor, whatever the grad mode, and with new
-    gradients each time.
+    """From the second step on no look goes from tensor to tensor.
+
+    It is so in any grad mode, and with new gradients each time.
     """
     counted = []
     monkeypatch.setattr(
@@ -130,8 +133,9 @@ class Blind:
 
 @pytest.mark.parametrize("found", [None, Blind, lambda *tensors: None])
 def test_another_private_call_is_not_used(monkeypatch, found):
-    """The one call is PyTorch's own affair: where it is gone, sees less or takes other arguments, Python
-    looks.
+    """The one call is PyTorch's own affair.
+
+    If it is gone, sees less or takes other arguments, Python looks.
     """
     guards = torch._C._dynamo.guards
     assert kinds._guards() is guards.TensorGuards

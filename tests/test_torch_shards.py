@@ -15,8 +15,9 @@ WORKER = pathlib.Path(__file__).with_name("sharded.py")
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_sharded(world, tmp_path):
-    """One process, or two, train what one does with plain tensors; what can't be run is refused; nothing
-    grows.
+    """One process, or two, train what one does with plain tensors.
+
+    What can't be run is refused, and nothing grows.
     """
     command = [sys.executable, str(WORKER)]
     started = [

@@ -1,5 +1,6 @@
-"""optimizer.state and state dicts of nbopt.torch.Optimizer: what users write into them holds, and what others
-keep there stays.
+"""optimizer.state and state dicts of nbopt.torch.Optimizer.
+
+What users write into them holds, and what others keep there stays.
 """
 
 import copy
@@ -75,8 +76,9 @@ def test_resets(name):
 
 
 def test_states_given():
-    """A tensor of the user's in state[p] is the state from then on; one that can't be is refused, and nothing
-    has changed.
+    """A tensor of the user's in state[p] is the state from then on.
+
+    One that can't be is refused, and nothing has changed.
     """
     p, q = parameters()
     optimizer = momentum([p, q])
@@ -100,8 +102,9 @@ def test_states_given():
 
 
 def test_state_moved_and_shared():
-    """The states of a parameter can be given to another one, and a wrapper's alias of optimizer.state stays
-    the optimizer's own.
+    """The states of a parameter can be given to another one.
+
+    A wrapper's alias of optimizer.state stays the optimizer's own.
     """
     p, q = parameters()
     optimizer = momentum([p])
@@ -117,7 +120,7 @@ def test_state_moved_and_shared():
 
 
 def test_plain_dictionaries():
-    """state_dict, copies and pickles hold plain dictionaries, and a state dict is loaded with weights_only."""
+    """state_dict, copies and pickles hold plain dictionaries, which load with weights_only."""
     p, q = parameters()
     optimizer = momentum([p, q])
     optimizer.step()
@@ -137,8 +140,9 @@ def test_plain_dictionaries():
 
 
 def test_entries_of_others(monkeypatch):
-    """What others keep in state[p] stays, is saved and loaded with its dtype, and costs a step no new look at
-    the tensors.
+    """What others keep in state[p] stays, and is saved and loaded with its dtype.
+
+    It costs a step no new look at the tensors.
     """
     p, q = parameters()
     be = nbopt.backends.new_backend("reference")
@@ -180,8 +184,9 @@ def test_entries_without_parameter():
 
 @pytest.mark.parametrize("named", [True, False])
 def test_older_state_dict(named):
-    """A state dict from before a hyper-parameter, or PyTorch's word for it, existed gets the constructor's
-    value.
+    """A hyper-parameter that an older state dict doesn't have gets the constructor's value.
+
+    The same holds for PyTorch's word for it.
     """
     (p,) = parameters(1)
     optimizer = momentum([p])
@@ -213,7 +218,8 @@ def test_older_state_dict(named):
 
 
 def test_state_dict_of_another_class():
-    """A state dict of another class is refused by its name, or where it has none by its keys and states;
+    """A state dict of another class is refused by its name, or else by its keys and states.
+
     PyTorch's own always is.
     """
     (p,) = parameters(1)
@@ -233,9 +239,7 @@ def test_state_dict_of_another_class():
 
 
 def test_group_with_its_own_optimizer_is_loaded():
-    """A group that has another optimizer than the rest keeps it when a state dict is loaded, and its words
-    agree.
-    """
+    """A group that has its own optimizer keeps it when a state dict is loaded, and its words agree."""
     p, q = parameters()
     groups = [{"params": [p]}, {"params": [q], "optimizer": nbopt.Lion(learning_rate=0.5, wdecay=0)}]
     optimizer = nbopt.torch.Optimizer(groups, nbopt.GradientDescentMomentum(1.0, 0.5))
@@ -251,8 +255,9 @@ def test_group_with_its_own_optimizer_is_loaded():
 
 
 def test_names_in_another_order():
-    """Parameters with names in another order than in the state dict are refused, within and across groups;
-    renamed ones are loaded.
+    """Parameters with names in another order than in the state dict are refused.
+
+    It holds within and across groups. Renamed ones are loaded.
     """
     (a, b), (c, d), (e, f) = parameters(), parameters(), parameters()
     state = momentum([("a", a), ("b", b)])
@@ -285,8 +290,9 @@ RULES = {
 
 @pytest.mark.parametrize("name", RULES)
 def test_late_parameters(name):
-    """Each parameter has its own count of steps: one whose gradients come late moves as in an optimizer of
-    its own.
+    """Each parameter has its own count of steps.
+
+    One whose gradients come late moves as in an optimizer of its own.
     """
     p, q = parameters()
     late = parameters(1)[0]
@@ -304,7 +310,7 @@ def test_late_parameters(name):
 
 
 def test_state_dicts_without_counts():
-    """A state dict from before each parameter had its own count of steps: the group's count is all of theirs."""
+    """In an older state dict the count of steps is the group's. It becomes each parameter's."""
     found = []
     for old in (False, True):
         params = parameters()

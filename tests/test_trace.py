@@ -312,8 +312,9 @@ def test_what_is_present_or_absent_is_structure(be):
 
 
 def test_the_norm_clip_is_stages_of_the_program(be):
-    """With a norm clip the squares of the gradients are summed in a pass of their own; without one there is
-    none.
+    """With a norm clip the squares of the gradients are summed in a pass of their own.
+
+    Without one there is none.
     """
     program, numbers = traced_step(nbopt.RMSProp(gradient_clip_norm=1.0))
     first, second = program.passes()
@@ -461,8 +462,8 @@ def built_before_and_never_used_until_after(p, g, s):
 
 
 STALE = [
-    whole, nested, shared_and_evaluated_before, shared_inside_a_fresh_expression, stale_after_the_second_of_two_assignments, deep,
-    built_before_and_never_used_until_after,
+    whole, nested, shared_and_evaluated_before, shared_inside_a_fresh_expression,
+    stale_after_the_second_of_two_assignments, deep, built_before_and_never_used_until_after,
 ]  # fmt: skip
 
 

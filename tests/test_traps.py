@@ -88,8 +88,9 @@ def test_unassigned_state(be):
 
 
 def test_unassigned_state_of_two(be):
-    """The state that is lost is named, not the other one, which is assigned; nor one that is stored under a
-    new name.
+    """The state that is lost is named, not the other one, which is assigned.
+
+    Nor is one named that is stored under a new name.
     """
 
     def rule(self, step, param, grad, mean, square):
@@ -103,8 +104,9 @@ def test_unassigned_state_of_two(be):
 
 
 def test_state_kept_on_purpose(be):
-    """The line that the message offers is taken, and so is a state that a layer has before the first step: a
-    mask, say.
+    """The line that the message offers is taken.
+
+    So is a state that a layer has before the first step, such as a mask.
     """
 
     def kept(self, step, param, grad, mask):
@@ -123,8 +125,9 @@ def test_state_kept_on_purpose(be):
 
 
 def test_state_assigned_at_times(be):
-    """A state that the first step assigns may be read alone later, by a layer that joins then, too; and one
-    may be used in no step at all.
+    """A state that the first step assigns may be read alone later, by a layer that joins then, too.
+
+    One may be used in no step at all.
     """
 
     def rule(self, step, param, grad, slow, unused):
@@ -175,7 +178,7 @@ def test_traps_in_torch():
 
 
 def test_parameter_that_is_only_read(be):
-    """A rule may keep an average of a parameter that something else trains, or assign it in some steps only."""
+    """A rule may average a parameter that something else trains, or assign it in some steps only."""
 
     def average(self, step, param, grad, mean):
         mean[:] = 0.5 * mean + 0.5 * param
@@ -196,8 +199,9 @@ def test_parameter_that_is_only_read(be):
 
 
 def test_array_attribute(be):
-    """An array, or anything else that can't be compared, may be an attribute of an optimizer, and may be
-    exchanged.
+    """An array, or anything else that can't be compared, may be an attribute of an optimizer.
+
+    It may be exchanged.
     """
     optimizer, layer, twin = nbopt.RMSProp(), layer_of(3), layer_of(3)
     for number in range(3):
@@ -250,8 +254,9 @@ def test_equality_with_arrays(be):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_hyper_parameters_of_a_trace(be, name):
-    """The library's rules are traced again where a hyper-parameter has changed: all that they read is among
-    those that are looked at.
+    """The library's rules are traced again if a hyper-parameter has changed.
+
+    All that they read is among those that are looked at.
     """
     optimizer = OPTIMIZERS[name]()
     read = set()
@@ -326,8 +331,9 @@ def test_misspelt_attribute_of_others():
 
 
 def test_own_attributes():
-    """Other attributes are free: names that are less like one, values that the hyper-parameter couldn't have,
-    and what methods set.
+    """Other attributes are free.
+
+    They are names less like one, values that the hyper-parameter couldn't have, and what methods set.
     """
 
     class Own(nbopt.Adam):

@@ -1,5 +1,6 @@
-"""A step happens as a whole or not at all: what fails in its middle leaves values, states and counters as
-they were.
+"""A step happens as a whole or not at all.
+
+What fails in its middle leaves values, states and counters as they were.
 """
 
 import os
@@ -243,10 +244,10 @@ def test_states_that_the_user_empties_start_afresh(backend, kind):
 
 
 def after_the_first_launch(backend, monkeypatch, act):
-    """Call `act` in the middle of a step: after its first pass, or where one call into compiled code runs all
-    of them, after that.
+    """Call `act` in the middle of a step: after its first pass.
 
-    Returns the list to which every pass or call is added.
+    If one call into compiled code runs all passes, it is called after that. Returns the list to which every
+    pass or call is added.
     """
     launches = []
 

@@ -1,5 +1,6 @@
-"""What the benchmarks share: optimizers, skips that say why, and arrays whose pages are in memory before the
-clock starts.
+"""What the benchmarks share: optimizers, skips that say why, and arrays.
+
+The arrays' pages are in memory before the clock starts.
 """
 
 import importlib
@@ -17,7 +18,7 @@ def _rectified(radam):
 
 
 #: name -> constructor. Every one is as in its users' hands: defaults, and a learning rate where there is
-# none.
+#: none.
 OPTIMIZERS = {
     "plain": lambda **k: nbopt.GradientDescentMomentum(learning_rate=1e-3, momentum_coef=0.0, **k),
     "momentum": lambda **k: nbopt.GradientDescentMomentum(learning_rate=1e-3, momentum_coef=0.9, **k),
@@ -69,8 +70,9 @@ def requires_optax():
 
 
 def requires_deepspeed():
-    """Skip the benchmark without DeepSpeed's CPUAdam, which is compiled at its first use and so needs a C++
-    compiler.
+    """Skip the benchmark without DeepSpeed's CPUAdam.
+
+    It is compiled at its first use, and so needs a C++ compiler.
     """
     requires("torch")
     adam = requires("deepspeed.ops.adam")
@@ -111,8 +113,9 @@ def pairs(shapes, dtype=np.float32):
 
 
 class Job:
-    """An optimizer of ours and tensors for it, past its first steps: kernels are compiled, states made and
-    found again.
+    """An optimizer of ours and tensors for it, past its first steps.
+
+    Kernels are compiled, states made and found again.
 
     Parameters
     ----------

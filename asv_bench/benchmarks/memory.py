@@ -9,8 +9,9 @@ from .models import MODELS
 
 
 class Peak:
-    """The process's peak, parameters, gradients and states (40 to 100 MB) included: nothing more should be
-    parameter-sized.
+    """The process's peak, parameters, gradients and states (40 to 100 MB) included.
+
+    Nothing more should be parameter-sized.
     """
 
     params = list(OPTIMIZERS)
@@ -24,10 +25,10 @@ class Peak:
 
 
 def growth(shapes, steps=100):
-    """Return by how many megabytes the process's peak grows over `steps` steps of RMSProp with new gradients
-    at each.
+    """Return by how many megabytes the process's peak grows over `steps` steps of RMSProp.
 
-    The gradients themselves are not counted: a warm-up has as many sets of them alive at once.
+    Each step has new gradients. The gradients themselves are not counted: a warm-up has as many sets of them
+    alive at once.
     """
     job = Job(nbopt.RMSProp(), shapes)
 

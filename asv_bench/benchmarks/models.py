@@ -39,8 +39,9 @@ def gpt2(layers=12, width=768, vocabulary=50257, positions=1024):
 
 
 def embeddings(width=32):
-    """A recommender's 38 tensors, 57 M elements: 26 embedding tables of 3 to 700,000 rows, and two small
-    perceptrons.
+    """A recommender's 38 tensors, 57 M elements.
+
+    They are 26 embedding tables of 3 to 700,000 rows, and two small perceptrons.
 
     The proportions are those of DLRM (Naumov et al. 2019) on Criteo's data: a few tables hold nearly
     everything."""

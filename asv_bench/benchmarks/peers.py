@@ -1,7 +1,7 @@
-"""The libraries that a user would pick instead: each function returns a callable that does one step over
-tensors of these shapes.
+"""The libraries that a user would pick instead.
 
-Every one gets the same values, in arrays of its own, and the settings that make it do the same work.
+Each function returns a callable that does one step over tensors of these shapes. Every one gets the same
+values, in arrays of its own, and the settings that make it do the same work.
 """
 
 import itertools
@@ -121,8 +121,9 @@ def setting_gradients(shapes):
 
 
 def _with_gradients(parameters, step, fresh):
-    """Return `step`, or a function that gives every parameter another gradient first, as zero_grad and a
-    backward pass do.
+    """Return `step`, or a function that gives every parameter another gradient first.
+
+    So do zero_grad and a backward pass.
     """
     if not fresh:
         return step

@@ -19,8 +19,9 @@ MEMORY_BOUND = ["plain", "momentum", "rmsprop", "adagrad", "adadelta", "adam", "
 
 
 class Bandwidth:
-    """The time of a plain loop over the same arrays, divided by that of a step: 1 is all that the memory
-    gives.
+    """The time of a plain loop over the same arrays, divided by that of a step.
+
+    1 is all that the memory gives.
     """
 
     params = MEMORY_BOUND
@@ -87,9 +88,7 @@ class Torch(Peers):
 
 
 class TorchAdapter:
-    """How many times as long as nbopt.torch's the step of PyTorch's foreach takes, over PyTorch's own
-    tensors.
-    """
+    """The time of PyTorch's foreach step, divided by that of nbopt.torch's, over PyTorch's tensors."""
 
     params = (["resnet50", "300 x 1000"], [False, True])
     param_names = ["tensors", "new gradients"]

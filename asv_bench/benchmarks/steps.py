@@ -33,8 +33,9 @@ class OneTensor:
 
 
 class Storage:
-    """RMSProp in every storage, with the states in the default dtype and in the parameters' own, rounded to
-    nearest and stochastically.
+    """RMSProp in every storage, rounded to nearest and stochastically.
+
+    States are in the default dtype, and in the parameters' own.
     """
 
     params = (DEVICES, ["float64", "float32", "float16", "bfloat16"], ["default", "own"], [False, True])
@@ -53,8 +54,9 @@ class Storage:
 
 
 class ManyTensors:
-    """Tensors of 1000 elements, in one layer and in a layer each: the fixed cost of a step and its growth
-    with their number.
+    """Tensors of 1000 elements, in one layer and in a layer each.
+
+    These show the fixed cost of a step, and its growth with their number.
     """
 
     params = (["rmsprop", "adam"], DEVICES, [1, 10, 100, 300, 1000], ["one layer", "a layer each"])

@@ -1,5 +1,6 @@
-"""The memory's own speed: a plain loop over the arrays of an optimizer that does nothing but an add for each
-array it writes.
+"""The memory's own speed: a plain loop over the arrays of an optimizer.
+
+The loop does nothing but an add for each array that it writes.
 """
 
 from functools import partial
@@ -14,8 +15,9 @@ CHUNKS = (4096, 65536, None)
 
 
 def arrays_of(job):
-    """Return a job's arrays as (updated, read, written): read and written, only read, only written by one
-    step.
+    """Return a job's arrays as (updated, read, written).
+
+    One step reads and writes the first, only reads the second, and only writes the third.
     """
     (pair, states), *others = job.layers[0].get_params()
     if others:

@@ -203,7 +203,7 @@ class LARS(Optimizer):
     ) -> None: ...
 
 class MARS(Optimizer):
-    """AdamW of gradients that are corrected by their change since the step before, which lessens their noise."""
+    """AdamW of gradients that are corrected by their change since the step before."""
 
     beta_1: Any
     beta_2: Any

@@ -6,9 +6,9 @@ from nbopt.optimizers.hyper import hyper
 
 
 class MARS(Optimizer):
-    """AdamW of gradients that are corrected by their change since the step before, which lessens their noise.
+    """AdamW of gradients that are corrected by their change since the step before.
 
-    Vectors get AdamW itself.
+    That lessens their noise. Vectors get AdamW itself.
 
     In call ``t``, counted from 1, with ``g`` the gradient after its clips and ``h`` that of the step before,
     which is 0 at first::

@@ -94,8 +94,8 @@ def check_rule(optimizer, program, params):
         raise ArgumentError(
             f"{optimizer.classnm} reduces over whole parameters or steps here, which are split over "
             "processes (DTensors), and nbopt does not add up over processes yet. Turn off "
-            "gradient_clip_norm and skip_nonfinite (torch.nn.utils.clip_grad_norm_ clips DTensors), or take a rule without "
-            "reductions"
+            "gradient_clip_norm and skip_nonfinite (torch.nn.utils.clip_grad_norm_ clips DTensors), "
+            "or take a rule without reductions"
         )
 
 

@@ -72,9 +72,8 @@ class Function:
 
     def translate(self, body):
         """Go through the body's statements, labels and braces."""
-        body = re.sub(
-            r"\{((?:\s*[%\w]+\s*,)*\s*[%\w]+\s*)\}", r"<\1>", body
-        )  # lists of registers, which are no blocks
+        # Lists of registers are no blocks.
+        body = re.sub(r"\{((?:\s*[%\w]+\s*,)*\s*[%\w]+\s*)\}", r"<\1>", body)
         blocks = 0
         for token in re.findall(r"[{}]|[\w$]+:|[^;{}:]+;", body):
             if token == "{":
@@ -393,19 +392,24 @@ class Function:
         if self.kind == "func":
             arguments = ", ".join(f"u64 P_{name}" for name in self.parameters)
             return (
-                f"static u64 function_{self.name}({arguments}) {{ u64 result; {variables}\n{body}\nreturn"
-                " result; }"
+                f"static u64 function_{self.name}({arguments}) {{ u64 result; {variables}\n{body}\nreturn "
+                "result; }"
             )
         taken = " ".join(f"u64 P_{name} = *(u64*)P[{k}];" for k, name in enumerate(self.parameters))
         if not self.has_barriers:
-            return f"""static void thread{number}(u32 tid, u32 ntid, u32 ctaid, u32 nctaid, void** P) {{ {taken} {variables}
+            return f"""static void thread{number}(u32 tid, u32 ntid, u32 ctaid, u32 nctaid, void** P) {{
+{taken} {variables}
 {body}
 }}
 static void run{number}(u32 blocks, u32 threads, void** P) {{
-  for (u32 block = blocks; block-- > 0;) for (u32 tid = threads; tid-- > 0;) thread{number}(tid, threads, block, blocks, P);
+  for (u32 block = blocks; block-- > 0;)
+    for (u32 tid = threads; tid-- > 0;)
+      thread{number}(tid, threads, block, blocks, P);
 }}"""
         return f"""struct thread{number} {{ int next, done; {variables} }};
-static void go{number}(struct thread{number}* t, u32 tid, u32 ntid, u32 ctaid, u32 nctaid, void** P, u8* memory) {{ {taken}
+static void go{number}(
+    struct thread{number}* t, u32 tid, u32 ntid, u32 ctaid, u32 nctaid, void** P, u8* memory
+) {{ {taken}
 switch (t->next) {{ case 0:;
 {body}
 }} t->done = 1; }}

@@ -1,5 +1,6 @@
-"""Python runs this at its start where run.py has put its folder on the path: linking gives PTX, which the
-emulated driver takes, in place of SASS.
+"""Python runs this at its start where run.py has put its folder on the path.
+
+Linking gives PTX, which the emulated driver takes, in place of SASS.
 
 Other libraries are out: one that brings its own CUDA would call functions of the driver that the emulated one
 does not have."""

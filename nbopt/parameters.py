@@ -59,8 +59,8 @@ def _counting(name):
 
 
 for _name in (
-    "__setitem__", "__delitem__", "__iadd__", "__imul__", "append", "extend", "insert", "pop", "remove", "clear",
-    "reverse", "sort",
+    "__setitem__", "__delitem__", "__iadd__", "__imul__", "append", "extend", "insert", "pop", "remove",
+    "clear", "reverse", "sort",
 ):  # fmt: skip
     setattr(_Counted, _name, _counting(_name))
 
@@ -222,8 +222,8 @@ class Parameters(NervanaObject):
         """Return the lists of states, each of which notes its changes from now on."""
         if not self._states and self.params:
             raise LayerError(
-                f"layer {self.name!r} has no lists of states any more. To start afresh, write"
-                " layer.states = [[] for _ in layer.params]"
+                f"layer {self.name!r} has no lists of states any more. To start afresh, write "
+                "layer.states = [[] for _ in layer.params]"
             )
         states = self._one_each(self._states, "lists of states")
         if not all(type(own) is _Counted and own.changes is self.changes for own in states):

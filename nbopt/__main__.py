@@ -1,15 +1,20 @@
 """``python -m nbopt``: what is installed, what can be used, and whether it gives the right results."""
 
+from __future__ import annotations
+
 import platform
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 import nbopt
 from nbopt.backends import backend_problem, known_backends
+from nbopt.optimizers.base import Optimizer
 
 
-def _versions():
+def _versions() -> Iterator[tuple[str, str]]:
     from importlib.metadata import PackageNotFoundError, version
 
     for package in ("numpy", "numba", "llvmlite", "ml_dtypes", "numba-cuda", "tbb"):
@@ -19,7 +24,7 @@ def _versions():
             yield package, "not installed"
 
 
-def _optimizers():
+def _optimizers() -> dict[str, Optimizer]:
     """Return one instance of every optimizer by its name, and of the options that make other kernels."""
     chosen = {
         "GradientDescentMomentum": nbopt.GradientDescentMomentum(0.1, 0.9, wdecay=0.01),
@@ -37,7 +42,7 @@ def _optimizers():
     return dict(sorted(chosen.items()))
 
 
-def _trained(backend, optimizer, dtype):
+def _trained(backend: str, optimizer: Optimizer, dtype: str) -> bytes:
     """Return all bytes of parameters and states after seven steps on `backend`."""
     rng = np.random.default_rng(7)
     with nbopt.use_backend(backend, rng_seed=7, batch_size=16) as be:
@@ -49,7 +54,7 @@ def _trained(backend, optimizer, dtype):
         return b"".join(tensor.get().tobytes() for tensor in tensors)
 
 
-def self_check(write=print):
+def self_check(write: Callable[[str], object] = print) -> bool:
     """Run every optimizer on every usable backend and compare bit for bit with the reference.
 
     Parameters
@@ -85,7 +90,7 @@ def self_check(write=print):
     return good
 
 
-def main():
+def main() -> int:
     """Print the report; return the exit status, 1 when a check failed."""
     print(
         f"nbopt {nbopt.__version__}, Python {platform.python_version()}, {platform.system()} "
@@ -99,7 +104,8 @@ def main():
     for name, title in (("cpu", "CPU"), ("cuda", "GPU")):
         if backend_problem(name) is None:
             print(f"\n{title}")
-            for label, value in nbopt.set_backend(name).report().items():
+            be: Any = nbopt.set_backend(name)  # these two have a report
+            for label, value in be.report().items():
                 print(f"  {label:28}{value}")
     print("\nself-check against the reference")
     good = self_check(lambda line: print("  " + line))

@@ -5,12 +5,16 @@ group ``nbopt.backends``: a package that declares ``toy = "package.module:ToyBac
 ``nbopt.set_backend("toy")``.
 """
 
+from __future__ import annotations
+
 import copyreg
 import importlib
 import importlib.metadata
 import os
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -29,19 +33,19 @@ _GROUP = "nbopt.backends"
 
 
 def gen_backend(
-    backend="cpu",
-    rng_seed=None,
-    datatype=np.float32,
-    batch_size=1,
-    stochastic_round=False,
-    device_id=0,
-    max_devices=None,
-    compat_mode=None,
-    deterministic_update=None,
-    deterministic=None,
-    num_threads=None,
-    fast_math=False,
-):
+    backend: str | Backend = "cpu",
+    rng_seed: int | None = None,
+    datatype: Any = np.float32,
+    batch_size: int = 1,
+    stochastic_round: bool | int = False,
+    device_id: int = 0,
+    max_devices: object = None,
+    compat_mode: object = None,
+    deterministic_update: object = None,
+    deterministic: object = None,
+    num_threads: int | None = None,
+    fast_math: bool = False,
+) -> Backend:
     """Make a backend and set it for all objects of the process, as neon's function of the same name does.
 
     Parameters
@@ -99,7 +103,7 @@ def gen_backend(
     )
 
 
-def set_backend(name_or_backend, **options):
+def set_backend(name_or_backend: str | Backend, **options: Any) -> Backend:
     """Set the backend that all objects of the process use, and return it.
 
     Parameters
@@ -135,12 +139,12 @@ def set_backend(name_or_backend, **options):
     return backend
 
 
-def new_backend(name, **options):
+def new_backend(name: str, **options: Any) -> Backend:
     """Return a new backend, which is not made the current one. See `set_backend` for the arguments."""
     return _usable_class(name)(**options)
 
 
-def get_backend():
+def get_backend() -> Backend:
     """Return the current backend.
 
     If none is set, the one that NBOPT_BACKEND names is installed, else the CPU backend.
@@ -167,7 +171,7 @@ def get_backend():
 
 
 @contextmanager
-def use_backend(name_or_backend, **options):
+def use_backend(name_or_backend: str | Backend, **options: Any) -> Iterator[Backend]:
     """Set a backend for the duration of a ``with`` block, and restore the former one afterwards.
 
     The backend is set as by `set_backend`, for the whole process.
@@ -190,7 +194,7 @@ def use_backend(name_or_backend, **options):
         NervanaObject.be = previous
 
 
-def available_backends():
+def available_backends() -> list[str]:
     """Return the names of the backends that can be used on this machine.
 
     Returns
@@ -201,7 +205,7 @@ def available_backends():
     return [name for name in known_backends() if backend_problem(name) is None]
 
 
-def known_backends():
+def known_backends() -> list[str]:
     """Return the names of all backends, built-in and installed, usable here or not.
 
     Returns
@@ -211,7 +215,7 @@ def known_backends():
     return [*_BUILT_IN, *(name for name in _entry_points() if name not in _BUILT_IN)]
 
 
-def backend_problem(name):
+def backend_problem(name: str) -> str | None:
     """Return why a backend can't be used here.
 
     Parameters
@@ -229,7 +233,7 @@ def backend_problem(name):
         return str(error)
 
 
-def _usable_class(name):
+def _usable_class(name: Any) -> type[Backend]:
     cls = _load(name)
     problem = cls.problem()
     if problem:
@@ -237,11 +241,11 @@ def _usable_class(name):
     return cls
 
 
-def _entry_points():
+def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
     return {point.name: point for point in importlib.metadata.entry_points(group=_GROUP)}
 
 
-def _load(name):
+def _load(name: Any) -> type[Backend]:
     key = _NEON_NAMES.get(name, name) if isinstance(name, str) else name
     if isinstance(key, str) and key in _BUILT_IN:
         module, cls = _BUILT_IN[key].split(":")
@@ -269,17 +273,17 @@ def _load(name):
     return cls
 
 
-def _requirement(name):
+def _requirement(name: str) -> str:
     return {"cuda": '"nbopt[cuda13]" (or "nbopt[cuda12]", by the driver)'}.get(name, "numba")
 
 
-def _reduced(tensor):
+def _reduced(tensor: Tensor) -> tuple[Any, ...]:
     # Backends hold compiled code and devices; the copy belongs to the backend that is current where it is
     # loaded.
     return _rebuilt, (tensor.be.picklable(tensor.storage), tensor.name, tensor.rounding)
 
 
-def _rebuilt(array, name, rounding):
+def _rebuilt(array: Any, name: str | None, rounding: bool | int) -> Tensor:
     be = get_backend()
     tensor = be.wrap(array) if be.memory == "host" else be.array(array, array.dtype)
     tensor.name, tensor.rounding = name, rounding

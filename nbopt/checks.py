@@ -4,8 +4,12 @@ Each takes a name and a value. It returns the value that is kept, and raises Arg
 no sense. Its attribute ``type`` says in a word what it takes, for documentation.
 """
 
+from __future__ import annotations
+
 import math
 import numbers
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,7 +17,16 @@ from nbopt.arrays.tensor import Tensor, normalise_rounding
 from nbopt.errors import ArgumentError
 
 
-def unwrapped(value):
+class Check(Protocol):
+    """A check of a hyper-parameter; see the module."""
+
+    type: str
+
+    def __call__(self, name: str, value: Any, /) -> Any:
+        """Return the value that is kept."""
+
+
+def unwrapped(value: Any) -> Any:
     """Return the number in an array or tensor without dimensions, else `value` itself.
 
     The array may be NumPy's, PyTorch's, JAX's or another's.
@@ -23,21 +36,21 @@ def unwrapped(value):
     return value.get().item() if isinstance(value, Tensor) else value.item()
 
 
-def _takes(text):
+def _takes(text: str) -> Callable[[Any], Check]:
     """Return a decorator that notes on a check what it takes."""
 
-    def noted(check):
+    def noted(check: Any) -> Check:
         check.type = text
         return check
 
     return noted
 
 
-def _check(condition, allowed, kind=float):
+def _check(condition: Callable[[Any], bool], allowed: str, kind: type = float) -> Check:
     text = allowed.replace("a finite number", "float").replace("a number", "float").replace("an int", "int")
 
     @_takes(text)
-    def check(name, value):
+    def check(name: str, value: Any) -> Any:
         value = unwrapped(value)
         if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
             try:
@@ -66,14 +79,14 @@ positive_int = _check(lambda x: x >= 1, "an int from 1 on", int)
 epoch = _check(lambda x: 0 <= x < math.inf, "a number from 0 on")
 
 
-def optional(check):
+def optional(check: Check) -> Check:
     """Return `check`, with None allowed too."""
     takes = f"{getattr(check, 'type', 'object')}, optional"
     return _takes(takes)(lambda name, value: value if value is None else check(name, value))
 
 
 @_takes("Schedule, optional")
-def schedule(name, value):
+def schedule(name: str, value: Any) -> Any:
     """Check a schedule: an object with a method get_learning_rate, or None."""
     if value is not None and (
         isinstance(value, type) or not callable(getattr(value, "get_learning_rate", None))
@@ -85,7 +98,7 @@ def schedule(name, value):
 
 
 @_takes("bool or int")
-def rounding(name, value):
+def rounding(name: str, value: Any) -> bool | int:
     """Check a stochastic_round setting and return its normal form."""
     try:
         return normalise_rounding(value)
@@ -94,7 +107,7 @@ def rounding(name, value):
 
 
 @_takes("float, or array or Tensor of one element")
-def loss_scale(name, value):
+def loss_scale(name: str, value: Any) -> Any:
     """Check a loss scale: a number, or an array or tensor of one element, which may be on a device."""
     if isinstance(value, (numbers.Real, type(None))):
         return positive(name, value)
@@ -106,7 +119,7 @@ def loss_scale(name, value):
 
 
 @_takes("bool")
-def boolean(name, value):
+def boolean(name: str, value: Any) -> bool:
     """Check a flag and return it as a bool."""
     if not isinstance(value, (bool, np.bool_)):
         raise ArgumentError(f"{name} must be True or False, not {value!r}")

@@ -1,11 +1,16 @@
 """Look at, and prepare, the kernels of a step."""
 
+from collections.abc import Iterable
+
 from nbopt.backends import get_backend
 from nbopt.errors import ArgumentError
+from nbopt.interface.backend import Backend
+from nbopt.interface.update import Update
+from nbopt.layers import Layer
 from nbopt.optimizers.base import Optimizer
 
 
-def explain(optimizer, layers, epoch=0):
+def explain(optimizer: Optimizer, layers: Iterable[Layer], epoch: int = 0) -> str:
     """Return the text of the kernels that ``optimizer.optimize(layers, epoch)`` runs on the current backend.
 
     Parameters
@@ -33,12 +38,12 @@ def explain(optimizer, layers, epoch=0):
     return "\n".join(dict.fromkeys([*guards, *texts]))
 
 
-def _members(optimizer):
+def _members(optimizer: Optimizer) -> list[Optimizer]:
     inside = getattr(optimizer, "optimizer_mapping", None)
     return [optimizer] if inside is None else [member for one in inside.values() for member in _members(one)]
 
 
-def _guard(optimizer):
+def _guard(optimizer: Optimizer) -> list[str]:
     """Return what the trace of an optimizer's rule depends on, as comments."""
     trace = optimizer.trace_in_use() if isinstance(optimizer, Optimizer) else None
     return (
@@ -48,7 +53,7 @@ def _guard(optimizer):
     )
 
 
-def compile(optimizer, layers, epoch=0):
+def compile(optimizer: Optimizer, layers: Iterable[Layer], epoch: int = 0) -> None:
     """Prepare the kernels of ``optimizer.optimize(layers, epoch)``.
 
     No value, state or counter changes. The first step then starts without a pause. Kernels are kept on disk
@@ -69,7 +74,7 @@ def compile(optimizer, layers, epoch=0):
     be.prepare_all(_updates(be, optimizer, layers, epoch))
 
 
-def _updates(be, optimizer, layers, epoch):
+def _updates(be: Backend, optimizer: Optimizer, layers: Iterable[Layer], epoch: int) -> list[Update]:
     if not isinstance(optimizer, Optimizer):
         raise ArgumentError(
             f"the optimizer must be one of nbopt's, such as nbopt.RMSProp(), not {optimizer!r}"

@@ -2,14 +2,25 @@
 
 import math
 import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 
+from nbopt.arrays.tensor import Tensor
 from nbopt.errors import LayerError, NboptError
+from nbopt.interface.backend import Backend
 from nbopt.language.ops import compute_dtype
 
 
-def get_param_list(layer_list):
+class Layer(Protocol):
+    """What optimizers ask of a layer. `get_param_list` says what it gives."""
+
+    def get_params(self) -> Any:
+        """Return ``((W, dW), states)``, or a list of these."""
+
+
+def get_param_list(layer_list: Iterable[Layer]) -> list[Any]:
     """Collect the parameters of layers.
 
     Parameters
@@ -43,7 +54,7 @@ def get_param_list(layer_list):
     return found
 
 
-def as_layers(layer_list):
+def as_layers(layer_list: Iterable[Any]) -> list[Any]:
     """Return `layer_list`, any iterable, as a list."""
     try:
         return list(layer_list)
@@ -53,7 +64,7 @@ def as_layers(layer_list):
         ) from None
 
 
-def check_distinct(layers):
+def check_distinct(layers: list[Any]) -> None:
     """Raise LayerError where a layer is listed twice."""
     if len({*map(id, layers)}) < len(layers):
         twice = next(
@@ -62,7 +73,7 @@ def check_distinct(layers):
         raise LayerError(f"{twice!r} is listed twice: its parameters would be updated twice in one step")
 
 
-def entries_of(params):
+def entries_of(params: Iterable[Any]) -> Iterator[tuple[Any, Any, list[Any]]]:
     """Yield (param, grad, states) of each entry that `get_param_list` has collected.
 
     A malformed one raises LayerError.
@@ -87,7 +98,7 @@ def entries_of(params):
         yield param, grad, states
 
 
-def rows_with_gradients(params):
+def rows_with_gradients(params: list[Any]) -> tuple[list[int], list[int]]:
     """Return where the gradients are.
 
     Parameters
@@ -111,7 +122,7 @@ def rows_with_gradients(params):
     return sizes, [row for row, (_, grad, _) in enumerate(entries) if grad is not None]
 
 
-def warn_of_lost_states(layer_list):
+def warn_of_lost_states(layer_list: Iterable[Layer]) -> bool:
     """Warn of the first layer that gives other lists of states whenever it is asked.
 
     What an optimizer puts there is lost.
@@ -139,7 +150,7 @@ def warn_of_lost_states(layer_list):
     return False
 
 
-def as_gradient(be, grad, param):
+def as_gradient(be: Backend, grad: Any, param: Tensor) -> Any:
     """Return what `Backend.wrap` can take to read a gradient: see `Backend.resolved`.
 
     A number, as NumPy's sums are, becomes a tensor.
@@ -160,7 +171,7 @@ def as_gradient(be, grad, param):
     return be.resolved(grad)
 
 
-def _explain_layers(layer_list, error):
+def _explain_layers(layer_list: Iterable[Any], error: Exception) -> None:
     for layer in as_layers(layer_list):
         if not callable(getattr(layer, "get_params", None)):
             raise LayerError(
@@ -169,7 +180,7 @@ def _explain_layers(layer_list, error):
             ) from error
 
 
-def wrapped(be, array, called):
+def wrapped(be: Backend, array: Any, called: str) -> Tensor:
     """Return ``be.wrap(array)``; an error says what the array is."""
     try:
         return be.wrap(array)
@@ -177,6 +188,6 @@ def wrapped(be, array, called):
         raise type(error)(f"{called}: {error}") from None
 
 
-def read(be, array, called):
+def read(be: Backend, array: Any, called: str) -> Tensor:
     """Return what `wrapped` does, for an array that is only read; see `Backend.resolved`."""
     return wrapped(be, be.resolved(array), called)

@@ -1,17 +1,21 @@
 """NervanaObject: the common base of everything that can be named, described and rebuilt."""
 
+from __future__ import annotations
+
 import inspect
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 from nbopt.errors import DescriptionError
+from nbopt.interface.backend import Backend
 
 # Public class path -> class. Only what stands here can be built from a description: a description never
 # imports anything.
 _registry: dict[str, type] = {}
 
 
-def registered_class(path):
+def registered_class(path: str) -> type[Any]:
     """Return the registered class that a description's ``type`` names.
 
     Parameters
@@ -54,25 +58,25 @@ class NervanaObject:
         The backend that all objects share; `nbopt.set_backend` sets it on this class.
     """
 
-    be: Any = None
+    be: Backend = None  # type: ignore[assignment]  # until one is set
     _numbers = itertools.count()
     _named = False
 
-    def __init__(self, name=None):
+    def __init__(self, name: str | None = None) -> None:
         self._named = name is not None
         self.name = name if self._named else f"{self.classnm}_{next(NervanaObject._numbers)}"
 
     @property
-    def classnm(self):
+    def classnm(self) -> str:
         """Str : the name of the class."""
         return type(self).__name__
 
     @property
-    def modulenm(self):
+    def modulenm(self) -> str:
         """Str : the path of the class, as a description's ``type`` gives it."""
         return _class_path(type(self))
 
-    def get_description(self, skip=()):
+    def get_description(self, skip: Iterable[str] = ()) -> dict[str, Any]:
         """Describe the object by its constructor's arguments, in plain Python values.
 
         Parameters
@@ -94,7 +98,7 @@ class NervanaObject:
         return {"type": self.modulenm, "config": config}
 
     @classmethod
-    def gen_class(cls, pdict):
+    def gen_class(cls, pdict: Any) -> Any:
         """Build an object from a description.
 
         Parameters
@@ -136,7 +140,7 @@ class NervanaObject:
             raise DescriptionError(f"{target.__name__} can't be built from {values}: {error}") from error
 
     @classmethod
-    def recursive_gen(cls, pdict, key):
+    def recursive_gen(cls, pdict: Any, key: Any) -> None:
         """Replace ``pdict[key]``, where it is a description, by the object that it describes.
 
         Parameters
@@ -148,7 +152,7 @@ class NervanaObject:
         """
         pdict[key] = _rebuild(pdict[key])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{self.classnm} {self.name!r}>"
 
 
@@ -160,30 +164,30 @@ class Described(NervanaObject):
         if not symbolic:  # else it stands for a class in a trace, see nbopt.optimizers.tracing
             _registry[_class_path(cls)] = cls
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Described):
             return NotImplemented
         return type(self) is type(other) and _equal(self.get_description(), other.get_description())
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         # Hyper-parameters change, hashes must not; equal objects share their class.
         return hash(type(self))
 
 
-def _class_path(cls):
+def _class_path(cls: type) -> str:
     """Return the public path: ``nbopt.RMSProp`` for a class of the library, whatever its file."""
     package = cls.__module__.partition(".")[0]
     return f"nbopt.{cls.__name__}" if package == "nbopt" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def constructor_arguments(cls):
+def constructor_arguments(cls: type) -> list[str]:
     """Return the names of the arguments of a class's constructor."""
     kinds = inspect.Parameter
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
     return [p.name for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
 
 
-def _equal(one, other):
+def _equal(one: Any, other: Any) -> bool:
     """Return whether two descriptions, or values in them, are equal.
 
     Arrays are equal if their dtypes, shapes and elements are.
@@ -207,11 +211,11 @@ def _equal(one, other):
         return False
 
 
-def _is_description(value):
+def _is_description(value: Any) -> bool:
     return isinstance(value, dict) and "type" in value and set(value) <= {"type", "config"}
 
 
-def _describe(value):
+def _describe(value: Any) -> Any:
     if isinstance(value, NervanaObject):
         return value.get_description()
     if isinstance(value, dict):
@@ -221,7 +225,7 @@ def _describe(value):
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 
-def _rebuild(value):
+def _rebuild(value: Any) -> Any:
     if _is_description(value):
         return NervanaObject.gen_class(value)
     if isinstance(value, dict):

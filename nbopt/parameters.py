@@ -1,11 +1,16 @@
 """Parameters: raw arrays as a layer."""
 
+from __future__ import annotations
+
 import itertools
+from collections.abc import Callable, Iterable
 from operator import is_
 from typing import Any
 
+from nbopt.arrays.tensor import Tensor
 from nbopt.backends import get_backend
 from nbopt.errors import LayerError, NboptError
+from nbopt.interface.backend import Backend
 from nbopt.layers import as_gradient
 from nbopt.naming import NervanaObject
 
@@ -24,33 +29,34 @@ class _Changes:
     """
 
     __slots__ = ("of", "serial")
+    serial: int | None
 
-    def __init__(self, of=None):
+    def __init__(self, of: _Changes | None = None) -> None:
         self.of = of
         self.note()
 
-    def note(self):
+    def note(self) -> None:
         """Take another number."""
         self.serial = next(_serials)
         if self.of is not None:
             self.of.note()
 
 
-class _Counted(list):
+class _Counted(list[Any]):
     """A list that notes the changes of its entries."""
 
-    def __init__(self, values, changes):
+    def __init__(self, values: Iterable[Any], changes: _Changes) -> None:
         super().__init__(values)
         self.changes = changes
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return list, (list(self),)
 
 
-def _counting(name):
+def _counting(name: str) -> Callable[..., Any]:
     method = getattr(list, name)
 
-    def counted(self, *args, **options):
+    def counted(self: _Counted, *args: Any, **options: Any) -> Any:
         self.changes.note()
         return method(self, *args, **options)
 
@@ -104,7 +110,7 @@ class Parameters(NervanaObject):
     0.9
     """
 
-    def __init__(self, *pairs, name=None):
+    def __init__(self, *pairs: Any, name: str | None = None) -> None:
         super().__init__(name=name)
         for pair in pairs:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
@@ -121,34 +127,34 @@ class Parameters(NervanaObject):
         self.changes = _Changes()
         self._list_states([] for _ in pairs)
         self._backend: Any = None
-        self._tensors: list = []
+        self._tensors: list[Any] = []
         self._entries: Any = None
         self._listed = -1  # the number of the list of states when the entries were made
 
     @property
-    def params(self):
+    def params(self) -> tuple[Any, ...]:
         """Tuple : the parameters, as they were given or set last."""
         return self._params
 
     @params.setter
-    def params(self, params):
+    def params(self, params: Iterable[Any]) -> None:
         self._params = tuple(self._one_each(params, "parameters"))
         self._backend = None
         self.changes.note()
 
     @property
-    def states(self):
+    def states(self) -> list[list[Tensor]]:
         """List of list of Tensor : what optimizers keep for each parameter."""
         return self._states
 
     @states.setter
-    def states(self, states):
+    def states(self, states: Iterable[Any]) -> None:
         self._list_states(self._one_each(states, "lists of states"))
 
-    def _list_states(self, states):
+    def _list_states(self, states: Iterable[Any]) -> None:
         self._states: Any = _Counted(states, _Changes(self.changes))
 
-    def _one_each(self, values, called):
+    def _one_each(self, values: Iterable[Any], called: str) -> list[Any]:
         values = list(values)
         if len(values) != len(self.params):
             raise LayerError(
@@ -158,17 +164,17 @@ class Parameters(NervanaObject):
         return values
 
     @property
-    def grads(self):
+    def grads(self) -> tuple[Any, ...]:
         """Tuple : the gradients, as they were given or set last."""
         return tuple(self._grads)
 
     @grads.setter
-    def grads(self, grads):
+    def grads(self, grads: Iterable[Any]) -> None:
         self._grads = self._one_each(grads, "gradients")
         self._entries = None
         self.changes.note()
 
-    def set_grad(self, index, grad):
+    def set_grad(self, index: int, grad: Any) -> None:
         """Replace the gradient of one parameter.
 
         Parameters
@@ -182,7 +188,7 @@ class Parameters(NervanaObject):
         self._entries = None
         self.changes.note()
 
-    def get_params(self):
+    def get_params(self) -> list[Any]:
         """Return what optimizers ask layers for.
 
         Returns
@@ -218,7 +224,7 @@ class Parameters(NervanaObject):
             self.changes.note()
         return self._entries
 
-    def _lists_of_states(self):
+    def _lists_of_states(self) -> list[Any]:
         """Return the lists of states, each of which notes its changes from now on."""
         if not self._states and self.params:
             raise LayerError(
@@ -232,7 +238,7 @@ class Parameters(NervanaObject):
             self._states[:] = [counted.get(id(own), own) for own in states]
         return list(self._states)
 
-    def _wrapped(self, be, arrays, called):
+    def _wrapped(self, be: Backend, arrays: Iterable[Any], called: str) -> list[Tensor | None]:
         found = []
         for number, array in enumerate(arrays):
             try:
@@ -241,17 +247,17 @@ class Parameters(NervanaObject):
                 raise type(error)(f"{called} {number} of layer {self.name!r}: {error}") from None
         return found
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_backend": None, "_tensors": [], "_entries": None}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.changes = _Changes()
         self._list_states(self._states)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.params)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(p.shape)) for p in self.params)
         return f"<Parameters {self.name!r}: {shapes}>"

@@ -2,6 +2,8 @@
 
 import bisect
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from nbopt import checks
 from nbopt.errors import ArgumentError
@@ -25,7 +27,9 @@ class Schedule(Described):
     earlier calls.
     """
 
-    def __init__(self, step_config=None, change=1.0):
+    def __init__(
+        self, step_config: int | Sequence[float] | None = None, change: float | Sequence[float] = 1.0
+    ) -> None:
         super().__init__()
         self.step_config, self.change = _step_config(step_config), _change(change)
         if isinstance(self.change, list):
@@ -35,7 +39,7 @@ class Schedule(Described):
                 )
             _same_length(self.step_config, self.change)
 
-    def get_learning_rate(self, learning_rate, epoch):
+    def get_learning_rate(self, learning_rate: float, epoch: float) -> float:
         """Return the learning rate of an epoch.
 
         Parameters
@@ -71,7 +75,7 @@ class StepSchedule(Described):
         The rate from the epoch at the same position on.
     """
 
-    def __init__(self, step_config, change):
+    def __init__(self, step_config: Sequence[float], change: Sequence[float]) -> None:
         super().__init__()
         self.step_config, self.change = _step_config(step_config), _change(change)
         if not (isinstance(self.step_config, list) and isinstance(self.change, list)):
@@ -80,7 +84,7 @@ class StepSchedule(Described):
             )
         _same_length(self.step_config, self.change)
 
-    def get_learning_rate(self, learning_rate, epoch):
+    def get_learning_rate(self, learning_rate: float, epoch: float) -> float:
         """Return the learning rate of an epoch; see `Schedule.get_learning_rate`."""
         return _latest(self.step_config, self.change, learning_rate, epoch)
 
@@ -96,12 +100,12 @@ class PowerSchedule(Described):
         The factor of each change.
     """
 
-    def __init__(self, step_config, change):
+    def __init__(self, step_config: int, change: float) -> None:
         super().__init__()
         self.step_config = checks.positive_int("step_config", step_config)
         self.change = checks.non_negative("change", change)
 
-    def get_learning_rate(self, learning_rate, epoch):
+    def get_learning_rate(self, learning_rate: float, epoch: float) -> float:
         """Return the learning rate of an epoch; see `Schedule.get_learning_rate`."""
         return learning_rate * _power(self, self.change, math.floor(epoch / self.step_config), epoch)
 
@@ -114,11 +118,11 @@ class ExpSchedule(Described):
     decay : float
     """
 
-    def __init__(self, decay):
+    def __init__(self, decay: float) -> None:
         super().__init__()
         self.decay = checks.non_negative("decay", decay)
 
-    def get_learning_rate(self, learning_rate, epoch):
+    def get_learning_rate(self, learning_rate: float, epoch: float) -> float:
         """Return the learning rate of an epoch; see `Schedule.get_learning_rate`."""
         return learning_rate / (1.0 + self.decay * epoch)
 
@@ -133,12 +137,12 @@ class PolySchedule(Described):
     power : float
     """
 
-    def __init__(self, total_epochs, power):
+    def __init__(self, total_epochs: float, power: float) -> None:
         super().__init__()
         self.total_epochs = checks.positive("total_epochs", total_epochs)
         self.power = checks.non_negative("power", power)
 
-    def get_learning_rate(self, learning_rate, epoch):
+    def get_learning_rate(self, learning_rate: float, epoch: float) -> float:
         """Return the learning rate of an epoch; see `Schedule.get_learning_rate`."""
         return learning_rate * max(0.0, 1.0 - epoch / self.total_epochs) ** self.power
 
@@ -154,17 +158,17 @@ class ShiftSchedule(Described):
         By how many bits.
     """
 
-    def __init__(self, interval, shift_size=1):
+    def __init__(self, interval: int, shift_size: float = 1) -> None:
         super().__init__()
         self.interval = checks.positive_int("interval", interval)
         self.shift_size = checks.finite("shift_size", shift_size)
 
-    def get_learning_rate(self, learning_rate, epoch):
+    def get_learning_rate(self, learning_rate: float, epoch: float) -> float:
         """Return the learning rate of an epoch; see `Schedule.get_learning_rate`."""
         return learning_rate * _power(self, 2.0, -self.shift_size * math.floor(epoch / self.interval), epoch)
 
 
-def _power(schedule, factor, exponent, epoch):
+def _power(schedule: Described, factor: float, exponent: float, epoch: float) -> float:
     try:
         return factor**exponent
     except OverflowError:
@@ -174,7 +178,7 @@ def _power(schedule, factor, exponent, epoch):
         ) from None
 
 
-def _step_config(value):
+def _step_config(value: Any) -> Any:
     if value is None:
         return None
     if isinstance(value, (list, tuple)):
@@ -185,13 +189,13 @@ def _step_config(value):
     return checks.positive_int("step_config", value)
 
 
-def _change(value):
+def _change(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [checks.non_negative("an entry of change", rate) for rate in value]
     return checks.non_negative("change", value)
 
 
-def _same_length(steps, changes):
+def _same_length(steps: Sequence[float], changes: Sequence[float]) -> None:
     if len(steps) != len(changes):
         raise ArgumentError(
             f"step_config has {len(steps)} epochs and change {len(changes)} rates: there must be one rate "
@@ -199,6 +203,6 @@ def _same_length(steps, changes):
         )
 
 
-def _latest(steps, rates, learning_rate, epoch):
+def _latest(steps: Sequence[float], rates: Sequence[float], learning_rate: float, epoch: float) -> float:
     passed = bisect.bisect_right(steps, epoch)
     return rates[passed - 1] if passed else learning_rate

@@ -1,8 +1,13 @@
-"""The text of ``nbopt/optimizers/__init__.pyi``: the constructors, for editors and type checkers."""
+"""The text of ``nbopt/optimizers/__init__.pyi``: the constructors, for editors and type checkers.
+
+Likewise that of ``nbopt/arrays/methods.pyi``: the ops.
+"""
 
 import inspect
 
 from nbopt import optimizers
+from nbopt.interface.backend import Backend
+from nbopt.language import ops
 
 HEAD = """\
 # Written from the declarations of hyper-parameters (see hyper.py):
@@ -71,3 +76,40 @@ def text():
         imports="\n".join(imports), names="\n".join(f'    "{name}",' for name in optimizers.__all__)
     )
     return "\n".join([head, *map(class_text, made.values())])
+
+
+#: The head of ``nbopt/arrays/methods.pyi``.
+OPS_HEAD = """\
+# Written from the op table: NBOPT_UPDATE_GOLDEN=1 pytest tests/test_signatures.py
+
+from nbopt.arrays.tensor import Tensor
+from nbopt.language.expressions import Node, Operand
+
+def add_methods(cls: type) -> None: ...
+
+class Ops:
+"""
+#: The types of an op's arguments. Others are operands.
+OPS_TYPES = {
+    "axis": "int | tuple[int, ...] | None",
+    "out": "Tensor | None",
+    "keepdims": "bool",
+    "value": "bool",
+}
+
+
+def ops_text():
+    """Return the text of ``nbopt/arrays/methods.pyi``: the ops as methods, for editors and type checkers."""
+    lines = []
+    names = [*ops.PRIMITIVES, *ops.COMPOSED, *ops.REDUCTIONS, "mean", "var", "std", "norm"]
+    for name in dict.fromkeys(names):
+        arguments = ["self"]
+        for parameter in list(inspect.signature(getattr(Backend, name)).parameters.values())[1:]:
+            default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+            arguments.append(f"{parameter.name}: {OPS_TYPES.get(parameter.name, 'Operand')}{default}")
+        lines += [
+            f"    def {name}(",
+            *(f"        {argument}," for argument in arguments),
+            "    ) -> Node: ...",
+        ]
+    return OPS_HEAD + "\n".join(lines) + "\n"

@@ -25,9 +25,19 @@ MODULES = {module_name(root, path): path for root in ROOTS.values() for path in 
 PACKAGES = {name for name, path in MODULES.items() if path.name == "__init__.py"}
 
 
+class WithoutTypes(ast.NodeTransformer):
+    """Leaves out what type checkers alone read."""
+
+    def visit_If(self, node):
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+
+
 def imported(module):
-    """Yield (module, whether at import time) for every import statement of `module`."""
-    tree = ast.parse(MODULES[module].read_text())
+    """Yield (module, whether at import time) for every import statement of `module`.
+
+    Imports for type checkers alone do not count.
+    """
+    tree = WithoutTypes().visit(ast.parse(MODULES[module].read_text()))
     inside = {
         id(node)
         for function in ast.walk(tree)

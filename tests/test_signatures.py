@@ -12,6 +12,7 @@ import stub
 
 import nbopt
 from nbopt import errors, optimizers
+from nbopt.arrays import methods
 
 FIRST = "stochastic_round=False, learning_rate"
 MOMENTS = "beta_1=0.9, beta_2=0.999, epsilon=1e-08"
@@ -107,9 +108,16 @@ def made(name, **options):
     return CLASSES[name](**{**needed, **options})
 
 
+def signature(kind):
+    """The arguments of a class, without their types."""
+    found = inspect.signature(kind)
+    arguments = [argument.replace(annotation=found.empty) for argument in found.parameters.values()]
+    return str(inspect.Signature(arguments))
+
+
 def test_signatures():
     """Names, order, defaults and keyword-only parts are those that programs rely on."""
-    found = {name: str(inspect.signature(kind)) for name, kind in CLASSES.items()}
+    found = {name: signature(kind) for name, kind in CLASSES.items()}
     assert found == {name: f"({arguments})" for name, arguments in SIGNATURES.items()}
 
 
@@ -197,6 +205,16 @@ def test_values_are_checked(name):
         with pytest.raises(errors.ArgumentError) as constructed:
             made(name, **{key: wrong})
         assert str(constructed.value) == str(assigned.value)
+
+
+def test_type_checkers_see_the_ops():
+    """The file that editors and type checkers read has the ops that there are."""
+    path = pathlib.Path(methods.__file__).with_suffix(".pyi")
+    if os.environ.get("NBOPT_UPDATE_GOLDEN") == "1":
+        path.write_text(stub.ops_text())
+    assert path.read_text() == stub.ops_text(), (
+        "run NBOPT_UPDATE_GOLDEN=1 pytest tests/test_signatures.py, and read what it wrote"
+    )
 
 
 def test_type_checkers_see_the_constructors():

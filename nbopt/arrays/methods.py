@@ -10,6 +10,10 @@ from nbopt.language.ops import COMPOSED, PRIMITIVES, REDUCTIONS
 from nbopt.language.values import Value
 
 
+class Ops:
+    """What type checkers know of these methods, in ``methods.pyi``. Here it has none: see `add_methods`."""
+
+
 def _reduced(name, value, axis, keepdims):
     """Return a reduction of a node, in a rule or outside of it.
 

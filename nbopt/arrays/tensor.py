@@ -1,18 +1,24 @@
 """Tensor: a backend's handle of an array."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from operator import index
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbopt.errors import ArgumentError, OperandError, ShapeError
 from nbopt.language.expressions import Node, as_number
 
+if TYPE_CHECKING:
+    from nbopt.interface.backend import Backend
+
 _serials = itertools.count()
 
 
-def normalise_rounding(value):
+def normalise_rounding(value: object) -> bool | int:
     """Return a rounding setting in its normal form.
 
     Parameters
@@ -67,7 +73,9 @@ class Tensor(Node):
 
     __slots__ = ("__weakref__", "_rounding", "be", "dtype", "name", "serial", "shape", "storage")
 
-    def __init__(self, be, storage, name=None, rounding=False):
+    def __init__(
+        self, be: Backend, storage: Any, name: str | None = None, rounding: bool | int = False
+    ) -> None:
         self.be = be
         self.storage = storage
         self.shape = tuple(storage.shape)
@@ -77,29 +85,29 @@ class Tensor(Node):
         self._rounding = rounding
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Int : the number of elements."""
         return math.prod(self.shape)
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         """Int : the number of dimensions."""
         return len(self.shape)
 
     @property
-    def rounding(self):
+    def rounding(self) -> bool | int:
         """Bool or int : how stored values are rounded; see `nbopt.arrays.tensor.normalise_rounding`."""
         return self._rounding
 
     @rounding.setter
-    def rounding(self, value):
+    def rounding(self, value: bool | int) -> None:
         rounding = normalise_rounding(value)
         if rounding is not self._rounding:
             self._rounding = rounding
             self.serial = next(_serials)  # plans look again at a tensor with another serial
             Tensor.roundings_set += 1
 
-    def get(self):
+    def get(self) -> np.ndarray[Any, Any]:
         """Return the values.
 
         Returns
@@ -109,7 +117,7 @@ class Tensor(Node):
         """
         return self.be.to_numpy(self)
 
-    def set(self, values):
+    def set(self, values: Any) -> Tensor:
         """Copy values into the tensor, rounded to nearest.
 
         Parameters
@@ -125,7 +133,7 @@ class Tensor(Node):
         self.be.set_values(self, values)
         return self
 
-    def fill(self, value):
+    def fill(self, value: float) -> Tensor:
         """Set every element to one number, rounded to nearest.
 
         Parameters
@@ -140,7 +148,7 @@ class Tensor(Node):
         self.be.set_values(self, as_number(value))
         return self
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Tensor:
         """Return a view: ``t[2:5]``, ``t[:, 0]``.
 
         Slices and integers only, so that it always shares the memory.
@@ -159,11 +167,11 @@ class Tensor(Node):
             raise ShapeError(f"{self!r} has no such part: {error}") from None
 
     @property
-    def is_contiguous(self):
+    def is_contiguous(self) -> bool:
         """Bool : whether the elements lie one after the other in memory, in C order."""
         return bool(self.storage.flags.c_contiguous)
 
-    def reshape(self, *shape):
+    def reshape(self, *shape: Any) -> Tensor:
         """Return a view of another shape: ``t.reshape(3, 4)`` or ``t.reshape((3, 4))``.
 
         Parameters
@@ -198,34 +206,34 @@ class Tensor(Node):
             )
         return Tensor(self.be, storage, self.name, self._rounding)
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: Any, value: Any) -> None:
         """Evaluate `value` (an expression, tensor, number or array) and store it here."""
         target = self if isinstance(key, slice) and key == slice(None) else self[key]
         self.be.assign(target, value)
 
-    def __len__(self):
+    def __len__(self) -> int:
         if not self.shape:
             raise OperandError("a tensor without dimensions has no length")
         return self.shape[0]
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         return self.get() if dtype is None else self.get().astype(dtype)
 
     # Protocols for other libraries. Storage that has none of them gives AttributeError, as if they were not
     # here.
 
     @property
-    def __cuda_array_interface__(self):
+    def __cuda_array_interface__(self) -> Any:
         return self.storage.__cuda_array_interface__
 
     @property
-    def __dlpack__(self):
+    def __dlpack__(self) -> Any:
         return self.storage.__dlpack__
 
     @property
-    def __dlpack_device__(self):
+    def __dlpack_device__(self) -> Any:
         return self.storage.__dlpack_device__
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""
         return f"<Tensor{name} {self.shape} {self.dtype.name}>"

@@ -13,13 +13,16 @@ import os
 import stat
 import tempfile
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from nbopt.checkpoints.state import Restoration, check_structure, state_dict
 from nbopt.errors import ArgumentError, CheckpointError
+from nbopt.layers import Layer
+from nbopt.optimizers.base import Optimizer
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # dtype -> what safetensors calls its storage. Its functions for NumPy don't know bfloat16.
@@ -37,12 +40,12 @@ _USE_ANOTHER = "Load an older checkpoint, or copy the file again from where it c
 class _Stored(NamedTuple):
     """An array in a file."""
 
-    dtype: np.dtype
-    shape: tuple
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
     digest: str
 
 
-def save(path, optimizer, layers):
+def save(path: str | os.PathLike[str], optimizer: Optimizer, layers: Iterable[Layer]) -> None:
     """Save to a file everything that the next step of a run depends on.
 
     `load` goes on from it with the same bits. The file is replaced as a whole: if the save fails, is killed,
@@ -99,7 +102,9 @@ def save(path, optimizer, layers):
     _replace(path, arrays, {"nbopt": text, "digest": _digest(np.frombuffer(text.encode(), np.uint8))})
 
 
-def load(path, optimizer, layers, hyperparameters=True):
+def load(
+    path: str | os.PathLike[str], optimizer: Optimizer, layers: Iterable[Layer], hyperparameters: bool = True
+) -> None:
     """Put back what `save` has saved: the next step gives the bits that it would have given there.
 
     Everything is checked before anything changes: the file down to its last byte, and that it fits the
@@ -148,7 +153,7 @@ def load(path, optimizer, layers, hyperparameters=True):
     restoration.commit()
 
 
-def _checked(path):
+def _checked(path: Any) -> str:
     """Return a path as a str. A number would be the handle of an open file, and closed."""
     if not isinstance(path, (str, bytes, os.PathLike)) or not path:
         raise ArgumentError(
@@ -165,7 +170,7 @@ _KINDS = {
 }
 
 
-def _refuse_other_than_files(path):
+def _refuse_other_than_files(path: str) -> None:
     """Raise OSError where something is at a path, or at the end of its links, and is no regular file."""
     try:
         mode = os.stat(path).st_mode
@@ -180,7 +185,7 @@ def _refuse_other_than_files(path):
         )
 
 
-def _tensor_names(state):
+def _tensor_names(state: Any) -> list[Any]:
     """Return [(name in the file, entry of the state), ...], each parameter and then its states.
 
     Layers and states are called by their names, or by their numbers where they have none, one that is not
@@ -197,7 +202,7 @@ def _tensor_names(state):
     return found
 
 
-def _labels(names):
+def _labels(names: list[str]) -> list[str]:
     counts = Counter(names)
     return [
         name if name and counts[name] == 1 and "/" not in name and not name.isdecimal() else str(k)
@@ -205,11 +210,11 @@ def _labels(names):
     ]
 
 
-def _digest(array):
-    return hashlib.blake2b(array.reshape(-1).view(np.uint8), digest_size=16).hexdigest()
+def _digest(array: np.ndarray[Any, Any]) -> str:
+    return hashlib.blake2b(array.reshape(-1).view(np.uint8).data, digest_size=16).hexdigest()
 
 
-def _replace(path, arrays, metadata):
+def _replace(path: str, arrays: dict[str, Any], metadata: dict[str, str]) -> None:
     from safetensors.numpy import save_file
 
     directory = os.path.dirname(path)
@@ -230,7 +235,7 @@ def _replace(path, arrays, metadata):
             _flush_directory(directory)
 
 
-def _flush_directory(directory):
+def _flush_directory(directory: str) -> None:
     """Wait until the new entry of a directory is on the disk."""
     handle = os.open(directory, os.O_RDONLY)
     try:
@@ -239,7 +244,7 @@ def _flush_directory(directory):
         os.close(handle)
 
 
-def _header(path, metadata):
+def _header(path: str, metadata: dict[str, str]) -> Any:
     """Return the state in a file's metadata, with `_Stored` for its arrays."""
     metadata = metadata or {}
     text = metadata.get("nbopt")
@@ -268,7 +273,7 @@ def _header(path, metadata):
     return state
 
 
-def _read(path, file, name, stored):
+def _read(path: str, file: Any, name: str, stored: Any) -> Any:
     part = file.get_slice(name)
     if (part.get_dtype(), tuple(part.get_shape())) != (_STORAGE[stored.dtype], stored.shape):
         raise CheckpointError(

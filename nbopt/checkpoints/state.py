@@ -3,26 +3,33 @@
 `nbopt.checkpoints.file` keeps it on disk.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from contextlib import ExitStack
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbopt import checks
-from nbopt.arrays.tensor import normalise_rounding
+from nbopt.arrays.tensor import Tensor, normalise_rounding
 from nbopt.backends import get_backend
 from nbopt.errors import CheckpointError
+from nbopt.interface.backend import Backend
 from nbopt.interface.interrupts import uninterrupted
-from nbopt.layers import as_layers, check_distinct, entries_of, get_param_list, wrapped
+from nbopt.layers import Layer, as_layers, check_distinct, entries_of, get_param_list, wrapped
 from nbopt.naming import NervanaObject
+
+if TYPE_CHECKING:
+    from nbopt.optimizers.base import Optimizer
 
 VERSION = 1
 
 _AS_SAVED = "Load it with the layers that it was saved with, in the same order"
 
 
-def state_dict(optimizer, layers):
+def state_dict(optimizer: Optimizer, layers: Iterable[Layer]) -> dict[str, Any]:
     """Return the state of a run; see `Optimizer.state_dict`."""
     members = members_of(optimizer)
     be = get_backend()
@@ -50,19 +57,21 @@ def state_dict(optimizer, layers):
     }
 
 
-def load_state_dict(optimizer, state, layers, hyperparameters=True):
+def load_state_dict(
+    optimizer: Optimizer, state: dict[str, Any], layers: Iterable[Layer], hyperparameters: bool = True
+) -> None:
     """Put a state back; see `Optimizer.load_state_dict`."""
     check_structure(state, np.ndarray)
     Restoration(optimizer, layers, state, hyperparameters).commit()
 
 
-def members_of(optimizer):
+def members_of(optimizer: Any) -> list[tuple[list[Any], Any]]:
     """Return [(path, optimizer)]: the optimizer and all that are inside of MultiOptimizers, each once.
 
     The path is the list of keys that lead to it; of several, the first in sorted order, whatever the order of
     the mappings.
     """
-    found: list[tuple[list, Any]] = [([], optimizer)]
+    found: list[tuple[list[Any], Any]] = [([], optimizer)]
     seen = {id(optimizer)}
     for path, member in found:
         if not callable(getattr(member, "members", None)):
@@ -78,7 +87,7 @@ def members_of(optimizer):
     return found
 
 
-def check_structure(state, values):
+def check_structure(state: Any, values: type | tuple[type, ...]) -> None:
     """Raise CheckpointError unless `state` is built like one of `state_dict`.
 
     Its arrays must be objects of the class `values`.
@@ -105,7 +114,7 @@ def check_structure(state, values):
         )
 
 
-def _numbers(optimizer):
+def _numbers(optimizer: Any) -> dict[str, Any]:
     """Return the states that are one number for all parameters, as a part of an entry.
 
     The part is empty if there is none.
@@ -114,7 +123,7 @@ def _numbers(optimizer):
     return {"numbers": found} if found else {}
 
 
-def _without_numbers(state):
+def _without_numbers(state: Any) -> Any:
     """Return a state without what not every entry of an optimizer has."""
     optimizers = state.get("optimizers") if isinstance(state, dict) else None
     if not isinstance(optimizers, list) or not all(
@@ -124,11 +133,11 @@ def _without_numbers(state):
     return {**state, "optimizers": [{key: own[key] for key in own if key != "numbers"} for own in optimizers]}
 
 
-def _numbers_of(own):
+def _numbers_of(own: Any) -> Any:
     return own.get("numbers", {}) if isinstance(own, dict) else None
 
 
-def _is_built_like(value, structure):
+def _is_built_like(value: Any, structure: Any) -> bool:
     if structure == {str: float}:
         return isinstance(value, dict) and all(
             isinstance(key, str) and isinstance(item, float) for key, item in value.items()
@@ -144,7 +153,7 @@ def _is_built_like(value, structure):
 # --- taking a state ---
 
 
-def _layers(layers):
+def _layers(layers: Iterable[Layer]) -> list[Any]:
     """Return [(layer, [(param, states, what messages call it), ...]), ...], checked."""
     layers = as_layers(layers)
     check_distinct(layers)
@@ -162,7 +171,7 @@ def _layers(layers):
     ]
 
 
-def _name(layer):
+def _name(layer: Any) -> str | None:
     """Return the name that the user gave a layer, or None.
 
     A name that counts objects is another one in the next process.
@@ -172,7 +181,7 @@ def _name(layer):
     return name if chosen and isinstance(name, str) else None
 
 
-def _parameter(be, param, states, called):
+def _parameter(be: Backend, param: Any, states: list[Any], called: str) -> dict[str, Any]:
     param = wrapped(be, param, called)
     states = [wrapped(be, state, f"a state of {called}") for state in states]
     return {
@@ -184,13 +193,13 @@ def _parameter(be, param, states, called):
     }
 
 
-def _count(optimizer):
+def _count(optimizer: Any) -> int:
     if type(optimizer.t) is not int:
         raise CheckpointError(f"the step counter t of {optimizer!r} must be an int, not {optimizer.t!r}")
     return optimizer.t
 
 
-def _description(optimizer):
+def _description(optimizer: Any) -> Any:
     try:
         description = optimizer.get_description()
     except AttributeError as error:
@@ -202,7 +211,7 @@ def _description(optimizer):
     return description
 
 
-def _check_plain(value, called):
+def _check_plain(value: Any, called: str) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
@@ -237,7 +246,9 @@ class Arriving:
         Of the tensor to be made.
     """
 
-    def __init__(self, values, tensor, name=None, rounding=False):
+    def __init__(
+        self, values: Any, tensor: Any, name: str | None = None, rounding: bool | int = False
+    ) -> None:
         self.values, self.tensor, self.name, self.rounding = values, tensor, name, rounding
 
 
@@ -264,13 +275,15 @@ class Restoration:
         If anything does not fit. Nothing has changed then.
     """
 
-    def __init__(self, optimizer, layers, state, hyperparameters):
+    def __init__(
+        self, optimizer: Any, layers: Iterable[Layer], state: dict[str, Any], hyperparameters: bool
+    ) -> None:
         checks.boolean("hyperparameters", hyperparameters)
         self._be = get_backend()
         self._rng = state["rng"]
         self._attributes = _attributes(optimizer, state, hyperparameters)
-        self._lists = []
-        self.arrays = []
+        self._lists: list[Any] = []
+        self.arrays: list[Arriving] = []
         given, saved = _layers(layers), state["layers"]
         if len(given) != len(saved):
             raise CheckpointError(
@@ -290,7 +303,7 @@ class Restoration:
                 _check_states(owner, parameter, called)
                 self._add_states(states, parameter["states"], called)
 
-    def _add_parameter(self, param, saved, called):
+    def _add_parameter(self, param: Tensor, saved: Any, called: str) -> None:
         values = saved["values"]
         _check_name(called, saved["name"], param.name)
         if param.shape != tuple(values.shape):
@@ -307,7 +320,7 @@ class Restoration:
         self._be.check_writable(param)
         self.arrays.append(Arriving(values, param))
 
-    def _add_states(self, states, saved, called):
+    def _add_states(self, states: list[Any], saved: Any, called: str) -> None:
         arriving = []
         for number, own in enumerate(saved):
             values, name, rounding = own["values"], own["name"], normalise_rounding(own["rounding"])
@@ -324,7 +337,7 @@ class Restoration:
             self._lists.append((states, arriving))
         self.arrays.extend(arriving)
 
-    def commit(self):
+    def commit(self) -> None:
         """Put the state back: all of it, or nothing if anything fails. A Ctrl-C takes effect afterwards."""
         be = self._be
         for array in self.arrays:
@@ -349,7 +362,7 @@ class Restoration:
             undo.pop_all()
 
 
-def _attributes(optimizer, state, hyperparameters):
+def _attributes(optimizer: Any, state: dict[str, Any], hyperparameters: bool) -> list[tuple[Any, str, Any]]:
     """Return [(optimizer, attribute, new value)], after checking that the optimizers are the same ones."""
     members = members_of(optimizer)
     here = {tuple(path): member.modulenm for path, member in members}
@@ -385,13 +398,13 @@ def _attributes(optimizer, state, hyperparameters):
     return found
 
 
-def _listed(members):
+def _listed(members: dict[Any, str]) -> str:
     return ", ".join(
         f"{' / '.join(map(str, path))}: {kind}" if path else kind for path, kind in members.items()
     )
 
 
-def _is_this_state(tensor, saved):
+def _is_this_state(tensor: Tensor, saved: Any) -> bool:
     """Return whether a state that is there already can be overwritten.
 
     Whoever holds it then sees the run go on.
@@ -401,7 +414,7 @@ def _is_this_state(tensor, saved):
     return same and tensor.rounding is normalise_rounding(saved["rounding"])  # 1 and True are different ones
 
 
-def _check_name(called, saved, here):
+def _check_name(called: str, saved: str | None, here: str | None) -> None:
     if None not in (saved, here) and saved != here:
         raise CheckpointError(
             f"{called} is called {saved!r} in the checkpoint, and {here!r} here. {_AS_SAVED}, or give it its "
@@ -409,7 +422,7 @@ def _check_name(called, saved, here):
         )
 
 
-def _check_states(owner, parameter, called):
+def _check_states(owner: Any, parameter: Any, called: str) -> None:
     """Check saved states as `optimize` would, before they are read.
 
     One that overrides `optimize`, neon's way, may keep what it likes.

@@ -1,7 +1,10 @@
 """Backend: the interface between optimizers and whatever runs their programs."""
 
+from __future__ import annotations
+
 import secrets
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +17,17 @@ from nbopt.arrays.assignment import (
     shape_of,
     without_reductions,
 )
-from nbopt.arrays.methods import add_methods
+from nbopt.arrays.methods import Ops, add_methods
 from nbopt.arrays.tensor import Tensor, normalise_rounding
 from nbopt.errors import ArgumentError, ShapeError, TraceError
 from nbopt.interface.interrupts import uninterrupted
 from nbopt.interface.update import Update, decide_together
-from nbopt.language.expressions import Node, as_number
+from nbopt.language.expressions import Node, Reduction, as_number
 from nbopt.language.ops import compute_dtype
 from nbopt.language.trace import tracing
 
 
-class Backend:
+class Backend(Ops):
     """Arrays, element-wise ops over them, and fused updates.
 
     Subclasses implement the methods under "for implementers".
@@ -58,14 +61,14 @@ class Backend:
 
     def __init__(
         self,
-        rng_seed=None,
-        datatype=np.float32,
-        batch_size=1,
-        stochastic_round=False,
-        device_id=0,
-        num_threads=None,
-        fast_math=False,
-    ):
+        rng_seed: int | None = None,
+        datatype: Any = np.float32,
+        batch_size: int = 1,
+        stochastic_round: bool | int = False,
+        device_id: int = 0,
+        num_threads: int | None = None,
+        fast_math: bool = False,
+    ) -> None:
         if rng_seed is not None and not (isinstance(rng_seed, (int, np.integer)) and 0 <= rng_seed < 2**64):
             raise ArgumentError(f"rng_seed must be an int from 0 to 2**64 - 1, not {rng_seed!r}")
         if num_threads is not None and not (isinstance(num_threads, (int, np.integer)) and num_threads >= 1):
@@ -86,12 +89,12 @@ class Backend:
         self._lock = threading.Lock()
 
     @property
-    def bsz(self):
+    def bsz(self) -> int:
         """Int : the batch size that optimizers divide gradients by."""
         return self._bsz
 
     @bsz.setter
-    def bsz(self, value):
+    def bsz(self, value: int) -> None:
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise ArgumentError(
                 f"the batch size must be an int from 1 on, not {value!r}: gradients are divided by it"
@@ -99,17 +102,17 @@ class Backend:
         self._bsz = value.__index__()
 
     @property
-    def default_dtype(self):
+    def default_dtype(self) -> np.dtype[Any]:
         """numpy.dtype : neon's name of `datatype`."""
         return self.datatype
 
     @default_dtype.setter
-    def default_dtype(self, dtype):
+    def default_dtype(self, dtype: Any) -> None:
         self.datatype = self.storage_dtype(dtype)
 
     # --- arrays ---
 
-    def array(self, ary, dtype=None, name=None):
+    def array(self, ary: Any, dtype: Any = None, name: str | None = None) -> Tensor:
         """Return a new tensor with the values of an array.
 
         Parameters
@@ -131,7 +134,7 @@ class Backend:
         self.set_values(tensor, values)
         return tensor
 
-    def wrap(self, obj):
+    def wrap(self, obj: Any) -> Tensor:
         """Return a tensor that shares the memory of `obj`, without a copy.
 
         Parameters
@@ -159,7 +162,7 @@ class Backend:
             return Tensor(self, self.adopt(obj.storage), obj.name, obj.rounding)
         return Tensor(self, self.adopt(obj), None, self.stochastic_round)
 
-    def empty(self, shape, dtype=None, name=None):
+    def empty(self, shape: int | tuple[int, ...], dtype: Any = None, name: str | None = None) -> Tensor:
         """Return a new tensor with arbitrary values.
 
         Parameters
@@ -187,7 +190,7 @@ class Backend:
         )
         return Tensor(self, storage, name, self.stochastic_round)
 
-    def zeros(self, shape, dtype=None, name=None):
+    def zeros(self, shape: int | tuple[int, ...], dtype: Any = None, name: str | None = None) -> Tensor:
         """Return a new tensor, all 0.
 
         Parameters
@@ -205,7 +208,7 @@ class Backend:
         """
         return self.empty(shape, dtype, name).fill(0.0)
 
-    def ones(self, shape, dtype=None, name=None):
+    def ones(self, shape: int | tuple[int, ...], dtype: Any = None, name: str | None = None) -> Tensor:
         """Return a new tensor, all 1.
 
         Parameters
@@ -223,7 +226,7 @@ class Backend:
         """
         return self.empty(shape, dtype, name).fill(1.0)
 
-    def empty_like(self, ary, name=None):
+    def empty_like(self, ary: Any, name: str | None = None) -> Tensor:
         """Return a new tensor of the shape and dtype of `ary`, with arbitrary values.
 
         Parameters
@@ -237,7 +240,7 @@ class Backend:
         """
         return self.empty(ary.shape, ary.dtype, name)
 
-    def zeros_like(self, ary, name=None):
+    def zeros_like(self, ary: Any, name: str | None = None) -> Tensor:
         """Return a new tensor of the shape and dtype of `ary`, all 0.
 
         Parameters
@@ -253,7 +256,7 @@ class Backend:
 
     # --- steps and assignments ---
 
-    def update(self, *updates):
+    def update(self, *updates: Update) -> Callable[[int], object]:
         """Run one step, whole or not at all. The one door through which optimizers reach a backend.
 
         Everything that can fail (validation, allocation, compilation) happens for all updates before the
@@ -284,7 +287,7 @@ class Backend:
             run(count)
         return run
 
-    def repeat(self, run, numbers, commit):
+    def repeat(self, run: Any, numbers: list[float], commit: Callable[[], object]) -> bool:
         """Run a step of one update once more, with other numbers, over the same tensors.
 
         Parameters
@@ -311,7 +314,7 @@ class Backend:
             run(count)
         return True
 
-    def prepare_all(self, updates):
+    def prepare_all(self, updates: Sequence[Update]) -> Callable[[int], object]:
         """Prepare the updates of one step, without changing any value; return what runs them.
 
         Parameters
@@ -327,7 +330,7 @@ class Backend:
             decide_together(updates)
         return self.prepare(updates)
 
-    def assign(self, target, value):
+    def assign(self, target: Tensor, value: Any) -> None:
         """Evaluate `value` and store it in the tensor `target`: what ``target[:] = value`` does.
 
         Parameters
@@ -367,7 +370,7 @@ class Backend:
         else:
             self.update(self._assignment(target, value if isinstance(value, Node) else as_number(value)))
 
-    def _assignment(self, target, value):
+    def _assignment(self, target: Tensor, value: Any) -> Update:
         value = without_reductions(value, self._reduce)
         shape = shape_of(value)
         target = _fitted(target, shape)
@@ -381,7 +384,7 @@ class Backend:
         given, _ = scalars.function()(tracer.numbers)
         return Update(program, given, None, lambda update: [[tensor] for tensor in tracer.tensors])
 
-    def _reduce(self, node):
+    def _reduce(self, node: Reduction) -> Tensor:
         arg = node.arg
         if not isinstance(arg, Tensor):
             arg = self.empty(shape_of(arg), compute_dtype(dtypes_of(arg)))
@@ -394,11 +397,11 @@ class Backend:
 
     # --- random numbers ---
 
-    def rng_reset(self):
+    def rng_reset(self) -> None:
         """Go back to the state after construction: the same seed, no updates so far."""
         self.rng_seed, self._updates = self._first_seed, 0
 
-    def rng_get_state(self):
+    def rng_get_state(self) -> dict[str, int]:
         """Return the state of stochastic rounding: all that its random bits depend on.
 
         Returns
@@ -408,7 +411,7 @@ class Backend:
         """
         return {"seed": self.rng_seed, "updates": self._updates}
 
-    def rng_set_state(self, state):
+    def rng_set_state(self, state: dict[str, int]) -> None:
         """Restore a state.
 
         Parameters
@@ -435,7 +438,7 @@ class Backend:
     # --- for implementers ---
 
     @classmethod
-    def problem(cls):
+    def problem(cls) -> str | None:
         """Return why this backend can't be used on this machine.
 
         Returns
@@ -446,7 +449,7 @@ class Backend:
         return None
 
     @classmethod
-    def storage_dtype(cls, dtype):
+    def storage_dtype(cls, dtype: Any) -> np.dtype[Any]:
         """Return a dtype in which the backend can store arrays.
 
         Parameters
@@ -465,7 +468,7 @@ class Backend:
         """
         raise NotImplementedError(f"{cls.__name__} does not say which dtypes it stores")
 
-    def adopt(self, obj):
+    def adopt(self, obj: Any) -> Any:
         """Return the storage that shares the memory of a foreign array.
 
         Parameters
@@ -480,7 +483,7 @@ class Backend:
         """
         raise NotImplementedError(f"{type(self).__name__} can't wrap arrays")
 
-    def resolved(self, obj):
+    def resolved(self, obj: Any) -> Any:
         """Return what `wrap` can take to read the values of `obj` as they are now.
 
         Parameters
@@ -496,7 +499,7 @@ class Backend:
         """
         return obj
 
-    def allocate(self, shape, dtype):
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return new storage in C order, with arbitrary values.
 
         Parameters
@@ -512,7 +515,7 @@ class Backend:
         """
         raise NotImplementedError(f"{type(self).__name__} can't make arrays")
 
-    def view(self, storage, key):
+    def view(self, storage: Any, key: tuple[Any, ...]) -> Any:
         """Return a part of a tensor's storage, sharing its memory.
 
         Parameters
@@ -528,7 +531,7 @@ class Backend:
         """
         return storage[key if any(part is Ellipsis for part in key) else (*key, ...)]
 
-    def reshape(self, storage, shape):
+    def reshape(self, storage: Any, shape: tuple[int, ...]) -> Any:
         """Return a tensor's storage in another shape, sharing its memory.
 
         Parameters
@@ -545,7 +548,7 @@ class Backend:
         """
         raise NotImplementedError(f"{type(self).__name__} can't reshape arrays")
 
-    def picklable(self, storage):
+    def picklable(self, storage: Any) -> Any:
         """Return a tensor's storage in a form that pickle can write and `wrap` can take.
 
         Parameters
@@ -559,7 +562,7 @@ class Backend:
         """
         return storage
 
-    def to_numpy(self, tensor):
+    def to_numpy(self, tensor: Tensor) -> np.ndarray[Any, Any]:
         """Return a tensor's values: what ``tensor.get()`` does.
 
         Parameters
@@ -573,7 +576,7 @@ class Backend:
         """
         raise NotImplementedError(f"{type(self).__name__} can't copy arrays to the host")
 
-    def set_values(self, tensor, values):
+    def set_values(self, tensor: Tensor, values: Any) -> None:
         """Copy values into a tensor, rounded to nearest: what ``tensor.set(values)`` does.
 
         Parameters
@@ -585,7 +588,7 @@ class Backend:
         """
         raise NotImplementedError(f"{type(self).__name__} can't copy arrays from the host")
 
-    def check_writable(self, tensor):
+    def check_writable(self, tensor: Tensor) -> None:
         """Check that a tensor can be written.
 
         Parameters
@@ -598,7 +601,7 @@ class Backend:
             If its memory is known to be read-only.
         """
 
-    def prepare(self, updates):
+    def prepare(self, updates: Sequence[Update]) -> Callable[[int], object]:
         """Do everything for a step that can fail, without changing any value: check, make states, compile.
 
         Parameters
@@ -614,7 +617,7 @@ class Backend:
         """
         raise NotImplementedError(f"{type(self).__name__} can't run programs")
 
-    def explain(self, update):
+    def explain(self, update: Update) -> list[str]:
         """Return the texts of a step's kernels, without running them: what `nbopt.explain` shows.
 
         Parameters
@@ -628,7 +631,7 @@ class Backend:
         """
         raise NotImplementedError(f"{type(self).__name__} has no texts of kernels to show")
 
-    def reduce(self, op, tensor, axis, shape):
+    def reduce(self, op: str, tensor: Tensor, axis: int | None, shape: tuple[int, ...]) -> Tensor:
         """Reduce a tensor over an axis.
 
         Parameters
@@ -648,11 +651,11 @@ class Backend:
         """
         raise NotImplementedError(f"{type(self).__name__} has no reductions")
 
-    def synchronize(self):
+    def synchronize(self) -> None:
         """Wait until everything that was launched is done. CPU backends are always done."""
 
 
-def _fitted(target, shape):
+def _fitted(target: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return the target of an assignment as a view of the value's shape.
 
     It is another view only if the shapes differ by axes of length 1 alone.
@@ -662,7 +665,7 @@ def _fitted(target, shape):
     return target
 
 
-def _as_shape(shape):
+def _as_shape(shape: Any) -> tuple[int, ...]:
     dims = shape if isinstance(shape, (tuple, list)) else (shape,)
     if not all(isinstance(n, (int, np.integer)) and n >= 0 for n in dims):
         raise ShapeError(f"a shape is a tuple of ints from 0 on, not {shape!r}")

@@ -7,6 +7,8 @@ import threading
 # what they call.
 from _signal import getsignal, signal
 from signal import SIGINT
+from types import FrameType
+from typing import Any
 
 _SIGINT = int(SIGINT)
 
@@ -14,7 +16,7 @@ _SIGINT = int(SIGINT)
 _main = threading.main_thread().ident
 
 
-def _after_fork():
+def _after_fork() -> None:
     global _main
     _main = threading.get_ident()  # the thread that forks is the child's main thread
 
@@ -30,11 +32,11 @@ class _Uninterrupted:
     instance serves all.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._handler = None
-        self._pending = None
+        self._pending: Any = None
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         if threading.get_ident() == _main and self._handler is None:
             handler = getsignal(_SIGINT)
             if callable(handler):
@@ -42,10 +44,10 @@ class _Uninterrupted:
                 self._handler = handler
                 signal(_SIGINT, self._note)
 
-    def _note(self, number, frame):
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self._pending = number, frame
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         if self._handler is not None and threading.get_ident() == _main:
             handler, self._handler = self._handler, None
             signal(_SIGINT, handler)

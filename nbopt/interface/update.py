@@ -1,14 +1,19 @@
 """Update: what an optimizer hands to a backend, its share of a step."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
+from nbopt.arrays.tensor import Tensor
 from nbopt.errors import TraceError
+from nbopt.language.stages import Program
 
 _serials = attrgetter("serial")
 
 
-def _key(tensors):
+def _key(tensors: Callable[[], Iterable[Any]]) -> list[int] | None:
     try:
         return list(map(_serials, tensors()))
     except (AttributeError, TypeError):
@@ -70,16 +75,16 @@ class Update:
 
     def __init__(
         self,
-        program,
-        numbers,
-        tensors,
-        columns,
-        commit=lambda: None,
-        plans=None,
-        stochastic_round=False,
-        shared=(),
-        recut=None,
-    ):
+        program: Program,
+        numbers: list[float],
+        tensors: Callable[[], Iterator[Tensor]] | None,
+        columns: Callable[[Update], list[list[Tensor]]],
+        commit: Callable[[], object] = lambda: None,
+        plans: list[Any] | None = None,
+        stochastic_round: bool | int = False,
+        shared: Sequence[Tensor] = (),
+        recut: Any = None,
+    ) -> None:
         self.program, self.numbers = program, numbers
         self.arrays: Any = None
         self.addresses: Any = None
@@ -89,7 +94,7 @@ class Update:
         self.columns, self.commit, self.plans = columns, commit, plans
         self.stochastic_round, self.shared, self.recut = stochastic_round, shared, recut
 
-    def list_tensors(self, tensors):
+    def list_tensors(self, tensors: Callable[[], Iterator[Tensor]] | None) -> None:
         """Set the tensors, and the key by them.
 
         `columns` does so if it has made states, so that the plan knows the next step.
@@ -99,10 +104,10 @@ class Update:
         tensors : callable or None
             As the constructor takes it.
         """
-        self._tensors = tensors
+        self._tensors: Any = tensors
         self.key: Any = None if tensors is None else _key(tensors)
 
-    def restrict(self, tensors, listing):
+    def restrict(self, tensors: Callable[[], Iterator[Tensor]], listing: tuple[list[int], list[int]]) -> None:
         """Leave rows out.
 
         Parameters
@@ -116,21 +121,21 @@ class Update:
         self.listing = listing
 
     @property
-    def tensors(self):
+    def tensors(self) -> list[Any]:
         """Return a new list."""
         return list(self._tensors())
 
 
-def sets_of(updates):
+def sets_of(updates: Sequence[Update]) -> list[list[Update]]:
     """Return the lists of those updates that are parts of one call."""
-    found: dict = {}
+    found: dict[int, list[Update]] = {}
     for update in updates:
         if update.set is not None:
             found.setdefault(update.set, []).append(update)
     return [*found.values()]
 
 
-def decide_together(updates):
+def decide_together(updates: Sequence[Update]) -> None:
     """Cut the programs of a step again, as far as they must wait for each other.
 
     Guarded stores wait for all conditions. The k-th reduction over the step is the same one in all parts of a
@@ -160,7 +165,7 @@ def decide_together(updates):
                 update.program, changed = update.recut(guard, waits.get(id(update), own)), True
 
 
-def _check_alike(members):
+def _check_alike(members: list[Update]) -> None:
     found = [[op for op, _ in update.program.over_the_step()] for update in members]
     for ops in found:
         if ops != found[0]:

@@ -1,6 +1,10 @@
 """The cutter: from a trace to a program of stages."""
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from nbopt.language.scalars import ScalarCode
 from nbopt.language.stages import (
@@ -19,8 +23,11 @@ from nbopt.language.stages import (
     operands_of,
 )
 
+if TYPE_CHECKING:
+    from nbopt.language.stages import Line, Stage
 
-def loses(code, slot):
+
+def loses(code: Sequence[Line], slot: int) -> bool:
     """Return whether a trace computes a value from a slot that is neither stored nor part of another value.
 
     Parameters
@@ -43,7 +50,7 @@ def loses(code, slot):
     return bool(computed - read)
 
 
-def _levels(code, floors):
+def _levels(code: Sequence[Line], floors: dict[int, int]) -> list[int]:
     levels: list[int] = []
     for index, line in enumerate(code):
         level = max((levels[operand] for operand in operands_of(line)), default=0)
@@ -51,7 +58,15 @@ def _levels(code, floors):
     return levels
 
 
-def cut(names, slots, code, tests=(), guard=None, ndim=None, waits=()):
+def cut(
+    names: Iterable[str],
+    slots: Iterable[int],
+    code: Iterable[Line],
+    tests: Iterable[Any] = (),
+    guard: int | None = None,
+    ndim: int | None = None,
+    waits: Iterable[int] = (),
+) -> tuple[Program, ScalarCode]:
     """Cut a trace into the stages that a backend runs, and the scalar code that gives the host's numbers.
 
     Lines that nothing needs are left out.
@@ -85,7 +100,15 @@ def cut(names, slots, code, tests=(), guard=None, ndim=None, waits=()):
 
 
 @functools.lru_cache(maxsize=256)  # a rule that is traced at every step is cut once
-def _cut(names, slots, code, tests, guard, ndim, waits):
+def _cut(
+    names: tuple[str, ...],
+    slots: tuple[int, ...],
+    code: tuple[Line, ...],
+    tests: tuple[Any, ...],
+    guard: int | None,
+    ndim: int | None,
+    waits: tuple[int, ...],
+) -> tuple[Program, ScalarCode]:
     floors = {line: level - 1 for line, level in zip(_over_the_step(code), waits)}
     earliest = best = _Cutter(names, slots, code, guard, ndim, floors)
     program = earliest.cut()
@@ -101,7 +124,7 @@ def _cut(names, slots, code, tests, guard, ndim, waits):
     return program, ScalarCode.of(code, best.given, tests)
 
 
-def _over_the_step(code):
+def _over_the_step(code: Sequence[Line]) -> list[int]:
     """Return the lines that are reductions over the step, as far as they are needed."""
     needed = _needed(code)
     return [
@@ -111,16 +134,16 @@ def _over_the_step(code):
     ]
 
 
-def _needed(code):
+def _needed(code: Sequence[Line]) -> set[int]:
     return _cone_of(code, [index for index, line in enumerate(code) if line[0] in ("store", "only_if")])
 
 
-def _moved(program):
+def _moved(program: Program) -> int:
     # Kernels are shared by dtypes, so all slots count alike.
     return sum(program.bytes_moved([1] * len(program.names)))
 
 
-def _moves(cutter, levels):
+def _moves(cutter: _Cutter, levels: int) -> list[dict[int, int]]:
     """Return what may save bytes: one store or reduction over elements that waits, or all such stores.
 
     Dicts of line to level.
@@ -143,7 +166,7 @@ def _moves(cutter, levels):
     return moves + [{index: level} for index in reductions for level in range(place[index] + 1, levels - 1)]
 
 
-def _knowing(code):
+def _knowing(code: Sequence[Line]) -> list[bool]:
     """Return for each line whether it is computed from whether the step is taken."""
     knows: list[bool] = []
     for line in code:
@@ -151,7 +174,7 @@ def _knowing(code):
     return knows
 
 
-def _cone_of(code, lines):
+def _cone_of(code: Sequence[Line], lines: Iterable[int]) -> set[int]:
     """Return the lines that some lines are computed from, themselves included."""
     found = set(lines)
     for index in range(len(code) - 1, -1, -1):
@@ -169,7 +192,15 @@ class _Cutter:
     `floors` is a dict by line: the level before which the line must not stand.
     """
 
-    def __init__(self, names, slots, code, guard, ndim, floors):
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        slots: tuple[int, ...],
+        code: Sequence[Line],
+        guard: int | None,
+        ndim: int | None,
+        floors: dict[int, int],
+    ) -> None:
         self.names, self.slots, self.code, self.ndim, self.floors = names, slots, code, ndim, floors
         self.extents, self.levels = extents_of(code, slots, ndim=ndim), _levels(code, floors)
         self.by_host = self._host()
@@ -196,14 +227,14 @@ class _Cutter:
 
     # --- what happens where ---
 
-    def _host(self):
+    def _host(self) -> list[bool]:
         found: list[bool] = []
         for line in self.code:
             op = line[0]
             found.append(op not in _NOT_BY_HOST and all(found[operand] for operand in operands_of(line)))
         return found
 
-    def _cone(self, index):
+    def _cone(self, index: int) -> set[int]:
         """Return the lines of elements that a line is computed from, itself included."""
         found, stack = set(), [index]
         while stack:
@@ -215,7 +246,7 @@ class _Cutter:
                 stack.extend(operands_of(self.code[here]))
         return found
 
-    def _places_of_sinks(self):
+    def _places_of_sinks(self) -> dict[int, int]:
         """Return in which level each store and each reduction is done that is needed."""
         place: dict[int, int] = {}
         readers: dict[int, int] = {}  # slot -> the last level in which its value of before is read
@@ -238,11 +269,11 @@ class _Cutter:
 
     # --- numbers of the parameters ---
 
-    def _operand(self, index, places):
+    def _operand(self, index: int, places: dict[int, int]) -> int:
         """Return the operand code of a line in a stage whose own lines are in `places`."""
         return places[index] if index in places else ~self.number[index]
 
-    def cut(self):
+    def cut(self) -> Program:
         """Return the program."""
         self.given = self._give_numbers()
         last = max(
@@ -288,7 +319,7 @@ class _Cutter:
             lengths,
         )
 
-    def _give_numbers(self):
+    def _give_numbers(self) -> list[int]:
         """Give a number or a slot to each value below the extent of elements that another stage uses.
 
         Return the host's, in the order of their numbers.
@@ -316,7 +347,7 @@ class _Cutter:
         self.n_numbers = len(self.number)
         return outputs
 
-    def _beside(self, operand, index):
+    def _beside(self, operand: int, index: int) -> bool:
         """Return whether two lines stand in the same stage.
 
         One then knows the other without a number or a slot.
@@ -347,8 +378,9 @@ class _Cutter:
 
     # --- the stages of one level ---
 
-    def _level(self, level):
-        code, stages = self.code, []
+    def _level(self, level: int) -> tuple[Stage, ...]:
+        code = self.code
+        stages: list[Stage] = []
         for index in sorted(self.needed):
             if code[index][0] == "reduce" and self.levels[index] == level:
                 stages.append(self._combine(index))
@@ -372,19 +404,19 @@ class _Cutter:
                 for index in self._sinks("store", level)
                 if self.extents[index] == extent and index not in self.counters
             ]
-            found = self._stores(here, extent, self._is_guarded(level))
-            stages += [found] if found else []
+            stored = self._stores(here, extent, self._is_guarded(level))
+            stages += [stored] if stored else []
         slices = {extent for extent in self.extents if is_slice(extent)}
         found = [self._pass(level, extent) for extent in (*sorted(slices, key=int.bit_count), ELEMENT)]
-        return tuple([*stages, *(one for one in found if one)])
+        return (*stages, *(one for one in found if one))
 
-    def _is_guarded(self, level):
+    def _is_guarded(self, level: int) -> bool:
         return self.guard is not None and level >= self.guard
 
-    def _sinks(self, op, level):
+    def _sinks(self, op: str, level: int) -> list[int]:
         return [index for index, place in self.place.items() if self.code[index][0] == op and place == level]
 
-    def _combine(self, index):
+    def _combine(self, index: int) -> Combine:
         _, op, over, value = self.code[index]
         level, extent = self.levels[index] - 1, self.extents[value]
         guarded = self.guard is not None and level + 1 > self.guard
@@ -404,18 +436,18 @@ class _Cutter:
             rank,
         )
 
-    def _reductions(self, level, extent, along_axes):
+    def _reductions(self, level: int, extent: int, along_axes: bool) -> list[int]:
         """Return the reductions whose partial results the pass of a level over some extent gives."""
         found = [
             index for index in self._sinks("reduce", level) if self.extents[self.code[index][3]] == extent
         ]
         return [index for index in found if is_slice(self.extents[index]) == along_axes]
 
-    def _scalars(self, lines, extent):
+    def _scalars(self, lines: list[int], extent: int) -> list[Scalars]:
         if not lines:
             return []
         places: dict[int, int] = {}
-        code: list[tuple] = []
+        code: list[Line] = []
         for index in lines:
             op, *operands = self.code[index]
             if op == "load":
@@ -429,7 +461,7 @@ class _Cutter:
         guarded = self.guard is not None and self.levels[lines[0]] > self.guard
         return [Scalars(extent, tuple(code), tuple(outputs), guarded)] if outputs else []
 
-    def _stores(self, sinks, extent, guarded):
+    def _stores(self, sinks: list[int], extent: int, guarded: bool) -> Scalars | None:
         """Return the stage that stores to slots below the extent of elements."""
         if not sinks:
             return None
@@ -442,7 +474,7 @@ class _Cutter:
                     lines.append(here)
                     stack.extend(operands_of(self.code[here]))
         places: dict[int, int] = {}
-        code: list[tuple] = []
+        code: list[Line] = []
         for index in sorted(lines):
             op, *rest = self.code[index]
             if op == "store":
@@ -454,7 +486,7 @@ class _Cutter:
             places[index] = len(code) - 1
         return Scalars(extent, tuple(code), (), guarded)
 
-    def _pass(self, level, extent):
+    def _pass(self, level: int, extent: int) -> Pass | None:
         """Return the loop of a level over elements or slices, or None if it has nothing to do."""
         stores = [index for index in self._sinks("store", level) if self.extents[index] == extent]
         # Slices whose value was known before, and which are stored here: they had to wait.
@@ -490,11 +522,11 @@ class _Cutter:
         if not wanted and not given and not late:
             return None
         given.sort()
-        code: list[tuple] = [("load", self.slot[index]) for index in given]
+        code: list[Line] = [("load", self.slot[index]) for index in given]
         places: dict[int, int] = {index: place for place, index in enumerate(given)}
         for index in sorted(wanted | late):
             op, *rest = self.code[index]
-            line: tuple
+            line: tuple[Any, ...]
             if op == "load":
                 line = ("load", rest[0])
             elif op == "store" and self.place[index] < level:

@@ -1,7 +1,10 @@
 """Lazy expressions: the trees that operators and `be` ops build, and that an assignment evaluates."""
 
+from __future__ import annotations
+
 import numbers
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NoReturn, Union
 
 import numpy as np
 
@@ -9,8 +12,11 @@ from nbopt.errors import MissingError, OperandError, TraceError
 from nbopt.language.ops import COMPOSED, evaluate_numbers
 from nbopt.language.words import MATRIX, op_for, reduction_for
 
+#: What an operation takes.
+Operand = Union["Node", float, "np.number[Any]", np.bool_]
 
-def apply(name, *operands):
+
+def apply(name: str, *operands: Operand) -> Any:
     """Apply primitive `name`: a float if all operands are numbers, else an expression.
 
     Raises
@@ -18,8 +24,8 @@ def apply(name, *operands):
     OperandError
         If an operand is no tensor, expression or real number.
     """
-    node = None
-    checked = []
+    node: Node | None = None
+    checked: list[Any] = []
     for operand in operands:
         if isinstance(operand, Node):
             # A value of a rule decides over a tensor, which has no business there.
@@ -30,7 +36,7 @@ def apply(name, *operands):
     return evaluate_numbers(name, *checked) if node is None else node.build(name, tuple(checked))
 
 
-def apply_named(name, *operands):
+def apply_named(name: str, *operands: Any) -> Any:
     """Apply the op that users call `name`, composed or primitive."""
     composed = COMPOSED.get(name)
     if composed is None:
@@ -39,7 +45,7 @@ def apply_named(name, *operands):
     return result if isinstance(result, Node) else as_number(result)
 
 
-def as_number(value, beside=()):
+def as_number(value: object, beside: Iterable[object] = ()) -> float:
     """Return `value` as a float.
 
     Parameters
@@ -71,24 +77,24 @@ def as_number(value, beside=()):
     )
 
 
-def _binary(name):
-    def method(self, other):
+def _binary(name: str) -> Callable[[Node, Operand], Node]:
+    def method(self: Node, other: Operand) -> Node:
         return apply(name, self, other)
 
     return method
 
 
-def _reflected(name):
-    def method(self, other):
+def _reflected(name: str) -> Callable[[Node, Operand], Node]:
+    def method(self: Node, other: Operand) -> Node:
         return apply(name, other, self)
 
     return method
 
 
 class Node:
-    """Anything that can stand in an expression.
+    """Anything that can stand in an expression. Users know it as `nbopt.Expr`.
 
-    Operators on it call ``build(op, args)``, which gives an `Expr` unless a subclass says other.
+    Operators on it call ``build(op, args)``, which gives an `Operation` unless a subclass says other.
     """
 
     __slots__ = ()
@@ -106,33 +112,33 @@ class Node:
     __sub__, __rsub__ = _binary("subtract"), _reflected("subtract")
     __mul__, __rmul__ = _binary("multiply"), _reflected("multiply")
     __truediv__, __rtruediv__ = _binary("divide"), _reflected("divide")
-    __eq__, __ne__ = _binary("equal"), _binary("not_equal")
+    __eq__, __ne__ = _binary("equal"), _binary("not_equal")  # type: ignore[assignment]
     __lt__, __le__ = _binary("less"), _binary("less_equal")
     __gt__, __ge__ = _binary("greater"), _binary("greater_equal")
 
-    def __pow__(self, other):
+    def __pow__(self, other: Operand) -> Node:
         return apply_named("power", self, other)
 
-    def __rpow__(self, other):
+    def __rpow__(self, other: Operand) -> Node:
         return apply("power", other, self)
 
-    def __neg__(self):
+    def __neg__(self) -> Node:
         return self.build("negative", (self,))
 
-    def __pos__(self):
+    def __pos__(self) -> Node:
         return self
 
-    def __abs__(self):
+    def __abs__(self) -> Node:
         return self.build("absolute", (self,))
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         raise TraceError(
             "an expression has no truth value: it stands for many elements, and its values are not known "
             "before the kernel runs. To choose element by element write be.where(condition, a, b), "
             "be.maximum or be.minimum; to look at a tensor's values call .get() on it, outside a rule."
         )
 
-    def __float__(self):
+    def __float__(self) -> float:
         raise TraceError(
             "an expression is not a number: assign it to a tensor (t[:] = ...) and call t.get(). "
             f"In place of a function of numbers, such as math.sqrt(x), write be.sqrt(x), {self.be_advice}."
@@ -140,31 +146,31 @@ class Node:
 
     __int__ = __index__ = __trunc__ = __float__
 
-    def __iter__(self):
+    def __iter__(self) -> Any:
         raise TraceError(
             f"{self!r} can't be iterated over, so that list(x) and sum(x) don't work either: an operation is "
             "on all elements at once"
         )
 
-    def __round__(self, digits=None):
+    def __round__(self, digits: int | None = None) -> Any:
         raise self.refusal("round")
 
     __ceil__ = __floor__ = __round__
 
-    def __matmul__(self, other):
+    def __matmul__(self, other: object) -> NoReturn:
         raise self.refusal("@")
 
     __rmatmul__ = __matmul__
 
-    def __floordiv__(self, other):
+    def __floordiv__(self, other: Any) -> Any:
         raise self.refusal("//")
 
-    def __mod__(self, other):
+    def __mod__(self, other: Any) -> Any:
         raise self.refusal("%")
 
     __rfloordiv__, __rmod__ = __floordiv__, __mod__
 
-    def __and__(self, other):
+    def __and__(self, other: object) -> Any:
         raise TraceError(
             "conditions are numbers here, 1.0 or 0.0: in place of a & b write a * b, of a | b be.maximum(a, "
             "b), and of ~a 1.0 - a"
@@ -172,16 +178,16 @@ class Node:
 
     __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = __and__
 
-    def __invert__(self):
+    def __invert__(self) -> Any:
         return self & self
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: Any, value: Any) -> None:
         raise TraceError(
             "an expression can't be assigned to: a rule assigns its slots, param and the states; grad is an "
             "expression"
         )
 
-    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         # The scalars and arrays of NumPy come here for operators, too: np.float64(2) * node.
         if method == "__call__" and not options and ufunc.__name__ in _OPERATORS:
             # In comparisons a scalar of NumPy's arrives as an array without dimensions.
@@ -192,17 +198,39 @@ class Node:
             f"np.{ufunc.__name__}" if method == "__call__" else f"np.{ufunc.__name__}.{method}"
         )
 
-    def __getattr__(self, name):
-        if name.startswith("__"):  # a protocol
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        raise MissingError(f"{self!r} has no attribute {name!r}. {self.advice(name)}")
+    if not TYPE_CHECKING:  # a type checker names what is missing by itself
 
-    def refusal(self, called):
-        """Return the error of a foreign function, such as ``"np.sqrt"``, that this node was given to."""
+        def __getattr__(self, name):
+            if name.startswith("__"):  # a protocol
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise MissingError(f"{self!r} has no attribute {name!r}. {self.advice(name)}")
+
+    def refusal(self, called: str) -> TraceError:
+        """Return the error of another library's function that this node was given to.
+
+        Parameters
+        ----------
+        called : str
+            What the function is called, such as ``"np.sqrt"``.
+
+        Returns
+        -------
+        TraceError
+        """
         return TraceError(f"{called} does not work on {self!r}. {self.advice(called.rpartition('.')[2])}")
 
-    def advice(self, name):
-        """Return what to type for a function or method that another library calls `name`."""
+    def advice(self, name: str) -> str:
+        """Return what to type for a function or method of another library.
+
+        Parameters
+        ----------
+        name : str
+            What the other library calls it, such as ``"clamp"``.
+
+        Returns
+        -------
+        str
+        """
         typed = op_for(name) or reduction_for(name)
         if typed:
             return f"Write {typed}, {self.be_advice}."
@@ -229,17 +257,17 @@ class Lazy(Node):
 
     __slots__ = ()
 
-    def __len__(self):
+    def __len__(self) -> int:
         raise self.refusal("len")
 
-    def __array__(self, *args, **kwargs):
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
         raise self.refusal("np.asarray")
 
-    def __array_function__(self, function, types, args, kwargs):
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         raise self.refusal(f"{function.__module__}.{function.__name__}".replace("numpy", "np", 1))
 
     @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         node = next(arg for arg in [*args, *(kwargs or {}).values()] if isinstance(arg, cls))
         name = getattr(function, "__name__", "function")
         for arg in args if name in _TORCH_OPERATORS else ():
@@ -266,7 +294,7 @@ _TORCH_OPERATORS = {
 }
 
 
-class Expr(Lazy):
+class Operation(Lazy):
     """An operation on nodes and numbers, not evaluated yet.
 
     Attributes
@@ -279,19 +307,19 @@ class Expr(Lazy):
 
     __slots__ = ("args", "op")
 
-    def __init__(self, op, args):
+    def __init__(self, op: str, args: tuple[Any, ...]) -> None:
         self.op = op
         self.args = args
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> NoReturn:
         raise OperandError(
             "an expression can't be indexed: index the tensors in it, or assign it to a tensor first"
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             "<expression "
-            f"{self.op}({', '.join('...' if isinstance(a, Expr) else repr(a) for a in self.args)})>"
+            f"{self.op}({', '.join('...' if isinstance(a, Operation) else repr(a) for a in self.args)})>"
         )
 
 
@@ -311,15 +339,15 @@ class Reduction(Lazy):
 
     __slots__ = ("arg", "axis", "keepdims", "op")
 
-    def __init__(self, op, arg, axis, keepdims):
+    def __init__(self, op: str, arg: Any, axis: int | None, keepdims: bool) -> None:
         self.op, self.arg, self.axis, self.keepdims = op, arg, axis, keepdims
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<expression {self.op}(..., axis={self.axis})>"
 
 
-def _tree(op, args):
-    return Expr(op, args)
+def _tree(op: str, args: tuple[Any, ...]) -> Operation:
+    return Operation(op, args)
 
 
 # Tensors and expressions build trees, which an assignment evaluates; the values of a rule have a way of their

@@ -10,8 +10,8 @@ table.
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,39 +35,39 @@ class Op(NamedTuple):
 
     name: str
     arity: int
-    numpy: Callable
+    numpy: Callable[..., Any]
     exact: bool
     doc: str
 
 
-def _in_double(function):
+def _in_double(function: Callable[..., Any]) -> Callable[..., Any]:
     """Evaluate `function` in float64 and round once.
 
     So the reference is the more accurate side of a comparison.
     """
 
-    def rounded(*operands):
+    def rounded(*operands: Any) -> Any:
         dtype = np.result_type(*operands)
         return function(*(np.asarray(x, dtype=np.float64) for x in operands)).astype(dtype)
 
     return rounded
 
 
-def _as_float(predicate):
+def _as_float(predicate: Callable[..., Any]) -> Callable[..., Any]:
     """Turn a NumPy predicate into one that gives 0.0 or 1.0 in the operands' dtype."""
     return lambda *operands: np.asarray(predicate(*operands)).astype(np.result_type(*operands))
 
 
-def _maximum(a, b):
+def _maximum(a: Any, b: Any) -> Any:
     # NumPy leaves the order of -0 and +0 open; here -0 is the smaller one.
     return np.where(a == b, np.where(np.signbit(a), b, a), np.maximum(a, b))
 
 
-def _minimum(a, b):
+def _minimum(a: Any, b: Any) -> Any:
     return np.where(a == b, np.where(np.signbit(a), a, b), np.minimum(a, b))
 
 
-def _shift(a, b):
+def _shift(a: Any, b: Any) -> Any:
     mantissa, exponent = np.frexp(np.abs(b))  # mantissa in [0.5, 1)
     # log2|b| rounds up where the mantissa is above sqrt(1/2). math.sqrt(0.5) is the smallest float64 above
     # the true root, so the comparison is exact for float64 and, widened, for float32.
@@ -79,13 +79,13 @@ def _shift(a, b):
     return np.where(special, a * b, scaled)
 
 
-def _ldexp(a, b):
+def _ldexp(a: Any, b: Any) -> Any:
     # Beyond +-2200 every float64 has become zero or infinity already.
     power = np.clip(np.rint(np.nan_to_num(b, nan=0.0)), -2200, 2200).astype(np.int32)
     return np.where(np.isnan(b), b, np.ldexp(a, power))
 
 
-def _power_of(a, b):
+def _power_of(a: Any, b: Any) -> Any:
     # NumPy takes a square root for a scalar exponent of 0.5, which differs from IEEE 754's pow at -0 and
     # -infinity.
     root = (b == 0.5) & ((a == 0) | np.isneginf(a))
@@ -140,12 +140,12 @@ class Composed(NamedTuple):
     """
 
     name: str
-    build: Callable
-    operands: tuple
+    build: Callable[..., Any]
+    operands: tuple[str, ...]
     doc: str
 
 
-def _power(op, a, b):
+def _power(op: Callable[..., Any], a: Any, b: Any) -> Any:
     """Build a power; an int from -4 to 4 is structure and becomes multiplications in a fixed order."""
     if not (isinstance(b, (int, np.integer)) and -4 <= b <= 4):
         return op("power", a, b)
@@ -163,15 +163,15 @@ def _power(op, a, b):
     return op("divide", 1.0, result) if exponent < 0 else result
 
 
-def _clip(op, a, a_min, a_max):
+def _clip(op: Callable[..., Any], a: Any, a_min: Any, a_max: Any) -> Any:
     return op("minimum", op("maximum", a, a_min), a_max)
 
 
-def _tanh2(op, a):
+def _tanh2(op: Callable[..., Any], a: Any) -> Any:
     return op("tanh", op("multiply", a, math.log(2.0)))
 
 
-def _sig(op, exponential, a):
+def _sig(op: Callable[..., Any], exponential: str, a: Any) -> Any:
     return op("divide", 1.0, op("add", 1.0, op(exponential, op("negative", a))))
 
 
@@ -227,7 +227,7 @@ REDUCTIONS = {
 }
 
 
-def compute_dtype(dtypes):
+def compute_dtype(dtypes: Iterable[Any]) -> np.dtype[Any]:
     """Return the numpy.dtype in which operations over these dtypes compute.
 
     It is float64 if any of them is float64, else float32. They may be names.
@@ -235,7 +235,7 @@ def compute_dtype(dtypes):
     return np.dtype(np.float64 if any(dtype == "float64" for dtype in dtypes) else np.float32)
 
 
-def evaluate_numbers(name, *operands):
+def evaluate_numbers(name: str, *operands: float) -> float:
     """Apply primitive `name` to numbers, in float64. Returns a float."""
     with np.errstate(all="ignore"):
         return float(PRIMITIVES[name].numpy(*(np.float64(x) for x in operands)))

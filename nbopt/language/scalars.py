@@ -4,11 +4,17 @@ These are the learning rate, the count, and the optimizer's hyper-parameters. Al
 a Python function, which takes a microsecond where a trace of the rule takes a hundred.
 """
 
+from __future__ import annotations
+
 import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbopt.language.ops import PRIMITIVES, evaluate_numbers
+
+if TYPE_CHECKING:
+    from nbopt.language.stages import Line
 
 _SPELLED = {
     "add": "{0} + {1}",
@@ -31,7 +37,7 @@ GIVEN = ("lr", "t", "epoch", "divisor")
 _MOST_SQUARINGS = 2**31
 
 
-def power(base, exponent):
+def power(base: float, exponent: float) -> float:
     """Return a power.
 
     By a whole number it is squarings and multiplications in a fixed order, so every machine gives the same
@@ -59,11 +65,11 @@ def power(base, exponent):
     return result if exponent >= 0 else evaluate_numbers("divide", 1.0, result)
 
 
-def _sqrt(x):
+def _sqrt(x: float) -> float:
     return math.sqrt(x) if x >= 0 else evaluate_numbers("sqrt", x)
 
 
-def evaluate(op, *operands):
+def evaluate(op: str, *operands: float) -> float:
     """Apply a primitive to numbers, in float64.
 
     Parameters
@@ -91,12 +97,12 @@ class ScalarCode(NamedTuple):
         Lines whose values a rule has looked at, and whether it was for their truth only.
     """
 
-    code: tuple
-    outputs: tuple
-    tests: tuple
+    code: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+    tests: tuple[Any, ...]
 
     @classmethod
-    def of(cls, code, outputs, tests):
+    def of(cls, code: Sequence[Line], outputs: Sequence[int], tests: Sequence[Any]) -> ScalarCode:
         """Return the scalar code for some lines of a trace.
 
         Parameters
@@ -130,7 +136,7 @@ class ScalarCode(NamedTuple):
         )
 
     @property
-    def own(self):
+    def own(self) -> tuple[str, ...]:
         """Tuple of str : the attributes of the optimizer that are read."""
         return tuple(
             sorted(
@@ -142,7 +148,7 @@ class ScalarCode(NamedTuple):
             )
         )
 
-    def function(self):
+    def function(self) -> Callable[..., tuple[list[float], tuple[Any, ...]]]:
         """Return the code as a function.
 
         Returns
@@ -155,7 +161,7 @@ class ScalarCode(NamedTuple):
         """
         return _compiled(self)
 
-    def exactly(self, numbers, *sources):
+    def exactly(self, numbers: Sequence[float], *sources: Any) -> tuple[list[float], tuple[Any, ...]]:
         """Do what the function does by IEEE 754, which is slower."""
         known = dict(zip((*GIVEN, *(f"self.{name}" for name in self.own)), sources))
         found: list[Any] = []
@@ -170,7 +176,7 @@ class ScalarCode(NamedTuple):
             found[line] != 0 if truth else found[line] for line, truth in self.tests
         )
 
-    def text(self):
+    def text(self) -> str:
         """Return the text of the function.
 
         Returns
@@ -197,7 +203,7 @@ class ScalarCode(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def _compiled(code):
+def _compiled(code: ScalarCode) -> Callable[..., tuple[list[float], tuple[Any, ...]]]:
     names: dict[str, Any] = {op: functools.partial(evaluate_numbers, op) for op in PRIMITIVES}
     names |= {"power": power, "sqrt": _sqrt, "abs": abs, "float": float, "__builtins__": {}}
     exec(compile(code.text(), "<scalar code of nbopt>", "exec"), names)

@@ -9,9 +9,9 @@ A trace is straight-line code. Each line gives a value, which later lines know b
     ("taken",)                    1 if the step stores what `step.only_if` guards, else 0
     ("load", slot)                read a slot; emitted at its first use only
     ("store", slot, value)        write a slot; the line's value is what was stored, after rounding
-    ("reduce", op, over, value)   the sum, max or min of all elements of a parameter ("tensor"), or of all
-    parameters ("step"), or along some axes:
-                                  then `over` is the extent of the result
+    ("reduce", op, over, value)   the sum, max or min of all elements of a parameter ("tensor"), of all
+                                  parameters ("step"), or along some axes: then `over` is the extent of the
+                                  result
     ("only_if", value)            store nothing where the value is 0 or NaN
     (op, operand, ...)            a primitive of `nbopt.language.ops`
 
@@ -25,31 +25,36 @@ ELEMENT has all bits. A reduction has a smaller one. A trace with slices is for 
 pass over memory.
 """
 
+from __future__ import annotations
+
 import functools
 import operator
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 STEP, TENSOR, ELEMENT = 0, 1, -1
 #: Lines that are computed from nothing.
 LEAVES = ("number", "source", "size", "length", "taken", "load")
+#: A line of a trace, or of a stage.
+Line = tuple[Any, ...]
 
 
-def is_number(extent):
+def is_number(extent: int) -> bool:
     """Return whether a value of this extent is one number for each parameter, or for all."""
     return extent in (STEP, TENSOR)
 
 
-def is_slice(extent):
+def is_slice(extent: int) -> bool:
     """Return whether a value of this extent varies with some axes of the parameter."""
     return extent > TENSOR
 
 
-def along(axes):
+def along(axes: Iterable[int]) -> int:
     """Return the extent of what varies with the parameter and some of its axes."""
     return TENSOR | sum(2 << axis for axis in axes)
 
 
-def axes_of(extent, ndim):
+def axes_of(extent: int, ndim: int) -> list[int]:
     """Return which of the axes of a parameter an extent varies with, as a list."""
     return [axis for axis in range(ndim) if extent & 2 << axis]
 
@@ -79,14 +84,14 @@ class Pass(NamedTuple):
         Each reduction along axes: its op, the operand, and the extent of the result.
     """
 
-    names: tuple
-    code: tuple
-    reductions: tuple = ()
+    names: tuple[Any, ...]
+    code: tuple[Any, ...]
+    reductions: tuple[Any, ...] = ()
     guarded: bool = False
     extent: int = ELEMENT
-    folds: tuple = ()
+    folds: tuple[Any, ...] = ()
 
-    def has_slices(self, extents):
+    def has_slices(self, extents: Sequence[int]) -> bool:
         """Return whether some of its values are slices of what it loops over.
 
         Parameters
@@ -104,7 +109,7 @@ class Pass(NamedTuple):
             or any(extents[slot] != self.extent for slot in self.used())
         )
 
-    def written(self):
+    def written(self) -> list[int]:
         """Return which slots are stored to.
 
         Returns
@@ -114,7 +119,7 @@ class Pass(NamedTuple):
         """
         return sorted({line[1] for line in self.code if line[0] == "store"})
 
-    def read(self):
+    def read(self) -> list[int]:
         """Return which slots are loaded.
 
         Returns
@@ -124,7 +129,7 @@ class Pass(NamedTuple):
         """
         return sorted({line[1] for line in self.code if line[0] == "load"})
 
-    def used(self):
+    def used(self) -> list[int]:
         """Return which slots are loaded, stored to, or only rounded for.
 
         Returns
@@ -134,7 +139,7 @@ class Pass(NamedTuple):
         """
         return sorted({line[1] for line in self.code if line[0] in ("load", "store", "round")})
 
-    def moved(self):
+    def moved(self) -> list[int]:
         """Return which slots are loaded or stored to.
 
         Returns
@@ -144,7 +149,7 @@ class Pass(NamedTuple):
         """
         return sorted({line[1] for line in self.code if line[0] in ("load", "store")})
 
-    def scalars(self):
+    def scalars(self) -> list[int]:
         """Return which numbers of a parameter are used.
 
         Returns
@@ -207,8 +212,8 @@ class Scalars(NamedTuple):
     """
 
     extent: int
-    code: tuple
-    outputs: tuple
+    code: tuple[Any, ...]
+    outputs: tuple[Any, ...]
     guarded: bool = False
 
 
@@ -224,6 +229,9 @@ class Verdict(NamedTuple):
     """
 
     condition: int
+
+
+Stage = Pass | Combine | Scalars | Verdict
 
 
 class Program(NamedTuple):
@@ -258,20 +266,20 @@ class Program(NamedTuple):
         Which numbers are numbers of elements along some axes: the number, and the extent that has these axes.
     """
 
-    names: tuple
-    extents: tuple
+    names: tuple[Any, ...]
+    extents: tuple[Any, ...]
     n_given: int
     n_numbers: int
     size: int | None
-    levels: tuple
-    ends: tuple = ()
+    levels: tuple[Any, ...]
+    ends: tuple[Any, ...] = ()
     verdict: int | None = None
     ndim: int | None = None
     workspace: int = 0
-    lengths: tuple = ()
+    lengths: tuple[Any, ...] = ()
 
     @classmethod
-    def of(cls, names, code, n_given=0):
+    def of(cls, names: Sequence[str], code: Sequence[Line], n_given: int = 0) -> Program:
         """Return a program of one pass.
 
         Parameters
@@ -295,7 +303,7 @@ class Program(NamedTuple):
             ((Pass(tuple(names), tuple(code)),),),
         )
 
-    def stages(self):
+    def stages(self) -> list[tuple[int, Stage]]:
         """Return all stages with their levels, in the order in which they run.
 
         Returns
@@ -305,7 +313,7 @@ class Program(NamedTuple):
         found = [(level, stage) for level, stages in enumerate(self.levels) for stage in stages]
         return found + [(len(self.levels), end) for end in self.ends]
 
-    def order(self):
+    def order(self) -> list[tuple[tuple[bool, int, int], Stage]]:
         """Return all stages with their places in the order of a step.
 
         The stages of several programs can be sorted by these places. Within a level, what the conditions are
@@ -322,7 +330,7 @@ class Program(NamedTuple):
             found.append(((level == len(self.levels), level, _part(stage)), stage))
         return found
 
-    def differs(self):
+    def differs(self) -> bool:
         """Return whether parameters have numbers of their own, which others don't have.
 
         Returns
@@ -335,7 +343,7 @@ class Program(NamedTuple):
         each = any(isinstance(stage, Scalars) and stage.extent == TENSOR for _, stage in self.stages())
         return over_tensors or each or self.size is not None or bool(self.lengths)
 
-    def passes(self):
+    def passes(self) -> list[Pass]:
         """Return the passes over elements.
 
         Returns
@@ -344,7 +352,7 @@ class Program(NamedTuple):
         """
         return [stage for stage in self.loops() if stage.extent == ELEMENT]
 
-    def loops(self):
+    def loops(self) -> list[Pass]:
         """Return the passes over elements and over slices.
 
         Returns
@@ -353,7 +361,7 @@ class Program(NamedTuple):
         """
         return [stage for _, stage in self.stages() if isinstance(stage, Pass)]
 
-    def over_the_step(self):
+    def over_the_step(self) -> list[tuple[str, int]]:
         """Return the reductions over the step, in the trace's order, with the levels where they are known.
 
         Returns
@@ -364,7 +372,7 @@ class Program(NamedTuple):
         found = [stage for _, stage in self.stages() if isinstance(stage, Combine) and stage.rank is not None]
         return [(stage.op, stage.level + 1) for stage in sorted(found, key=lambda stage: stage.rank or 0)]
 
-    def without_shared_stores(self):
+    def without_shared_stores(self) -> Program:
         """Return the program without its stores to slots of extent STEP.
 
         Another program of the same step does them.
@@ -374,13 +382,13 @@ class Program(NamedTuple):
         Program
         """
 
-        def stays(stage):
-            return not isinstance(stage, Scalars) or stage.outputs or stage.extent != STEP
+        def stays(stage: Stage) -> bool:
+            return not isinstance(stage, Scalars) or bool(stage.outputs) or stage.extent != STEP
 
         levels = tuple(tuple(filter(stays, stages)) for stages in self.levels)
         return self._replace(levels=levels, ends=tuple(filter(stays, self.ends)))
 
-    def columns(self):
+    def columns(self) -> list[int]:
         """Return the slots that each parameter has, workspace aside.
 
         Returns
@@ -393,7 +401,7 @@ class Program(NamedTuple):
             if extent != STEP
         ]
 
-    def shared(self):
+    def shared(self) -> list[int]:
         """Return the slots that are one number for the whole step.
 
         Returns
@@ -402,7 +410,7 @@ class Program(NamedTuple):
         """
         return [slot for slot, extent in enumerate(self.extents) if extent == STEP]
 
-    def written(self):
+    def written(self) -> list[int]:
         """Return which slots are stored to.
 
         Returns
@@ -413,7 +421,7 @@ class Program(NamedTuple):
         stages = [stage for _, stage in self.stages() if isinstance(stage, (Pass, Scalars))]
         return sorted({line[1] for stage in stages for line in stage.code if line[0] == "store"})
 
-    def bytes_moved(self, sizes):
+    def bytes_moved(self, sizes: Sequence[int]) -> list[int]:
         """Return how many bytes of elements, not of slices, the passes move for each element.
 
         Parameters
@@ -437,7 +445,7 @@ class Program(NamedTuple):
         return [sum(sizes[slot] for slot in slots) for slots in moved]
 
 
-def _part(stage):
+def _part(stage: Stage) -> int:
     if isinstance(stage, Combine):
         return 1 if stage.over == "step" else 0
     if isinstance(stage, Scalars):
@@ -447,7 +455,9 @@ def _part(stage):
     return 5 + stage.extent.bit_count() if is_slice(stage.extent) else 99
 
 
-def extents_of(code, slots, known=(), ndim=None):
+def extents_of(
+    code: Sequence[Line], slots: Sequence[int], known: Sequence[int] = (), ndim: int | None = None
+) -> list[int]:
     """Return the extent of each line of a trace.
 
     Parameters
@@ -464,7 +474,8 @@ def extents_of(code, slots, known=(), ndim=None):
     -------
     list of int
     """
-    extents, every = [*known], along(range(ndim)) if ndim else ELEMENT
+    extents: list[Any] = [*known]
+    every = along(range(ndim)) if ndim else ELEMENT
     for line in code[len(extents) :]:
         if line[0] in ("load", "store"):
             extents.append(slots[line[1]])
@@ -478,7 +489,7 @@ def extents_of(code, slots, known=(), ndim=None):
     return extents
 
 
-def operands_of(line):
+def operands_of(line: Line) -> Any:
     """Return the positions of the values that a line of a trace is computed from."""
     op, *rest = line
     if op in LEAVES:
@@ -486,7 +497,7 @@ def operands_of(line):
     return rest[1:2] if op == "store" else rest[2:] if op == "reduce" else rest
 
 
-def _values(line):
+def _values(line: Line) -> Any:
     """Return the operands of a line of a stage."""
     op, *rest = line
     return [] if op in LEAVES else rest[1:2] if op in ("store", "round") else rest

@@ -1,11 +1,19 @@
 """A program in words, for `nbopt.explain`."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from nbopt.language.stages import STEP, Combine, Pass, Scalars, axes_of, is_slice
+
+if TYPE_CHECKING:
+    from nbopt.language.stages import Program
 
 _OVER = {"tensor": "of each parameter", "step": "of all parameters"}
 
 
-def summary(program, sizes):
+def summary(program: Program, sizes: Sequence[int]) -> list[str]:
     """Return what the stages of a program do, one line for each.
 
     Parameters
@@ -38,19 +46,19 @@ def summary(program, sizes):
     return lines
 
 
-def _moves(program, stage):
+def _moves(program: Program, stage: Pass) -> str:
     kinds = ("loads", stage.read()), ("stores", stage.written())
     parts = [f"{what} {', '.join(program.names[slot] for slot in slots)}" for what, slots in kinds if slots]
     count = len(stage.reductions) + len(stage.folds)
     return "; ".join([*parts, f"{count} reduction{'s' * (count > 1)}"] if count else parts)
 
 
-def _slices(program, extent):
-    axes = axes_of(extent, program.ndim)
+def _slices(program: Program, extent: int) -> str:
+    axes = axes_of(extent, program.ndim or 0)
     return f"each index along {'axis' if len(axes) == 1 else 'axes'} {', '.join(map(str, axes))}"
 
 
-def _scalars(program, stage):
+def _scalars(program: Program, stage: Scalars) -> str:
     stored = [program.names[line[1]] for line in stage.code if line[0] == "store"]
     if stored:
         return f"stores {', '.join(stored)}"

@@ -10,8 +10,11 @@ For RMSProp with slots param, grad, mean_square this begins::
 Inside a rule there are no expression trees: each operation goes straight onto the tape.
 """
 
+from __future__ import annotations
+
 import threading
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from nbopt.errors import TraceError
 from nbopt.language.cutter import cut
@@ -20,13 +23,17 @@ from nbopt.language.scalars import evaluate
 from nbopt.language.stages import ELEMENT, STEP, TENSOR, along, axes_of, extents_of, is_number, operands_of
 from nbopt.language.values import Number, Slot, Value
 
+if TYPE_CHECKING:
+    from nbopt.language.scalars import ScalarCode
+    from nbopt.language.stages import Line, Program
 
-def too_deep():
+
+def too_deep() -> TraceError:
     """Return the error of an expression that is nested more deeply than Python's stack."""
     return TraceError("the expression is nested too deeply: assign parts of it to tensors of their own")
 
 
-def _called(extent):
+def _called(extent: int) -> str:
     numbers = {
         STEP: "one number for the whole step",
         TENSOR: "one number for each parameter",
@@ -76,10 +83,13 @@ class Tracer:
         what it found.
     """
 
-    def __init__(self, names, slots=None, ndim=None):
-        self.names, self.ndim = tuple(names), ndim
+    def __init__(
+        self, names: Iterable[str], slots: Iterable[int] | None = None, ndim: int | None = None
+    ) -> None:
+        self.names = tuple(names)
+        self.ndim: Any = ndim
         self.slot_extents = tuple(slots or (ELEMENT,) * len(self.names))
-        self.code: list[tuple] = []
+        self.code: list[Line] = []
         self._extents: list[int] = []
         self.numbers: list[float] = []
         self.stores = 0
@@ -91,12 +101,12 @@ class Tracer:
         self._sources: dict[str, int] = {}
         self._current: list[Any] = [None] * len(self.names)  # the line that a read of each slot gives now
 
-    def slots(self):
+    def slots(self) -> list[Slot]:
         """Return new symbolic tensors, one for each name."""
         # Kept here they would make a circle, which only the garbage collector could end.
         return [Slot(self, number, name) for number, name in enumerate(self.names)]
 
-    def program(self, guard=None, waits=()):
+    def program(self, guard: int | None = None, waits: Sequence[int] = ()) -> tuple[Program, ScalarCode]:
         """Return the program of all assignments so far, and the scalar code of its numbers.
 
         Parameters
@@ -114,18 +124,18 @@ class Tracer:
             waits,
         )
 
-    def extent(self, value):
+    def extent(self, value: Any) -> int:
         """Return the extent of a node or a number."""
         if type(value) is Slot:
             return self.slot_extents[value.number]
         return self._extent(value.index) if isinstance(value, Value) else STEP
 
-    def _extent(self, line):
+    def _extent(self, line: int) -> int:
         if line >= len(self._extents):
             self._extents = extents_of(self.code, self.slot_extents, self._extents, self.ndim)
         return self._extents[line]
 
-    def source(self, name, number):
+    def source(self, name: str, number: Any) -> Number:
         """Return a number of the step.
 
         Parameters
@@ -144,15 +154,15 @@ class Tracer:
             self._known[line] = number
         return Number(self, line, number)
 
-    def size(self):
+    def size(self) -> Value:
         """Return the number of elements of the parameter."""
         return Value(self, self._once(("size",)))
 
-    def length(self, extent):
+    def length(self, extent: int) -> Value:
         """Return the number of elements along the axes of an extent."""
         return Value(self, self._once(("length", extent)))
 
-    def axes(self, axis=None):
+    def axes(self, axis: int | tuple[int, ...] | None = None) -> int:
         """Return the extent that has some axes, or all.
 
         Parameters
@@ -184,14 +194,14 @@ class Tracer:
                 )
         return along({one % self.ndim for one in asked})
 
-    def taken(self):
+    def taken(self) -> Value:
         """Return 1.0 if the step stores what a condition guards, else 0.0, for counters alone."""
         return Value(self, self._once(("taken",)))
 
-    def _once(self, line):
+    def _once(self, line: Line) -> int:
         return self.code.index(line) if line in self.code else self._line(line)
 
-    def reduce(self, op, over, value):
+    def reduce(self, op: str, over: str | int, value: Any) -> Value:
         """Append a reduction; return its value, or the value itself if there is nothing to reduce over.
 
         Parameters
@@ -219,7 +229,7 @@ class Tracer:
             return value
         return Value(self, self._line(("reduce", op, over, line)))
 
-    def only_if(self, value):
+    def only_if(self, value: Any) -> None:
         """Append a condition: where it is 0 or NaN, the step stores nothing."""
         line = self.operand(value)
         if self._extent(line) != STEP:
@@ -229,7 +239,7 @@ class Tracer:
             )
         self._line(("only_if", line))
 
-    def apply(self, op, args):
+    def apply(self, op: str, args: tuple[Any, ...]) -> Value:
         """Append a primitive; return its value."""
         operands = [self.operand(arg) for arg in args]
         line = self._line((op, *operands))
@@ -238,7 +248,7 @@ class Tracer:
             return Number(self, line, self._known[line])
         return Value(self, line)
 
-    def store(self, number, value):
+    def store(self, number: int, value: Any) -> None:
         """Append the assignment of `value`, a node or a number, to slot `number`."""
         place = self.assigned[number] = self.assigned.get(number, 0) + 1
         if self.amended == (number, place):
@@ -257,14 +267,14 @@ class Tracer:
         self._current[number] = len(self.code) - 1
         self.stores += 1
 
-    def load(self, number):
+    def load(self, number: int) -> int:
         """Return the line of the current value of slot `number`; its first use emits the load."""
         line = self._current[number]
         if line is None:
             line = self._current[number] = self._line(("load", number))
         return line
 
-    def operand(self, arg):
+    def operand(self, arg: Any) -> int:
         """Return the line of `arg`, a node or a number, after a look at whether it is fresh."""
         if isinstance(arg, Value):
             if arg.tracer is not self:
@@ -286,18 +296,18 @@ class Tracer:
         self._known[line] = self.numbers[-1]
         return line
 
-    def _line(self, line):
+    def _line(self, line: Line) -> int:
         self.code.append(line)
         return len(self.code) - 1
 
-    def leaf(self, node):
+    def leaf(self, node: Any) -> int:
         """Return the line of a node that is no value of the rule. A rule has its slots and nothing else."""
         raise TraceError(
             f"a rule reads its slots ({', '.join(self.names)}) and numbers; {node!r} is neither. "
             "A tensor that a rule needs can be one of its states: name it in state_names."
         )
 
-    def _check_fresh(self, index):
+    def _check_fresh(self, index: int) -> None:
         """Check that no slot that the value at `index` was computed from has been assigned since.
 
         What a reduction has given stays what it is, so it may be used later.

@@ -3,12 +3,21 @@
 Each operation on one goes onto the tape of its `Tracer`.
 """
 
+from __future__ import annotations
+
 import numbers
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from nbopt.errors import TraceError
 from nbopt.language.expressions import Lazy, apply_named
 from nbopt.language.ops import COMPOSED, PRIMITIVES
 from nbopt.language.stages import ELEMENT, TENSOR, axes_of, is_number
+
+if TYPE_CHECKING:
+    from nbopt.language.expressions import Node, Operand
+    from nbopt.language.trace import Tracer
 
 _SHAPES = {"shape", "size", "ndim", "dim", "numel", "dtype", "device", "itemsize", "nbytes", "len"}
 
@@ -32,19 +41,19 @@ class Value(Lazy):
     )
     be_advice = "with be = self.be"
 
-    def __init__(self, tracer, index):
+    def __init__(self, tracer: Tracer, index: int) -> None:
         self.tracer = tracer
         self.index = index
         self.seen = tracer.stores
 
-    def build(self, op, args):
+    def build(self, op: str, args: tuple[Any, ...]) -> Value:
         """Put an operation onto the tape; what `nbopt.language.expressions.apply` calls."""
         return self.tracer.apply(op, args)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         raise TraceError("an expression can't be indexed: a rule works on all elements alike")
 
-    def reduce(self, op, axis=None):
+    def reduce(self, op: str, axis: int | tuple[int, ...] | None = None) -> Value:
         """Put a reduction onto the tape.
 
         Parameters
@@ -60,7 +69,7 @@ class Value(Lazy):
         """
         return self.tracer.reduce(op, "tensor" if axis is None else self.tracer.axes(axis), self)
 
-    def count(self, axis=None):
+    def count(self, axis: int | tuple[int, ...] | None = None) -> Any:
         """Return how many elements a mean of this value is over, at least 1: the mean over none is 0."""
         tracer, extent = self.tracer, self.tracer.extent(self)
         if axis is None and extent == ELEMENT:
@@ -73,7 +82,7 @@ class Value(Lazy):
             count = tracer.length(gone | TENSOR)
         return apply_named("maximum", count, 1.0)
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         if self.tracer.extent(self) != ELEMENT:
             raise TraceError(
                 "an if needs to know a number that is computed on the device while the step runs: it comes "
@@ -81,7 +90,7 @@ class Value(Lazy):
             )
         return super().__bool__()
 
-    def __float__(self):
+    def __float__(self) -> float:
         raise TraceError(
             f"{self!r} is not a number: a rule says once what is done to all elements, whose values are not "
             "known yet. In place of a function of numbers, such as math.sqrt(x), write be.sqrt(x), "
@@ -90,7 +99,7 @@ class Value(Lazy):
 
     __int__ = __index__ = __trunc__ = __float__
 
-    def advice(self, name):
+    def advice(self, name: str) -> str:
         """Return what to type in a rule for a function or method that another library calls `name`."""
         if name in _SHAPES:
             return (
@@ -100,7 +109,7 @@ class Value(Lazy):
             )
         return super().advice(name)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return "<a value of the rule>"
 
 
@@ -120,52 +129,52 @@ class Number(Value):
 
     __slots__ = ("number",)
 
-    def __init__(self, tracer, index, number):
+    def __init__(self, tracer: Tracer, index: int, number: float) -> None:
         super().__init__(tracer, index)
         self.number = number
 
-    def _known(self):
+    def _known(self) -> Any:
         self.tracer.tests.append((self.index, False, self.number))
         return self.number
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         self.tracer.tests.append((self.index, True, bool(self.number)))
         return bool(self.number)
 
-    def __float__(self):
+    def __float__(self) -> float:
         return float(self._known())
 
-    def __int__(self):
+    def __int__(self) -> int:
         return int(self._known())
 
-    def __index__(self):
+    def __index__(self) -> int:
         return self._known().__index__()
 
-    def __trunc__(self):
+    def __trunc__(self) -> int:
         return self._known().__trunc__()
 
-    def __round__(self, digits=None):
+    def __round__(self, digits: int | None = None) -> Any:
         return round(self._known(), digits)
 
-    def __floor__(self):  # type: ignore[override]
+    def __floor__(self) -> int:  # type: ignore[override]
         return self._known().__floor__()
 
-    def __ceil__(self):  # type: ignore[override]
+    def __ceil__(self) -> int:  # type: ignore[override]
         return self._known().__ceil__()
 
-    def __floordiv__(self, other):
+    def __floordiv__(self, other: Any) -> Any:
         return self._known() // other
 
-    def __rfloordiv__(self, other):
+    def __rfloordiv__(self, other: Any) -> Any:
         return other // self._known()
 
-    def __mod__(self, other):
+    def __mod__(self, other: Any) -> Any:
         return self._known() % other
 
-    def __rmod__(self, other):
+    def __rmod__(self, other: Any) -> Any:
         return other % self._known()
 
-    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         if (
             method == "__call__"
             and not options
@@ -176,50 +185,61 @@ class Number(Value):
             return ufunc(*(x._known() if isinstance(x, Number) else x for x in inputs))
         return super().__array_ufunc__(ufunc, method, *inputs, **options)
 
-    def __format__(self, spec):
+    def __format__(self, spec: str) -> str:
         return format(self.number, spec)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return repr(self.number)
 
 
 class Slot(Value):
-    """A symbolic tensor inside a rule. Assign to it with ``slot[:] = expression``."""
+    """A symbolic tensor inside a rule. Assign to it with ``slot[:] = expression``.
+
+    Rules get slots, and make none.
+
+    Parameters
+    ----------
+    tracer : Tracer
+    number : int
+        Its place among the program's slots.
+    name : str
+        As messages and kernels call it.
+    """
 
     __slots__ = ("name", "number")
 
-    def __init__(self, tracer, number, name):
+    def __init__(self, tracer: Tracer, number: int, name: str) -> None:
         self.tracer, self.number, self.name = tracer, number, name
-        self.index = None
+        self.index = None  # type: ignore[assignment]  # until it is loaded
         self.seen = -1  # before the first store there was no load
 
     @property
-    def size(self):
+    def size(self) -> Node:
         """Return the parameter's number of elements."""
         return self.tracer.size()
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         """Return how many axes the parameter has: the rule is traced for each number of axes."""
         return len(axes_of(self.tracer.axes(), self.tracer.ndim))
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[Node, ...]:
         """Return the lengths of the parameter's axes, which are numbers of the parameter."""
         self.tracer.axes()
         return tuple(self.tracer.length(2 << axis | TENSOR) for axis in range(self.tracer.ndim))
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: slice, value: Operand) -> None:
         if not (isinstance(key, slice) and key == slice(None)):
             raise TraceError(f"a rule assigns whole slots: write {self.name}[:] = ...")
         self.tracer.store(self.number, value)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: slice) -> Slot:
         if not (isinstance(key, slice) and key == slice(None)):
             raise TraceError(
                 f"{self.name} stands for a tensor of any shape inside a rule and can't be indexed"
             )
         return self
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return self.name

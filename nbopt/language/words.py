@@ -44,7 +44,7 @@ ELSEWHERE = {
 }
 
 
-def op_for(name):
+def op_for(name: str) -> str | None:
     """Return the op, or the formula, for an element-wise function or method of another library.
 
     Parameters
@@ -68,7 +68,7 @@ def op_for(name):
     return None
 
 
-def reduction_for(name):
+def reduction_for(name: str) -> str | None:
     """Return what to type for a reduction of another library.
 
     Parameters

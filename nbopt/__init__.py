@@ -1,6 +1,7 @@
 """nbopt: neon's optimizers, and your own, as fused Numba kernels over arrays that you already have."""
 
 import importlib
+from typing import Any
 
 from nbopt import backends, errors, optimizers
 from nbopt.arrays.tensor import Tensor
@@ -47,6 +48,7 @@ from nbopt.optimizers import (
     Yogi,
     get_param_list,
 )
+from nbopt.optimizers.step import Expr, Slot, Step
 from nbopt.parameters import Parameters
 from nbopt.schedules import ExpSchedule, PolySchedule, PowerSchedule, Schedule, ShiftSchedule, StepSchedule
 from nbopt.version import __version__
@@ -72,6 +74,7 @@ __all__ = [
     "Backend",
     "DAdaptAdam",
     "ExpSchedule",
+    "Expr",
     "GradientDescentMomentum",
     "Lion",
     "MultiOptimizer",
@@ -91,8 +94,10 @@ __all__ = [
     "ScheduleFreeSGD",
     "ShiftAdaMax",
     "ShiftSchedule",
+    "Slot",
     "StableAdamW",
     "State",
+    "Step",
     "StepSchedule",
     "Tensor",
     "Tiger",
@@ -114,7 +119,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     # Importing nbopt does not import PyTorch, and so neither does dir(nbopt).
     if name == "torch":
         try:

@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class AdaBelief(MomentOptimizer):
@@ -26,7 +27,7 @@ class AdaBelief(MomentOptimizer):
     epsilon = hyper(1e-16, doc="Keeps the division finite. It stands beside the corrected root, as in optax.")
     epsilon_root = hyper(1e-16, checks.non_negative, "Added to ``v`` at every step, and so kept in it.")
 
-    def rule(self, step, param, grad, mean, variance):
+    def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, variance: Slot) -> None:
         """One step; see the class."""
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         first, root = self.corrections(step)

@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class Adadelta(Optimizer):
@@ -32,7 +33,15 @@ class Adadelta(Optimizer):
         "*", "gradient_clip_value", "ema_decay", "state_dtype",
     )  # fmt: skip
 
-    def rule(self, step, param, grad, mean_square_gradient, mean_square_update, last_update):
+    def rule(
+        self,
+        step: Step,
+        param: Slot,
+        grad: Expr,
+        mean_square_gradient: Slot,
+        mean_square_update: Slot,
+        last_update: Slot,
+    ) -> None:
         """One step; see the class."""
         be, decay, epsilon = self.be, self.decay, self.epsilon
         mean_square_gradient[:] = decay * mean_square_gradient + (1.0 - decay) * be.square(grad)

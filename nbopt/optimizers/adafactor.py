@@ -5,6 +5,7 @@ from nbopt.optimizers.base import Optimizer, decayed
 from nbopt.optimizers.factored import factored, relative
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.states import State
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class Adafactor(Optimizer):
@@ -49,13 +50,13 @@ class Adafactor(Optimizer):
     )
     wdecay = hyper(0.0, checks.non_negative, "Weight decay, as in `AdamW`.", torch="weight_decay")
 
-    def states(self, shape):
+    def states(self, shape: tuple[int, ...]) -> dict[str, State]:
         """Declare the states: one number for each row and each column, or for each element of a vector."""
         if len(shape) < 2:
             return {"mean_square": State()}
         return dict(zip(self.state_names, factored(shape)))
 
-    def rule(self, step, param, grad, *states):
+    def rule(self, step: Step, param: Slot, grad: Expr, *states: Slot) -> None:
         """One step; see the class."""
         be, square, size = self.be, self.be.square(grad), self.be.sqrt(param.size)
         share = step.t**self.beta_2_decay

@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class Adagrad(Optimizer):
@@ -25,7 +26,7 @@ class Adagrad(Optimizer):
     epsilon = hyper(1e-6, checks.non_negative, "Keeps the division finite.", torch="eps")
     schedule = hyper(doc="Of the learning rate. Constant without one. (Not in neon.)")
 
-    def rule(self, step, param, grad, sum_of_squares):
+    def rule(self, step: Step, param: Slot, grad: Expr, sum_of_squares: Slot) -> None:
         """One step; see the class."""
         be = self.be
         sum_of_squares[:] = sum_of_squares + be.square(grad)

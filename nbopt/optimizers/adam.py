@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class Adam(Optimizer):
@@ -34,7 +35,7 @@ class Adam(Optimizer):
     name = hyper("adam")
     schedule = hyper(doc="Of the learning rate. Constant without one. (Not in neon.)")
 
-    def rule(self, step, param, grad, mean, mean_square):
+    def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot) -> None:
         """One step; see the class."""
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         rate = step.lr * be.sqrt(1.0 - b2**step.t) / (1.0 - b1**step.t)

@@ -2,6 +2,7 @@
 
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class AdaMax(MomentOptimizer):
@@ -27,7 +28,7 @@ class AdaMax(MomentOptimizer):
         doc="Keeps the division finite. It is added to the magnitude, as in PyTorch. The paper has none."
     )
 
-    def rule(self, step, param, grad, mean, largest):
+    def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, largest: Slot) -> None:
         """One step; see the class."""
         be, b1, epsilon = self.be, self.beta_1, self.epsilon
         first, _ = self.corrections(step)

@@ -4,6 +4,7 @@ from nbopt import checks
 from nbopt.optimizers.base import decayed
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class AdamW(MomentOptimizer):
@@ -35,7 +36,7 @@ class AdamW(MomentOptimizer):
         doc="Weight decay, decoupled from the gradient. (`GradientDescentMomentum` adds it to the gradient.)",
     )  # fmt: skip
 
-    def rule(self, step, param, grad, mean, mean_square):
+    def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot) -> None:
         """One step; see the class."""
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         first, root = self.corrections(step)

@@ -4,6 +4,7 @@ from nbopt import checks
 from nbopt.optimizers.base import Optimizer, decayed
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.states import State
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class Adan(Optimizer):
@@ -51,12 +52,22 @@ class Adan(Optimizer):
         torch="weight_decouple",
     )
 
-    def states(self, shape):
+    def states(self, shape: tuple[int, ...]) -> dict[str, State]:
         """Declare the states: four for each element, and for each parameter whether it has had a step."""
         *names, begun = self.state_names
         return {**dict.fromkeys(names, State()), begun: State(axes=())}
 
-    def rule(self, step, param, grad, mean, mean_difference, mean_square, last_grad, begun):
+    def rule(
+        self,
+        step: Step,
+        param: Slot,
+        grad: Expr,
+        mean: Slot,
+        mean_difference: Slot,
+        mean_square: Slot,
+        last_grad: Slot,
+        begun: Slot,
+    ) -> None:
         """One step; see the class."""
         be, b1, b2, b3 = self.be, self.beta_1, self.beta_2, self.beta_3
         difference = be.where(begun, grad - last_grad, 0.0)

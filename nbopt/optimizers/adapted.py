@@ -4,6 +4,7 @@ from nbopt import checks
 from nbopt.optimizers.decay import DecayOptimizer
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
+from nbopt.optimizers.step import Expr, Step
 
 
 class AdaptedOptimizer(DecayOptimizer, MomentOptimizer):
@@ -29,7 +30,7 @@ class AdaptedOptimizer(DecayOptimizer, MomentOptimizer):
         "The largest factor by which the estimate may grow in one step. None: any.",
     )
 
-    def rate(self, step, d):
+    def rate(self, step: Step, d: Expr) -> Expr:
         """Return the length of a step."""
         rate = d * step.lr
         # By the number of the step, not by a parameter's own: the sums are over all parameters.
@@ -37,6 +38,6 @@ class AdaptedOptimizer(DecayOptimizer, MomentOptimizer):
             rate = rate * self.be.sqrt(1.0 - self.beta_2**step.number) / (1.0 - self.beta_1**step.number)
         return rate
 
-    def bounded(self, estimate, d):
+    def bounded(self, estimate: Expr, d: Expr) -> Expr:
         """Return the estimate, which may be ``growth_rate * d`` at most."""
         return self.be.minimum(estimate, self.growth_rate * d) if self.growth_rate else estimate

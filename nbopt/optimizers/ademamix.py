@@ -4,6 +4,7 @@ from nbopt import checks
 from nbopt.optimizers.decay import DecayOptimizer
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class AdEMAMix(DecayOptimizer, MomentOptimizer):
@@ -40,7 +41,9 @@ class AdEMAMix(DecayOptimizer, MomentOptimizer):
     )  # fmt: skip
     wdecay = hyper(doc="Weight decay.")
 
-    def rule(self, step, param, grad, mean, mean_square, slow_mean):
+    def rule(
+        self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot, slow_mean: Slot
+    ) -> None:
         """One step; see the class."""
         be, b1, b2, b3, alpha = self.be, self.beta_1, self.beta_2, self.beta_3, self.alpha
         first, root = self.corrections(step)

@@ -4,6 +4,7 @@ from nbopt import checks
 from nbopt.optimizers.decay import DecayOptimizer
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class ADOPT(DecayOptimizer, MomentOptimizer):
@@ -39,7 +40,7 @@ class ADOPT(DecayOptimizer, MomentOptimizer):
         "Which power of t bounds the divided gradients. None: no bound.",
     )
 
-    def rule(self, step, param, grad, mean, mean_square):
+    def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot) -> None:
         """One step; see the class."""
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         begun = be.minimum(step.t - 1.0, 1.0)  # 0 in the first step, then 1

@@ -2,6 +2,7 @@
 
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class AMSGrad(MomentOptimizer):
@@ -23,7 +24,7 @@ class AMSGrad(MomentOptimizer):
 
     epsilon = hyper(doc="Keeps the division finite. It stands beside the corrected root, as in PyTorch.")
 
-    def rule(self, step, param, grad, mean, mean_square, largest):
+    def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot, largest: Slot) -> None:
         """One step; see the class."""
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         first, root = self.corrections(step)

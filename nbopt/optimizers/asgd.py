@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.base import Optimizer, decayed
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class ASGD(Optimizer):
@@ -35,7 +36,7 @@ class ASGD(Optimizer):
         "An element of it that is 0 has not begun either.",
     )  # fmt: skip
 
-    def rule(self, step, param, grad, average):
+    def rule(self, step: Step, param: Slot, grad: Expr, average: Slot) -> None:
         """One step; see the class."""
         before = step.t - 1
         eta = step.lr / (1.0 + self.lambd * step.lr * before) ** self.alpha

@@ -1,8 +1,11 @@
 """Optimizer: everything that the optimizers have in common, and what users subclass."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -12,10 +15,13 @@ from nbopt.arrays.tensor import Tensor
 from nbopt.backends import get_backend
 from nbopt.checkpoints import state as checkpoint
 from nbopt.errors import ArgumentError, StateError, TraceError
+from nbopt.interface.backend import Backend
 from nbopt.interface.update import Update
+from nbopt.language.expressions import Operand
 from nbopt.language.stages import ELEMENT, STEP
 from nbopt.language.trace import NeedsAxesError, Tracer
 from nbopt.layers import (
+    Layer,
     as_gradient,
     as_layers,
     check_distinct,
@@ -31,6 +37,7 @@ from nbopt.optimizers.further import put_aside, put_back
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.states import EMA, State, check_effect, checked_columns, place_in, storage_name
 from nbopt.optimizers.steady import Steady
+from nbopt.optimizers.step import Expr, Slot, Step
 from nbopt.optimizers.tracing import Options, Traces
 from nbopt.schedules import Schedule
 
@@ -63,16 +70,21 @@ class _Kept:
         A `MultiOptimizer`'s last parameters: their serial numbers and sizes.
     """
 
-    def __init__(self):
-        self.plans: list = []
+    def __init__(self) -> None:
+        self.plans: list[Any] = []
         self.traces = Traces()
         self.by_axes = False
         self.shapes: Any = None
-        self.declared: dict = {}
+        self.declared: dict[Any, Any] = {}
         self.trace: Any = None
         self.steady: Any = None
         self.listed: Any = None
         self.told_of_lost_states = False
+
+
+def _of_any_states(rule: Callable[..., None]) -> Any:
+    """Return a rule, of which type checkers know nothing: those of subclasses have states of their own."""
+    return rule
 
 
 class Optimizer(Declared, Described):
@@ -165,7 +177,7 @@ class Optimizer(Declared, Described):
         "skip_nonfinite": checks.boolean,
         "t": checks.count,
     }
-    arguments: tuple = (
+    arguments: tuple[Any, ...] = (
         "stochastic_round",
         "learning_rate",
         ...,
@@ -177,7 +189,7 @@ class Optimizer(Declared, Described):
         "state_dtype",
     )
 
-    def __init__(self, name=None, state_dtype=None):
+    def __init__(self, name: str | None = None, state_dtype: Any = None) -> None:
         super().__init__(name=name)
         self.state_dtype = None if state_dtype is None else storage_name(get_backend(), state_dtype)
 
@@ -194,10 +206,11 @@ class Optimizer(Declared, Described):
         if inspect.isfunction(cls.__dict__.get("__init__")):
             cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
 
-    def _check_together(self):
+    def _check_together(self) -> None:
         """Check what holds between hyper-parameters, at the end of a constructor. A subclass says what."""
 
-    def rule(self, step, param, grad, *states):
+    @_of_any_states
+    def rule(self, step: Step, param: Slot, grad: Expr, *states: Slot) -> None:
         """State one step as mathematics. Subclasses define it.
 
         Parameters
@@ -227,7 +240,7 @@ class Optimizer(Declared, Described):
             "layer_list, epoch)"
         )
 
-    def states_in_use(self):
+    def states_in_use(self) -> tuple[str, ...]:
         """Return the names of the states that the rule takes now.
 
         Returns
@@ -237,7 +250,7 @@ class Optimizer(Declared, Described):
         """
         return self.state_names
 
-    def states(self, shape):
+    def states(self, shape: tuple[int, ...]) -> dict[str, State]:
         """Declare the states beside a parameter of some shape.
 
         A subclass overrides it where `state_names` does not say enough.
@@ -254,7 +267,7 @@ class Optimizer(Declared, Described):
         """
         return dict.fromkeys(self.states_in_use(), State())
 
-    def declared_states(self, shape=()):
+    def declared_states(self, shape: tuple[int, ...] = ()) -> tuple[tuple[str, State], ...]:
         """Return the states that the rule takes now.
 
         Parameters
@@ -275,7 +288,7 @@ class Optimizer(Declared, Described):
             found = kept[names] = (*((name, State()) for name in self.states_in_use()), *last)
         return found
 
-    def every_state(self, shape):
+    def every_state(self, shape: tuple[int, ...]) -> dict[str, State]:
         """Return the states that may stand beside a parameter of some shape, whatever the hyper-parameters.
 
         Parameters
@@ -295,7 +308,7 @@ class Optimizer(Declared, Described):
         }
 
     @property
-    def step_states(self):
+    def step_states(self) -> dict[str, Tensor]:
         """Dict of str to Tensor : the states that are one number for all parameters.
 
         On a device, reading one waits for the steps so far.
@@ -303,10 +316,10 @@ class Optimizer(Declared, Described):
         return self.__dict__.setdefault("_step_states", {})
 
     @step_states.setter
-    def step_states(self, states):
+    def step_states(self, states: Any) -> None:
         self.__dict__["_step_states"] = states
 
-    def step_numbers(self):
+    def step_numbers(self) -> dict[str, Any]:
         """Return the same as floats, which waits for a device.
 
         Returns
@@ -315,7 +328,7 @@ class Optimizer(Declared, Described):
         """
         return {name: float(_value(value)) for name, value in self.step_states.items()}
 
-    def _step_state(self, be, name, state, rate):
+    def _step_state(self, be: Backend, name: str, state: State, rate: float | None) -> Tensor:
         """Return the tensor of a state that is one number for the whole step.
 
         If there is none, it begins here.
@@ -327,7 +340,7 @@ class Optimizer(Declared, Described):
             tensor = kept[name] = be.array([value], state.dtype or "float64", name)
         return tensor
 
-    def optimize(self, layer_list, epoch):
+    def optimize(self, layer_list: Iterable[Layer], epoch: int) -> None:
         """Update the parameters of all layers, in place, by one step.
 
         Parameters
@@ -352,7 +365,7 @@ class Optimizer(Declared, Described):
             if type(self).updates is Optimizer.updates and type(self).update_of is Optimizer.update_of:
                 kept.steady = Steady.after(be, layers, updates, run, kept.trace)
 
-    def updates(self, be, layer_list, epoch):
+    def updates(self, be: Backend, layer_list: Iterable[Layer], epoch: int) -> list[Update]:
         """Return the step over these layers, without running it or changing anything.
 
         Parameters
@@ -376,7 +389,7 @@ class Optimizer(Declared, Described):
             self.trace_by_axes()
             return self._updates(be, layers, params, epoch)
 
-    def _updates(self, be, layers, params, epoch):
+    def _updates(self, be: Backend, layers: list[Any], params: list[Any], epoch: int) -> list[Update]:
         """Return the step over some entries.
 
         It is one update, or one for each kind of parameter that the rule is traced for.
@@ -405,7 +418,7 @@ class Optimizer(Declared, Described):
             found.append(update)
         return found
 
-    def by_axes(self):
+    def by_axes(self) -> bool:
         """Return whether the rule is traced for each number of axes that parameters have.
 
         Returns
@@ -414,11 +427,11 @@ class Optimizer(Declared, Described):
         """
         return type(self).states is not Optimizer.states or self._cache().by_axes
 
-    def trace_by_axes(self):
+    def trace_by_axes(self) -> None:
         """Note that the rule depends on the parameters' number of axes."""
         self._cache().by_axes = True
 
-    def _kinds(self, params):
+    def _kinds(self, params: list[Any]) -> tuple[list[int], Any]:
         """Return the sizes of all parameters, and the kinds of those that have gradients.
 
         A kind is what the trace depends on.
@@ -436,21 +449,23 @@ class Optimizer(Declared, Described):
             serials = None
         if serials is None or cache.shapes is None or cache.shapes[0] != serials:
             sizes, rows = rows_with_gradients(params)
-            shapes: dict[tuple, list[int]] = {}
+            shapes: dict[tuple[Any, ...], list[int]] = {}
             for row in rows:
                 shapes.setdefault(tuple(getattr(params[row][0][0], "shape", ())), []).append(row)
             cache.shapes = serials, sizes, shapes, None, None
         _, sizes, shapes, known, kinds = cache.shapes
         declared = [self.declared_states(shape) for shape in shapes]  # hyper-parameters may matter
         if declared != known:
-            found: dict[tuple, list[int]] = {}
+            found: dict[tuple[Any, ...], list[int]] = {}
             for (shape, rows), states in zip(shapes.items(), declared):
                 found.setdefault((len(shape), states), []).extend(rows)
             kinds = [(kind, sorted(rows)) for kind, rows in found.items()]
             cache.shapes = (*cache.shapes[:3], declared, kinds)
         return sizes, kinds
 
-    def _update(self, be, layers, params, epoch, kind, counts):
+    def _update(
+        self, be: Backend, layers: list[Any], params: list[Any], epoch: int, kind: Any, counts: bool
+    ) -> Update:
         """Return the update over some entries.
 
         Parameters
@@ -460,9 +475,9 @@ class Optimizer(Declared, Described):
         counts : bool
             Whether it is what counts the step.
         """
-        made: list[tuple[list, list]] = []
+        made: list[tuple[list[Tensor], list[Tensor]]] = []
 
-        def columns(update):
+        def columns(update: Update) -> list[list[Any]]:
             check_distinct(layers)
             place = lambda number, states: place_in(layers, states) or f"parameter {number}"  # noqa: E731
             found = checked_columns(self, trace, be, params, made, place)
@@ -474,7 +489,7 @@ class Optimizer(Declared, Described):
                 cache.told_of_lost_states = cache.told_of_lost_states or warn_of_lost_states(layers)
             return found
 
-        def commit():
+        def commit() -> None:
             for states, new in made:
                 states.extend(new)
 
@@ -483,7 +498,7 @@ class Optimizer(Declared, Described):
         return update
 
     @property
-    def skipped(self):
+    def skipped(self) -> int:
         """Int : how many calls `skip_nonfinite` has skipped.
 
         On a device, reading it waits for the steps so far. Can be set.
@@ -492,11 +507,11 @@ class Optimizer(Declared, Described):
         return int(counter.get()[0]) if isinstance(counter, Tensor) else counter
 
     @skipped.setter
-    def skipped(self, count):
+    def skipped(self, count: int) -> None:
         self._skipped = checks.count("skipped", count)
 
     @property
-    def skipped_tensor(self):
+    def skipped_tensor(self) -> Tensor:
         """Tensor : `skipped` as one float64 of the current backend.
 
         Use it in expressions that must not make the host wait.
@@ -506,11 +521,11 @@ class Optimizer(Declared, Described):
             counter = self._skipped = be.array([self.skipped], "float64")
         return counter
 
-    def _backend(self):
+    def _backend(self) -> Backend:
         """Return the current backend, or the own one that an adapter has given this optimizer."""
         return get_backend() if self.be is None else self.be
 
-    def _divisor(self, bsz):
+    def _divisor(self, bsz: int) -> tuple[float, Any]:
         """Return what the host knows that gradients are divided by, and the loss scale if it is a tensor."""
         scale = self.loss_scale
         if type(scale) is float:
@@ -518,7 +533,7 @@ class Optimizer(Declared, Described):
         # Wrapped anew at each step: PyTorch can exchange the memory under the same object.
         return float(bsz), read(self._backend(), scale, "the loss scale")
 
-    def options(self, states=None, loss_scale=False, ndim=None):
+    def options(self, states: Any = None, loss_scale: bool = False, ndim: int | None = None) -> Any:
         """Return what the base class puts around the rule now.
 
         Parameters
@@ -539,7 +554,7 @@ class Optimizer(Declared, Described):
         clips = bool(self.gradient_clip_norm)
         return Options(states, clips, self.skip_nonfinite, loss_scale, self.counts_each, ndim)
 
-    def shared_numbers(self, be, options, rate):
+    def shared_numbers(self, be: Backend, options: Any, rate: Any) -> list[Tensor]:
         """Return the optimizer's own numbers that a step reads and stores in memory.
 
         Parameters
@@ -558,7 +573,16 @@ class Optimizer(Declared, Described):
         states = [(name, state) for name, state in options.states if state.axes == "step"]
         return found + [self._step_state(be, name, state, rate) for name, state in states]
 
-    def update_of(self, tensors, columns, commit, epoch, bsz, kind=None, counts=True):
+    def update_of(
+        self,
+        tensors: Any,
+        columns: Callable[[Update], list[list[Any]]],
+        commit: Callable[[], object],
+        epoch: int,
+        bsz: int,
+        kind: Any = None,
+        counts: bool = True,
+    ) -> Update:
         """Return one step as an `Update`, without running it or changing anything.
 
         Adapters to other libraries are made of this.
@@ -595,7 +619,7 @@ class Optimizer(Declared, Described):
         shared = [] if loss_scale is None else [loss_scale]
         shared += self.shared_numbers(be, options, rate)
 
-        def committed():
+        def committed() -> Any:
             if not counts:
                 return commit()
             # Without the checks of what users assign, which take longer.
@@ -611,7 +635,7 @@ class Optimizer(Declared, Described):
         )
 
     @classmethod
-    def rebuilt(cls, description):
+    def rebuilt(cls, description: dict[str, Any]) -> Optimizer:
         """Return the optimizer that a description is of, whichever class it names.
 
         Parameters
@@ -625,7 +649,7 @@ class Optimizer(Declared, Described):
         """
         return Optimizer.gen_class(description)
 
-    def members(self):
+    def members(self) -> dict[str, Optimizer] | None:
         """Return the optimizers inside of this one, by their keys.
 
         Returns
@@ -635,7 +659,7 @@ class Optimizer(Declared, Described):
         """
         return {}
 
-    def optimizer_of(self, layer):
+    def optimizer_of(self, layer: Any) -> Optimizer | None:
         """Return the optimizer that updates a layer.
 
         Parameters
@@ -650,11 +674,11 @@ class Optimizer(Declared, Described):
         return self
 
     @property
-    def has_own_optimize(self):
+    def has_own_optimize(self) -> bool:
         """Bool : whether its class overrides `optimize`, so that no rule says what a step does."""
         return type(self).optimize is not Optimizer.optimize
 
-    def trace_in_use(self):
+    def trace_in_use(self) -> Any:
         """Return the trace of the last step that was prepared, see `nbopt.optimizers.tracing`.
 
         Returns
@@ -663,7 +687,7 @@ class Optimizer(Declared, Described):
         """
         return self._cache().trace
 
-    def _rate(self, epoch):
+    def _rate(self, epoch: int) -> float | None:
         """Return the learning rate of an epoch; None if the optimizer has none."""
         rate = self.learning_rate
         if rate is not None and self.schedule is not None:
@@ -675,7 +699,7 @@ class Optimizer(Declared, Described):
                 rate = checks.non_negative(f"the rate of {self.schedule!r} at epoch {epoch}", rate)
         return rate
 
-    def state_dict(self, layers):
+    def state_dict(self, layers: Iterable[Layer]) -> dict[str, Any]:
         """Return everything that the next step depends on, but for the gradients, as plain values and copies.
 
         Parameters
@@ -707,7 +731,9 @@ class Optimizer(Declared, Described):
         """
         return checkpoint.state_dict(self, layers)
 
-    def load_state_dict(self, state, layers, hyperparameters=True):
+    def load_state_dict(
+        self, state: dict[str, Any], layers: Iterable[Layer], hyperparameters: bool = True
+    ) -> None:
         """Put back what `state_dict` has returned.
 
         Given the same gradients, the next step gives the same bits as it did there.
@@ -743,7 +769,7 @@ class Optimizer(Declared, Described):
         checkpoint.load_state_dict(self, state, layers, hyperparameters)
 
     @contextmanager
-    def ema(self, layers):
+    def ema(self, layers: Iterable[Layer]) -> Iterator[None]:
         """Have running means in place of the parameters for a while.
 
         Evaluate with them, or save them for use.
@@ -759,7 +785,7 @@ class Optimizer(Declared, Described):
             Afterwards the parameters have their bits again. A step in between is an error.
         """
 
-        def rule(param, mean):
+        def rule(param: Slot, mean: Slot) -> None:
             param[:] = mean
 
         put_aside(self, "parameter", layers, rule, EMA[0])
@@ -768,7 +794,7 @@ class Optimizer(Declared, Described):
         finally:
             put_back(self, "parameter", layers)
 
-    def clip_value(self, v, abs_bound=None):
+    def clip_value(self, v: Operand, abs_bound: Any = None) -> Any:
         """Clip the elements of a value to ``[-|abs_bound|, |abs_bound|]``.
 
         Parameters
@@ -785,7 +811,7 @@ class Optimizer(Declared, Described):
             return v
         return self._backend().clip(v, -abs(abs_bound), abs(abs_bound))
 
-    def clip_gradient_norm(self, param_list, clip_norm):
+    def clip_gradient_norm(self, param_list: Any, clip_norm: Any) -> Any:
         """Return the factor that clips the norm of all gradients together.
 
         Parameters
@@ -825,14 +851,14 @@ class Optimizer(Declared, Described):
         be.prepare([update])(0)
         return float(factor.get()[0])
 
-    def _cache(self):
+    def _cache(self) -> Any:
         # Made here and not in __init__, so that a subclass that forgets super().__init__() still works.
         found = self.__dict__.get("_kept")
         if found is None:
             found = self.__dict__["_kept"] = _Kept()
         return found
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         # An adapter gives its own copies of optimizers a backend of their own.
         state = {key: value for key, value in self.__dict__.items() if key not in ("_kept", "be")}
         # copy.copy would share the tensors.
@@ -843,12 +869,12 @@ class Optimizer(Declared, Described):
         return state
 
 
-def _value(tensor):
+def _value(tensor: Tensor) -> Any:
     """Return the number in a tensor of one element, or a number as it is."""
     return float(tensor.get()[0]) if isinstance(tensor, Tensor) else tensor
 
 
-def _flat(params):
+def _flat(params: list[Any]) -> Any:
     """Return a function that iterates over all tensors: param, grad of each entry, then the states of each.
 
     None where the entries are malformed.
@@ -860,7 +886,7 @@ def _flat(params):
     return lambda: chain(chain.from_iterable(pairs), chain.from_iterable(states))
 
 
-def decayed(param, change, decay):
+def decayed(param: Expr, change: Operand, decay: Operand) -> Expr:
     """Return ``param - (change + decay * param)``: a parameter after its change and its weight decay.
 
     A factor ``1 - decay`` would be rounded to a multiple of 2^-24 in float32, and a decay of 1e-8 would be

@@ -5,6 +5,7 @@ from nbopt.optimizers.decay import DecayOptimizer
 from nbopt.optimizers.factored import factored, relative
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.states import State
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class CAME(DecayOptimizer):
@@ -50,7 +51,7 @@ class CAME(DecayOptimizer):
         1.0, checks.positive, "The largest root mean square of a step before its mean is taken."
     )
 
-    def states(self, shape):
+    def states(self, shape: tuple[int, ...]) -> dict[str, State]:
         """Declare the states: a mean, and mean squares.
 
         There are two mean squares for each row and each column, or one for each element of a vector.
@@ -59,7 +60,7 @@ class CAME(DecayOptimizer):
             return {"mean": State(), "mean_square": State()}
         return dict(zip(self.state_names, (State(), *factored(shape), *factored(shape))))
 
-    def rule(self, step, param, grad, mean, *states):
+    def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, *states: Slot) -> None:
         """One step; see the class."""
         be, b1 = self.be, self.beta_1
         grad = self.with_decay(param, grad)
@@ -67,14 +68,14 @@ class CAME(DecayOptimizer):
         excess = be.norm(update) / (be.sqrt(param.size) * self.clip_threshold)
         update = update / be.maximum(excess, 1.0)
         mean[:] = b1 * mean + (1.0 - b1) * update
-        change = mean
+        change: Expr = mean
         if states[2:]:
             change = mean / be.sqrt(
                 self._averaged(be.square(update - mean) + self.epsilon_2, self.beta_3, *states[2:])
             )
         param[:] = self.decayed(param, step.lr * change, step.lr)
 
-    def _averaged(self, square, decay, *states):
+    def _averaged(self, square: Expr, decay: float, *states: Slot) -> Expr:
         """Return the running mean of squares, of rows times columns where there are two states."""
         be, axes = self.be, (-1, -2) if len(states) == 2 else (None,)
         for state, axis in zip(states, axes):

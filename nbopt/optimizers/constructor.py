@@ -3,11 +3,14 @@
 The look tells PyTorch's words, and positions that mean something else here, from what was meant.
 """
 
+from __future__ import annotations
+
 import difflib
 import functools
 import inspect
 import linecache
 import numbers
+from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +24,7 @@ from nbopt.optimizers.hyper import REQUIRED, TORCH
 _FIRST = ("stochastic_round", "learning_rate")
 
 
-def made(cls, order):
+def made(cls: Any, order: list[str]) -> Any:
     """Return a constructor that sets all hyper-parameters of a class, in the order of its arguments.
 
     Parameters
@@ -56,7 +59,7 @@ def made(cls, order):
     return init
 
 
-def _text(hypers, order, handed_on):
+def _text(hypers: dict[str, Any], order: list[str], handed_on: Any) -> str:
     """Return the text of a constructor.
 
     That of a class with one hyper-parameter would be::
@@ -79,7 +82,7 @@ def _text(hypers, order, handed_on):
     return "\n    ".join([*lines, "self._check_together()"]) + "\n"
 
 
-def checked(init):
+def checked(init: Callable[..., None]) -> Any:
     """Return a constructor that looks at its call first.
 
     It has the signature and the documentation of `init`.
@@ -102,7 +105,7 @@ def checked(init):
     called = init.__qualname__.removesuffix(".__init__").rpartition(".")[2]
 
     @functools.wraps(init)
-    def constructor(self, *args, **kwargs):
+    def constructor(self: Any, *args: Any, **kwargs: Any) -> None:
         if args and parameters and parameters[0].name in _FIRST and _of_user(self) is constructor:
             _check_first(called, names, args[0])
         unknown = [] if takes_all else [name for name in kwargs if name not in names]
@@ -117,7 +120,7 @@ def checked(init):
     return constructor
 
 
-def _of_user(optimizer):
+def _of_user(optimizer: Any) -> Any:
     """Return the constructor that the user's arguments go to.
 
     It may pass them on to others, which get what is right, in any way.
@@ -126,7 +129,7 @@ def _of_user(optimizer):
     return next(init for init in inits if not getattr(init, "forwards", False))
 
 
-def _check_first(called, names, value):
+def _check_first(called: str, names: Sequence[str], value: Any) -> None:
     if inspect.isgenerator(value) or isinstance(value, (list, tuple, dict)) or hasattr(value, "parameters"):
         raise ArgumentError(f"{called} takes no parameters of a model. {_for_torch(called)}")
     if (
@@ -150,19 +153,19 @@ def _check_first(called, names, value):
         )
 
 
-def _for_torch(called):
+def _for_torch(called: str) -> str:
     return (
         f"For PyTorch write nbopt.torch.Optimizer(model.parameters(), nbopt.{called}(...)); "
         "otherwise optimizer.optimize(layers, epoch) takes the layers at each step"
     )
 
 
-def _meaning(name):
+def _meaning(name: str) -> tuple[str, ...]:
     """Return the hyper-parameters that another library's word stands for."""
     return ARGUMENTS.get(name) or TORCH.get(name, ())
 
 
-def _advice(called, names, unknown):
+def _advice(called: str, names: Sequence[str], unknown: Iterable[str]) -> str:
     found = []
     for name in unknown:
         own = _meaning(name)
@@ -178,7 +181,7 @@ def _advice(called, names, unknown):
     return " ".join([*found, f"Its arguments are {', '.join(names)}"])
 
 
-def like(name, known):
+def like(name: str, known: Iterable[str]) -> Sequence[str]:
     """Return the hyper-parameters that an attribute of another name may be meant for.
 
     Parameters

@@ -3,6 +3,7 @@
 from nbopt.optimizers.adapted import AdaptedOptimizer
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.states import State
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class DAdaptAdam(AdaptedOptimizer):
@@ -32,7 +33,7 @@ class DAdaptAdam(AdaptedOptimizer):
 
     learning_rate = hyper(doc="A factor of the rate that is found. Let it be 1, or a schedule.")
 
-    def states(self, shape):
+    def states(self, shape: tuple[int, ...]) -> dict[str, State]:
         """Declare the states: three for each element, and for all the estimate and its numerator."""
         return {
             **dict.fromkeys(self.state_names, State()),
@@ -40,7 +41,17 @@ class DAdaptAdam(AdaptedOptimizer):
             "numerator": State("step"),
         }
 
-    def rule(self, step, param, grad, mean, mean_square, total, d, numerator):
+    def rule(
+        self,
+        step: Step,
+        param: Slot,
+        grad: Expr,
+        mean: Slot,
+        mean_square: Slot,
+        total: Slot,
+        d: Slot,
+        numerator: Slot,
+    ) -> None:
         """One step; see the class."""
         be, b1, b2, rate = self.be, self.beta_1, self.beta_2, self.rate(step, d)
         b3, grad = be.sqrt(b2), self.with_decay(param, grad)

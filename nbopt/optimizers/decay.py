@@ -1,8 +1,10 @@
 """What optimizers share that can decay weights in two ways."""
 
 from nbopt import checks
+from nbopt.language.expressions import Operand
 from nbopt.optimizers.base import Optimizer, decayed
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.step import Expr, Slot
 
 
 class DecayOptimizer(Optimizer):
@@ -15,11 +17,11 @@ class DecayOptimizer(Optimizer):
         "to the gradient.",
     )  # fmt: skip
 
-    def with_decay(self, param, grad):
+    def with_decay(self, param: Slot, grad: Expr) -> Expr:
         """Return the gradient with its share of weight decay, which is none where that is decoupled."""
         return grad if self.decoupled or not self.wdecay else grad + self.wdecay * param
 
-    def decayed(self, param, change, rate):
+    def decayed(self, param: Slot, change: Operand, rate: Operand) -> Expr:
         """Return the parameter after its change, and after its weight decay where that is decoupled."""
         return (
             decayed(param, change, rate * self.wdecay) if self.decoupled and self.wdecay else param - change

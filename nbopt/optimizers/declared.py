@@ -1,5 +1,7 @@
 """What a class of optimizers gets from the declarations of its hyper-parameters."""
 
+from __future__ import annotations
+
 import inspect
 import sys
 import textwrap
@@ -24,7 +26,7 @@ class Declared:
     ----------
     hypers : dict of str to Hyper
         All declarations, those of base classes first. In their place the class has the defaults.
-    arguments : tuple
+    arguments : tuple[Any, ...]
         The constructor's arguments in their order. ``...`` stands for the class's own that it does not name.
         ``"*"`` comes before those that are passed by name only.
     checks : dict
@@ -32,7 +34,7 @@ class Declared:
     """
 
     hypers: dict[str, Hyper] = {}
-    arguments: tuple = ()
+    arguments: tuple[Any, ...] = ()
     checks: dict[str, Any] = {}
     _root: Any = None
 
@@ -50,13 +52,13 @@ class Declared:
                     cls.__doc__, [(name, cls.hypers[name]) for name in order if name != "*"]
                 )
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         check = self.checks.get(name)
         if check is None and name not in self.__dict__ and not name.startswith("_"):
             self._check_new_name(name, value, sys._getframe(1))
         object.__setattr__(self, name, value if check is None else check(name, value))
 
-    def _check_new_name(self, name, value, frame):
+    def _check_new_name(self, name: str, value: Any, frame: Any) -> None:
         """Refuse to make an attribute that looks like a hyper-parameter by another name.
 
         The methods of an optimizer may make any.
@@ -87,7 +89,7 @@ class Declared:
         raise ArgumentError(f"{type(self).__name__} has no {name}, so setting it would do nothing. {advice}")
 
 
-def _declare(cls, own):
+def _declare(cls: Any, own: dict[str, Hyper]) -> None:
     """Enter a class's own declarations, and leave their defaults in their place."""
     inherited: dict[str, Hyper] = {}
     table: dict[str, Any] = {}
@@ -108,7 +110,7 @@ def _declare(cls, own):
     note_words(cls.hypers)
 
 
-def _order(cls):
+def _order(cls: Any) -> list[str]:
     """Return the names of the constructor's arguments, with ``"*"`` among them."""
     own = [name for name in cls.hypers if name not in cls.arguments and name not in cls._root.hypers]
     order = [name for entry in cls.arguments for name in (own if entry is ... else [entry])]
@@ -123,7 +125,7 @@ def _order(cls):
     return order
 
 
-def _documented(docstring, hypers):
+def _documented(docstring: str, hypers: list[tuple[str, Hyper]]) -> str:
     """Return a class's docstring with a section for its hyper-parameters, unless it has one."""
     whole = inspect.cleandoc(docstring)
     if "\nParameters\n---" in whole:

@@ -1,9 +1,11 @@
 """Mean squares that are kept for rows and columns alone."""
 
+from nbopt.interface.backend import Backend
 from nbopt.optimizers.states import State
+from nbopt.optimizers.step import Expr
 
 
-def factored(shape):
+def factored(shape: tuple[int, ...]) -> tuple[State, State]:
     """Return the states that stand for a mean square of each element.
 
     Parameters
@@ -20,7 +22,7 @@ def factored(shape):
     return State(axes=(*others, row)), State(axes=(*others, column))
 
 
-def relative(be, row, least=0.0):
+def relative(be: Backend, row: Expr, least: float = 0.0) -> Expr:
     """Return the means of rows over their own mean, which is taken to be at least some number.
 
     Times the means of columns they are about the means of elements.

@@ -3,14 +3,26 @@
 They advance neither `t` nor the count that random bits depend on.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from nbopt.arrays.tensor import Tensor
 from nbopt.backends import get_backend
 from nbopt.interface.interrupts import uninterrupted
 from nbopt.interface.update import Update
 from nbopt.language.trace import Tracer
-from nbopt.layers import as_layers, get_param_list
+from nbopt.layers import Layer, as_layers, get_param_list
+from nbopt.optimizers.step import Slot
+
+if TYPE_CHECKING:
+    from nbopt.optimizers.base import Optimizer
 
 
-def exchange(rule, entries, commit):
+def exchange(
+    rule: Callable[..., None], entries: list[tuple[Tensor, ...]], commit: Callable[[], object]
+) -> None:
     """Run a rule over some tensors beside parameters.
 
     Parameters
@@ -35,7 +47,9 @@ def exchange(rule, entries, commit):
         run(0)
 
 
-def put_aside(optimizer, name, layers, rule, of):
+def put_aside(
+    optimizer: Optimizer, name: str, layers: Iterable[Layer], rule: Callable[..., None], of: str
+) -> None:
     """Put something in place of parameters, and keep them as their last state until `put_back`.
 
     Parameters
@@ -57,14 +71,14 @@ def put_aside(optimizer, name, layers, rule, of):
             found.append((be.wrap(param), states, be.wrap(named[f"{optimizer.classnm}.{of}"])))
     kept = [be.array(param, param.dtype, called) for param, _, _ in found]
 
-    def commit():
+    def commit() -> None:
         for (_, states, _), tensor in zip(found, kept):
             states.append(tensor)
 
     exchange(rule, [(param, state) for param, _, state in found], commit)
 
 
-def put_back(optimizer, name, layers):
+def put_back(optimizer: Optimizer, name: str, layers: Iterable[Layer]) -> None:
     """Put parameters back that `put_aside` has put aside, to the bit.
 
     Parameters
@@ -76,10 +90,10 @@ def put_back(optimizer, name, layers):
     entries = [(be.wrap(param), states) for (param, _), states in get_param_list(as_layers(layers)) if states]
     found = [(param, states) for param, states in entries if getattr(states[-1], "name", None) == called]
 
-    def rule(param, kept):
+    def rule(param: Slot, kept: Slot) -> None:
         param[:] = kept
 
-    def commit():
+    def commit() -> None:
         for _, states in found:
             states.pop()
 

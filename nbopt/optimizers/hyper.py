@@ -16,6 +16,8 @@ and writes that file. ``typing.dataclass_transform`` would need no file, but it 
 classes first, and neon has an optimizer's own between them.
 """
 
+from __future__ import annotations
+
 import enum
 from typing import Any, NamedTuple
 
@@ -43,12 +45,12 @@ class Hyper(NamedTuple):
     takes: str
     instead: Any
 
-    def over(self, inherited):
+    def over(self, inherited: Hyper) -> Hyper:
         """Return the declaration, with what it does not say taken from another one."""
         return Hyper(*(other if own is _OPEN else own for own, other in zip(self, inherited)))
 
     @property
-    def type(self):
+    def type(self) -> str:
         """Str : what it takes, as documentation says it. The check knows."""
         return self.takes or getattr(self.check, "type", "")
 
@@ -57,7 +59,15 @@ class Hyper(NamedTuple):
 FIRST = Hyper(REQUIRED, None, "", "", "", None)
 
 
-def hyper(default=_OPEN, check=_OPEN, doc=_OPEN, *, torch=_OPEN, takes=_OPEN, instead=_OPEN) -> Any:
+def hyper(
+    default: Any = _OPEN,
+    check: Any = _OPEN,
+    doc: Any = _OPEN,
+    *,
+    torch: Any = _OPEN,
+    takes: Any = _OPEN,
+    instead: Any = _OPEN,
+) -> Any:
     """Declare a hyper-parameter, in the body of a class.
 
     What is not given stays as a base class has declared it.
@@ -85,7 +95,7 @@ def hyper(default=_OPEN, check=_OPEN, doc=_OPEN, *, torch=_OPEN, takes=_OPEN, in
     return Hyper(default, check, doc, torch, takes, instead)
 
 
-def note_words(hypers):
+def note_words(hypers: dict[str, Hyper]) -> None:
     """Note PyTorch's words for the hyper-parameters of a class. Those that are known keep their meaning.
 
     Parameters

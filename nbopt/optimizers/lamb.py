@@ -4,6 +4,7 @@ from nbopt import checks
 from nbopt.optimizers.decay import DecayOptimizer
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class LAMB(DecayOptimizer, MomentOptimizer):
@@ -35,7 +36,7 @@ class LAMB(DecayOptimizer, MomentOptimizer):
         True, checks.boolean, "Whether the mean is one of gradients, or a sum in which old ones fade."
     )
 
-    def rule(self, step, param, grad, mean, mean_square):
+    def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot) -> None:
         """One step; see the class."""
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         mean[:] = b1 * mean + ((1.0 - b1) * grad if self.grad_averaging else grad)

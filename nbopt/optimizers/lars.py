@@ -4,6 +4,7 @@ from nbopt import checks
 from nbopt.errors import ArgumentError
 from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class LARS(Optimizer):
@@ -47,7 +48,7 @@ class LARS(Optimizer):
     )
     nesterov = hyper(False, checks.boolean, "Nesterov's momentum. It needs a momentum_coef.")
 
-    def _check_together(self):
+    def _check_together(self) -> None:
         """Refuse to look ahead without momentum."""
         if self.nesterov and self.momentum_coef == 0:
             raise ArgumentError(
@@ -55,12 +56,12 @@ class LARS(Optimizer):
                 "ahead along"
             )
 
-    def states_in_use(self):
+    def states_in_use(self) -> tuple[str, ...]:
         """Return the names of the states that the rule takes now: none without momentum."""
         self._check_together()
         return self.state_names if self.momentum_coef else ()
 
-    def rule(self, step, param, grad, velocity=None):
+    def rule(self, step: Step, param: Slot, grad: Expr, velocity: Slot | None = None) -> None:
         """One step; see the class."""
         be, momentum = self.be, self.momentum_coef
         if param.ndim > 1:

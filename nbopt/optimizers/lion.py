@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.base import Optimizer, decayed
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class Lion(Optimizer):
@@ -32,7 +33,7 @@ class Lion(Optimizer):
         doc="Weight decay, decoupled from the gradient as in `AdamW`.",
     )  # fmt: skip
 
-    def rule(self, step, param, grad, momentum):
+    def rule(self, step: Step, param: Slot, grad: Expr, momentum: Slot) -> None:
         """One step; see the class."""
         direction = self.be.sgn(self.beta_1 * momentum + (1.0 - self.beta_1) * grad)
         param[:] = decayed(param, step.lr * direction, step.lr * self.wdecay)

@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.base import Optimizer, decayed
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class MARS(Optimizer):
@@ -49,7 +50,9 @@ class MARS(Optimizer):
     beta_2_1d = hyper(0.95, checks.below_one, "Their beta_2.", torch="betas_1d")
     wdecay_1d = hyper(0.1, checks.non_negative, "Their weight decay.", torch="weight_decay_1d")
 
-    def rule(self, step, param, grad, mean, mean_square, last_grad):
+    def rule(
+        self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot, last_grad: Slot
+    ) -> None:
         """One step; see the class."""
         be, b1, b2, rate, decay, used = self.be, self.beta_1, self.beta_2, step.lr, self.wdecay, grad
         if param.ndim > 1 or self.optimize_1d:

@@ -1,8 +1,11 @@
 """What the descendants of Adam share."""
 
+from typing import Any
+
 from nbopt import checks
 from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.step import Step
 
 
 class MomentOptimizer(Optimizer):
@@ -19,7 +22,7 @@ class MomentOptimizer(Optimizer):
     beta_2 = hyper(0.999, checks.below_one, "Decay of the running mean of their squares.", torch="betas")
     epsilon = hyper(1e-8, checks.non_negative, "Keeps the division finite.", torch="eps")
 
-    def corrections(self, step):
+    def corrections(self, step: Step) -> tuple[Any, Any]:
         """Return ``1 - beta_1^t`` and ``sqrt(1 - beta_2^t)``.
 
         Running means that began at 0 are too small by these factors after `t` steps. The rules put both into

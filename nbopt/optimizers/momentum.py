@@ -4,6 +4,7 @@ from nbopt import checks
 from nbopt.errors import ArgumentError
 from nbopt.optimizers.base import CLIPS, Optimizer, decayed
 from nbopt.optimizers.hyper import REQUIRED, hyper
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class GradientDescentMomentum(Optimizer):
@@ -38,7 +39,7 @@ class GradientDescentMomentum(Optimizer):
         "nesterov", "*", "ema_decay", "state_dtype",
     )  # fmt: skip
 
-    def _check_together(self):
+    def _check_together(self) -> None:
         """Refuse to look ahead without momentum."""
         if self.nesterov and self.momentum_coef == 0:
             raise ArgumentError(
@@ -46,12 +47,12 @@ class GradientDescentMomentum(Optimizer):
                 "ahead along"
             )
 
-    def states_in_use(self):
+    def states_in_use(self) -> tuple[str, ...]:
         """Return the states that the rule takes now: none without momentum."""
         self._check_together()
         return self.state_names if self.momentum_coef else ()
 
-    def rule(self, step, param, grad, velocity=None):
+    def rule(self, step: Step, param: Slot, grad: Expr, velocity: Slot | None = None) -> None:
         """One step; see the class."""
         lr, momentum = step.lr, self.momentum_coef
         if velocity is None:

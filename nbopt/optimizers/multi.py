@@ -1,13 +1,20 @@
 """MultiOptimizer."""
 
+from __future__ import annotations
+
 import math
 import warnings
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from operator import attrgetter
+from typing import Any
 
+from nbopt.arrays.tensor import Tensor
 from nbopt.backends import get_backend
 from nbopt.errors import ArgumentError
-from nbopt.layers import as_layers, check_distinct, entries_of, get_param_list
+from nbopt.interface.backend import Backend
+from nbopt.interface.update import Update
+from nbopt.layers import Layer, as_layers, check_distinct, entries_of, get_param_list
 from nbopt.optimizers.base import Optimizer
 
 _serial = attrgetter("serial")
@@ -16,23 +23,24 @@ _serial = attrgetter("serial")
 class _Asked:
     """A layer that has been asked for its parameters, so that a step asks once."""
 
-    def __init__(self, layer):
-        self.layer, self.name, self.entries = layer, getattr(layer, "name", None), get_param_list([layer])
+    def __init__(self, layer: Any) -> None:
+        self.layer, self.name = layer, getattr(layer, "name", None)
+        self.entries: Any = get_param_list([layer])
 
-    def get_params(self):
+    def get_params(self) -> Any:
         """Hand over what the layer gave; from the second call on, ask it again."""
         entries, self.entries = self.entries, None
         return self.layer.get_params() if entries is None else entries
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return repr(self.layer)
 
 
-def _class_name(layer):
+def _class_name(layer: Any) -> str:
     return getattr(layer, "classnm", type(layer).__name__)
 
 
-def _not_here(name, value):
+def _not_here(name: str, value: Any) -> None:
     raise ArgumentError(
         f"MultiOptimizer has no {name} of its own, so setting it would do nothing: set it on each of its "
         "optimizers"
@@ -66,7 +74,7 @@ class MultiOptimizer(Optimizer):
 
     _keys_are_known = False
 
-    def __init__(self, optimizer_mapping, name=None):
+    def __init__(self, optimizer_mapping: Mapping[str, Optimizer], name: str | None = None) -> None:
         super().__init__(name=name)
         if not isinstance(optimizer_mapping, dict) or "default" not in optimizer_mapping:
             raise ArgumentError(
@@ -80,11 +88,11 @@ class MultiOptimizer(Optimizer):
                 )
         self.optimizer_mapping = dict(optimizer_mapping)
 
-    def members(self):
+    def members(self) -> dict[str, Optimizer]:
         """Return the optimizers inside of this one, by their keys."""
         return self.optimizer_mapping
 
-    def optimizer_of(self, layer):
+    def optimizer_of(self, layer: Any) -> Optimizer | None:
         """Return the optimizer that updates a layer.
 
         Parameters
@@ -106,7 +114,7 @@ class MultiOptimizer(Optimizer):
         return found.optimizer_of(layer) if isinstance(found, MultiOptimizer) else found
 
     @property
-    def skipped(self):
+    def skipped(self) -> int:
         """Int : the largest count of its optimizers.
 
         Those that have `skip_nonfinite` are skipped together. It is set on each of them.
@@ -114,34 +122,36 @@ class MultiOptimizer(Optimizer):
         return max(getattr(optimizer, "skipped", 0) for optimizer in self.optimizer_mapping.values())
 
     @skipped.setter
-    def skipped(self, count):
+    def skipped(self, count: int) -> None:
         _not_here("skipped", count)
 
     @property
-    def skipped_tensor(self):
+    def skipped_tensor(self) -> Tensor:
         """It has none."""
         raise ArgumentError(
             "MultiOptimizer has no skipped_tensor of its own: read that of one of its optimizers"
         )
 
-    def updates(self, be, layer_list, epoch):
+    def updates(self, be: Backend, layer_list: Iterable[Layer], epoch: int) -> list[Update]:
         """Return the updates of all optimizers that have layers."""
         layers = as_layers(layer_list)
         return self._joined(be, layers, self._groups(layers), epoch)
 
-    def _counted(self, updates):
+    def _counted(self, updates: list[Update]) -> list[Update]:
         """Return the updates, the first of which counts the call in `t`."""
         if updates:
             commit = updates[0].commit
 
-            def counted():
+            def counted() -> None:
                 commit()
                 object.__setattr__(self, "t", self.t + 1)
 
             updates[0].commit = counted
         return updates
 
-    def _joined(self, be, layers, groups, epoch):
+    def _joined(
+        self, be: Backend, layers: list[Any], groups: list[tuple[Optimizer, list[Any]]], epoch: int
+    ) -> list[Update]:
         """Return the updates of the optimizers in `groups`.
 
         Random bits go by a parameter's place among the parameters of all `layers`.
@@ -168,7 +178,7 @@ class MultiOptimizer(Optimizer):
             updates += found
         return self._counted(updates)
 
-    def _sizes(self, entries):
+    def _sizes(self, entries: list[Any]) -> list[int]:
         """Return the sizes of all parameters: the same list if they are the tensors of the last step."""
         try:
             params = [param for (param, _), _ in entries]
@@ -184,7 +194,7 @@ class MultiOptimizer(Optimizer):
             kept.listed = serials, [param.size for param in params]
         return kept.listed[1]
 
-    def optimize(self, layer_list, epoch):
+    def optimize(self, layer_list: Iterable[Layer], epoch: int) -> Any:
         """Update the parameters of all layers, in place, by one step of their optimizers.
 
         See `Optimizer.optimize`.
@@ -213,7 +223,7 @@ class MultiOptimizer(Optimizer):
         if not joined and get_param_list(layer_list):
             self.t += 1
 
-    def _warn_of_keys(self, layer_list):
+    def _warn_of_keys(self, layer_list: list[Any]) -> None:
         """Warn of keys that are the name or class of none of the layers."""
         found = {
             str(name) for layer in layer_list for name in (getattr(layer, "name", None), _class_name(layer))
@@ -230,10 +240,10 @@ class MultiOptimizer(Optimizer):
             if isinstance(optimizer, MultiOptimizer):
                 optimizer._warn_of_keys(layer_list)
 
-    def _groups(self, layer_list):
+    def _groups(self, layer_list: list[Any]) -> list[tuple[Optimizer, list[Any]]]:
         """Return (optimizer, its layers) for each that has any, in the order of their first layers."""
         check_distinct(layer_list)
-        groups: dict[int, tuple] = {}
+        groups: dict[int, tuple[Any, list[Any]]] = {}
         for layer in layer_list:
             optimizer = self.optimizer_of(layer)
             groups.setdefault(id(optimizer), (optimizer, []))[1].append(layer)

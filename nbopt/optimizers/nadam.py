@@ -1,9 +1,13 @@
 """NAdam."""
 
+from typing import Any
+
 from nbopt import checks
+from nbopt.interface.update import Update
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
 from nbopt.optimizers.states import State
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class NAdam(MomentOptimizer):
@@ -31,10 +35,10 @@ class NAdam(MomentOptimizer):
         4e-3, checks.non_negative, "How fast the momentum ``mu_t`` grows from half of beta_1 to beta_1."
     )
 
-    def _momentum(self, t):
+    def _momentum(self, t: Any) -> Any:
         return self.beta_1 * (1.0 - 0.5 * 0.96 ** (t * self.momentum_decay))
 
-    def _product(self, t):
+    def _product(self, t: int) -> float:
         """Return the product of ``mu_1`` to ``mu_t``.
 
         The multiplications are always the same ones, in turn. They go on from the last call's.
@@ -49,7 +53,7 @@ class NAdam(MomentOptimizer):
         self._products = key, count, product
         return product
 
-    def update_of(self, *args):
+    def update_of(self, *args: Any) -> Update:
         """Return one step as an `Update`, see `Optimizer.update_of`.
 
         The product of the momenta is a number that the rule reads.
@@ -57,7 +61,7 @@ class NAdam(MomentOptimizer):
         self._product_now = self._product(self.t + 1)
         return super().update_of(*args)
 
-    def declared_states(self, shape=()):
+    def declared_states(self, shape: tuple[int, ...] = ()) -> tuple[tuple[str, State], ...]:
         """Return the states that the rule takes now.
 
         The product is one of them if each parameter has its own count of steps.
@@ -65,7 +69,9 @@ class NAdam(MomentOptimizer):
         found = super().declared_states(shape)
         return (*found, ("product", State((), 1.0, "float64"))) if self.counts_each else found
 
-    def rule(self, step, param, grad, mean, mean_square, product=None):
+    def rule(
+        self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot, product: Any = None
+    ) -> None:
         """One step; see the class."""
         be, b1, b2, t = self.be, self.beta_1, self.beta_2, step.t
         _, root = self.corrections(step)

@@ -6,6 +6,7 @@ from nbopt import checks
 from nbopt.optimizers.adapted import AdaptedOptimizer
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.states import State
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class Prodigy(AdaptedOptimizer):
@@ -50,7 +51,7 @@ class Prodigy(AdaptedOptimizer):
         "Whether the learning rate is left out of the sum: for schedules that begin near 0.",
     )
 
-    def _check_together(self):
+    def _check_together(self) -> None:
         """Warn of a rate that is meant for another optimizer."""
         if self.learning_rate and not 0.1 <= self.learning_rate <= 10.0:
             rate = f"learning_rate={self.learning_rate}"
@@ -59,7 +60,7 @@ class Prodigy(AdaptedOptimizer):
                 stacklevel=4,
             )
 
-    def states(self, shape):
+    def states(self, shape: tuple[int, ...]) -> dict[str, State]:
         """Declare the states: four for each element, and three for all parameters.
 
         The latter are the estimate, its bound and its numerator.
@@ -74,7 +75,19 @@ class Prodigy(AdaptedOptimizer):
             "numerator": State("step"),
         }
 
-    def rule(self, step, param, grad, mean, mean_square, total, start, d, d_max, numerator):
+    def rule(
+        self,
+        step: Step,
+        param: Slot,
+        grad: Expr,
+        mean: Slot,
+        mean_square: Slot,
+        total: Slot,
+        start: Slot,
+        d: Slot,
+        d_max: Slot,
+        numerator: Slot,
+    ) -> None:
         """One step; see the class."""
         be, b1, b2, rate = self.be, self.beta_1, self.beta_2, self.rate(step, d)
         b3 = be.sqrt(b2) if self.beta_3 is None else self.beta_3

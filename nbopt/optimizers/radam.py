@@ -2,6 +2,7 @@
 
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class RAdam(MomentOptimizer):
@@ -33,7 +34,7 @@ class RAdam(MomentOptimizer):
         )
     )
 
-    def rule(self, step, param, grad, mean, mean_square):
+    def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot) -> None:
         """One step; see the class."""
         be, b1, b2, t = self.be, self.beta_1, self.beta_2, step.t
         first, root = self.corrections(step)

@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.base import CLIPS, Optimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class RMSProp(Optimizer):
@@ -50,7 +51,7 @@ class RMSProp(Optimizer):
         "*", "centered", "momentum_coef", "ema_decay", "state_dtype",
     )  # fmt: skip
 
-    def states_in_use(self):
+    def states_in_use(self) -> tuple[str, ...]:
         """Return the states that the rule takes.
 
         There is a mean if it is centered, and a velocity if it has momentum.
@@ -58,11 +59,11 @@ class RMSProp(Optimizer):
         mean_square, mean, velocity = self.state_names
         return (mean_square, *(mean,) * bool(self.centered), *(velocity,) * bool(self.momentum_coef))
 
-    def rule(self, step, param, grad, mean_square, *others):
+    def rule(self, step: Step, param: Slot, grad: Expr, mean_square: Slot, *others: Slot) -> None:
         """One step; see the class."""
         be, decay, epsilon = self.be, self.decay_rate, self.epsilon
         mean_square[:] = decay * mean_square + (1.0 - decay) * be.square(grad)
-        spread = mean_square
+        spread: Expr = mean_square
         if self.centered:
             mean = others[0]
             mean[:] = decay * mean + (1.0 - decay) * grad

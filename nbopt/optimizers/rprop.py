@@ -4,6 +4,7 @@ from nbopt import checks
 from nbopt.errors import ArgumentError
 from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class Rprop(Optimizer):
@@ -45,7 +46,7 @@ class Rprop(Optimizer):
     gradient_clip_norm = hyper(doc="Taken as everywhere; it changes no sign, and so nothing here.")
     gradient_clip_value = hyper(doc="Taken as everywhere; it changes no sign, and so nothing here.")
 
-    def rule(self, step, param, grad, direction, size):
+    def rule(self, step: Step, param: Slot, grad: Expr, direction: Slot, size: Slot) -> None:
         """One step; see the class."""
         be, sign = self.be, self.be.sgn(grad)
         if self.step_min > self.step_max:

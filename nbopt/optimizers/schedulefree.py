@@ -1,10 +1,15 @@
 """What the Schedule-Free optimizers share."""
 
+from collections.abc import Iterable
+
 from nbopt import checks
+from nbopt.language.expressions import Operand
+from nbopt.layers import Layer
 from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.further import put_aside, put_back
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.states import State
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class ScheduleFreeOptimizer(Optimizer):
@@ -49,13 +54,23 @@ class ScheduleFreeOptimizer(Optimizer):
         2.0, checks.non_negative, "How much less it takes of steps whose learning rate is small."
     )
 
-    def states(self, shape):
+    def states(self, shape: tuple[int, ...]) -> dict[str, State]:
         """Declare the states: the point of the fast steps, a subclass's own, and two numbers for all."""
         fast, *others = self.state_names
         own = {fast: State(init="param"), **dict.fromkeys(others, State())}
         return {**own, "lr_max": State("step"), "weight_sum": State("step")}
 
-    def move(self, step, param, change, rate, beta, fast, lr_max, weight_sum):
+    def move(
+        self,
+        step: Step,
+        param: Slot,
+        change: Expr,
+        rate: Operand,
+        beta: float,
+        fast: Slot,
+        lr_max: Slot,
+        weight_sum: Slot,
+    ) -> None:
         """Take the step that all of them share."""
         be = self.be
         change = change + self.wdecay * param
@@ -68,7 +83,7 @@ class ScheduleFreeOptimizer(Optimizer):
         fast[:] = fast - rate * change
         param[:] = param + share * (fast - param) - (1.0 - share) * (1.0 - beta) * rate * change
 
-    def eval(self, layers):
+    def eval(self, layers: Iterable[Layer]) -> None:
         """Put averages in place of the parameters, for evaluation.
 
         A copy of the parameters is kept until `train`.
@@ -81,12 +96,12 @@ class ScheduleFreeOptimizer(Optimizer):
         """
         beta = getattr(self, self.momentum_name)
 
-        def rule(param, fast):
+        def rule(param: Slot, fast: Slot) -> None:
             param[:] = param + (1.0 - 1.0 / beta) * (fast - param)
 
         put_aside(self, "training", layers, rule, "fast")
 
-    def train(self, layers):
+    def train(self, layers: Iterable[Layer]) -> None:
         """Put the parameters back, to the bit, so that steps go on as if `eval` had not been called.
 
         Parameters

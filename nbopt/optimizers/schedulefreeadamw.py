@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.schedulefree import ScheduleFreeOptimizer
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class ScheduleFreeAdamW(ScheduleFreeOptimizer):
@@ -46,7 +47,16 @@ class ScheduleFreeAdamW(ScheduleFreeOptimizer):
         torch="warmup_steps",
     )
 
-    def rule(self, step, param, grad, fast, mean_square, lr_max, weight_sum):
+    def rule(
+        self,
+        step: Step,
+        param: Slot,
+        grad: Expr,
+        fast: Slot,
+        mean_square: Slot,
+        lr_max: Slot,
+        weight_sum: Slot,
+    ) -> None:
         """One step; see the class."""
         be, b2 = self.be, self.beta_2
         rate = step.lr * be.minimum(step.number / self.warmup, 1.0) if self.warmup else step.lr

@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.schedulefree import ScheduleFreeOptimizer
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class ScheduleFreeRAdam(ScheduleFreeOptimizer):
@@ -43,7 +44,16 @@ class ScheduleFreeRAdam(ScheduleFreeOptimizer):
         True, checks.boolean, "Whether the first steps, in which nothing is known of ``v``, are left out."
     )
 
-    def rule(self, step, param, grad, fast, mean_square, lr_max, weight_sum):
+    def rule(
+        self,
+        step: Step,
+        param: Slot,
+        grad: Expr,
+        fast: Slot,
+        mean_square: Slot,
+        lr_max: Slot,
+        weight_sum: Slot,
+    ) -> None:
         """One step; see the class."""
         be, b2 = self.be, self.beta_2
         shrunk = b2**step.number

@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.schedulefree import ScheduleFreeOptimizer
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class ScheduleFreeSGD(ScheduleFreeOptimizer):
@@ -39,7 +40,7 @@ class ScheduleFreeSGD(ScheduleFreeOptimizer):
         torch="warmup_steps",
     )
 
-    def rule(self, step, param, grad, fast, lr_max, weight_sum):
+    def rule(self, step: Step, param: Slot, grad: Expr, fast: Slot, lr_max: Slot, weight_sum: Slot) -> None:
         """One step; see the class."""
         rate = step.lr * self.be.minimum(step.number / self.warmup, 1.0) if self.warmup else step.lr
         self.move(step, param, grad, rate, self.momentum_coef, fast, lr_max, weight_sum)

@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class ShiftAdaMax(Optimizer):
@@ -42,7 +43,7 @@ class ShiftAdaMax(Optimizer):
         "state_dtype",
     )
 
-    def rule(self, step, param, grad, mean, largest, inverse):
+    def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, largest: Slot, inverse: Slot) -> None:
         """One step; see the class."""
         be = self.be
         rate = step.lr / (1.0 - self.beta_1 ** (step.epoch + 1))

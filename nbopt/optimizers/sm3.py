@@ -6,6 +6,7 @@ from nbopt import checks
 from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.states import State
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class SM3(Optimizer):
@@ -36,17 +37,17 @@ class SM3(Optimizer):
     beta = hyper(0.0, checks.fraction, "Decay of the squares. 0: they are summed.")
     epsilon = hyper(1e-30, checks.non_negative, "Keeps the division finite.", torch="eps")
 
-    def states(self, shape):
+    def states(self, shape: tuple[int, ...]) -> dict[str, State]:
         """Declare the states: a momentum if there is one, and one along each axis."""
         momentum, largest = self.state_names
         along = {f"{largest}_{axis}": State(axes=(axis,)) for axis in range(len(shape))} or {largest: State()}
         return {momentum: State(), **along} if self.momentum_coef else along
 
-    def rule(self, step, param, grad, *states):
+    def rule(self, step: Step, param: Slot, grad: Expr, *states: Slot) -> None:
         """One step; see the class."""
         be, beta, skip = self.be, self.beta, bool(self.momentum_coef)
         momentum, largest = states[:skip], states[skip:]
-        least = functools.reduce(be.minimum, largest)
+        least: Expr = functools.reduce(be.minimum, largest)  # type: ignore[arg-type]
         square = beta * least + (1.0 - beta) * be.square(grad) if beta else least + be.square(grad)
         new = [self._largest(square, axis, param.ndim) for axis in range(len(largest))]
         new = [be.maximum(old, value) if beta else value for old, value in zip(largest, new)]
@@ -58,7 +59,7 @@ class SM3(Optimizer):
         for state, value in zip(largest, new):
             state[:] = value
 
-    def _largest(self, square, axis, ndim):
+    def _largest(self, square: Expr, axis: int | None, ndim: int) -> Expr:
         """Return the largest value over all axes but one."""
         others = tuple(other for other in range(ndim) if other != axis)
         return self.be.max(square, axis=others) if others else square

@@ -3,6 +3,7 @@
 from nbopt.optimizers.decay import DecayOptimizer
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class StableAdamW(DecayOptimizer, MomentOptimizer):
@@ -34,7 +35,7 @@ class StableAdamW(DecayOptimizer, MomentOptimizer):
     epsilon = hyper(doc="Keeps the divisions finite.")
     wdecay = hyper(0.01)
 
-    def rule(self, step, param, grad, mean, mean_square):
+    def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot) -> None:
         """One step; see the class."""
         be = self.be
         b1, b2 = ((b**step.t - b) / (b**step.t - 1.0) for b in (self.beta_1, self.beta_2))

@@ -1,14 +1,22 @@
 """The tensors of a step: parameters, gradients and states, checked, and made where there are none yet."""
 
+from __future__ import annotations
+
 import inspect
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nbopt.arrays.tensor import Tensor
 from nbopt.errors import DtypeError, NboptError, ShapeError, StateError, TraceError
+from nbopt.interface.backend import Backend
 from nbopt.language.cutter import loses
 from nbopt.language.stages import ELEMENT, STEP, along
 from nbopt.layers import as_gradient, entries_of, wrapped
+
+if TYPE_CHECKING:
+    from nbopt.optimizers.base import Optimizer
 
 #: What to type where states have to go.
 _AFRESH = "Empty the lists of states to start afresh: for states in layer.states: states.clear()"
@@ -35,7 +43,7 @@ class State(NamedTuple):
     init: Any = 0.0
     dtype: Any = None
 
-    def extent(self, ndim=None):
+    def extent(self, ndim: int | None = None) -> int:
         """Return what it varies with, see `nbopt.language.stages`.
 
         Parameters
@@ -54,7 +62,7 @@ class State(NamedTuple):
         found = along(self._axes(ndim))
         return ELEMENT if ndim and found == along(range(ndim)) else found
 
-    def shape(self, shape):
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return its shape.
 
         Parameters
@@ -71,7 +79,7 @@ class State(NamedTuple):
         kept = self._axes(len(shape))
         return tuple(length if axis in kept else 1 for axis, length in enumerate(shape))
 
-    def _axes(self, ndim):
+    def _axes(self, ndim: int | None) -> Collection[int]:
         if not isinstance(self.axes, tuple) or not all(type(axis) is int for axis in self.axes):
             raise StateError(
                 f'the axes of a state are "all", "step" or a tuple of ints such as (0,), not {self.axes!r}'
@@ -84,7 +92,7 @@ class State(NamedTuple):
             )
         return {axis % ndim for axis in self.axes}
 
-    def made(self, be, param, name, dtype, rate):
+    def made(self, be: Backend, param: Tensor, name: str | None, dtype: Any, rate: float | None) -> Tensor:
         """Return a new tensor with the value of the beginning.
 
         Parameters
@@ -117,7 +125,7 @@ class State(NamedTuple):
             return be.array(param, dtype, name)
         return be.empty(self.shape(param.shape), dtype, name).fill(self.beginning(rate))
 
-    def beginning(self, rate):
+    def beginning(self, rate: float | None) -> float:
         """Return the number that it begins with.
 
         Parameters
@@ -149,7 +157,14 @@ class State(NamedTuple):
 EMA = ("ema", State(init="param"))
 
 
-def checked_columns(optimizer, trace, be, params, made, place=lambda number, states: f"parameter {number}"):
+def checked_columns(
+    optimizer: Optimizer,
+    trace: Any,
+    be: Backend,
+    params: list[Any],
+    made: list[tuple[list[Tensor], list[Tensor]]],
+    place: Callable[[int, Any], str | None] = lambda number, states: f"parameter {number}",
+) -> list[list[Any]]:
     """Return the columns of an `Update` over `params`, validated, with new states where there are none yet.
 
     Parameters
@@ -194,7 +209,15 @@ def checked_columns(optimizer, trace, be, params, made, place=lambda number, sta
     return [list(column) for column in zip(*rows)]
 
 
-def _states_of(optimizer, rate, be, param, states, declared, made):
+def _states_of(
+    optimizer: Optimizer,
+    rate: Any,
+    be: Backend,
+    param: Tensor,
+    states: list[Tensor],
+    declared: Any,
+    made: list[tuple[list[Tensor], list[Tensor]]],
+) -> list[Any]:
     names = [name for name, _ in declared]
     # Where none is in use any more, those that were stay as they are.
     own = [f"{optimizer.classnm}.{name}" for name in names or optimizer.state_names]
@@ -230,7 +253,7 @@ def _states_of(optimizer, rate, be, param, states, declared, made):
     return used
 
 
-def check_effect(optimizer, trace, new_states):
+def check_effect(optimizer: Optimizer, trace: Any, new_states: bool) -> None:
     """Check in the first step that the rule does not lose what it computes.
 
     It must assign the parameter, and each state that it reads.
@@ -273,7 +296,7 @@ def check_effect(optimizer, trace, new_states):
         )
 
 
-def place_in(layers, states):
+def place_in(layers: list[Any], states: Any) -> str | None:
     """Return what messages call the parameter that has this list of states.
 
     Parameters
@@ -295,7 +318,7 @@ def place_in(layers, states):
     return None
 
 
-def storage_name(be, dtype):
+def storage_name(be: Backend, dtype: Any) -> str:
     """Return the name of a dtype for states, which may be PyTorch's; an error says what it is."""
     try:
         return be.storage_dtype(

@@ -1,11 +1,20 @@
 """Steady: a step that is the one before it with other numbers, found again without a look at any tensor."""
 
+from __future__ import annotations
+
 from functools import partial
 from operator import attrgetter
+from typing import TYPE_CHECKING, Any
 
 from nbopt.arrays.tensor import Tensor
 from nbopt.backends import get_backend
+from nbopt.interface.backend import Backend
+from nbopt.interface.update import Update
 from nbopt.parameters import Parameters
+
+if TYPE_CHECKING:
+    from nbopt.optimizers.base import Optimizer
+    from nbopt.optimizers.tracing import Trace
 
 #: A number that a layer of `nbopt.Parameters` changes whenever one of its tensors is another.
 _serials = attrgetter("changes.serial")
@@ -35,13 +44,15 @@ class Steady:
 
     __slots__ = ("be", "layers", "roundings", "run", "shared", "stochastic_round", "trace")
 
-    def __init__(self, be, layers, trace, update, run):
+    def __init__(self, be: Backend, layers: list[int], trace: Trace, update: Update, run: Any) -> None:
         self.be, self.layers, self.trace, self.run = be, layers, trace, run
         self.shared, self.stochastic_round = list(update.shared), update.stochastic_round
         self.roundings = Tensor.roundings_set
 
     @classmethod
-    def after(cls, be, layers, updates, run, trace):
+    def after(
+        cls, be: Backend, layers: list[Any], updates: list[Update], run: Any, trace: Trace
+    ) -> Steady | None:
         """Return what the step just run can be found again by, or None if it can't.
 
         Parameters
@@ -70,7 +81,7 @@ class Steady:
             return None
         return cls(be, serials, trace, update, run)
 
-    def step(self, optimizer, layers, epoch):
+    def step(self, optimizer: Optimizer, layers: list[Any], epoch: int) -> bool:
         """Run the step again, with the numbers of now.
 
         Parameters

@@ -5,12 +5,15 @@ by its name, so that another value traces nothing. Anything else is a guard: the
 as it is equal to what it was.
 """
 
+from __future__ import annotations
+
 import numbers
 import types
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from nbopt.language.trace import Tracer
 from nbopt.language.values import Value
 
 
@@ -25,12 +28,12 @@ class Reader:
         Whether the trace depends on nothing else.
     """
 
-    def __init__(self, tracer, optimizer):
+    def __init__(self, tracer: Tracer, optimizer: Any) -> None:
         self.tracer, self.optimizer = tracer, optimizer
-        self.guards: dict = {}
+        self.guards: dict[Any, Any] = {}
         self.reusable = True
 
-    def read(self, name, value):
+    def read(self, name: str, value: Any) -> Any:
         """Return what the rule gets in place of an attribute's value."""
         if name == "be" or isinstance(value, Value):
             return value
@@ -45,7 +48,7 @@ class Reader:
         return value
 
 
-def _comparable(value):
+def _comparable(value: Any) -> bool:
     """Return whether an equal value, at another time, means the same to a rule."""
     if type(value) in (tuple, frozenset):
         return all(map(_comparable, value))
@@ -56,18 +59,18 @@ class KeepsSomethingError(Exception):
     """A rule sets an attribute, so it has to be run at every step, with plain numbers."""
 
 
-def _symbolic_getattribute(self, name):
+def _symbolic_getattribute(self: Any, name: str) -> Any:
     value = object.__getattribute__(self, name)
     if name[:2] == "__":
         return value
     return object.__getattribute__(self, "_reader_").read(name, value)
 
 
-def _symbolic_setattr(self, name, value):
+def _symbolic_setattr(self: Any, name: str, value: Any) -> NoReturn:
     raise KeepsSomethingError
 
 
-def symbolic(optimizer, reader):
+def symbolic(optimizer: Any, reader: Reader) -> Any:
     """Return what a rule gets as ``self``.
 
     It is an instance of the same class, with the same attributes. All reads of them go through `reader`.

@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.decay import DecayOptimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class Tiger(DecayOptimizer):
@@ -30,7 +31,7 @@ class Tiger(DecayOptimizer):
     beta = hyper(0.965, checks.below_one, "Decay of the running mean.")
     wdecay = hyper(0.01)
 
-    def rule(self, step, param, grad, mean):
+    def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot) -> None:
         """One step; see the class."""
         mean[:] = self.beta * mean + (1.0 - self.beta) * self.with_decay(param, grad)
         param[:] = self.decayed(param, step.lr * self.be.sgn(mean), step.lr)

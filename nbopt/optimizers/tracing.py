@@ -4,17 +4,23 @@ The rule is run once, over symbols. What it was built from is remembered. A trac
 what the rule read from ``self`` is the same, numbers aside, and its tests of numbers have the same outcomes.
 """
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbopt.errors import TraceError
-from nbopt.language.expressions import apply_named
+from nbopt.language.expressions import Node, apply_named
 from nbopt.language.stages import ELEMENT, STEP, TENSOR, Program
 from nbopt.language.trace import Tracer, tracing
 from nbopt.optimizers.states import EMA
 from nbopt.optimizers.step import Step
 from nbopt.optimizers.symbolic import KeepsSomethingError, Reader, symbolic
+
+if TYPE_CHECKING:
+    from nbopt.optimizers.base import Optimizer
 
 #: Traces that are kept for one optimizer: tests that take turns find theirs again.
 _MOST_TRACES = 16
@@ -41,19 +47,19 @@ class Options(NamedTuple):
         How many axes the parameters have, if the rule depends on it.
     """
 
-    states: tuple
+    states: tuple[Any, ...]
     clips: bool
     skips: bool
     loss_scale: bool
     counts: bool = False
     ndim: int | None = None
 
-    def columns(self):
+    def columns(self) -> dict[str, int]:
         """Return the slots of each parameter, by their names: what each varies with."""
         states = {name: state.extent(self.ndim) for name, state in self.states if state.axes != "step"}
         return {"param": ELEMENT, "grad": ELEMENT, **states, **({"step": TENSOR} if self.counts else {})}
 
-    def shared(self):
+    def shared(self) -> tuple[str, ...]:
         """Return the names of the slots that are one number for the whole step."""
         states = tuple(name for name, state in self.states if state.axes == "step")
         return ("loss_scale",) * self.loss_scale + ("skipped",) * self.skips + states
@@ -74,7 +80,15 @@ class Trace:
         Whether another step may find it.
     """
 
-    def __init__(self, optimizer, options, rate, divisor, epoch, impure):
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        options: Options,
+        rate: float | None,
+        divisor: float,
+        epoch: int,
+        impure: bool,
+    ) -> None:
         given = rate, divisor, epoch
         tracer, reader, unscaled, last = self._run(optimizer, options, given, impure)
         if unscaled or last:  # only the whole rule tells
@@ -86,15 +100,22 @@ class Trace:
         self._own, self._scalars, self._function = _getter(scalars.own), scalars, scalars.function()
         self._guard_names = tuple(reader.guards)
         self._guarded, self._guards = tuple(reader.guards.values()), _getter(reader.guards)
-        self._recut: dict[tuple, Program] = {}
+        self._recut: dict[tuple[Any, ...], Program] = {}
 
     @staticmethod
-    def _run(optimizer, options, given, impure, scaled=False, last=0):
+    def _run(
+        optimizer: Optimizer,
+        options: Options,
+        given: tuple[float | None, float, int],
+        impure: bool,
+        scaled: bool = False,
+        last: int = 0,
+    ) -> Any:
         """Run the rule over symbols.
 
         Parameters
         ----------
-        given : tuple
+        given : tuple[Any, ...]
             The learning rate, the divisor and the epoch.
         impure : bool
             Whether the rule gets plain numbers.
@@ -116,7 +137,7 @@ class Trace:
         columns, shared = options.columns(), options.shared()
         tracer = Tracer((*columns, *shared), (*columns.values(), *(STEP,) * len(shared)), options.ndim)
         reader = Reader(tracer, optimizer)
-        known = {"t": optimizer.t + 1, "number": optimizer.t + 1, "epoch": epoch}
+        known: dict[str, Any] = {"t": optimizer.t + 1, "number": optimizer.t + 1, "epoch": epoch}
         if rate is not None:
             known["lr"] = rate
         if not impure:
@@ -128,7 +149,7 @@ class Trace:
         if options.counts:
             known["t"] = slots["step"] + 1.0
         raw, own = slots["grad"], optimizer if impure else symbolic(optimizer, reader)
-        by = tracer.source("divisor", divisor)
+        by: Node = tracer.source("divisor", divisor)
         if options.loss_scale:
             by = by * slots["loss_scale"]
         scale: Any = 1.0
@@ -180,7 +201,7 @@ class Trace:
             clips_param * tracer.assigned.get(0, 0),
         )
 
-    def guard(self):
+    def guard(self) -> str:
         """Return in words what the trace depends on.
 
         Returns
@@ -197,7 +218,7 @@ class Trace:
         tests = [f"a test of a number is {found!r}" for found in self._found]
         return ", ".join([*options, *attributes, *tests])
 
-    def recut(self, guard=None, waits=(), counts=True):
+    def recut(self, guard: int | None = None, waits: Sequence[int] = (), counts: bool = True) -> Program:
         """Return the program that waits for others, see `nbopt.interface.update.Update`.
 
         Of several for one call, all but the one that counts the step leave out what is stored for the whole
@@ -209,7 +230,15 @@ class Trace:
             self._recut[key] = program if counts else program.without_shared_stores()
         return self._recut[key]
 
-    def numbers(self, optimizer, options, rate, divisor, epoch, fresh=False):
+    def numbers(
+        self,
+        optimizer: Optimizer,
+        options: Options,
+        rate: float | None,
+        divisor: float,
+        epoch: int,
+        fresh: bool = False,
+    ) -> list[float] | None:
         """Return the numbers that the host gives in this step, or None if the step needs another trace.
 
         A fresh trace never does.
@@ -228,7 +257,7 @@ class Trace:
         return values if fresh or found == self._found else None
 
 
-def _getter(names):
+def _getter(names: Sequence[str]) -> Callable[[Any], Any]:
     """Return a function from an object to the tuple of its attributes of these names."""
     names = tuple(names)
     if len(names) > 1:
@@ -239,12 +268,14 @@ def _getter(names):
 class Traces:
     """The traces of one optimizer's rule, the latest first."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._kept: list[Trace] = []
         self._in_a_row = 0
         self._keeps_something = False
 
-    def of(self, optimizer, options, rate, divisor, epoch):
+    def of(
+        self, optimizer: Optimizer, options: Options, rate: float | None, divisor: float, epoch: int
+    ) -> tuple[Trace, list[float] | None]:
         """Return the trace of this step, and the numbers that the host gives.
 
         Parameters

@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
+from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class Yogi(MomentOptimizer):
@@ -32,7 +33,7 @@ class Yogi(MomentOptimizer):
         1e-6, checks.non_negative, "What ``v`` starts from. An element of it that is 0 has not started yet."
     )
 
-    def rule(self, step, param, grad, mean, mean_square):
+    def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot) -> None:
         """One step; see the class."""
         be, b1 = self.be, self.beta_1
         first, root = self.corrections(step)

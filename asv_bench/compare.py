@@ -38,11 +38,11 @@ import nbopt  # noqa: E402
 
 def machine():
     """Return what the numbers depend on."""
-    cpu = platform.processor()
+    about = {"model name": platform.processor(), "flags": ""}
     with contextlib.suppress(OSError):
-        cpu = next(
-            line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")
-        )
+        lines = (line.partition(":") for line in open("/proc/cpuinfo"))
+        about.update({key.strip(): value.strip() for key, _, value in lines})
+    wide = [flag for flag in ("avx512f", "avx2", "avx") if flag in about["flags"].split()]
     versions = {"nbopt": nbopt.__version__, "python": platform.python_version()}
     for package in ("numba", "llvmlite", "numpy", "torch", "jax", "optax", "deepspeed"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -53,7 +53,10 @@ def machine():
     from nbopt_backends.cpu.threads import threading_layer
 
     return {
-        "cpu": cpu,
+        "cpu": about["model name"],
+        "family, model, stepping": [about.get(key) for key in ("cpu family", "model", "stepping")],
+        "vectors": wide[0] if wide else None,
+        "flags": about["flags"],
         "processors": os.cpu_count(),
         "threads": THREADS,
         "threading_layer": threading_layer(),
@@ -166,8 +169,8 @@ def main():
     report = {"machine": machine(), "quick": args.quick, "rows": {}}
     about = report["machine"]
     print(
-        f"{about['cpu']}, {THREADS} threads ({about['threading_layer']}), load {about['load_average']:.1f}, "
-        f"commit {about['commit']}"
+        f"{about['cpu']} ({about['vectors']}), {THREADS} threads ({about['threading_layer']}), "
+        f"load {about['load_average']:.1f}, commit {about['commit']}"
     )
     print(", ".join(f"{package} {version}" for package, version in about["versions"].items()))
     if args.quick:

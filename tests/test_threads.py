@@ -15,6 +15,7 @@ import sys
 import pytest
 
 import nbopt
+from nbopt_backends.cpu import threads
 
 # What all scenarios share. Prints, at the end, one line of JSON. The interpreter changes threads as often as
 # it can.
@@ -28,7 +29,7 @@ sys.setswitchinterval(1e-6)
 
 # Threads are woken for arrays of a size that a test has time for. Whether they were is counted.
 assert threads._FEW < threads._FEW_FOR_WORKQUEUE
-threads._FEW = threads._FEW_FOR_WORKQUEUE = 1 << 14
+threads._FEW = threads._FEW_FOR_WORKQUEUE = threads._MANY = 1 << 14
 parallel_launches = []
 run = threads.Threads.run
 
@@ -230,6 +231,29 @@ def layer(request):
     if why_not(request.param):
         pytest.skip(f"Numba's threading layer {request.param} can't be loaded here: {why_not(request.param)}")
     return request.param
+
+
+def test_launch_goes_the_faster_way(monkeypatch):
+    """Of one thread and several it takes what is faster, and notices when that changes."""
+    clock, cost, taken = [0.0], {"one": 1.0, "two": 2.0}, []
+    monkeypatch.setattr(threads, "perf_counter", lambda: clock[0])
+
+    def way(name):
+        def run(number):
+            clock[0] += cost[name]
+            taken.append(name)
+            return number
+
+        return run
+
+    launch = threads.Faster(way("two"), way("one"))
+    assert [launch(number) for number in range(300)] == list(range(300))
+    assert {*taken[:10]} == {"one", "two"}
+    assert 1 <= taken[10:].count("two") <= 6
+    cost.update(one=3.0)
+    for number in range(300):
+        launch(number)
+    assert taken[-50:].count("two") >= 48
 
 
 def test_threads_may_step_different_optimizers_at_once(layer):

@@ -64,6 +64,15 @@ def adapter_step(optimizer, shapes, fresh=False):
     return _with_gradients(parameters, adapter(parameters, OPTIMIZERS[optimizer]()).step, fresh)
 
 
+def dropin_step(optimizer, shapes):
+    """PyTorch's class of the same name in nbopt, over PyTorch's tensors."""
+    requires_torch()
+    import nbopt.torch
+
+    name, options = TORCH[optimizer]
+    return getattr(nbopt.torch, name)(_torch_parameters(shapes), **options).step
+
+
 def timed_in_training(optimizers, rounds, warm=3):
     """Train a small transformer with each optimizer in turn, and time ``step()`` alone.
 

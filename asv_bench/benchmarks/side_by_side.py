@@ -46,6 +46,62 @@ def measure(steps, rounds, turn=0.02, settle=0.03, seed=0):
     return seconds
 
 
+#: Bytes that are written between two steps, more than the caches hold.
+_OTHER = 64 << 20
+
+
+def between_steps():
+    """Return what runs between two steps in a training: name -> callable.
+
+    It takes the caches, and a product of matrices wakes the threads of the library that computes it.
+
+    Returns
+    -------
+    dict of str to callable
+        ``"NumPy"``, and ``"PyTorch"`` if it is installed.
+    """
+    memory = np.zeros(_OTHER // 8)
+    matrix = np.random.default_rng(0).random((400, 400), np.float32)
+    found = {"NumPy": lambda: (memory.__iadd__(1.0), matrix @ matrix)}
+    try:
+        import torch
+    except ImportError:
+        return found
+    own = torch.from_numpy(matrix)
+    return {**found, "PyTorch": lambda: (memory.__iadd__(1.0), own @ own)}
+
+
+def measure_cold(steps, between, rounds, seed=0):
+    """Time single calls of several functions in random order, with other work before each.
+
+    Parameters
+    ----------
+    steps : dict of name -> callable
+    between : callable
+        The other work, which is not timed.
+    rounds : int
+        How often each step is timed.
+    seed : int
+        Of the order.
+
+    Returns
+    -------
+    dict of name -> numpy.ndarray
+        float64[rounds]: seconds of a call.
+    """
+    for step in steps.values():  # nbopt tries one thread and two in its first steps
+        for _ in range(12):
+            between()
+            step()
+    rng, names = np.random.default_rng(seed), list(steps)
+    seconds = {name: np.empty(rounds) for name in names}
+    for k in range(rounds):
+        for name in rng.permutation(names):
+            between()
+            seconds[name][k] = _timed(steps[name], 1)
+    return seconds
+
+
 def _timed(step, count):
     start = time.perf_counter()
     for _ in range(count):

@@ -16,7 +16,7 @@ from nbopt_backends.cpu import drivers as cpu_drivers
 from nbopt_backends.cpu import ends as cpu_ends
 from nbopt_backends.cpu import sums as cpu_sums
 from nbopt_backends.cpu.plan import CpuPlan, in_order
-from nbopt_backends.cpu.threads import Threads, threading_layer
+from nbopt_backends.cpu.threads import Faster, Threads, threading_layer
 from nbopt_backends.lowering import source
 from nbopt_backends.lowering.slices import sliced_text
 from nbopt_backends.lowering.text import Dialect, kernel_text, scalars_text
@@ -158,7 +158,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
     def _runner(self, elements, text=_DRIVERS, stem="drivers", name="run_stages", signature=_RUN):
         """Return what runs a compiled function over so many elements.
 
-        It runs on all threads or, if the elements are few, on one.
+        It runs on all threads or, if the elements are few, on one; between the two on what is faster.
         """
         serial = partial(self._function, text, stem, name, False, signature)
         if not self.threads.worthwhile(elements):
@@ -168,7 +168,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
         def run(*arguments):
             return serial()(*arguments) if self.threads.serial() else self.threads.run(parallel, *arguments)
 
-        return run
+        return run if self.threads.certain(elements) else Faster(run, serial())
 
     def new_plan(self, update, layout):
         """Return a plan with everything compiled."""
@@ -227,12 +227,12 @@ class NumbaCPU(CompiledBackend, HostBackend):
         )
 
     def driver(self, name):
-        """Return one function of `nbopt_backends.cpu.chunks` or `nbopt_backends.cpu.ends`, compiled at first
-        use.
+        """Return what a stage does with an entry, compiled at first use.
 
         Parameters
         ----------
         name : str
+            Of a function in `nbopt_backends.cpu.chunks` or `nbopt_backends.cpu.ends`.
 
         Returns
         -------

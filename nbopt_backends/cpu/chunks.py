@@ -148,14 +148,14 @@ def run_sliced_chunk(kernel, chunk, step):
 
 @njit(error_model="numpy")
 def copy_strided(buffer, base, geometry, start, n, gather):
-    """Copy `n` elements of a strided tensor, from C-order position `start` on, to a contiguous buffer, or
-    back.
+    """Copy `n` elements of a strided tensor to a contiguous buffer, or back.
 
     Parameters
     ----------
     buffer, base, geometry : int64
         Addresses of the buffer, of the tensor's first element, and of its geometry (see `run_strided_chunk`).
     start, n : int64
+        The first element's number in C order, and how many there are.
     gather : bool
         True: into the buffer. False: back into the tensor.
     """

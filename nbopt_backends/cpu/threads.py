@@ -2,7 +2,9 @@
 
 import os
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 
 import numba
 import numpy as np
@@ -17,8 +19,13 @@ _USERS_OWN = ("OMP_WAIT_POLICY", *_WAITING)
 
 # Below so many elements, waking a second thread costs more than it saves; workqueue takes ten times as long
 # to wake.
-_FEW = 1 << 20
+_FEW = 1 << 18
 _FEW_FOR_WORKQUEUE = 1 << 21
+# From so many on, a thread that comes a time slice of the scheduler too late costs little of the whole.
+_MANY = 1 << 23
+# Between the two a launch goes the way that has been faster of late, and tries the other one now and then.
+_REMEMBERED = 5
+_TRIED_EVERY = 64
 
 _start_lock = threading.Lock()
 _workqueue_lock = threading.RLock()
@@ -54,6 +61,36 @@ def _after_fork():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+class Faster:
+    """Calls one of two functions that do the same: the one that has been faster of late.
+
+    Whether a second thread helps a small launch depends on what else runs. Where another library keeps its
+    threads awake, a launch on two threads waits for a whole time slice of the scheduler.
+
+    Parameters
+    ----------
+    *ways : callable
+        Two. The first is tried first.
+    """
+
+    def __init__(self, *ways):
+        self._ways, self._calls = ways, 0
+        self._seconds = [deque(maxlen=_REMEMBERED), deque(maxlen=_REMEMBERED)]
+
+    def __call__(self, *arguments):
+        """Call one of them, and note how long it takes."""
+        self._calls += 1
+        if self._calls <= 2 * _REMEMBERED:
+            way = (self._calls + 1) % 2
+        else:
+            first, second = (sorted(seconds)[_REMEMBERED // 2] for seconds in self._seconds)
+            way = int(second < first) ^ (self._calls % _TRIED_EVERY == 0)
+        start = perf_counter()
+        result = self._ways[way](*arguments)
+        self._seconds[way].append(perf_counter() - start)
+        return result
 
 
 class Threads:
@@ -95,6 +132,10 @@ class Threads:
         if elements <= _FEW or self.serial():
             return False
         return elements > _FEW_FOR_WORKQUEUE or threading_layer() != "workqueue"
+
+    def certain(self, elements):
+        """Return whether that is so whatever else runs, given that it is `worthwhile`."""
+        return elements > _MANY or threading_layer() == "workqueue"
 
     def flushing(self):
         """Return, for each thread of a launch, whether it flushes subnormal numbers to zero.

@@ -7,67 +7,13 @@ import numpy as np
 import pytest
 from device_checks import assert_same, clipped, reference, trained
 from helpers import thorough_but
+from rules import Covers, Factored
 
 import nbopt
-from nbopt import State
 
 #: Bands of more and fewer rows than a unit has, tiles that are full or not, one and several groups of rows,
 #: axes of length 1, no elements.
 SLICED = [(70, 9), (64,), (3, 4, 5), (2, 1, 3, 3), (0, 4), (), (2, 140), (1, 5)]
-
-
-class Factored(nbopt.Optimizer):
-    """Running means of squares of rows and of columns, and the norm of all parameters.
-
-    Parameters may have any number of axes.
-    """
-
-    def __init__(self, stochastic_round=False, **options):
-        super().__init__(**options)
-        self.stochastic_round, self.learning_rate = stochastic_round, 0.5
-
-    def states(self, shape):
-        if len(shape) < 2:
-            return {"square": State()}
-        every = range(len(shape))
-        return {"row": State(axes=tuple(every[:-1])), "column": State(axes=(*every[:-2], len(shape) - 1))}
-
-    def rule(self, step, param, grad, *states):
-        be = self.be
-        squares, whole = be.square(grad), step.norm(grad)
-        if len(states) == 1:
-            (square,) = states
-            square[:] = 0.5 * square + 0.5 * squares + 1e-3
-            param[:] = param - step.lr * grad / be.sqrt(square) / whole
-            return
-        row, column = states
-        row[:] = 0.5 * row + 0.5 * be.mean(squares, axis=-1) + 1e-3
-        column[:] = 0.5 * column + 0.5 * be.mean(squares, axis=-2) + 1e-3
-        update = grad / (be.sqrt(row / be.mean(row, axis=-2)) * be.sqrt(column))
-        param[:] = param - step.lr * update / be.maximum(1.0, be.norm(update) / be.sqrt(param.size)) / whole
-
-
-class Covers(nbopt.Optimizer):
-    """A state along each axis, so that each axis is told apart, and the largest of what it covers."""
-
-    def __init__(self, stochastic_round=False, **options):
-        super().__init__(**options)
-        self.stochastic_round, self.learning_rate = stochastic_round, 0.5
-
-    def states(self, shape):
-        return {f"along{axis}": State(axes=(axis,)) for axis in range(len(shape))} or {"square": State()}
-
-    def rule(self, step, param, grad, *states):
-        be, least = self.be, states[0]
-        for state in states[1:]:
-            least = be.minimum(least, state)
-        square = least + be.square(grad)
-        others = [tuple(other for other in range(param.ndim) if other != axis) for axis in range(len(states))]
-        largest = [be.max(square, axis=axes) if axes else square for axes in others]
-        total = be.sum(square, axis=0) if param.ndim else 1.0
-        param[:] = param - step.lr * grad / be.sqrt(square) / (1 + total)
-        for state, value in zip(states, largest):
-            state[:] = value
 
 
 class Centred(nbopt.Optimizer):
@@ -99,7 +45,7 @@ class Centred(nbopt.Optimizer):
 
 RULES = {
     "factored": Factored,
-    "covers": Covers,
+    "covers": lambda **options: Covers(by_sums=True, **options),
     "centred": Centred,
     "centred, norm clip": lambda **options: clipped(Centred(**options)),
 }

@@ -19,7 +19,7 @@ if importlib.util.find_spec("numba_cuda") is None:
 from device_checks import *  # noqa: F403
 from device_checks import Lamb, clipped, foreign, pairs_of, trained
 from device_slices import *  # noqa: F403
-from device_slices import Factored
+from rules import Factored
 
 from nbopt_backends.cuda import numba_cuda
 from nbopt_backends.cuda.streams import UploadRing

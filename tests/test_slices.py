@@ -3,43 +3,17 @@
 They equal formulas in float64, and have the same bits on each backend.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 from helpers import same_bits
+from rules import Covers, Factored
 
 import nbopt
-from nbopt import State
 
-
-class Rows(nbopt.Optimizer):
-    """Centres the rows of a gradient, and divides by the root of running means of rows and of columns."""
-
-    def __init__(self, learning_rate=0.5, name=None):
-        super().__init__(name=name)
-        self.learning_rate = learning_rate
-
-    def states(self, shape):
-        if len(shape) < 2:
-            return {"square": State()}
-        every = range(len(shape))
-        return {"row": State(axes=tuple(every[:-1])), "column": State(axes=(*every[:-2], len(shape) - 1))}
-
-    def rule(self, step, param, grad, *states):
-        be = self.be
-        whole = step.norm(grad)
-        if len(states) == 1:
-            (square,) = states
-            square[:] = 0.5 * square + 0.5 * be.square(grad) + 1e-3
-            param[:] = param - step.lr * grad / be.sqrt(square) / whole
-            return
-        row, column = states
-        grad = grad - be.mean(grad, axis=-1)
-        squares = be.square(grad)
-        row[:] = 0.5 * row + 0.5 * be.mean(squares, axis=-1) + 1e-3
-        column[:] = 0.5 * column + 0.5 * be.mean(squares, axis=-2) + 1e-3
-        factor = row / be.mean(row, axis=-2)
-        update = grad / (be.sqrt(factor) * be.sqrt(column))
-        param[:] = param - step.lr * update / be.maximum(1.0, be.norm(update) / be.sqrt(param.size)) / whole
+#: The rule of `rows_line_by_line`.
+centred = partial(Factored, centred=True)
 
 
 def rows_line_by_line(params, steps):
@@ -67,28 +41,6 @@ def rows_line_by_line(params, steps):
     return params, states
 
 
-class Axes(nbopt.Optimizer):
-    """One state along each axis, and extremes over the others: each axis is told apart."""
-
-    def __init__(self, learning_rate=0.5, name=None):
-        super().__init__(name=name)
-        self.learning_rate = learning_rate
-
-    def states(self, shape):
-        return {f"along{axis}": State(axes=(axis,)) for axis in range(len(shape))} or {"square": State()}
-
-    def rule(self, step, param, grad, *states):
-        be, least = self.be, states[0]
-        for state in states[1:]:
-            least = be.minimum(least, state)
-        square = least + be.square(grad)
-        others = [tuple(other for other in range(param.ndim) if other != axis) for axis in range(len(states))]
-        largest = [be.max(square, axis=axes) if axes else square for axes in others]
-        param[:] = param - step.lr * grad / be.sqrt(square)
-        for state, value in zip(states, largest):
-            state[:] = value
-
-
 def axes_line_by_line(params, steps):
     params, states = [np.asarray(param, np.float64) for param in params], [None] * len(params)
     for grads in steps:
@@ -108,7 +60,7 @@ def axes_line_by_line(params, steps):
 
 
 SHAPES = [(300, 70), (64,), (5, 4, 33), (), (7, 1, 3, 3), (0, 3), (3, 300), (70, 1), (2, 40000)]
-RULES = {"rows": (Rows, rows_line_by_line), "axes": (Axes, axes_line_by_line)}
+RULES = {"rows": (centred, rows_line_by_line), "axes": (Covers, axes_line_by_line)}
 
 
 def problem(dtype, shapes=SHAPES, steps=2, seed=0):
@@ -177,5 +129,5 @@ def test_bits_do_not_depend_on_threads():
     found = []
     for threads in (1, 2):
         with nbopt.use_backend("cpu", num_threads=threads):
-            found.append(run(Rows(), [param.copy() for param in params], steps).params)
+            found.append(run(centred(), [param.copy() for param in params], steps).params)
     assert all(map(same_bits, *found))

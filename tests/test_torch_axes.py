@@ -8,13 +8,14 @@ import pytest
 import test_slices
 import test_states
 from helpers import same_bits
+from rules import Covers
 
 import nbopt
 
 torch = pytest.importorskip("torch")
 
 SHAPES = [(6, 5), (4,), (2, 3, 3, 3), ()]
-RULES = {"rows": test_slices.Rows, "axes": test_slices.Axes, "every extent": test_states.Counted}
+RULES = {"rows": test_slices.centred, "axes": Covers, "every extent": test_states.Counted}
 
 
 def problem(steps):
@@ -79,7 +80,7 @@ def test_resumes(name, way):
 
 def test_a_state_of_another_shape_is_refused():
     params = [torch.nn.Parameter(torch.ones(6, 5))]
-    optimizer = nbopt.torch.Optimizer(params, test_slices.Rows())
+    optimizer = nbopt.torch.Optimizer(params, test_slices.centred())
     run(optimizer, params, [[np.ones((6, 5), np.float32)]])
     saved = optimizer.state_dict()
     saved["state"][0]["row"] = torch.ones(6, 5)

@@ -12,6 +12,7 @@ from nbopt.optimizers.multi import MultiOptimizer as MultiOptimizer
 from nbopt.optimizers.schedulefree import ScheduleFreeOptimizer as ScheduleFreeOptimizer
 from nbopt.optimizers.states import State as State
 from nbopt.optimizers.step import Step as Step
+from nbopt.optimizers.velocity import VelocityOptimizer as VelocityOptimizer
 
 __all__ = [
     "ADOPT",
@@ -174,7 +175,7 @@ class LAMB(DecayOptimizer):
         state_dtype: Any = None,
     ) -> None: ...
 
-class LARS(Optimizer):
+class LARS(VelocityOptimizer):
     """Gradient descent with momentum, and a rate of its own for each matrix."""
 
     momentum_coef: Any
@@ -553,7 +554,7 @@ class DAdaptAdam(AdaptedOptimizer):
         state_dtype: Any = None,
     ) -> None: ...
 
-class GradientDescentMomentum(Optimizer):
+class GradientDescentMomentum(VelocityOptimizer):
     """Stochastic gradient descent with momentum, Nesterov's too."""
 
     momentum_coef: Any

@@ -1,13 +1,12 @@
 """LARS."""
 
 from nbopt import checks
-from nbopt.errors import ArgumentError
-from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.step import Expr, Slot, Step
+from nbopt.optimizers.velocity import VelocityOptimizer
 
 
-class LARS(Optimizer):
+class LARS(VelocityOptimizer):
     """Gradient descent with momentum, and a rate of its own for each matrix.
 
     The rate is in proportion to the norm of the matrix over that of its gradient.
@@ -30,8 +29,6 @@ class LARS(Optimizer):
     formula and defaults of pytorch_optimizer's LARS.
     """
 
-    state_names = ("velocity",)
-
     learning_rate = hyper(1e-3)
     momentum_coef = hyper(
         0.9, checks.below_one, "How much of the velocity is kept. 0 needs no state.", torch="momentum"
@@ -47,19 +44,6 @@ class LARS(Optimizer):
         1e-3, checks.non_negative, "The length of a step over the parameter's, at a learning rate of 1."
     )
     nesterov = hyper(False, checks.boolean, "Nesterov's momentum. It needs a momentum_coef.")
-
-    def _check_together(self) -> None:
-        """Refuse to look ahead without momentum."""
-        if self.nesterov and self.momentum_coef == 0:
-            raise ArgumentError(
-                "nesterov=True needs a momentum_coef above 0; without momentum there is nothing to look "
-                "ahead along"
-            )
-
-    def states_in_use(self) -> tuple[str, ...]:
-        """Return the names of the states that the rule takes now: none without momentum."""
-        self._check_together()
-        return self.state_names if self.momentum_coef else ()
 
     def rule(self, step: Step, param: Slot, grad: Expr, velocity: Slot | None = None) -> None:
         """One step; see the class."""

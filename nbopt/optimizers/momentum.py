@@ -1,13 +1,13 @@
 """Stochastic gradient descent with momentum."""
 
 from nbopt import checks
-from nbopt.errors import ArgumentError
-from nbopt.optimizers.base import CLIPS, Optimizer, decayed
+from nbopt.optimizers.base import CLIPS, decayed
 from nbopt.optimizers.hyper import REQUIRED, hyper
 from nbopt.optimizers.step import Expr, Slot, Step
+from nbopt.optimizers.velocity import VelocityOptimizer
 
 
-class GradientDescentMomentum(Optimizer):
+class GradientDescentMomentum(VelocityOptimizer):
     """Stochastic gradient descent with momentum, Nesterov's too.
 
     With ``G = s * g + wdecay * p``::
@@ -23,8 +23,6 @@ class GradientDescentMomentum(Optimizer):
     learning", ICML 2013; formula and defaults of neon's GradientDescentMomentum.
     """
 
-    state_names = ("velocity",)
-
     learning_rate = hyper(REQUIRED)
     momentum_coef = hyper(
         REQUIRED, checks.non_negative, "How much of the velocity is kept. 0 needs no state.", torch="momentum"
@@ -38,19 +36,6 @@ class GradientDescentMomentum(Optimizer):
         "learning_rate", "momentum_coef", "stochastic_round", "wdecay", *CLIPS, "name", "schedule",
         "nesterov", "*", "ema_decay", "state_dtype",
     )  # fmt: skip
-
-    def _check_together(self) -> None:
-        """Refuse to look ahead without momentum."""
-        if self.nesterov and self.momentum_coef == 0:
-            raise ArgumentError(
-                "nesterov=True needs a momentum_coef above 0; without momentum there is nothing to look "
-                "ahead along"
-            )
-
-    def states_in_use(self) -> tuple[str, ...]:
-        """Return the states that the rule takes now: none without momentum."""
-        self._check_together()
-        return self.state_names if self.momentum_coef else ()
 
     def rule(self, step: Step, param: Slot, grad: Expr, velocity: Slot | None = None) -> None:
         """One step; see the class."""

@@ -11,6 +11,14 @@ from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.states import State
 from nbopt.optimizers.step import Expr, Slot, Step
 
+#: What those that grow their rate declare.
+WARMUP = hyper(
+    None,
+    checks.optional(checks.non_negative),
+    "In how many steps the rate grows. None or 0: at once.",
+    torch="warmup_steps",
+)
+
 
 class ScheduleFreeOptimizer(Optimizer):
     """Base of optimizers that average parameters in place of a schedule.
@@ -59,6 +67,10 @@ class ScheduleFreeOptimizer(Optimizer):
         fast, *others = self.state_names
         own = {fast: State(init="param"), **dict.fromkeys(others, State())}
         return {**own, "lr_max": State("step"), "weight_sum": State("step")}
+
+    def warmed(self, step: Step, warmup: float | None) -> Expr:
+        """Return the learning rate, which grows through so many steps."""
+        return step.lr * self.be.minimum(step.number / warmup, 1.0) if warmup else step.lr
 
     def move(
         self,

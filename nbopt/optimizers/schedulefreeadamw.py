@@ -2,7 +2,7 @@
 
 from nbopt import checks
 from nbopt.optimizers.hyper import hyper
-from nbopt.optimizers.schedulefree import ScheduleFreeOptimizer
+from nbopt.optimizers.schedulefree import WARMUP, ScheduleFreeOptimizer
 from nbopt.optimizers.step import Expr, Slot, Step
 
 
@@ -40,12 +40,7 @@ class ScheduleFreeAdamW(ScheduleFreeOptimizer):
         "Keeps the division finite. It stands beside the corrected root.",
         torch="eps",
     )
-    warmup = hyper(
-        None,
-        checks.optional(checks.non_negative),
-        "In how many steps the rate grows. None or 0: at once.",
-        torch="warmup_steps",
-    )
+    warmup = WARMUP
 
     def rule(
         self,
@@ -59,7 +54,7 @@ class ScheduleFreeAdamW(ScheduleFreeOptimizer):
     ) -> None:
         """One step; see the class."""
         be, b2 = self.be, self.beta_2
-        rate = step.lr * be.minimum(step.number / self.warmup, 1.0) if self.warmup else step.lr
+        rate = self.warmed(step, self.warmup)
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
         change = grad / (be.sqrt(mean_square / (1.0 - b2**step.number)) + self.epsilon)
         self.move(step, param, change, rate, self.beta_1, fast, lr_max, weight_sum)

@@ -2,7 +2,7 @@
 
 from nbopt import checks
 from nbopt.optimizers.hyper import hyper
-from nbopt.optimizers.schedulefree import ScheduleFreeOptimizer
+from nbopt.optimizers.schedulefree import WARMUP, ScheduleFreeOptimizer
 from nbopt.optimizers.step import Expr, Slot, Step
 
 
@@ -33,14 +33,9 @@ class ScheduleFreeSGD(ScheduleFreeOptimizer):
     momentum_coef = hyper(
         0.9, checks.inside, "How near to the average gradients are taken.", torch="momentum"
     )
-    warmup = hyper(
-        None,
-        checks.optional(checks.non_negative),
-        "In how many steps the rate grows. None or 0: at once.",
-        torch="warmup_steps",
-    )
+    warmup = WARMUP
 
     def rule(self, step: Step, param: Slot, grad: Expr, fast: Slot, lr_max: Slot, weight_sum: Slot) -> None:
         """One step; see the class."""
-        rate = step.lr * self.be.minimum(step.number / self.warmup, 1.0) if self.warmup else step.lr
+        rate = self.warmed(step, self.warmup)
         self.move(step, param, grad, rate, self.momentum_coef, fast, lr_max, weight_sum)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from operator import attrgetter
+from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
 from nbopt.arrays.tensor import Tensor
@@ -110,7 +110,7 @@ class Steady:
         rate, scale, options = optimizer._rate(epoch), optimizer.loss_scale, optimizer.options()
         if type(scale) is not float:
             return False
-        if self.shared and self.shared != optimizer.shared_numbers(be, options, rate):
+        if self.shared and not all(map(is_, self.shared, optimizer.shared_numbers(be, options, rate))):
             return False
         numbers = trace.numbers(optimizer, options, rate, be.bsz * scale, epoch)
         commit = partial(object.__setattr__, optimizer, "t", optimizer.t + 1)

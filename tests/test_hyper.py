@@ -76,9 +76,10 @@ def test_order():
 
     clips = "gradient_clip_norm=None, gradient_clip_value=None, param_clip_value=None"
     first = "stochastic_round=False, learning_rate=None, decay=0.5"
+    modifiers = "ema_decay=None, centralize=False, adaptive_clip=None, param_decay=None"
     assert (
         str(inspect.signature(Usual))
-        == f"({first}, {clips}, name=None, *, schedule=None, ema_decay=None, state_dtype=None)"
+        == f"({first}, {clips}, name=None, *, schedule=None, {modifiers}, state_dtype=None)"
     )
 
 

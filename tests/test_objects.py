@@ -132,6 +132,9 @@ def test_a_description_has_all_arguments_but_names_that_nobody_chose():
             "centered": False,
             "momentum_coef": 0.0,
             "ema_decay": None,
+            "centralize": False,
+            "adaptive_clip": None,
+            "param_decay": None,
             "state_dtype": None,
         },
     }

@@ -143,3 +143,38 @@ def test_momentum(beta):
     """Without momentum there is no average to be found."""
     with pytest.raises(nbopt.errors.ArgumentError, match="momentum_coef must be a number between 0 and 1"):
         nbopt.ScheduleFreeSGD(momentum_coef=beta)
+
+
+def test_multi(host_backend):
+    """MultiOptimizer turns its Schedule-Free optimizers, and has the means of those that keep some."""
+    params, grads = drawn(4)
+    layers = [layer_of(params), layer_of(params), layer_of(params)]
+    for layer, name in zip(layers, ("free", "mean", "plain")):
+        layer.name = name
+    kinds = {"free": nbopt.ScheduleFreeAdamW(), "mean": nbopt.AdamW(ema_decay=0.5), "default": nbopt.Lion()}
+    optimizer = nbopt.MultiOptimizer(kinds)
+
+    def step(row):
+        for layer in layers:
+            layer.grads = row
+        optimizer.optimize(layers, 0)
+
+    for row in grads:
+        step(row)
+    before = [values_of([layer]) for layer in layers]
+    optimizer.eval(layers)
+    changed = [not same_bits(layer.params[0], old[0]) for layer, old in zip(layers, before)]
+    assert changed == [True, False, False]
+    with pytest.raises(nbopt.errors.StateError, match=r"optimizer\.train"):
+        step(grads[0])
+    optimizer.train(layers)
+    with optimizer.ema(layers):
+        changed = [not same_bits(layer.params[0], old[0]) for layer, old in zip(layers, before)]
+        assert changed == [False, True, False]
+        with pytest.raises(nbopt.errors.StateError, match=r"with optimizer\.ema"):
+            step(grads[0])
+    for layer, old in zip(layers, before):
+        assert all(map(same_bits, values_of([layer]), old))
+    step(grads[0])
+    with pytest.raises(nbopt.errors.ArgumentError, match="these have Lion"):
+        nbopt.MultiOptimizer({"default": nbopt.Lion()}).eval(layers[2:])

@@ -19,7 +19,9 @@ MOMENTS = "beta_1=0.9, beta_2=0.999, epsilon=1e-08"
 DECAY = "wdecay=0.0, decoupled=True"
 AVERAGE = "wdecay=0.0, average_power=0.0, weight_lr_power=2.0"
 CLIPS = "gradient_clip_norm=None, gradient_clip_value=None, param_clip_value=None"
-LAST = f"{CLIPS}, name=None, *, schedule=None, ema_decay=None, state_dtype=None"
+MODIFIERS = "ema_decay=None, centralize=False, adaptive_clip=None, param_decay=None"
+LAST = f"{CLIPS}, name=None, *, schedule=None, {MODIFIERS}, state_dtype=None"
+CAUTIOUS = f"{LAST}, cautious=False"
 
 #: Every class with its arguments. Programs pass them by position, so they stay as they are.
 SIGNATURES = {
@@ -30,18 +32,19 @@ SIGNATURES = {
     "AdaMax": f"{FIRST}=0.002, {MOMENTS}, {LAST}",
     "Adafactor": (
         f"{FIRST}=0.01, beta_2_decay=-0.8, epsilon_1={2.0**-23}, epsilon_2=0.001, clip_threshold=1.0, "
-        f"wdecay=0.0, {LAST}"
+        f"wdecay=0.0, {CAUTIOUS}"
     ),
     "Adadelta": (
         "stochastic_round=False, decay=0.95, epsilon=1e-06, param_clip_value=None, name=None, *, "
-        "gradient_clip_value=None, ema_decay=None, state_dtype=None"
+        f"gradient_clip_value=None, {MODIFIERS}, state_dtype=None"
     ),
-    "AdEMAMix": f"{FIRST}=0.001, {MOMENTS}, {DECAY}, beta_3=0.9999, alpha=5.0, warmup=None, {LAST}",
+    "AdEMAMix": f"{FIRST}=0.001, {MOMENTS}, {DECAY}, beta_3=0.9999, alpha=5.0, warmup=None, {CAUTIOUS}",
     "Adagrad": f"{FIRST}=0.01, epsilon=1e-06, {LAST}",
     "Adam": (
-        f"{FIRST}=0.001, {MOMENTS}, {CLIPS}, name='adam', *, schedule=None, ema_decay=None, state_dtype=None"
+        f"{FIRST}=0.001, {MOMENTS}, {CLIPS}, name='adam', *, schedule=None, {MODIFIERS}, "
+        "state_dtype=None, cautious=False"
     ),
-    "AdamW": f"{FIRST}=0.001, {MOMENTS}, wdecay=0.01, {LAST}",
+    "AdamW": f"{FIRST}=0.001, {MOMENTS}, wdecay=0.01, {CAUTIOUS}",
     "Adan": (
         f"{FIRST}=0.001, beta_1=0.98, beta_2=0.92, beta_3=0.99, epsilon=1e-08, wdecay=0.0, decoupled=False, "
         f"{LAST}"
@@ -55,17 +58,19 @@ SIGNATURES = {
     ),
     "GradientDescentMomentum": (
         "learning_rate, momentum_coef, stochastic_round=False, wdecay=0.0, "
-        f"{CLIPS}, name=None, schedule=None, nesterov=False, *, ema_decay=None, state_dtype=None"
+        f"{CLIPS}, name=None, schedule=None, nesterov=False, *, {MODIFIERS}, state_dtype=None"
     ),
-    "LAMB": f"{FIRST}=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-06, {DECAY}, grad_averaging=True, {LAST}",
+    "LAMB": (
+        f"{FIRST}=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-06, {DECAY}, grad_averaging=True, {CAUTIOUS}"
+    ),
     "LARS": (
         f"{FIRST}=0.001, momentum_coef=0.9, wdecay=0.0, dampening=0.0, trust_coefficient=0.001, "
         f"nesterov=False, {LAST}"
     ),
-    "Lion": f"{FIRST}=0.0001, beta_1=0.9, beta_2=0.99, wdecay=0.001, {LAST}",
+    "Lion": f"{FIRST}=0.0001, beta_1=0.9, beta_2=0.99, wdecay=0.001, {CAUTIOUS}",
     "MARS": (
         f"{FIRST}=0.003, beta_1=0.95, beta_2=0.99, epsilon=1e-08, wdecay=0.0, gamma=0.025, "
-        f"optimize_1d=False, rate_1d=1.0, beta_1_1d=0.9, beta_2_1d=0.95, wdecay_1d=0.1, {LAST}"
+        f"optimize_1d=False, rate_1d=1.0, beta_1_1d=0.9, beta_2_1d=0.95, wdecay_1d=0.1, {CAUTIOUS}"
     ),
     "MultiOptimizer": "optimizer_mapping, name=None",
     "NAdam": f"{FIRST}=0.002, {MOMENTS}, momentum_decay=0.004, {LAST}",
@@ -77,7 +82,7 @@ SIGNATURES = {
     "RAdam": f"{FIRST}=0.001, {MOMENTS}, {LAST}",
     "RMSProp": (
         f"stochastic_round=False, decay_rate=0.95, learning_rate=0.002, epsilon=1e-06, {CLIPS}, name=None, "
-        "schedule=None, *, centered=False, momentum_coef=0.0, ema_decay=None, state_dtype=None"
+        f"schedule=None, *, centered=False, momentum_coef=0.0, {MODIFIERS}, state_dtype=None"
     ),
     "Rprop": f"{FIRST}=0.01, eta_minus=0.5, eta_plus=1.2, step_min=1e-06, step_max=50.0, {LAST}",
     "SM3": f"{FIRST}=0.1, momentum_coef=0.0, beta=0.0, epsilon=1e-30, {LAST}",
@@ -85,7 +90,7 @@ SIGNATURES = {
     "ScheduleFreeRAdam": f"{FIRST}=0.0025, {MOMENTS}, silent_sgd_phase=True, {AVERAGE}, {LAST}",
     "ScheduleFreeSGD": f"{FIRST}=1.0, momentum_coef=0.9, warmup=None, {AVERAGE}, {LAST}",
     "ShiftAdaMax": (
-        f"{FIRST}=0.002, {MOMENTS}, schedule=None, name='ShiftAdaMax', *, ema_decay=None, state_dtype=None"
+        f"{FIRST}=0.002, {MOMENTS}, schedule=None, name='ShiftAdaMax', *, {MODIFIERS}, state_dtype=None"
     ),
     "StableAdamW": (
         f"{FIRST}=0.001, beta_1=0.9, beta_2=0.99, epsilon=1e-08, wdecay=0.01, decoupled=True, {LAST}"
@@ -136,6 +141,7 @@ def test_arguments_become_attributes(name):
     given |= {"learning_rate": 0.5, "momentum_coef": 0.75} if name == "GradientDescentMomentum" else {}
     given |= {key: value for key, value in {
         "name": "n", "warmup": 20.0, "ema_decay": 0.75, "growth_rate": 1.5, "beta_3": 0.5,
+        "adaptive_clip": 0.5, "param_decay": 0.5,
         "gradient_clip_norm": 2.0, "gradient_clip_value": 3.0, "param_clip_value": 4.0,
         "schedule": nbopt.Schedule(2, 0.5), "state_dtype": "float64",
     }.items() if key in parameters}  # fmt: skip

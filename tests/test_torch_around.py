@@ -15,8 +15,16 @@ torch = pytest.importorskip("torch", reason="these tests need PyTorch: pip insta
 
 import nbopt.torch  # noqa: E402
 
-NAMES = [name for name in nbopt.torch.__all__ if name not in ("Optimizer", "decay_groups")]
-EXTRAS = {"stochastic_round", "state_dtype", "gradient_clip_norm", "skip_nonfinite", "seed", "backend"}
+NAMES = [
+    name
+    for name in nbopt.torch.__all__
+    if name not in ("Optimizer", "Adafactor") and hasattr(torch.optim, name)
+]
+EXTRAS = {
+    "stochastic_round", "state_dtype", "gradient_clip_norm", "skip_nonfinite", "seed", "backend",
+    "ema_decay", "centralize",
+    "adaptive_clip", "param_decay", "cautious",
+}  # fmt: skip
 
 
 def model_of(seed=0):

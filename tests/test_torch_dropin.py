@@ -16,7 +16,12 @@ from torch.testing._internal.common_optimizers import optim_db  # noqa: E402
 import nbopt.torch  # noqa: E402
 
 SHAPES = [(20, 30), (17,), (2, 3, 4, 5), (), (0, 3)]
-NAMES = [name for name in nbopt.torch.__all__ if name not in ("Optimizer", "decay_groups")]
+# Of PyTorch's Adafactor see test_torch_sourced.py: it divides by zero for empty parameters.
+NAMES = [
+    name
+    for name in nbopt.torch.__all__
+    if name not in ("Optimizer", "Adafactor") and hasattr(torch.optim, name)
+]
 INFOS = {info.name: info for info in optim_db if info.name in NAMES}
 
 

@@ -404,7 +404,7 @@ def test_constructor_is_seen():
     for kind in (nbopt.Adam, Inheriting):
         parameters = list(inspect.signature(kind).parameters)
         assert parameters[:2] == ["stochastic_round", "learning_rate"]
-        assert parameters[-3:] == ["schedule", "ema_decay", "state_dtype"]
+        assert parameters[parameters.index("schedule") + 1] == "ema_decay"
     assert "beta_1=0.9" in pydoc.render_doc(nbopt.Adam)
     optimizer = nbopt.Adam(stochastic_round=10, learning_rate=0.5)
     for other in (

@@ -84,6 +84,9 @@ class ADOPT(DecayOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -108,6 +111,9 @@ class ASGD(Optimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -142,6 +148,9 @@ class CAME(DecayOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -154,6 +163,7 @@ class LAMB(DecayOptimizer):
     wdecay: Any
     decoupled: Any
     grad_averaging: Any
+    cautious: Any
 
     def __init__(
         self,
@@ -172,7 +182,11 @@ class LAMB(DecayOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
+        cautious: bool = False,
     ) -> None: ...
 
 class LARS(VelocityOptimizer):
@@ -200,6 +214,9 @@ class LARS(VelocityOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -216,6 +233,7 @@ class MARS(Optimizer):
     beta_1_1d: Any
     beta_2_1d: Any
     wdecay_1d: Any
+    cautious: Any
 
     def __init__(
         self,
@@ -238,7 +256,11 @@ class MARS(Optimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
+        cautious: bool = False,
     ) -> None: ...
 
 class SM3(Optimizer):
@@ -262,6 +284,9 @@ class SM3(Optimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -286,6 +311,9 @@ class AMSGrad(MomentOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -300,6 +328,7 @@ class AdEMAMix(DecayOptimizer):
     beta_3: Any
     alpha: Any
     warmup: Any
+    cautious: Any
 
     def __init__(
         self,
@@ -320,7 +349,11 @@ class AdEMAMix(DecayOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
+        cautious: bool = False,
     ) -> None: ...
 
 class AdaBelief(MomentOptimizer):
@@ -346,6 +379,9 @@ class AdaBelief(MomentOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -370,6 +406,9 @@ class AdaMax(MomentOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -389,6 +428,9 @@ class Adadelta(Optimizer):
         *,
         gradient_clip_value: SupportsFloat | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -400,6 +442,7 @@ class Adafactor(Optimizer):
     epsilon_2: Any
     clip_threshold: Any
     wdecay: Any
+    cautious: Any
 
     def __init__(
         self,
@@ -417,7 +460,11 @@ class Adafactor(Optimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
+        cautious: bool = False,
     ) -> None: ...
 
 class Adagrad(Optimizer):
@@ -437,6 +484,9 @@ class Adagrad(Optimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -446,6 +496,7 @@ class Adam(Optimizer):
     beta_1: Any
     beta_2: Any
     epsilon: Any
+    cautious: Any
 
     def __init__(
         self,
@@ -461,7 +512,11 @@ class Adam(Optimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
+        cautious: bool = False,
     ) -> None: ...
 
 class AdamW(MomentOptimizer):
@@ -471,6 +526,7 @@ class AdamW(MomentOptimizer):
     beta_2: Any
     epsilon: Any
     wdecay: Any
+    cautious: Any
 
     def __init__(
         self,
@@ -487,7 +543,11 @@ class AdamW(MomentOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
+        cautious: bool = False,
     ) -> None: ...
 
 class Adan(Optimizer):
@@ -517,6 +577,9 @@ class Adan(Optimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -551,6 +614,9 @@ class DAdaptAdam(AdaptedOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -575,6 +641,9 @@ class GradientDescentMomentum(VelocityOptimizer):
         nesterov: bool = False,
         *,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -584,6 +653,7 @@ class Lion(Optimizer):
     beta_1: Any
     beta_2: Any
     wdecay: Any
+    cautious: Any
 
     def __init__(
         self,
@@ -599,7 +669,11 @@ class Lion(Optimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
+        cautious: bool = False,
     ) -> None: ...
 
 class NAdam(MomentOptimizer):
@@ -625,6 +699,9 @@ class NAdam(MomentOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -665,6 +742,9 @@ class Prodigy(AdaptedOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -689,6 +769,9 @@ class RAdam(MomentOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -715,6 +798,9 @@ class RMSProp(Optimizer):
         centered: bool = False,
         momentum_coef: SupportsFloat = 0.0,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -741,6 +827,9 @@ class Rprop(Optimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -773,6 +862,9 @@ class ScheduleFreeAdamW(ScheduleFreeOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -805,6 +897,9 @@ class ScheduleFreeRAdam(ScheduleFreeOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -833,6 +928,9 @@ class ScheduleFreeSGD(ScheduleFreeOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -854,6 +952,9 @@ class ShiftAdaMax(Optimizer):
         name: str | None = 'ShiftAdaMax',
         *,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -882,6 +983,9 @@ class StableAdamW(DecayOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -906,6 +1010,9 @@ class Tiger(DecayOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -932,5 +1039,8 @@ class Yogi(MomentOptimizer):
         *,
         schedule: _Schedule | None = None,
         ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
         state_dtype: Any = None,
     ) -> None: ...

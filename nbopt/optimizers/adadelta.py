@@ -1,7 +1,7 @@
 """Adadelta."""
 
 from nbopt import checks
-from nbopt.optimizers.base import Optimizer
+from nbopt.optimizers.base import MODIFIERS, Optimizer
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.step import Expr, Slot, Step
 
@@ -30,7 +30,7 @@ class Adadelta(Optimizer):
 
     arguments = (
         "stochastic_round", "decay", "epsilon", "param_clip_value", "name",
-        "*", "gradient_clip_value", "ema_decay", "state_dtype",
+        "*", "gradient_clip_value", *MODIFIERS, "state_dtype",
     )  # fmt: skip
 
     def rule(

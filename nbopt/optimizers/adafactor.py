@@ -1,9 +1,10 @@
 """Adafactor."""
 
 from nbopt import checks
-from nbopt.optimizers.base import Optimizer, decayed
+from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.factored import factored, relative
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.modifiers import CAUTIOUS, decayed
 from nbopt.optimizers.states import State
 from nbopt.optimizers.step import Expr, Slot, Step
 
@@ -50,6 +51,10 @@ class Adafactor(Optimizer):
     )
     wdecay = hyper(0.0, checks.non_negative, "Weight decay, as in `AdamW`.", torch="weight_decay")
 
+    cautious = CAUTIOUS
+
+    arguments = (*Optimizer.arguments, "cautious")
+
     def states(self, shape: tuple[int, ...]) -> dict[str, State]:
         """Declare the states: one number for each row and each column, or for each element of a vector."""
         if len(shape) < 2:
@@ -71,4 +76,4 @@ class Adafactor(Optimizer):
             mean_square[:] = mean_square + share * (square - mean_square)
         update = grad / be.sqrt(be.maximum(mean_square, be.square(self.epsilon_1)))
         excess = be.maximum(be.norm(update) / (size * self.clip_threshold), 1.0)
-        param[:] = decayed(param, rate / excess * update, step.lr * self.wdecay)
+        param[:] = decayed(param, rate / excess * self.cautious_update(update, grad), step.lr * self.wdecay)

@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.modifiers import CAUTIOUS
 from nbopt.optimizers.step import Expr, Slot, Step
 
 
@@ -35,10 +36,15 @@ class Adam(Optimizer):
     name = hyper("adam")
     schedule = hyper(doc="Of the learning rate. Constant without one. (Not in neon.)")
 
+    cautious = CAUTIOUS
+
+    arguments = (*Optimizer.arguments, "cautious")
+
     def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot) -> None:
         """One step; see the class."""
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         rate = step.lr * be.sqrt(1.0 - b2**step.t) / (1.0 - b1**step.t)
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
-        param[:] = param - step.scale * rate * mean / (be.sqrt(mean_square) + self.epsilon)
+        change = step.scale * rate * self.cautious_update(mean, grad)
+        param[:] = param - change / (be.sqrt(mean_square) + self.epsilon)

@@ -1,8 +1,8 @@
 """AdamW."""
 
 from nbopt import checks
-from nbopt.optimizers.base import decayed
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.modifiers import CAUTIOUS, decayed
 from nbopt.optimizers.moments import MomentOptimizer
 from nbopt.optimizers.step import Expr, Slot, Step
 
@@ -36,11 +36,21 @@ class AdamW(MomentOptimizer):
         doc="Weight decay, decoupled from the gradient. (`GradientDescentMomentum` adds it to the gradient.)",
     )  # fmt: skip
 
+    cautious = CAUTIOUS
+
+    arguments = (*MomentOptimizer.arguments, "cautious")
+
     def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot) -> None:
         """One step; see the class."""
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         first, root = self.corrections(step)
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
-        change = step.lr * root / first * mean / (be.sqrt(mean_square) + self.epsilon * root)
+        change = (
+            step.lr
+            * root
+            / first
+            * self.cautious_update(mean, grad)
+            / (be.sqrt(mean_square) + self.epsilon * root)
+        )
         param[:] = decayed(param, change, step.lr * self.wdecay)

@@ -1,8 +1,9 @@
 """Adan."""
 
 from nbopt import checks
-from nbopt.optimizers.base import Optimizer, decayed
+from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.modifiers import decayed
 from nbopt.optimizers.states import State
 from nbopt.optimizers.step import Expr, Slot, Step
 

@@ -15,6 +15,17 @@ class AdaptedOptimizer(DecayOptimizer, MomentOptimizer):
     ``optimizer.step_states["d"]`` is the estimate. It belongs to all parameters together.
     """
 
+    scope = "optimizer"
+    feeds: tuple[str, ...] = (
+        "learning_rate",
+        "schedule",
+        "beta_1",
+        "beta_2",
+        "bias_correction",
+        "d0",
+        "growth_rate",
+    )
+
     learning_rate = hyper(
         1.0, doc="A factor of the rate that is found. Let it be 1, or a schedule that begins there."
     )

@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.decay import DecayOptimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.modifiers import CAUTIOUS
 from nbopt.optimizers.moments import MomentOptimizer
 from nbopt.optimizers.step import Expr, Slot, Step
 
@@ -41,6 +42,10 @@ class AdEMAMix(DecayOptimizer, MomentOptimizer):
     )  # fmt: skip
     wdecay = hyper(doc="Weight decay.")
 
+    cautious = CAUTIOUS
+
+    arguments = (*DecayOptimizer.arguments, "cautious")
+
     def rule(
         self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot, slow_mean: Slot
     ) -> None:
@@ -54,5 +59,6 @@ class AdEMAMix(DecayOptimizer, MomentOptimizer):
         mean[:] = b1 * mean + (1.0 - b1) * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
         slow_mean[:] = b3 * slow_mean + (1.0 - b3) * grad
-        change = step.lr * (mean / first + alpha * slow_mean) / (be.sqrt(mean_square) / root + self.epsilon)
+        mixed = self.cautious_update(mean, grad) / first + alpha * slow_mean
+        change = step.lr * mixed / (be.sqrt(mean_square) / root + self.epsilon)
         param[:] = self.decayed(param, change, step.lr)

@@ -1,5 +1,7 @@
 """ADOPT."""
 
+from typing import Any
+
 from nbopt import checks
 from nbopt.optimizers.decay import DecayOptimizer
 from nbopt.optimizers.hyper import hyper
@@ -46,9 +48,13 @@ class ADOPT(DecayOptimizer, MomentOptimizer):
         begun = be.minimum(step.t - 1.0, 1.0)  # 0 in the first step, then 1
         grad = self.with_decay(param, grad)
         divided = grad / be.maximum(be.sqrt(mean_square), self.epsilon)
-        if self.clip_exponent is not None:
-            bound = step.t**self.clip_exponent
+        bound = self._bound(step)
+        if bound is not None:
             divided = be.clip(divided, -bound, bound)
         mean[:] = b1 * mean + (1.0 - b1) * begun * divided
         mean_square[:] = b2 * mean_square + (1.0 - b2 * begun) * be.square(grad)
         param[:] = self.decayed(param, step.lr * mean, step.lr)
+
+    def _bound(self, step: Step) -> Any:
+        """Return the bound of divided gradients in this step, if there is one."""
+        return None if self.clip_exponent is None else step.t**self.clip_exponent

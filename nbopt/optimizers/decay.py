@@ -2,8 +2,9 @@
 
 from nbopt import checks
 from nbopt.language.expressions import Operand
-from nbopt.optimizers.base import Optimizer, decayed
+from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.modifiers import decayed
 from nbopt.optimizers.step import Expr, Slot
 
 

@@ -3,6 +3,7 @@
 from nbopt import checks
 from nbopt.optimizers.decay import DecayOptimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.modifiers import CAUTIOUS
 from nbopt.optimizers.moments import MomentOptimizer
 from nbopt.optimizers.step import Expr, Slot, Step
 
@@ -36,12 +37,17 @@ class LAMB(DecayOptimizer, MomentOptimizer):
         True, checks.boolean, "Whether the mean is one of gradients, or a sum in which old ones fade."
     )
 
+    cautious = CAUTIOUS
+
+    arguments = (*DecayOptimizer.arguments, "cautious")
+
     def rule(self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot) -> None:
         """One step; see the class."""
         be, b1, b2 = self.be, self.beta_1, self.beta_2
         mean[:] = b1 * mean + ((1.0 - b1) * grad if self.grad_averaging else grad)
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(grad)
-        update = self.with_decay(param, mean / (be.sqrt(mean_square) + self.epsilon))
+        update = self.cautious_update(mean / (be.sqrt(mean_square) + self.epsilon), grad)
+        update = self.with_decay(param, update)
         kept = self.decayed(param, 0.0, step.lr)
         own, length = be.minimum(be.norm(kept), 10.0), be.norm(update)
         ratio = be.where(be.minimum(own, length) > 0.0, own / (length + self.epsilon), 1.0)

@@ -1,8 +1,9 @@
 """Lion."""
 
 from nbopt import checks
-from nbopt.optimizers.base import Optimizer, decayed
+from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.modifiers import CAUTIOUS, decayed
 from nbopt.optimizers.step import Expr, Slot, Step
 
 
@@ -33,8 +34,12 @@ class Lion(Optimizer):
         doc="Weight decay, decoupled from the gradient as in `AdamW`.",
     )  # fmt: skip
 
+    cautious = CAUTIOUS
+
+    arguments = (*Optimizer.arguments, "cautious")
+
     def rule(self, step: Step, param: Slot, grad: Expr, momentum: Slot) -> None:
         """One step; see the class."""
         direction = self.be.sgn(self.beta_1 * momentum + (1.0 - self.beta_1) * grad)
-        param[:] = decayed(param, step.lr * direction, step.lr * self.wdecay)
+        param[:] = decayed(param, step.lr * self.cautious_update(direction, grad), step.lr * self.wdecay)
         momentum[:] = self.beta_2 * momentum + (1.0 - self.beta_2) * grad

@@ -1,8 +1,9 @@
 """MARS."""
 
 from nbopt import checks
-from nbopt.optimizers.base import Optimizer, decayed
+from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.hyper import hyper
+from nbopt.optimizers.modifiers import CAUTIOUS, decayed
 from nbopt.optimizers.step import Expr, Slot, Step
 
 
@@ -50,6 +51,10 @@ class MARS(Optimizer):
     beta_2_1d = hyper(0.95, checks.below_one, "Their beta_2.", torch="betas_1d")
     wdecay_1d = hyper(0.1, checks.non_negative, "Their weight decay.", torch="weight_decay_1d")
 
+    cautious = CAUTIOUS
+
+    arguments = (*Optimizer.arguments, "cautious")
+
     def rule(
         self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot, last_grad: Slot
     ) -> None:
@@ -65,5 +70,5 @@ class MARS(Optimizer):
         divisor = (
             (be.sqrt(mean_square + 1e-15) + self.epsilon) / be.sqrt(1.0 - b2**step.t) * (1.0 - b1**step.t)
         )
-        param[:] = decayed(param, rate * mean / divisor, rate * decay)
+        param[:] = decayed(param, rate * self.cautious_update(mean, grad) / divisor, rate * decay)
         last_grad[:] = grad

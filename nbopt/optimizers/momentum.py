@@ -1,8 +1,9 @@
 """Stochastic gradient descent with momentum."""
 
 from nbopt import checks
-from nbopt.optimizers.base import CLIPS, decayed
+from nbopt.optimizers.base import CLIPS, MODIFIERS
 from nbopt.optimizers.hyper import REQUIRED, hyper
+from nbopt.optimizers.modifiers import decayed
 from nbopt.optimizers.step import Expr, Slot, Step
 from nbopt.optimizers.velocity import VelocityOptimizer
 
@@ -34,7 +35,7 @@ class GradientDescentMomentum(VelocityOptimizer):
 
     arguments = (
         "learning_rate", "momentum_coef", "stochastic_round", "wdecay", *CLIPS, "name", "schedule",
-        "nesterov", "*", "ema_decay", "state_dtype",
+        "nesterov", "*", *MODIFIERS, "state_dtype",
     )  # fmt: skip
 
     def rule(self, step: Step, param: Slot, grad: Expr, velocity: Slot | None = None) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from operator import attrgetter
 from typing import Any
@@ -222,6 +223,63 @@ class MultiOptimizer(Optimizer):
                 optimizer.optimize(layers, epoch)
         if not joined and get_param_list(layer_list):
             self.t += 1
+
+    @contextmanager
+    def ema(self, layers: Iterable[Layer]) -> Iterator[None]:
+        """Have running means in place of the parameters for a while, see `Optimizer.ema`.
+
+        Parameters
+        ----------
+        layers : list
+            Those that it trains. Each optimizer with an `ema_decay` has means of its own layers.
+        """
+        with ExitStack() as stack:
+            for optimizer, own in self._groups(as_layers(layers)):
+                stack.enter_context(optimizer.ema(own))
+            yield
+
+    def eval(self, layers: Iterable[Layer]) -> None:
+        """Put averages in place of the parameters of Schedule-Free optimizers; see their `eval`.
+
+        Parameters
+        ----------
+        layers : list
+            Those that it trains. Those of other optimizers stay as they are.
+
+        Raises
+        ------
+        ArgumentError
+            If none of its optimizers averages.
+        """
+        self._turn("eval", layers)
+
+    def train(self, layers: Iterable[Layer]) -> None:
+        """Put the parameters of Schedule-Free optimizers back; see their `train`.
+
+        Parameters
+        ----------
+        layers : list
+            As for `eval`.
+
+        Raises
+        ------
+        ArgumentError
+            If none of its optimizers averages.
+        """
+        self._turn("train", layers)
+
+    def _turn(self, name: str, layers: Iterable[Layer]) -> None:
+        """Call a method of all optimizers that have it, of these layers."""
+        groups = self._groups(as_layers(layers))
+        found = [(optimizer, own) for optimizer, own in groups if hasattr(optimizer, name)]
+        if groups and not found:
+            kinds = ", ".join(sorted({optimizer.classnm for optimizer, _ in groups}))
+            raise ArgumentError(
+                f"none of these layers has an optimizer with {name}: it is for nbopt.ScheduleFreeAdamW and "
+                f"the like, and these have {kinds}"
+            )
+        for optimizer, own in found:
+            getattr(optimizer, name)(own)
 
     def _warn_of_keys(self, layer_list: list[Any]) -> None:
         """Warn of keys that are the name or class of none of the layers."""

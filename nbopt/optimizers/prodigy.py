@@ -39,6 +39,8 @@ class Prodigy(AdaptedOptimizer):
 
     state_names = ("mean", "mean_square", "total", "start")
 
+    feeds = (*AdaptedOptimizer.feeds, "d_coef", "beta_3", "safeguard_warmup")
+
     d_coef = hyper(1.0, checks.positive, "A factor of the estimate: 0.5 and 2 are worth a try.")
     beta_3 = hyper(
         None,

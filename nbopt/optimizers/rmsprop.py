@@ -1,7 +1,7 @@
 """RMSProp."""
 
 from nbopt import checks
-from nbopt.optimizers.base import CLIPS, Optimizer
+from nbopt.optimizers.base import CLIPS, MODIFIERS, Optimizer
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.step import Expr, Slot, Step
 
@@ -48,7 +48,7 @@ class RMSProp(Optimizer):
 
     arguments = (
         "stochastic_round", "decay_rate", "learning_rate", "epsilon", *CLIPS, "name", "schedule",
-        "*", "centered", "momentum_coef", "ema_decay", "state_dtype",
+        "*", "centered", "momentum_coef", *MODIFIERS, "state_dtype",
     )  # fmt: skip
 
     def states_in_use(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """ShiftAdaMax."""
 
 from nbopt import checks
-from nbopt.optimizers.base import Optimizer
+from nbopt.optimizers.base import MODIFIERS, Optimizer
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.step import Expr, Slot, Step
 
@@ -39,7 +39,7 @@ class ShiftAdaMax(Optimizer):
         "schedule",
         "name",
         "*",
-        "ema_decay",
+        *MODIFIERS,
         "state_dtype",
     )
 

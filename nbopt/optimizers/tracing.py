@@ -122,7 +122,7 @@ class Trace:
         scaled : bool
             Whether the rule's gradient is scaled by the norm clip.
         last : int
-            Which assignment to the parameter stores a clipped value; 0: none.
+            Which assignment to the parameter stores a modified value; 0: none.
 
         Returns
         -------
@@ -131,7 +131,7 @@ class Trace:
         unscaled : bool
             Whether the rule's gradient is still to be scaled, since the rule did not ask for the scale.
         last : int
-            How many assignments to the parameter there are, if the last of them is to be clipped; else 0.
+            How many assignments to the parameter there are, if the last of them is to be modified; else 0.
         """
         rate, divisor, epoch = given
         columns, shared = options.columns(), options.shared()
@@ -160,13 +160,13 @@ class Trace:
             if options.clips:
                 bound = tracer.source("self.gradient_clip_norm", optimizer.gradient_clip_norm)
                 scale = bound / apply_named("maximum", norm, bound)
-            grad = own.clip_value(raw / by, own.gradient_clip_value)
+            grad = own.modified_gradient(slots["param"], raw / by)
             step = Step(tracer, known, scale)
             if options.skips:
                 step.only_if(apply_named("finite", norm))
-            bound = own.param_clip_value
-            clips_param = bool(bound)
-            tracer.amended, tracer.amend = (0, last), lambda value: own.clip_value(value, bound)
+            modifies = own.modifies_param()
+            tracer.amended = (0, last)
+            tracer.amend = lambda value: own.modified_param(known.get("lr"), slots["param"], value)
             averages = options.states[-1:] == (EMA,) and bool(optimizer.ema_decay)
             param, states = (
                 slots["param"],
@@ -198,7 +198,7 @@ class Trace:
             tracer,
             reader,
             options.clips and not step.scale_was_read,
-            clips_param * tracer.assigned.get(0, 0),
+            modifies * tracer.assigned.get(0, 0),
         )
 
     def guard(self) -> str:

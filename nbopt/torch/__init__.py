@@ -8,15 +8,23 @@ from nbopt.torch.family.adadelta import Adadelta
 from nbopt.torch.family.adagrad import Adagrad
 from nbopt.torch.family.adam import Adam, AdamW
 from nbopt.torch.family.adamax import Adamax
+from nbopt.torch.family.adams import ADOPT, MARS, Adan, AdEMAMix, StableAdamW
+from nbopt.torch.family.adapted import DAdaptAdam, Prodigy
 from nbopt.torch.family.asgd import ASGD
+from nbopt.torch.family.factored import CAME, SM3, Adafactor
+from nbopt.torch.family.large_batches import LAMB, LARS
 from nbopt.torch.family.nadam import NAdam
 from nbopt.torch.family.radam import RAdam
 from nbopt.torch.family.rmsprop import RMSprop
 from nbopt.torch.family.rprop import Rprop
+from nbopt.torch.family.schedulefree import ScheduleFreeAdamW, ScheduleFreeRAdam, ScheduleFreeSGD
 from nbopt.torch.family.sgd import SGD
+from nbopt.torch.family.signs import AdaBelief, Lion, Tiger, Yogi
 from nbopt.torch.optimizer import Optimizer
 
 __all__ = [
-    "ASGD", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "Optimizer", "RAdam", "RMSprop",
-    "Rprop", "decay_groups",
+    "ADOPT", "ASGD", "CAME", "LAMB", "LARS", "MARS", "SGD", "SM3", "AdEMAMix", "AdaBelief", "Adadelta",
+    "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "DAdaptAdam", "Lion", "NAdam", "Optimizer",
+    "Prodigy", "RAdam", "RMSprop", "Rprop", "ScheduleFreeAdamW", "ScheduleFreeRAdam", "ScheduleFreeSGD",
+    "StableAdamW", "Tiger", "Yogi", "decay_groups",
 ]  # fmt: skip

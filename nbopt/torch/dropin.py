@@ -5,38 +5,29 @@ its groups, and what it does with older state dicts are those of the PyTorch tha
 package adds is the step, the states, and a few arguments.
 """
 
-import copy
 import inspect
 from typing import Any
 
 import torch
 
-from nbopt import checks
-from nbopt.errors import ArgumentError, DtypeError, StateError
+from nbopt.errors import ArgumentError, DtypeError
 from nbopt.interface.backend import Backend
-from nbopt.optimizers.states import storage_name
-from nbopt.torch.group import Group, listed
-from nbopt.torch.rule import PARTS, TorchRule
-from nbopt.torch.saving import check_states
+from nbopt.torch.dropin_group import EXTRAS, DropInGroup
+from nbopt.torch.group import listed
+from nbopt.torch.rule import TorchRule
 from nbopt.torch.seeds import seed_for
-from nbopt.torch.states import STEP, Kept
 from nbopt.torch.stepper import Stepper
 
-#: What the whole optimizer has beside PyTorch's arguments -> check.
-_EXTRAS: dict[str, Any] = {
-    "stochastic_round": checks.rounding,
-    "state_dtype": lambda name, value: value,
-    "gradient_clip_norm": checks.optional(checks.non_negative),
-}
 _STORED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
+_PYTORCHS = """*args, **kwargs
+        Those of `torch.optim.{name}`. `foreach`, `fused` and `capturable` are taken and change nothing: each
+        step is fused."""
 _ADDED = """
 
     Parameters
     ----------
-    *args, **kwargs
-        Those of `torch.optim.{name}`. `foreach`, `fused` and `capturable` are taken and change nothing: each
-        step is fused.
+    {own}
     stochastic_round : bool or int
         How parameters, and states of 16 bits, are rounded; see `nbopt.Optimizer`.
     state_dtype : dtype, optional
@@ -44,6 +35,16 @@ _ADDED = """
         ``"param"``: always the parameter's.
     gradient_clip_norm : float, optional
         The largest norm of all gradients together. Larger ones are scaled down in the step itself.
+    ema_decay : float, optional
+        Decay of a running mean of the parameters, a state that `ema` puts in their place.
+    centralize : bool
+        Whether gradients of two axes or more lose their mean over all axes but the first.
+    adaptive_clip : float, optional
+        Bound of a gradient's norm over its parameter's, for each index of the first axis.
+    param_decay : float, optional
+        Weight decay apart from the gradient, for rules that have none.
+    cautious : bool
+        Whether elements of a step that go against the gradient are left out, in rules that know how.
     skip_nonfinite : bool
         Whether a step whose gradients are not finite stores nothing. The host does not wait for the answer.
     seed : int, optional
@@ -80,15 +81,15 @@ class DropIn(Stepper):
         extras = [
             p for p in inspect.signature(DropIn.__init__).parameters.values() if p.kind is kinds.KEYWORD_ONLY
         ]
-        given = list(inspect.signature(model["__init__"]).parameters.values())
+        given = cls.made_of.parameters() or [*inspect.signature(model["__init__"]).parameters.values()]
         constructor.__signature__ = inspect.Signature([*given, *extras])  # type: ignore[attr-defined]
         constructor.__name__, constructor.__qualname__ = "__init__", f"{cls.__qualname__}.__init__"
         cls.__init__ = constructor  # type: ignore[method-assign]
         whole = inspect.cleandoc(cls.__doc__ or "")
         text, _, references = whole.partition("\n\nReferences\n")
-        cls.__doc__ = (
-            f"{text}\n\n{inspect.cleandoc(_ADDED.format(name=cls.__name__))}\n\nReferences\n{references}"
-        )
+        own = cls.made_of.documentation() or _PYTORCHS.format(name=cls.__name__)
+        added = inspect.cleandoc(_ADDED.format(own=own))
+        cls.__doc__ = f"{text}\n\n{added}\n\nReferences\n{references}"
 
     def __init__(
         self,
@@ -96,6 +97,11 @@ class DropIn(Stepper):
         stochastic_round=False,
         state_dtype=None,
         gradient_clip_norm=None,
+        ema_decay=None,
+        centralize=False,
+        adaptive_clip=None,
+        param_decay=None,
+        cautious=False,
         skip_nonfinite=False,
         seed=None,
         backend=None,
@@ -106,6 +112,8 @@ class DropIn(Stepper):
             state_dtype,
             gradient_clip_norm,
         )
+        self.ema_decay, self.centralize, self.adaptive_clip = ema_decay, centralize, adaptive_clip
+        self.param_decay, self.cautious = param_decay, cautious
         rule = self.made_of()
         rule.skip_nonfinite = skip_nonfinite
         if seed is not None and isinstance(backend, Backend):
@@ -122,8 +130,10 @@ class DropIn(Stepper):
             self.state.update(zip(params, own.new_states(params, {})))
 
     def __setattr__(self, name, value):
-        if name in _EXTRAS:
-            value = _EXTRAS[name](name, value)
+        if name in EXTRAS:
+            value = EXTRAS[name](name, value)
+            if name == "cautious" and value and not hasattr(self.made_of, name):
+                raise ArgumentError(f"{type(self).__name__} has no cautious updates: leave out cautious=True")
             for own in self.__dict__.get("_groups", ()):
                 own.read_again()
         super().__setattr__(name, value)
@@ -188,112 +198,12 @@ class DropIn(Stepper):
                 )
         rule = self.made_of()
         self._equip(rule, group["params"])
-        own = _DropInGroup(group, rule, self)
+        own = DropInGroup(group, rule, self)
         own.read()
         return own
 
     def _group_again(self, group, optimizer):
-        return _DropInGroup(group, optimizer, self)
+        return DropInGroup(group, optimizer, self)
 
     def _taken_along(self):
-        return {name: getattr(self, name) for name in _EXTRAS}
-
-
-class _DropInGroup(Group):
-    """A group with PyTorch's keys.
-
-    Attributes
-    ----------
-    whole : DropIn
-        Whose attributes hold where the group does not say anything.
-    """
-
-    def __init__(self, group, optimizer, whole):
-        super().__init__(group, optimizer, whole._warned)
-        self.whole = whole
-        self._counts: dict = {}
-
-    def watched(self):
-        known = (*self.optimizer.words, "differentiable", "stochastic_round", "gradient_clip_norm")
-        return ["params", *(word for word in known if word in self.group or word in self.whole.defaults)]
-
-    def take(self, found):
-        rule, whole = self.optimizer, self.whole
-        if found.get("differentiable"):
-            raise ArgumentError(
-                "nbopt's steps are no part of PyTorch's graph: use torch.optim for differentiable=True"
-            )
-        rule.stochastic_round = found.get("stochastic_round", whole.stochastic_round)
-        rule.gradient_clip_norm = found.get("gradient_clip_norm", whole.gradient_clip_norm)
-        rule.state_dtype = (
-            whole.state_dtype
-            if whole.state_dtype in (None, "param")
-            else storage_name(rule.be, whole.state_dtype)
-        )
-        for word in rule.words:
-            if word in found:
-                parts = PARTS.get(word, (word,))
-                values = (found[word],) if len(parts) == 1 else tuple(found[word])
-                if len(values) != len(parts):
-                    raise ArgumentError(
-                        f"a group's {word!r} must be {len(parts)} numbers, not {found[word]!r}"
-                    )
-                for name, value in zip(parts, values):
-                    setattr(rule, name, _number(word, value))
-
-    def kept(self):
-        return self.optimizer.kept_now()
-
-    def counts(self, params, new):
-        rule = self.optimizer
-        if not rule.counts_each or STEP in rule.kept:
-            return []
-        # A parameter whose states were there before, as after a load, has made a step.
-        known, self._counts = self._counts, {}
-        for param, added in zip(params, new):
-            kept = known.get(param)
-            if added or kept is None:
-                kept = torch.full((), 0.0 if added else 1.0, dtype=torch.float32, device=param.device)
-            self._counts[param] = kept
-        return [*self._counts.values()]
-
-    def set_of_updates(self):
-        rule = self.optimizer
-        return id(self.whole) if rule.gradient_clip_norm or rule.skip_nonfinite else None
-
-    def check_saved(self, saved, states):
-        every: tuple[Kept, ...] = self.optimizer.kept
-        names = [one.name for one in every if not one.single]
-        for index, param in zip(saved["params"], self.group["params"]):
-            check_states(index, states.get(index, {}), dict.fromkeys(names, tuple(param.shape)))
-        needed = {one.name for one in every if not one.when}
-        for index in saved["params"]:
-            found = states.get(index, {})
-            missing = sorted(needed - found.keys())
-            if missing and any(isinstance(value, torch.Tensor) for value in found.values()):
-                raise StateError(
-                    f"the state dict is not of {type(self.whole).__name__}: parameter {index} has the states "
-                    f"{', '.join(map(str, found))}, and no {', '.join(missing)}"
-                )
-
-    def completed(self, saved):
-        full = {**{key: value for key, value in self.whole.defaults.items() if key not in saved}, **saved}
-        trial = copy.deepcopy(self.optimizer)
-        trial.be = self.optimizer.be
-        _DropInGroup({**full, "params": self.group["params"]}, trial, self.whole).read()
-        return {**saved}
-
-    def known(self):
-        return self.optimizer.kept
-
-
-def _number(word, value):
-    """Return a group's value as a Python number. PyTorch takes tensors of one element."""
-    if isinstance(value, torch.Tensor):
-        if value.numel() != 1:
-            raise ArgumentError(
-                f"a group's {word!r} must be a number, or a tensor of one element, not one of shape "
-                f"{tuple(value.shape)}"
-            )
-        return value.item()
-    return value
+        return {name: getattr(self, name) for name in EXTRAS}

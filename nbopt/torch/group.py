@@ -217,7 +217,7 @@ class Group:
             return all(isinstance(part, _CONSTANT) for part in value)
         return isinstance(value, _CONSTANT) or value is self.group["params"]
 
-    def updates(self, whole, number):
+    def updates(self, whole, number, stores=True):
         """Return the group's share of a step, a list of `nbopt.interface.backend.Update`.
 
         The list has one, or none if there is no gradient.
@@ -229,6 +229,8 @@ class Group:
             more.
         number : int
             Which of its groups this is.
+        stores : bool
+            Whether the group stores the states that are one number, or another one does it for all.
         """
         owners = params = self.group["params"]
         rows: Any = range(len(params))
@@ -253,17 +255,17 @@ class Group:
             return []
         if not self._sharded and not all(pointers) and any(map(is_sharded, params)):
             self._sharded = True
-            return self.updates(whole, number)
+            return self.updates(whole, number, stores)
         given = rows, owners, params, grads, pointers
         if self.optimizer.by_axes():
-            return self._parts_of(whole, number, *given)
+            return self._parts_of(whole, number, stores, *given)
         try:
-            return [self._update(whole, number, *given)]
+            return [self._update(whole, number, *given, stores=stores)]
         except NeedsAxesError:
             self.optimizer.trace_by_axes()
-            return self._parts_of(whole, number, *given)
+            return self._parts_of(whole, number, stores, *given)
 
-    def _parts_of(self, whole, number, *given):
+    def _parts_of(self, whole, number, stores, *given):
         """Return the updates of a rule that is traced by axes.
 
         There is one for each number of axes and each kind of states.
@@ -281,13 +283,17 @@ class Group:
                 part.seen = part.parts = None
                 part._rows = ()
             update = part._update(
-                whole, number, *([values[place] for place in places] for values in given), counts=not found
+                whole,
+                number,
+                *([values[place] for place in places] for values in given),
+                counts=not found,
+                stores=stores and not found,
             )
             update.set = update.set or id(self)
             found.append(update)
         return found
 
-    def _update(self, whole, number, rows, owners, params, grads, pointers, counts=True):
+    def _update(self, whole, number, rows, owners, params, grads, pointers, counts=True, stores=True):
         """Return the update over some of the parameters.
 
         Parameters
@@ -304,6 +310,8 @@ class Group:
             The gradients' addresses.
         counts : bool
             Whether it is the one that counts the group's step.
+        stores : bool
+            Whether it is the one that stores the states that are one number.
         """
         be, state = whole._backend, whole.state
         if rows != self._rows:
@@ -317,7 +325,7 @@ class Group:
             for row, grad in zip(rows, grads):
                 wrapped(be, grad, _called(row))  # raises, unless the gradient has no elements
         optimizer = self.optimizer
-        names = optimizer.states_in_use() if self.kind is None else self.kind
+        names = self.kind or (optimizer.states_in_use(), bool(optimizer.ema_decay))
         # As `_tensors` keep the memory of parameters alive, an equal address means the same memory.
         seen = [names, [*map(_pointer, params)], self.seen[-1] if alike else kinds_of(params, grads)]
         stamp = state.stamp[0]
@@ -347,7 +355,7 @@ class Group:
             # So a backward pass through old values is an error, as after PyTorch's own steps.
             torch.autograd.graph.increment_version(owners)
 
-        update = optimizer.update_of(None, columns, commit, self.epoch(), 1, self.kind, counts)
+        update = optimizer.update_of(None, columns, commit, self.epoch(), 1, self.kind, counts, stores)
         trace = optimizer.trace_in_use()
         update.key, update.addresses, update.listing = self._key, np.array(pointers, np.int64), self._listing
         update.set = self.set_of_updates()

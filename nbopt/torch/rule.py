@@ -3,9 +3,10 @@
 from typing import Any
 
 from nbopt.layers import read
-from nbopt.optimizers.base import Optimizer, decayed
-from nbopt.optimizers.states import State
-from nbopt.torch.states import STEP, Kept
+from nbopt.optimizers.base import Optimizer
+from nbopt.optimizers.modifiers import decayed
+from nbopt.optimizers.states import EMA, State
+from nbopt.torch.states import MEAN, STEP, Kept
 
 #: PyTorch's word -> the attributes of a rule that it stands for. Any other word is an attribute itself.
 PARTS = {
@@ -39,6 +40,9 @@ class TorchRule(Optimizer):
     found_inf: Any = None
     guarded: Any = False
 
+    #: The group's key that counts its steps, if there is one.
+    counter = ""
+
     weight_decay: Any = 0.0
     maximize: Any = False
     decoupled_weight_decay: Any = False
@@ -60,14 +64,82 @@ class TorchRule(Optimizer):
         """Str : the name of the class that users know."""
         return type(self).__name__.removesuffix("Rule")
 
-    def kept_now(self):
+    @classmethod
+    def parameters(cls):
+        """Return the arguments of the class for PyTorch, a list of `inspect.Parameter`.
+
+        It is empty if they are PyTorch's own.
+        """
+        return []
+
+    @classmethod
+    def documentation(cls):
+        """Return the documentation of these arguments."""
+        return ""
+
+    def parts_of(self, word):
+        """Return the attributes that a group's key stands for."""
+        return PARTS.get(word, (word,))
+
+    def converted(self, word, value):
+        """Return what the attribute gets of a group's value."""
+        return value
+
+    def settle(self, found):
+        """Set what follows from a group's entries, after they were read.
+
+        Parameters
+        ----------
+        found : dict
+        """
+
+    def adapted(self, name, value, param):
+        """Return a state of a state dict as it is kept here.
+
+        Parameters
+        ----------
+        name : str
+        value : object
+        param : torch.Tensor
+            Whose it is.
+        """
+        return value
+
+    def step_names(self):
+        """Return the names of the states that are one number for the group, which are keys of it."""
+        return ()
+
+    @property
+    def shown(self):
+        """Dict of str to torch.Tensor : these states, as the group shows them."""
+        return {}
+
+    def take_step_state(self, name, value):
+        """Go on from a number that a group has for one of these states."""
+
+    def kept_now(self, kind=None):
         """Return the states that there are now.
+
+        Parameters
+        ----------
+        kind : tuple, optional
+            See `nbopt.torch.group.Group`.
 
         Returns
         -------
         list of Kept
         """
-        return [one for one in self.kept if not one.when or getattr(self, one.when)]
+        found = [one for one in self.kept if not one.when or getattr(self, one.when)]
+        return [*found, *([MEAN] if self.ema_decay else [])]
+
+    def every_kept(self, shape):
+        """Return the states that a parameter of some shape may have.
+
+        Returns
+        -------
+        list of Kept
+        """
+        return [*self.kept, MEAN]
 
     def states_in_use(self):
         """Return the names of the states that the rule takes now.
@@ -89,7 +161,12 @@ class TorchRule(Optimizer):
         found = known.get(names)
         if found is None:
             found = known[names] = tuple((name, self.by_name[name].declared()) for name in names)
-        return (*found, ("found_inf", State("step", None))) if self.guarded else found
+        return self.with_further(found)
+
+    def with_further(self, states):
+        """Return states with those that are no rule's own."""
+        guard = (("found_inf", State("step", None)),) if self.guarded else ()
+        return (*states, *guard, *((EMA,) if self.ema_decay else ()))
 
     def _step_state(self, be, name, state, rate):
         if name != "found_inf":

@@ -27,6 +27,8 @@ class Kept(NamedTuple):
         The dtype's name, if it is one number for the parameter. Else it is empty.
     axes : str or tuple of int
         As for `nbopt.State`, if it is none.
+    squeezed : bool
+        Whether a state of slices is stored without the axes along which it does not vary.
     """
 
     name: str
@@ -34,6 +36,15 @@ class Kept(NamedTuple):
     when: str = ""
     single: str = ""
     axes: str | tuple = "all"
+    squeezed: bool = False
+
+    def stored(self, shape):
+        """Return the shape in which it is stored beside a parameter of some shape."""
+        found = State(self.axes).shape(shape)
+        if not self.squeezed or self.axes == "all":
+            return found
+        kept = {axis % len(shape) for axis in self.axes}
+        return tuple(length for axis, length in enumerate(found) if axis in kept)
 
     def new(self, params, group, wanted):
         """Return new tensors for some parameters.
@@ -62,7 +73,7 @@ class Kept(NamedTuple):
                 ).unbind()
             )
         if self.axes != "all":
-            shapes = [State(self.axes).shape(tuple(param.shape)) for param in params]
+            shapes = [self.stored(tuple(param.shape)) for param in params]
             return [
                 torch.full(shape, start, dtype=state_dtype(param, wanted), device=param.device)
                 for param, shape in zip(params, shapes)
@@ -75,6 +86,8 @@ class Kept(NamedTuple):
         It is this process's share. One number gets as many axes as the parameter.
         """
         value = getattr(value, "_local_tensor", value)
+        if self.squeezed and isinstance(value, torch.Tensor):
+            return value.view(State(self.axes).shape(tuple(param.shape)))
         single = self.single and self is not STEP and isinstance(value, torch.Tensor) and value.numel() == 1
         return value.view((1,) * param.ndim) if single else value
 
@@ -138,6 +151,8 @@ def kept_of(name, state):
 
 #: The parameter's own count of steps.
 STEP = Kept("step", single="float32")
+#: The running mean of a parameter. No optimizer of PyTorch's has one, so a state dict may lack it.
+MEAN = Kept("ema", "param", when="ema_decay")
 
 
 def _filled(param, start, dtype):

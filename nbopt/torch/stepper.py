@@ -3,6 +3,7 @@
 These are the backend, the groups, and the step over all of them.
 """
 
+from contextlib import contextmanager
 from operator import attrgetter, is_
 from typing import Any
 
@@ -10,13 +11,15 @@ import torch
 
 from nbopt import optimizers
 from nbopt.backends import new_backend
-from nbopt.errors import LayoutError
+from nbopt.errors import LayoutError, StateError
 from nbopt.interface.backend import Backend
 from nbopt.layers import wrapped
+from nbopt.optimizers.kept import check_agreed
 from nbopt.torch.counted import CountedState
 from nbopt.torch.group import Group
 from nbopt.torch.saving import Saved
 from nbopt.torch.shards import local
+from nbopt.torch.states import MEAN
 
 _dictionary = attrgetter("group")
 
@@ -31,6 +34,8 @@ class Stepper(Saved, torch.optim.Optimizer):
 
     state: Any
     defaults: Any
+    #: Whether means stand in place of the parameters.
+    _aside = False
 
     def _begin(self, rule, backend, seed):
         """Set what `add_param_group` needs.
@@ -201,16 +206,72 @@ class Stepper(Saved, torch.optim.Optimizer):
             owned = self._owned()
             for own in owned:
                 own.read()
+            self._check_mode()
             sizes = [len(group["params"]) for group in self.param_groups]
             if sizes != self._sizes:
                 self._forget()  # the positions of all parameters in the list of the whole step
                 self._sizes = sizes
-            updates = [update for number, own in enumerate(owned) for update in own.updates(self, number)]
+            updates = [*self._updates(owned)]
             if updates:
                 self._backend.update(*updates)
         except BaseException:
             self._forget()
             raise
+
+    def _check_mode(self):
+        """Raise where something else stands in place of the parameters."""
+        if self._aside:
+            raise StateError(
+                "`with optimizer.ema()` has put means in place of the parameters: take the step after it"
+            )
+
+    def _updates(self, owned):
+        """Return the updates of all groups. Those whose rule says so share the states that are one number."""
+        leaders: dict[type, Any] = {}
+        for own in owned:
+            rule = own.optimizer
+            if rule.scope == "optimizer":
+                rule.share(leaders.setdefault(type(rule), rule))
+        stored = set()
+        for number, own in enumerate(owned):
+            kind = type(own.optimizer)
+            found = own.updates(self, number, kind not in stored)
+            if kind in leaders and found:
+                stored.add(kind)
+                check_agreed(leaders[kind], own.optimizer)
+                for update in found:
+                    update.set = id(self), kind
+            yield from found
+
+    @contextmanager
+    def ema(self):
+        """Have running means in place of the parameters for a while.
+
+        Evaluate with them, or save them for use. Parameters that no step with an `ema_decay` has updated stay
+        as they are.
+
+        Yields
+        ------
+        None
+            Afterwards the parameters have their bits again. A step in between is an error, and so is another
+            ``with optimizer.ema()``.
+        """
+        self._check_mode()
+        params = [param for group in self.param_groups for param in group["params"]]
+        found = [(param, self.state.get(param, {}).get(MEAN.name)) for param in params]
+        kept = [(param, param.detach().clone()) for param, mean in found if mean is not None]
+        self._aside = True
+        try:
+            with torch.no_grad():
+                for param, mean in found:
+                    if mean is not None:
+                        param.copy_(mean)
+            yield
+        finally:
+            with torch.no_grad():
+                for param, value in kept:
+                    param.copy_(value)
+            self._aside = False
 
     def _forget(self, start=0):
         for own in self._groups[start:]:

@@ -18,6 +18,7 @@ class AdamRule(TorchRule):
     beta_2: Any = 0.999
     eps: Any = 1e-8
     amsgrad: Any = False
+    cautious: Any = False
 
     def formula(self, step, param, grad, mean, mean_square, largest=None):
         """One step; see the class."""
@@ -30,7 +31,9 @@ class AdamRule(TorchRule):
         if largest is not None:
             largest[:] = be.maximum(largest, mean_square)
             spread = largest
-        change = step.lr * root / first * mean / (be.sqrt(spread) + self.eps * root)
+        change = (
+            step.lr * root / first * self.cautious_update(mean, grad) / (be.sqrt(spread) + self.eps * root)
+        )
         param[:] = self.moved(step, param, change)
 
 

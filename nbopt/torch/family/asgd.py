@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from nbopt.optimizers.base import decayed
+from nbopt.optimizers.modifiers import decayed
 from nbopt.torch.dropin import DropIn
 from nbopt.torch.rule import TorchRule
 from nbopt.torch.states import STEP, Kept

@@ -1,0 +1,207 @@
+"""What an optimizer keeps from step to step: its states, and what was found out about its rule."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nbopt.arrays.tensor import Tensor
+from nbopt.errors import ArgumentError
+from nbopt.interface.backend import Backend
+from nbopt.optimizers.states import EMA, State
+from nbopt.optimizers.tracing import Traces
+
+if TYPE_CHECKING:
+    from nbopt.optimizers.base import Optimizer
+
+
+class Kept:
+    """What an optimizer keeps from step to step, and leaves out of copies.
+
+    Attributes
+    ----------
+    plans : list
+        The backend's, see `nbopt.interface.update.Update`.
+    traces : Traces
+    trace : Trace or None
+        That of the last step.
+    steady : Steady or None
+        What finds the last step again.
+    by_axes : bool
+        Whether the rule has turned out to depend on the parameters' number of axes.
+    shapes : tuple or None
+        What `Steps._kinds` has found last: the parameters' serial numbers, their sizes, their places by
+        shape, and the rest by these.
+    declared : dict
+        Names of states -> what `KeepsStates.declared_states` returns.
+    told_of_lost_states : bool
+        Whether there was a warning, see `warn_of_lost_states`.
+    listed : tuple or None
+        A `MultiOptimizer`'s last parameters: their serial numbers and sizes.
+    """
+
+    def __init__(self) -> None:
+        self.plans: list[Any] = []
+        self.traces = Traces()
+        self.by_axes = False
+        self.shapes: Any = None
+        self.declared: dict[Any, Any] = {}
+        self.trace: Any = None
+        self.steady: Any = None
+        self.listed: Any = None
+        self.told_of_lost_states = False
+
+
+class KeepsStates:
+    """The part of `Optimizer` that says which states there are."""
+
+    state_names: tuple[str, ...] = ()
+    aside: dict[str, str] = {}
+    ema_decay: Any
+    skip_nonfinite: Any
+    skipped_tensor: Any
+
+    def states_in_use(self) -> tuple[str, ...]:
+        """Return the names of the states that the rule takes now.
+
+        Returns
+        -------
+        tuple of str
+            `state_names`, unless a subclass needs fewer at times.
+        """
+        return self.state_names
+
+    def states(self, shape: tuple[int, ...]) -> dict[str, State]:
+        """Declare the states beside a parameter of some shape.
+
+        A subclass overrides it where `state_names` does not say enough.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            The parameter's.
+
+        Returns
+        -------
+        dict of str to State
+            In the order of the rule's arguments.
+        """
+        return dict.fromkeys(self.states_in_use(), State())
+
+    def declared_states(self, shape: tuple[int, ...] = ()) -> tuple[tuple[str, State], ...]:
+        """Return the states that the rule takes now.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            The parameter's.
+
+        Returns
+        -------
+        tuple of (str, State)
+        """
+        last = (EMA,) if self.ema_decay else ()
+        if type(self).states is not KeepsStates.states:
+            return (*self.states(shape).items(), *last)
+        names, kept = (*self.states_in_use(), *last), self._cache().declared
+        found = kept.get(names)
+        if found is None:
+            found = kept[names] = (*((name, State()) for name in self.states_in_use()), *last)
+        return found
+
+    def every_state(self, shape: tuple[int, ...]) -> dict[str, State]:
+        """Return the states that may stand beside a parameter of some shape, whatever the hyper-parameters.
+
+        Parameters
+        ----------
+        shape : tuple of int
+
+        Returns
+        -------
+        dict of str to State
+        """
+        aside = dict([EMA, *((name, State()) for name in self.aside)])
+        if type(self).states is KeepsStates.states:
+            return {**dict.fromkeys(self.state_names, State()), **aside}
+        return {
+            **{name: state for name, state in self.states(shape).items() if state.axes != "step"},
+            **aside,
+        }
+
+    @property
+    def step_states(self) -> dict[str, Tensor]:
+        """Dict of str to Tensor : the states that are one number for all parameters.
+
+        On a device, reading one waits for the steps so far.
+        """
+        return self.__dict__.setdefault("_step_states", {})
+
+    @step_states.setter
+    def step_states(self, states: Any) -> None:
+        self.__dict__["_step_states"] = states
+
+    def step_numbers(self) -> dict[str, Any]:
+        """Return the same as floats, which waits for a device.
+
+        Returns
+        -------
+        dict of str to float
+        """
+        return {name: float(value_of(value)) for name, value in self.step_states.items()}
+
+    def _step_state(self, be: Backend, name: str, state: State, rate: float | None) -> Tensor:
+        """Return the tensor of a state that is one number for the whole step.
+
+        If there is none, it begins here.
+        """
+        kept = self.step_states
+        tensor = kept.get(name)
+        if not isinstance(tensor, Tensor) or tensor.be is not be:
+            value = state.beginning(rate) if tensor is None else value_of(tensor)
+            tensor = kept[name] = be.array([value], state.dtype or "float64", name)
+        return tensor
+
+    def share(self, other: KeepsStates) -> None:
+        """Have the states that are one number in common with another optimizer.
+
+        Parameters
+        ----------
+        other : Optimizer
+            Of the same class.
+        """
+        self.step_states = other.step_states
+        if self.skip_nonfinite and other.skip_nonfinite:
+            self._skipped = other.skipped_tensor
+
+    def _cache(self) -> Any:
+        # Made here and not in __init__, so that a subclass that forgets super().__init__() still works.
+        found = self.__dict__.get("_kept")
+        if found is None:
+            found = self.__dict__["_kept"] = Kept()
+        return found
+
+
+def value_of(tensor: Any) -> Any:
+    """Return the number in a tensor of one element, or a number as it is."""
+    return float(tensor.get()[0]) if isinstance(tensor, Tensor) else tensor
+
+
+def check_agreed(first: Optimizer, other: Optimizer) -> None:
+    """Raise where optimizers that share a state of the step differ in what it depends on.
+
+    Parameters
+    ----------
+    first, other : Optimizer
+        Of one class, whose ``feeds`` names these hyper-parameters.
+
+    Raises
+    ------
+    ArgumentError
+    """
+    for name in first.feeds if other is not first else ():
+        one, two = (getattr(optimizer, name) for optimizer in (first, other))
+        if one != two:
+            raise ArgumentError(
+                f"all groups of {first.classnm} have one estimate of the rate, so they must agree on {name}, "
+                f"and it is {one!r} and {two!r}: give them one value. A group that is to rest has no "
+                "gradients"
+            )

@@ -1,0 +1,172 @@
+"""DropInGroup: a group of parameters with the keys of PyTorch's own optimizers, or of another package's."""
+
+import copy
+from typing import Any
+
+import torch
+
+from nbopt import checks
+from nbopt.errors import ArgumentError, StateError
+from nbopt.optimizers import Optimizer
+from nbopt.optimizers.states import storage_name
+from nbopt.torch.group import Group
+from nbopt.torch.saving import check_states
+from nbopt.torch.states import STEP, Kept
+
+#: What the whole optimizer has beside PyTorch's arguments -> check.
+EXTRAS: dict[str, Any] = {
+    "stochastic_round": checks.rounding,
+    "state_dtype": lambda name, value: value,
+    "cautious": checks.boolean,
+    **{name: Optimizer.checks[name] for name in ("gradient_clip_norm", "ema_decay", "centralize",
+    "adaptive_clip", "param_decay")},
+}  # fmt: skip
+#: Those of them that a group may have, too.
+_OF_GROUPS = tuple(name for name in EXTRAS if name != "state_dtype")
+
+
+class DropInGroup(Group):
+    """A group with PyTorch's keys.
+
+    Attributes
+    ----------
+    whole : DropIn
+        Whose attributes hold where the group does not say anything.
+    """
+
+    def __init__(self, group, optimizer, whole):
+        super().__init__(group, optimizer, whole._warned)
+        self.whole = whole
+        self._counts: dict = {}
+
+    def watched(self):
+        """Return the keys that have to be read at every step."""
+        known = (*self.optimizer.words, *self.optimizer.step_names(), "differentiable", *_OF_GROUPS)
+        return ["params", *(word for word in known if word in self.group)]
+
+    def take(self, found):
+        """Set the rule's hyper-parameters, and its numbers, from the group's."""
+        rule, whole = self.optimizer, self.whole
+        if found.get("differentiable"):
+            raise ArgumentError(
+                "nbopt's steps are no part of PyTorch's graph: use torch.optim for differentiable=True"
+            )
+        for name in _OF_GROUPS:
+            value = found.get(name, getattr(whole, name))
+            if name != "cautious" or hasattr(rule, name):
+                setattr(rule, name, value)
+        rule.state_dtype = (
+            whole.state_dtype
+            if whole.state_dtype in (None, "param")
+            else storage_name(rule.be, whole.state_dtype)
+        )
+        for word in rule.words:
+            if word in found:
+                parts = rule.parts_of(word)
+                values = (found[word],) if len(parts) == 1 else tuple(found[word])
+                if len(values) != len(parts):
+                    raise ArgumentError(
+                        f"a group's {word!r} must be {len(parts)} numbers, not {found[word]!r}"
+                    )
+                for name, value in zip(parts, values):
+                    setattr(rule, name, rule.converted(word, _number(word, value)))
+        for name in rule.step_names():
+            if name in found:
+                rule.take_step_state(name, found[name])
+        rule.settle(found)
+
+    def read(self):
+        """Set what has changed in the group's dictionary."""
+        super().read()
+        rule = self.optimizer
+        if rule.counter and self.group.get(rule.counter) is not rule.t:
+            rule.t = self.group[rule.counter]
+
+    def stepped(self):
+        """Show the count of steps, and the numbers that the rule keeps."""
+        rule = self.optimizer
+        if rule.counter:
+            self.group[rule.counter] = rule.t
+        self.group.update(rule.shown)
+
+    def saved(self, group):
+        """Return the group as a state dict has it: numbers in place of tensors."""
+        return {**group, **{name: value.item() for name, value in self.optimizer.shown.items()}}
+
+    def _stays(self, value):
+        return super()._stays(value) or any(value is one for one in self.optimizer.shown.values())
+
+    def kept(self):
+        """Return the states that there are now."""
+        return self.optimizer.kept_now(self.kind)
+
+    def counts(self, params, new):
+        """Return the parameters' counts of steps where they are no states."""
+        rule = self.optimizer
+        if not rule.counts_each or STEP in self.kept():
+            return []
+        # A parameter whose states were there before, as after a load, has made a step.
+        known, self._counts = self._counts, {}
+        for param, added in zip(params, new):
+            kept = known.get(param)
+            if added or kept is None:
+                kept = torch.full((), 0.0 if added else 1.0, dtype=torch.float32, device=param.device)
+            self._counts[param] = kept
+        return [*self._counts.values()]
+
+    def set_of_updates(self):
+        """Return what groups have in common whose gradients have one norm."""
+        rule = self.optimizer
+        return id(self.whole) if rule.gradient_clip_norm or rule.skip_nonfinite else None
+
+    def check_saved(self, saved, states):
+        """Raise where a saved group, or its states, are of something else."""
+        rule = self.optimizer
+        for index, param in zip(saved["params"], self.group["params"]):
+            shape, found = tuple(param.shape), states.get(index, {})
+            if isinstance(found, dict):
+                found = {name: rule.adapted(name, value, param) for name, value in found.items()}
+            shapes = {one.name: one.stored(shape) for one in rule.every_kept(shape) if not one.single}
+            check_states(index, found, shapes)
+            needed = {one.name for one in rule.every_kept(shape) if not one.when}
+            missing = sorted(needed - found.keys())
+            if missing and any(isinstance(value, torch.Tensor) for value in found.values()):
+                raise StateError(
+                    f"the state dict is not of {type(self.whole).__name__}: parameter {index} has the states "
+                    f"{', '.join(map(str, found))}, and no {', '.join(missing)}"
+                )
+
+    def completed(self, saved):
+        """Return a saved group; raise where it makes no sense."""
+        full = {**{key: value for key, value in self.whole.defaults.items() if key not in saved}, **saved}
+        trial = copy.deepcopy(self.optimizer)
+        trial.be = self.optimizer.be
+        DropInGroup({**full, "params": self.group["params"]}, trial, self.whole).read()
+        return {**saved}
+
+    def loaded(self, saved, params, states):
+        """Return new states from those of a state dict."""
+        adapted = [
+            {name: self.optimizer.adapted(name, value, param) for name, value in found.items()}
+            for param, found in zip(params, states)
+        ]
+        return super().loaded(saved, params, adapted)
+
+    def known(self):
+        """Return all states that the rule may take."""
+        every: dict[str, Kept] = {}
+        for shape in {tuple(param.shape): None for param in self.group["params"]}:
+            every.update({one.name: one for one in self.optimizer.every_kept(shape)})
+        return [*every.values()]
+
+
+def _number(word, value):
+    """Return a group's value as a Python number. PyTorch takes tensors of one element."""
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1:
+            raise ArgumentError(
+                f"a group's {word!r} must be a number, or a tensor of one element, not one of shape "
+                f"{tuple(value.shape)}"
+            )
+        return value.item()
+    return value

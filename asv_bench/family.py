@@ -52,9 +52,8 @@ for _name in OVER_ADAM:
 def costs(scale):
     """The last column of the table in docs/optimizers.md."""
     shapes = [(400, 300)] if scale.quick else [(4000, 3000)]
-    kinds = [
-        getattr(nbopt, name) for name in nbopt.optimizers.__all__ if isinstance(getattr(nbopt, name), type)
-    ]
+    named = map(vars(nbopt.optimizers).get, nbopt.optimizers.__all__)
+    kinds = [kind for kind in named if isinstance(kind, type)]
     given = {"GradientDescentMomentum": {"learning_rate": 1e-3, "momentum_coef": 0.9}}
     steps = {
         kind.__name__: lambda kind=kind: Job(kind(**given.get(kind.__name__, {})), shapes).step

@@ -10,7 +10,12 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # What each is called with here. The others are run by test_front_door.py, which looks at what they have
 # learned.
-QUICK = {"own_optimizer": [], "sixteen_bits": ["--quick", "--out", "picture.png"], "toy_backend": []}
+QUICK = {
+    "family": ["--epochs", "1", "--out", "picture.png"],
+    "own_optimizer": [],
+    "sixteen_bits": ["--quick", "--out", "picture.png"],
+    "toy_backend": [],
+}
 ELSEWHERE = {"charlm", "digits", "regression"}
 
 
@@ -22,7 +27,8 @@ def test_no_example_is_forgotten():
 
 @pytest.mark.parametrize("name", QUICK)
 def test_an_example_runs_in_its_quick_form(tmp_path, name):
-    if name == "sixteen_bits":
+    draws = name in ("family", "sixteen_bits")
+    if draws:
         for library in ("sklearn", "matplotlib", "threadpoolctl", "tqdm"):
             pytest.importorskip(library, reason=f"the example needs {library}")
     path = os.pathsep.join([str(EXAMPLES.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -36,4 +42,4 @@ def test_an_example_runs_in_its_quick_form(tmp_path, name):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert name != "sixteen_bits" or (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert not draws or (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

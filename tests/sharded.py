@@ -1,7 +1,7 @@
 """One process of a training run with sharded parameters (FSDP2 over gloo).
 
-`python tests/sharded.py RANK WORLD FILE` starts it. tests/test_torch_shards.py starts it. It prints "done" if
-all holds.
+`python tests/sharded.py RANK WORLD FILE STEPS` starts it, as tests/test_torch_shards.py does. It prints
+"done" if all holds.
 """
 
 import gc
@@ -14,6 +14,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
+import nbopt
 import nbopt.torch
 
 INPUTS = torch.linspace(-1, 1, 12).view(3, 4)
@@ -54,7 +55,33 @@ def saved_and_loaded(optimizer, params, mesh):
         assert first["exp_avg"] is not second["exp_avg"] and first["step"] == second["step"]
 
 
-def main(rank, world, file):
+def memory():
+    """Return the bytes of the process that are in memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_growth(mesh, steps):
+    """Steps with new gradients leave neither objects nor memory behind."""
+    params = [torch.nn.Parameter(distribute_tensor(torch.ones(64, 8), mesh, [Shard(0)])) for _ in range(10)]
+    optimizer = nbopt.torch.AdamW(params)
+
+    def run(count):
+        for _ in range(count):
+            for p in params:
+                local = torch.ones_like(p._local_tensor)
+                p.grad = DTensor.from_local(local, mesh, [Shard(0)], run_check=False)
+            optimizer.step()
+        gc.collect()
+        return len(gc.get_objects()), memory()
+
+    objects, size = run(100)
+    more_objects, more_size = run(steps)
+    assert more_objects <= objects + 10, (objects, more_objects)
+    assert more_size <= size + 4e6, (size, more_size)
+
+
+def main(rank, world, file, steps):
     torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world)
     mesh = init_device_mesh("cpu", (world,))
     for name in ("AdamW", "SGD", "Adagrad", "NAdam", "ASGD", "Rprop"):
@@ -74,6 +101,11 @@ def main(rank, world, file):
             "DTensor",
         )
         assert refused == (world > 1)
+    for rule in (nbopt.LAMB(), nbopt.SM3()):
+        param = torch.nn.Parameter(distribute_tensor(torch.ones(6, 2), mesh, [Shard(0)]))
+        param.grad = distribute_tensor(torch.ones(6, 2), mesh, [Shard(0)])
+        step = nbopt.torch.Optimizer([param], rule, backend="reference").step
+        assert raises(step, f"{rule.classnm} reduces", "DTensor") == (world > 1)
     # A plain tensor beside a sharded one, a replicated one, and a gradient that is distributed in another
     # way.
     params = [
@@ -88,15 +120,7 @@ def main(rank, world, file):
     assert all(getattr(p, "full_tensor", lambda p=p: p)().tolist() == [0.5] * 6 for p in params)
     params[1].grad = distribute_tensor(torch.ones(6), mesh, [Replicate()])
     assert world == 1 or raises(optimizer.step, "parameter 1", "redistribute")
-    params[1].grad = None
-    for _ in range(10):  # what is made once for these gradients
-        optimizer.step()
-    gc.collect()
-    before = len(gc.get_objects())
-    for _ in range(100):
-        optimizer.step()
-    gc.collect()
-    assert len(gc.get_objects()) <= before + 10
+    check_growth(mesh, steps)
     torch.distributed.destroy_process_group()
     print("done")
 
@@ -104,4 +128,4 @@ def main(rank, world, file):
 if __name__ == "__main__":
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     warnings.simplefilter("ignore")
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))

@@ -1,5 +1,6 @@
 """Every example runs as a user runs it: in a process of its own, in its quick form."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -15,6 +16,13 @@ QUICK = {
     "own_optimizer": [],
     "sixteen_bits": ["--quick", "--out", "picture.png"],
     "toy_backend": [],
+    "finetune": ["--quick", "--plot", "picture.png"],
+}
+_PICTURE = ("sklearn", "matplotlib", "threadpoolctl", "tqdm")
+NEEDS = {
+    "family": _PICTURE,
+    "sixteen_bits": _PICTURE,
+    "finetune": ("torch", "transformers", "accelerate", "matplotlib", "tqdm"),
 }
 ELSEWHERE = {"charlm", "digits", "regression"}
 
@@ -27,10 +35,9 @@ def test_no_example_is_forgotten():
 
 @pytest.mark.parametrize("name", QUICK)
 def test_an_example_runs_in_its_quick_form(tmp_path, name):
-    draws = name in ("family", "sixteen_bits")
-    if draws:
-        for library in ("sklearn", "matplotlib", "threadpoolctl", "tqdm"):
-            pytest.importorskip(library, reason=f"the example needs {library}")
+    for library in NEEDS.get(name, ()):
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f"the example needs {library}")
     path = os.pathsep.join([str(EXAMPLES.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), *QUICK[name]]
     done = subprocess.run(
@@ -42,4 +49,4 @@ def test_an_example_runs_in_its_quick_form(tmp_path, name):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert not draws or (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert "picture.png" not in QUICK[name] or (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")

@@ -95,6 +95,18 @@ def skips(world):
     world.layers[1].grads[0][0] = np.inf
 
 
+def centralized(world):
+    world.optimizer.centralize = True
+
+
+def clipped_adaptively(world):
+    world.optimizer.adaptive_clip = 0.01
+
+
+def decaying(world):
+    world.optimizer.param_decay = 0.1
+
+
 def mean(world):
     world.optimizer.ema_decay = 0.5
     for layer in world.layers:
@@ -151,8 +163,9 @@ def epoch(world):
 
 CHANGES = [
     gradient, no_gradient, parameter, states_anew, one_list_anew, emptied, exchanged, rounding,
-    rounding_of_all, rate, scale, scale_in_memory, batch, clip, skips, mean, fewer_layers, other_order,
-    another_layer, copied_layer, another_rule, own_rule, another_layers_method, epoch,
+    rounding_of_all, rate, scale, scale_in_memory, batch, clip, skips, centralized,
+    clipped_adaptively, decaying, mean, fewer_layers, other_order, another_layer, copied_layer, another_rule,
+    own_rule, another_layers_method, epoch,
 ]  # fmt: skip
 
 
@@ -234,6 +247,25 @@ def test_skipping_steps_are_found(counted):
     world.optimizer.skipped = 7
     world.steps(1)
     assert world.optimizer.skipped == 7
+
+
+def test_norm_of_steps_that_are_found(counted):
+    """They give the norm of their gradients, also after a step in which another optimizer led."""
+    world = World("cpu", lambda: nbopt.RMSProp(gradient_clip_norm=0.5))
+    grads = [grad for layer in world.layers for grad in layer.grads]
+    for size in (1.0, 2.0, 3.0):
+        for grad in grads:
+            grad[:] = size
+        world.steps(1)
+        assert world.optimizer.grad_norm == pytest.approx(size * 23**0.5)
+    assert counted()[1:] == [True, True]
+    with nbopt.use_backend(world.be):
+        world.optimizer.gradient_clip_norm = None
+        nbopt.MultiOptimizer({"default": world.optimizer}).optimize(world.layers, 0)
+    assert world.optimizer.grad_norm is None
+    world.optimizer.gradient_clip_norm = 0.5
+    world.steps(1)
+    assert world.optimizer.grad_norm == pytest.approx(3.0 * 23**0.5)
 
 
 def test_two_sets_of_layers(counted):

@@ -79,10 +79,32 @@ def test_with_the_norm_clip_a_bad_gradient_is_skipped_and_not_spread_to_all_para
     optimizer.skip_nonfinite = True
     optimizer.optimize(layers, 0)
     before = values_of(layers)
+    norm = np.sqrt(sum((grad.astype(np.float64) ** 2).sum() for grad in layers[0].grads))
+    assert optimizer.grad_norm == pytest.approx(norm / nbopt.get_backend().bsz, rel=1e-5)
     layers[0].grads[0][0, 0] = np.nan
     optimizer.optimize(layers, 0)
     assert_same(values_of(layers), before)
-    assert optimizer.skipped == 1
+    assert optimizer.skipped == 1 and np.isnan(optimizer.grad_norm)
+    assert copy.deepcopy(optimizer).grad_norm is None
+
+
+def test_norm():
+    """The norm of the last call can be read if a clip or skipping needed it; of many optimizers, together."""
+    with nbopt.use_backend("reference", batch_size=2):
+        layer, other = (
+            nbopt.Parameters((np.ones(2), np.array(grad)), name=name)
+            for grad, name in (([6.0, 8.0], "a"), ([0.0, 24.0], "b"))
+        )
+        first, second = (nbopt.RMSProp(gradient_clip_norm=1.0) for _ in range(2))
+        both = nbopt.MultiOptimizer({"default": first, "b": second})
+        assert both.grad_norm is None and first.grad_norm is None
+        first.loss_scale = 10.0
+        both.optimize([layer, other], 0)
+        assert (first.grad_norm, second.grad_norm) == (0.5, 12.0)
+        assert both.grad_norm == pytest.approx(np.hypot(0.5, 12.0))
+        second.gradient_clip_norm = None
+        both.optimize([layer, other], 0)
+        assert both.grad_norm == 0.5 and second.grad_norm is None and second.grad_norm_tensor is None
 
 
 def test_a_first_step_that_is_skipped_leaves_states_of_zero(backend, rng):

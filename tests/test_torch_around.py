@@ -192,3 +192,39 @@ def test_distributed_checkpoint():
         assert all(map(torch.equal, untouched.parameters(), before))
         assert {float(states["step"]) for states in fresh.state.values()} <= {0.0, 1.0}
     torch.testing.assert_close(found[1], found[0], rtol=2e-5, atol=2e-6)
+
+
+def test_distributed_checkpoint_of_random_bits():
+    """The random bits and the skipped steps survive PyTorch's distributed checkpoints.
+
+    The step that these make leaves parameters as they are.
+    """
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+    def made():
+        model = model_of().bfloat16()
+        extras = {"stochastic_round": True, "skip_nonfinite": True, "backend": "reference"}
+        groups = nbopt.torch.decay_groups(model, 0.1)
+        return model, nbopt.torch.AdamW(groups, lr=1e-3, **extras)
+
+    def run(model, optimizer, steps):
+        for step in steps:
+            for p in model.parameters():
+                p.grad = torch.full_like(p, torch.nan if step == 1 else 1.0)
+            optimizer.step()
+
+    model, optimizer = made()
+    run(model, optimizer, range(4))
+    state = get_optimizer_state_dict(model, optimizer)
+    other, again = made()
+    before = [p.detach().clone() for p in other.parameters()]
+    set_optimizer_state_dict(other, again, state)
+    assert all(map(torch.equal, other.parameters(), before))
+    assert again.skipped == optimizer.skipped == [1, 1]
+    assert [group.keys() for group in again.param_groups] == [
+        group.keys() for group in optimizer.param_groups
+    ]
+    other.load_state_dict(model.state_dict())
+    for one in ((model, optimizer), (other, again)):
+        run(*one, range(4, 8))
+    assert all(map(torch.equal, other.parameters(), model.parameters()))

@@ -352,6 +352,22 @@ def test_resets(name, reset):
     same(both(name, act))
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_dampening_that_begins(backend):
+    """Dampening may be turned on and off between steps. A parameter's first gradient is not dampened."""
+    results = []
+    for module in (torch.optim, nbopt.torch):
+        params = parameters(torch.float64, [(5,), (3, 2)])
+        optimizer = made(module, "SGD", params, backend, lr=0.1, momentum=0.9)
+        for step, dampening in enumerate((0.0, 0.5, 0.5, 0.0, 0.5)):
+            optimizer.param_groups[0]["dampening"] = dampening
+            set_grads(params, step, missing=False)
+            params[1].grad = None if step < 2 else params[1].grad
+            optimizer.step()
+        results.append(params)
+    same(results)
+
+
 # --- bad input ---
 
 
@@ -391,6 +407,24 @@ def test_bad_arguments(name):
             with pytest.raises(error) as raised:
                 cls(params)
             assert "umpy" not in str(raised.value)
+
+
+def test_words():
+    """Messages speak of tensors, and say what to type."""
+    param = torch.nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    optimizer = made(nbopt.torch, "AdamW", [param])
+    optimizer.step()
+    for state, words in (
+        (torch.ones(3, dtype=torch.int32), "tensors of dtype int32 .*x.float()"),
+        (torch.ones(1).expand(3), "share memory .*x.clone()"),
+        ([1.0, 2.0, 3.0], "list is no tensor: torch.as_tensor"),
+    ):
+        optimizer.state[param]["exp_avg"] = state
+        with pytest.raises((ValueError, TypeError), match=words):
+            optimizer.step()
+    with pytest.raises(TypeError, match="tensors of dtype complex64"):
+        nbopt.torch.Optimizer([torch.nn.Parameter(torch.ones(3, dtype=torch.complex64))], nbopt.Adam())
 
 
 def test_fused_and_foreach():
@@ -454,6 +488,9 @@ def test_bad_steps():
     before = [p.detach().clone() for p in params]
     for key, value in (
         ("betas", 0.9),
+        ("betas", None),
+        ("betas", (0.9, None)),
+        ("lr", None),
         ("betas", (0.9, 0.9, 0.9)),
         ("lr", torch.ones(2)),
         ("differentiable", True),
@@ -615,12 +652,19 @@ def test_clip_and_skip(groups, backend):
                     continue
             if module is torch.optim:
                 torch.nn.utils.clip_grad_norm_(params, 0.5)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in params])
             optimizer.step()
+            if module is nbopt.torch:
+                torch.testing.assert_close(optimizer.grad_norm, norm, rtol=1e-9, atol=0, equal_nan=True)
         results.append(params)
     same(results, 1e-5)
+    optimizer.gradient_clip_norm = None
+    optimizer.skip_nonfinite = False
+    optimizer.step()
+    assert optimizer.grad_norm is None
     assert optimizer.skipped == [1] * groups and {
         float(states["step"]) for states in optimizer.state.values()
-    } == {5.0}
+    } == {6.0}
 
 
 def test_bound_of_a_group():

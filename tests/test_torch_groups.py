@@ -4,8 +4,10 @@ It takes PyTorch's words and nbopt's for the hyper-parameters.
 """
 
 import copy
+import gc
 import pickle
 import warnings
+import weakref
 
 import pytest
 
@@ -516,3 +518,59 @@ def test_one_loop():
     before = be.launches
     optimizer.step()
     assert be.launches - before == 2
+
+
+def test_norm():
+    """The norm of the last step is that of all groups that clip, as a tensor that later steps leave alone."""
+    p, q, r = parameter(grad=3.0), parameter(grad=4.0), parameter(grad=100.0)
+    groups = [{"params": [x], "gradient_clip_norm": bound} for x, bound in ((p, 1.0), (q, 2.0), (r, None))]
+    optimizer = plain(groups, backend="reference")
+    assert optimizer.grad_norm is None
+    optimizer.step()
+    norm = optimizer.grad_norm
+    assert norm.shape == () and norm.item() == 10.0
+    q.grad = None
+    optimizer.step()
+    assert (norm.item(), optimizer.grad_norm.item(), copy.deepcopy(optimizer).grad_norm) == (10.0, 6.0, None)
+    p.grad = None
+    optimizer.step()
+    assert optimizer.grad_norm is None
+
+
+@pytest.mark.parametrize("left", ["other shapes", "no gradient", "fewer", "group"])
+@pytest.mark.parametrize("rule", ["axes", "elements", "dampening"])
+def test_removed_parameters(rule, left):
+    """From the next step on nothing refers to a parameter that was taken out of its group, or its states."""
+
+    def of_shape(*shape):
+        p = torch.nn.Parameter(torch.ones(shape))
+        p.grad = torch.ones(shape)
+        return p
+
+    kept, gone = of_shape(3), of_shape(2, 2)
+    groups = [{"params": [kept, of_shape(5)]}, {"params": [gone]}]
+    if left != "group":
+        groups[0]["params"][1:] = groups.pop()["params"]
+    if rule == "dampening":
+        optimizer = nbopt.torch.SGD(groups, lr=0.1, momentum=0.9, dampening=0.5, backend="reference")
+    else:
+        made = {"axes": nbopt.SM3, "elements": nbopt.Adam}[rule](learning_rate=0.1)
+        optimizer = nbopt.torch.Optimizer(groups, made, backend="reference")
+    for takes_turns in (False, True, False):
+        kept.grad = None if takes_turns else torch.ones(3)
+        optimizer.step()
+    kept.grad = torch.ones(3)
+    optimizer.step()
+    refs = [weakref.ref(x) for x in (gone, *(x for x in optimizer.state.pop(gone).values() if x.ndim))]
+    if left == "group":
+        optimizer.param_groups.pop()
+    elif left == "fewer":
+        optimizer.param_groups[0]["params"].pop()
+    else:
+        optimizer.param_groups[0]["params"][1] = of_shape(5)
+    if left == "no gradient":
+        optimizer.param_groups[0]["params"][1].grad = None
+    del gone, groups
+    optimizer.step()
+    gc.collect()
+    assert [ref() for ref in refs] == [None] * len(refs)

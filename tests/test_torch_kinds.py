@@ -108,7 +108,7 @@ def test_steady_steps_look_in_one_call(monkeypatch):
     """
     counted = []
     monkeypatch.setattr(
-        nbopt.torch.group, "kinds_of", lambda *given: counted.append(given) or kinds.kinds_of(*given)
+        nbopt.torch.share, "kinds_of", lambda *given: counted.append(given) or kinds.kinds_of(*given)
     )
     params = parameters()
     optimizer = nbopt.torch.Optimizer(params, nbopt.RMSProp())

@@ -14,15 +14,16 @@ WORKER = pathlib.Path(__file__).with_name("sharded.py")
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_sharded(world, tmp_path):
+@pytest.mark.parametrize("steps", [300, pytest.param(10_000, marks=pytest.mark.thorough)])
+def test_sharded(steps, world, tmp_path):
     """One process, or two, train what one does with plain tensors.
 
-    What can't be run is refused, and nothing grows.
+    What can't be run is refused, and nothing grows in so many steps.
     """
     command = [sys.executable, str(WORKER)]
     started = [
         subprocess.Popen(
-            [*command, str(rank), str(world), str(tmp_path / "store")],
+            [*command, str(rank), str(world), str(tmp_path / "store"), str(steps)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -163,8 +163,7 @@ def test_entries_of_others(monkeypatch):
     assert second["nested"]["a"][0].dtype == torch.int64 and second["nested"]["a"][1] == 2
     assert second["theirs"] is not loaded["state"][1]["theirs"]
     assert moved(other, r, s) == [1.5, 1]
-    own = other._groups[0]
-    monkeypatch.setattr(own, "_wrap", None)
+    monkeypatch.setattr(nbopt.torch.share.Share, "_wrap", None)
     for k in range(3):
         other.state[r]["average"] = torch.full((2,), float(k))
         other.step()

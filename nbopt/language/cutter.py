@@ -50,6 +50,22 @@ def loses(code: Sequence[Line], slot: int) -> bool:
     return bool(computed - read)
 
 
+def needs(code: Sequence[Line], line: int) -> bool:
+    """Return whether a store or a condition of a trace is computed from a line.
+
+    Parameters
+    ----------
+    code : sequence of tuples
+        The trace.
+    line : int
+
+    Returns
+    -------
+    bool
+    """
+    return line in _needed(code)
+
+
 def _levels(code: Sequence[Line], floors: dict[int, int]) -> list[int]:
     levels: list[int] = []
     for index, line in enumerate(code):

@@ -71,6 +71,8 @@ class Optimizer(Steps, Modifiers, Clips, Saved, Declared, Described):
         is summed in float32, so a finite gradient beyond about 1e19 counts as well. `t` counts the call, the
         schedule goes on, and `skipped` tells how many there were. In a `MultiOptimizer` the optimizers that
         have it are skipped together. Not part of the description.
+    grad_norm : float or None
+        The norm of the last call's gradients, if it needed one, see `nbopt.optimizers.norm`.
     pure : bool
         Whether the rule depends on nothing but its arguments and what it reads from ``self``. A class whose
         rule depends on something else (a global, a clock) says ``pure = False``: then the rule is run at

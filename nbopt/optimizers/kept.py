@@ -33,6 +33,10 @@ class Kept:
         shape, and the rest by these.
     declared : dict
         Names of states -> what `KeepsStates.declared_states` returns.
+    norm : Tensor or None
+        The slot of the norm of the gradients, see `nbopt.optimizers.norm`.
+    sums_norm : bool
+        Whether the last call has stored one.
     told_of_lost_states : bool
         Whether there was a warning, see `warn_of_lost_states`.
     listed : tuple or None
@@ -48,6 +52,8 @@ class Kept:
         self.trace: Any = None
         self.steady: Any = None
         self.listed: Any = None
+        self.norm: Any = None
+        self.sums_norm = False
         self.told_of_lost_states = False
 
 

@@ -133,6 +133,21 @@ class MultiOptimizer(Optimizer):
             "MultiOptimizer has no skipped_tensor of its own: read that of one of its optimizers"
         )
 
+    @property
+    def grad_norm(self) -> float | None:
+        """Float or None : the norm of the gradients of those of its optimizers that have one, together."""
+        once = {id(optimizer): optimizer for optimizer in self.optimizer_mapping.values()}
+        norms = [getattr(optimizer, "grad_norm", None) for optimizer in once.values()]
+        found = [norm for norm in norms if norm is not None]
+        return math.hypot(*found) if found else None
+
+    @property
+    def grad_norm_tensor(self) -> Tensor:
+        """It has none."""
+        raise ArgumentError(
+            "MultiOptimizer has no grad_norm_tensor of its own: read that of one of its optimizers"
+        )
+
     def updates(self, be: Backend, layer_list: Iterable[Layer], epoch: int) -> list[Update]:
         """Return the updates of all optimizers that have layers."""
         layers = as_layers(layer_list)

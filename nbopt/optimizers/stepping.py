@@ -26,12 +26,13 @@ from nbopt.layers import (
 )
 from nbopt.naming import Described
 from nbopt.optimizers.kept import KeepsStates
+from nbopt.optimizers.norm import GradNorm
 from nbopt.optimizers.states import check_effect, checked_columns, place_in
 from nbopt.optimizers.steady import Steady
 from nbopt.optimizers.tracing import Options
 
 
-class Steps(KeepsStates, Described):
+class Steps(GradNorm, KeepsStates, Described):
     """The part of `Optimizer` that makes updates of layers and of its rule."""
 
     t: Any
@@ -60,6 +61,8 @@ class Steps(KeepsStates, Described):
         """
         layers, kept = layer_list if type(layer_list) is list else as_layers(layer_list), self._cache()
         if kept.steady is not None and kept.steady.step(self, layers, epoch):
+            # A step in a `MultiOptimizer` may have been the last one.
+            kept.trace, kept.sums_norm = kept.steady.trace, kept.steady.trace.sums_norm
             return
         be, kept.steady = get_backend(), None
         updates = self.updates(be, layers, epoch)
@@ -273,6 +276,8 @@ class Steps(KeepsStates, Described):
             Each of one element: of the last ones of `Options.shared`.
         """
         found = [self.skipped_tensor] if options.skips else []
+        if options.clips or options.skips:
+            found.append(self._norm_slot())
         states = [(name, state) for name, state in options.states if state.axes == "step"]
         return found + [self._step_state(be, name, state, rate) for name, state in states]
 
@@ -317,6 +322,7 @@ class Steps(KeepsStates, Described):
         if type(epoch) is not int or epoch < 0:
             epoch = checks.unwrapped(epoch)
             checks.epoch("epoch", epoch)
+        stores = counts if stores is None else stores
         divisor, loss_scale = self._divisor(bsz)
         kept, be = self._cache(), self._backend()
         ndim, states = kind or (None, self.declared_states())
@@ -330,11 +336,12 @@ class Steps(KeepsStates, Described):
                 return commit()
             # Without the checks of what users assign, which take longer.
             object.__setattr__(self, "t", self.t + 1)
+            kept.sums_norm = trace.sums_norm and stores
             commit()
 
         trace = kept.trace
         program, recut = trace.program, trace.recut
-        if not (counts if stores is None else stores):
+        if not stores:
             program, recut = trace.recut(counts=False), functools.partial(trace.recut, counts=False)
         return Update(
             program, numbers, tensors, columns, committed, kept.plans, self.stochastic_round, shared, recut

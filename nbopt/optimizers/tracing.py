@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbopt.errors import TraceError
+from nbopt.language.cutter import needs
 from nbopt.language.expressions import Node, apply_named
 from nbopt.language.stages import ELEMENT, STEP, TENSOR, Program
 from nbopt.language.trace import Tracer, tracing
@@ -38,7 +39,8 @@ class Options(NamedTuple):
     clips : bool
         Whether the norm of the gradients is clipped.
     skips : bool
-        Whether steps are skipped whose gradients are not finite: then there is a slot ``skipped``.
+        Whether steps are skipped whose gradients are not finite: then there is a slot ``skipped``. With this
+        or with `clips` there is a slot ``grad_norm``.
     loss_scale : bool
         Whether the loss scale is in memory: then there is a slot ``loss_scale``.
     counts : bool
@@ -62,7 +64,8 @@ class Options(NamedTuple):
     def shared(self) -> tuple[str, ...]:
         """Return the names of the slots that are one number for the whole step."""
         states = tuple(name for name, state in self.states if state.axes == "step")
-        return ("loss_scale",) * self.loss_scale + ("skipped",) * self.skips + states
+        norm = ("grad_norm",) * (self.clips or self.skips)
+        return ("loss_scale",) * self.loss_scale + ("skipped",) * self.skips + norm + states
 
 
 class Trace:
@@ -78,6 +81,8 @@ class Trace:
         The learning rate of the last step.
     reusable : bool
         Whether another step may find it.
+    sums_norm : bool
+        Whether a step sums the norm of the gradients, and stores it in the slot ``grad_norm``.
     """
 
     def __init__(
@@ -90,9 +95,11 @@ class Trace:
         impure: bool,
     ) -> None:
         given = rate, divisor, epoch
-        tracer, reader, unscaled, last = self._run(optimizer, options, given, impure)
+        tracer, reader, unscaled, last, self.sums_norm = self._run(optimizer, options, given, impure)
         if unscaled or last:  # only the whole rule tells
-            tracer, reader, _, _ = self._run(optimizer, options, given, impure, unscaled, last)
+            tracer, reader, _, _, self.sums_norm = self._run(
+                optimizer, options, given, impure, unscaled, last
+            )
         self.rule, self.options, self.tracer = type(optimizer).rule, options, tracer
         self.program, scalars = tracer.program()
         self.reusable = reader.reusable and not impure
@@ -132,6 +139,8 @@ class Trace:
             Whether the rule's gradient is still to be scaled, since the rule did not ask for the scale.
         last : int
             How many assignments to the parameter there are, if the last of them is to be modified; else 0.
+        sums_norm : bool
+            See the class.
         """
         rate, divisor, epoch = given
         columns, shared = options.columns(), options.shared()
@@ -179,6 +188,9 @@ class Trace:
                 mean[:] = mean + (1.0 - tracer.source("self.ema_decay", optimizer.ema_decay)) * (param - mean)
             if options.skips:
                 slots["skipped"][:] = slots["skipped"] + (1.0 - tracer.taken())
+            sums_norm = (options.clips or options.skips) and needs(tracer.code, norm.index)
+            if sums_norm:  # `taken` makes it one that skipped steps store, too
+                slots["grad_norm"][:] = apply_named("where", tracer.taken(), norm, norm)
             if options.counts:
                 slots["step"][:] = slots["step"] + tracer.taken()
         finally:
@@ -199,6 +211,7 @@ class Trace:
             reader,
             options.clips and not step.scale_was_read,
             modifies * tracer.assigned.get(0, 0),
+            sums_norm,
         )
 
     def guard(self) -> str:

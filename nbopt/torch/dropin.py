@@ -35,6 +35,7 @@ _ADDED = """
         ``"param"``: always the parameter's.
     gradient_clip_norm : float, optional
         The largest norm of all gradients together. Larger ones are scaled down in the step itself.
+        `grad_norm` has the norm of the last step.
     ema_decay : float, optional
         Decay of a running mean of the parameters, a state that `ema` puts in their place.
     centralize : bool

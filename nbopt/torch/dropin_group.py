@@ -63,7 +63,11 @@ class DropInGroup(Group):
         for word in rule.words:
             if word in found:
                 parts = rule.parts_of(word)
-                values = (found[word],) if len(parts) == 1 else tuple(found[word])
+                given: Any = found[word]
+                if len(parts) == 1:
+                    values = (given,)
+                else:
+                    values = tuple(given) if isinstance(given, (tuple, list, torch.Tensor)) else ()
                 if len(values) != len(parts):
                     raise ArgumentError(
                         f"a group's {word!r} must be {len(parts)} numbers, not {found[word]!r}"
@@ -96,9 +100,9 @@ class DropInGroup(Group):
     def _stays(self, value):
         return super()._stays(value) or any(value is one for one in self.optimizer.shown.values())
 
-    def kept(self):
+    def kept(self, kind=None):
         """Return the states that there are now."""
-        return self.optimizer.kept_now(self.kind)
+        return self.optimizer.kept_now(kind)
 
     def counts(self, params, new):
         """Return the parameters' counts of steps where they are no states."""
@@ -106,13 +110,23 @@ class DropInGroup(Group):
         if not rule.counts_each or STEP in self.kept():
             return []
         # A parameter whose states were there before, as after a load, has made a step.
-        known, self._counts = self._counts, {}
+        self._forget_counts()
         for param, added in zip(params, new):
-            kept = known.get(param)
+            kept = self._counts.get(param)
             if added or kept is None:
                 kept = torch.full((), 0.0 if added else 1.0, dtype=torch.float32, device=param.device)
             self._counts[param] = kept
-        return [*self._counts.values()]
+        return [self._counts[param] for param in params]
+
+    def _forget_counts(self):
+        of_group = {*map(id, self.group["params"])}
+        self._counts = {param: kept for param, kept in self._counts.items() if id(param) in of_group}
+
+    def forget(self):
+        """Look at everything afresh in the next step."""
+        super().forget()
+        if self._counts:
+            self._forget_counts()
 
     def set_of_updates(self):
         """Return what groups have in common whose gradients have one norm."""

@@ -57,6 +57,8 @@ class Optimizer(Stepper):
         or NaN.
     skipped : list of int
         How many steps of each group were skipped so.
+    grad_norm : torch.Tensor or None
+        The norm of the last step's gradients, of all groups that needed one, without the host waiting.
     param_groups : list of dict
         Each has its hyper-parameters under the names of the optimizer's arguments, the learning rate as
         ``"lr"``: PyTorch's schedulers change it. PyTorch's words for them (``weight_decay``, ``betas``,
@@ -309,11 +311,9 @@ class _RuleGroup(Group):
         _RuleGroup({**full, "params": self.group["params"]}, trial, self.keys, self.warned).read()
         return full
 
-    def kept(self):
-        return [STEP, *(kept_of(*one) for one in self._declared() if one[1].axes != "step")]
-
-    def _declared(self):
-        return self.kind[1] if self.kind is not None else self.optimizer.declared_states()
+    def kept(self, kind=None):
+        declared = self.optimizer.declared_states() if kind is None else kind[1]
+        return [STEP, *(kept_of(*one) for one in declared if one[1].axes != "step")]
 
     def known(self):
         every: dict[str, Kept] = {STEP.name: STEP}

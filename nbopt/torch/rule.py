@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from nbopt.errors import ArgumentError
 from nbopt.layers import read
 from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.modifiers import decayed
@@ -83,6 +84,8 @@ class TorchRule(Optimizer):
 
     def converted(self, word, value):
         """Return what the attribute gets of a group's value."""
+        if value is None:
+            raise ArgumentError(f"a group's {word!r} must be a number, not None")
         return value
 
     def settle(self, found):

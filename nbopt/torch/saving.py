@@ -33,7 +33,8 @@ class Saved:
         dict
             ``"state"``: index of a parameter -> state's name -> tensor, shared with the optimizer;
             ``"param_groups"``: the groups; ``"rng_state"``: see `nbopt.Backend.rng_get_state`; ``"skipped"``:
-            see the class. ``torch.save`` and ``torch.load(weights_only=True)`` keep all of it exactly.
+            see the class. Groups have these two as well, if they matter: PyTorch's distributed checkpoints
+            keep nothing else. ``torch.save`` and ``torch.load(weights_only=True)`` keep all of it exactly.
         """
         owned = self._owned()
         for own in owned:
@@ -44,13 +45,19 @@ class Saved:
             key: dict(value) if isinstance(value, CountedStates) else value
             for key, value in found["state"].items()
         }
-        random = self._backend.rng_get_state()
+        random, skipped = self._backend.rng_get_state(), self.skipped
+        for own, group, count in zip(owned, groups, skipped):
+            # Distributed checkpoints keep the states and the groups alone.
+            if own.optimizer.stochastic_round:
+                group["rng_state"] = random
+            if count:
+                group["skipped"] = count
         return {
             **found,
             "state": states,
             "param_groups": groups,
             "rng_state": random,
-            "skipped": self.skipped,
+            "skipped": skipped,
         }
 
     def load_state_dict(self, state_dict):
@@ -73,6 +80,7 @@ class Saved:
             raise StateError(_no_state_dict(state_dict))
 
         def look(_, found):  # runs after the user's hooks, which may exchange the dictionary
+            found = _lifted(found)
             groups = self._check_loaded(found)
             given.append(found)
             # By parameter already, so PyTorch doesn't cast the states to the parameters' dtypes.
@@ -192,7 +200,7 @@ class Saved:
             backend, options, random = state["_backend"]
             self._backend = self._chosen = backend(**options)
             self._backend.rng_set_state(random)
-            self._warned, self._sizes, self._groups = set(), [], []
+            self._warned, self._sizes, self._groups, self._norms = set(), [], [], {}
             for optimizer, group in zip(state["_groups"], self.param_groups):
                 optimizer.be = self._backend
                 self._groups.append(self._group_again(group, optimizer))
@@ -259,6 +267,22 @@ def brief(value):
         if value is None or isinstance(value, (bool, int, float, str, type))
         else f"an object of {type(value)}"
     )
+
+
+def _lifted(found):
+    """Return a state dict with the state of random bits, and the skipped steps, beside its groups alone."""
+    if not isinstance(found, dict) or not _are_groups(found.get("param_groups")):
+        return found
+    given, more = found["param_groups"], {}
+    random = [group["rng_state"] for group in given if "rng_state" in group]
+    if random:
+        more["rng_state"] = random[0]
+    if any("skipped" in group for group in given):
+        more["skipped"] = [group.get("skipped", 0) for group in given]
+    groups = [
+        {key: value for key, value in group.items() if key not in ("rng_state", "skipped")} for group in given
+    ]
+    return {**more, **found, "param_groups": groups}
 
 
 def _no_state_dict(value):

@@ -1,13 +1,9 @@
 """DTensors, as FSDP2 makes them: each process updates its own share, whose memory is a plain tensor's."""
 
-from operator import attrgetter
-
 import torch
 
 from nbopt.errors import ArgumentError, LayoutError
 from nbopt.language.stages import Combine
-
-_local, _grad = map(attrgetter, ("_local_tensor", "grad"))
 
 
 def local(tensors):
@@ -22,7 +18,7 @@ def local(tensors):
     list
     """
     try:
-        return [*map(_local, tensors)]
+        return [tensor._local_tensor for tensor in tensors]
     except AttributeError:
         return [getattr(tensor, "_local_tensor", tensor) for tensor in tensors]
 
@@ -40,7 +36,10 @@ def local_grads(params):
     """
     # DTensors have a __torch_function__ that does nothing, and a look for it costs 300 ns.
     with torch._C.DisableTorchFunctionSubclass():
-        return local([*map(_grad, params)])
+        try:
+            return [param.grad._local_tensor for param in params]
+        except AttributeError:
+            return local([param.grad for param in params])
 
 
 def is_sharded(tensor):

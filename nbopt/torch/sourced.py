@@ -66,6 +66,10 @@ class SourcedRule(TorchRule):
         """Return the attributes that a group's key stands for."""
         return self.parts[word]
 
+    def converted(self, word, value):
+        """Return what the attribute gets of a group's value. Its own check knows of None."""
+        return value
+
     @classmethod
     def parameters(cls):
         """Return the arguments of the class for PyTorch."""

@@ -4,9 +4,11 @@ These are the backend, the groups, and the step over all of them.
 """
 
 from contextlib import contextmanager
+from itertools import chain
 from operator import attrgetter, is_
 from typing import Any
 
+import numpy as np
 import torch
 
 from nbopt import optimizers
@@ -20,6 +22,7 @@ from nbopt.torch.group import Group
 from nbopt.torch.saving import Saved
 from nbopt.torch.shards import local
 from nbopt.torch.states import MEAN
+from nbopt.torch.words import in_torchs_words
 
 _dictionary = attrgetter("group")
 
@@ -55,6 +58,7 @@ class Stepper(Saved, torch.optim.Optimizer):
         self._groups: list[Group] = []
         self._sizes: list[int] = []
         self._warned: set[str] = set()
+        self._norms: dict = {}
 
     def _begun(self):
         self.state = CountedState(self.state)
@@ -76,7 +80,8 @@ class Stepper(Saved, torch.optim.Optimizer):
         try:
             add(param_group)
             self._groups.append(self._group_of(param_group))
-        except BaseException:
+        except BaseException as error:
+            in_torchs_words(error)
             del self.param_groups[count:]
             if before is not None:
                 param_group.clear()
@@ -179,6 +184,19 @@ class Stepper(Saved, torch.optim.Optimizer):
         """
         return [own.optimizer.skipped for own in self._owned()]
 
+    @property
+    def grad_norm(self):
+        """Tensor or None : the norm of all gradients of the last step together, before they were clipped.
+
+        A new float64 tensor without dimensions on the parameters' device, for which the host does not wait.
+        Gradients are those that `loss_scale` has divided. None if the step summed no norm:
+        `gradient_clip_norm` and `skip_nonfinite` need one, and groups without them are left out.
+        """
+        norms = [_copied(norm) for norm in self._norms.values()]
+        if len(norms) > 1:
+            return torch.linalg.vector_norm(torch.stack(norms))
+        return norms[0] if norms else None
+
     def step(self, closure=None):
         """Update all parameters that have gradients, in place: all of them, or none where something is wrong.
 
@@ -211,10 +229,17 @@ class Stepper(Saved, torch.optim.Optimizer):
             if sizes != self._sizes:
                 self._forget()  # the positions of all parameters in the list of the whole step
                 self._sizes = sizes
-            updates = [*self._updates(owned)]
+            given = [*self._updates(owned)]
+            updates = [*chain.from_iterable(given)]
             if updates:
                 self._backend.update(*updates)
-        except BaseException:
+            self._norms = {}
+            for number, (own, found) in enumerate(zip(owned, given)):
+                norm = own.optimizer.grad_norm_tensor if found else None
+                if norm is not None:  # of groups that have one norm, one may store it for all
+                    self._norms[found[0].set or number] = norm
+        except BaseException as error:
+            in_torchs_words(error)
             self._forget()
             raise
 
@@ -226,7 +251,7 @@ class Stepper(Saved, torch.optim.Optimizer):
             )
 
     def _updates(self, owned):
-        """Return the updates of all groups. Those whose rule says so share the states that are one number."""
+        """Yield the updates of each group. Those whose rule says so share the states that are one number."""
         leaders: dict[type, Any] = {}
         for own in owned:
             rule = own.optimizer
@@ -241,7 +266,7 @@ class Stepper(Saved, torch.optim.Optimizer):
                 check_agreed(leaders[kind], own.optimizer)
                 for update in found:
                     update.set = id(self), kind
-            yield from found
+            yield found
 
     @contextmanager
     def ema(self):
@@ -276,3 +301,11 @@ class Stepper(Saved, torch.optim.Optimizer):
     def _forget(self, start=0):
         for own in self._groups[start:]:
             own.forget()
+
+
+def _copied(number):
+    """Return a copy of a `Tensor` of one element as a tensor of PyTorch's without dimensions, where it is."""
+    storage = number.storage
+    if isinstance(storage, np.ndarray):
+        return torch.from_numpy(storage).clone().view(())
+    return torch.as_tensor(storage, device=f"cuda:{number.be.device_id}").clone().view(())

@@ -124,3 +124,18 @@ def boolean(name: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise ArgumentError(f"{name} must be True or False, not {value!r}")
     return bool(value)
+
+
+def one_of(*allowed: Any) -> Check:
+    """Return a check that takes some values and no others."""
+    words = " or ".join(map(repr, allowed))
+
+    kinds = {type(one).__name__: None for one in allowed if one is not None}
+
+    @_takes(" or ".join(kinds) + ", optional" * (None in allowed))
+    def check(name: str, value: Any) -> Any:
+        if not any(value is one or (type(value) is type(one) and value == one) for one in allowed):
+            raise ArgumentError(f"{name} must be {words}, not {value!r}")
+        return value
+
+    return check

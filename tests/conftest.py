@@ -40,6 +40,18 @@ import nbopt
 
 SIMULATING = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
+if "EMULATED_KERNELS" in os.environ:
+    from nbopt_backends.cuda.numba_cuda import Device
+    from nbopt_backends.cuda.products import HostProducts
+
+    class EmulatedProducts(HostProducts):
+        """The host's BLAS in place of a GPU's library."""
+
+        def batch(self, address, shape, dtype):
+            return super().batch(address ^ 1 << 46, shape, dtype)  # see emulator/driver.cpp
+
+    Device.products = lambda device, number, library: EmulatedProducts(device.synchronize)  # type: ignore[method-assign]
+
 pytest_plugins = ["nbopt_backends.pytest_plugin", "pytester"]
 
 

@@ -38,6 +38,8 @@ OPTIMIZERS = {
     "rprop": lambda **k: nbopt.Rprop(**k),
     "asgd": lambda **k: nbopt.ASGD(**{"t0": 1.0, **k}),
 }
+#: Those that take matrices alone: tests/test_muon.py has their formulas.
+WHOLE = {"muon", "normuon", "adamuon"}
 #: Every other class, found by itself. tests/test_family_sources.py compares them with the packages that they
 #: are from.
 OTHERS = {
@@ -47,7 +49,7 @@ OTHERS = {
     and issubclass(kind, nbopt.Optimizer)
     and kind not in (nbopt.Optimizer, nbopt.MultiOptimizer)
     if kind.__name__.lower()
-    not in {name.replace("_", "") for name in OPTIMIZERS} | {"gradientdescentmomentum"}
+    not in {name.replace("_", "") for name in OPTIMIZERS} | {"gradientdescentmomentum"} | WHOLE
 }
 #: All of them.
 EVERY = {**OPTIMIZERS, **OTHERS}

@@ -25,7 +25,10 @@ class _Schedule(Protocol):
     def get_learning_rate(self, learning_rate: Any, epoch: Any, /) -> Any: ...
 """
 #: The first word of what an argument takes -> its type. Arrays without dimensions are numbers.
-TYPES = {"float": "SupportsFloat", "bool": "bool", "str": "str", "Schedule": "_Schedule", "dtype": "Any"}
+TYPES = {
+    "float": "SupportsFloat", "int": "SupportsFloat", "bool": "bool", "str": "str", "Schedule": "_Schedule",
+    "dtype": "Any", "tuple": "tuple[Any, ...]",
+}  # fmt: skip
 
 
 def type_of(takes):

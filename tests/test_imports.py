@@ -105,6 +105,7 @@ BACKEND_FLOORS = [
         "nbopt_backends.meaning.rounding",
         "nbopt_backends.meaning.tree",
         "nbopt_backends.meaning.slices",
+        "nbopt_backends.matrices",
     ],
     ["nbopt_backends.arrays"],
     ["nbopt_backends.plans.chunks", "nbopt_backends.plans.plan", "nbopt_backends.lowering"],

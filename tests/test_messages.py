@@ -95,8 +95,8 @@ def test_reduction(be, name):
 
 
 OTHER = {
-    "matrix product": (lambda be, p, g: g @ p, "no matrix products"),
-    "array @": (lambda be, p, g: np.ones((3, 3)) @ p, "no matrix products"),
+    "matrix product": (lambda be, p, g: g @ p, "be.matmul"),
+    "array @": (lambda be, p, g: np.ones((3, 3)) @ p, "be.matmul"),
     "//": (lambda be, p, g: g // 2, "// does not work"),
     "%": (lambda be, p, g: 2 % g, "% does not work"),
     "len": (lambda be, p, g: len(g), "parameters of all shapes"),

@@ -18,6 +18,7 @@ FIRST = "stochastic_round=False, learning_rate"
 MOMENTS = "beta_1=0.9, beta_2=0.999, epsilon=1e-08"
 DECAY = "wdecay=0.0, decoupled=True"
 AVERAGE = "wdecay=0.0, average_power=0.0, weight_lr_power=2.0"
+ORTHOGONAL = "ns_steps=5, ns_coefficients=(3.4445, -4.775, 2.0315), flatten=None, method=None, workspace=None"
 CLIPS = "gradient_clip_norm=None, gradient_clip_value=None, param_clip_value=None"
 MODIFIERS = "ema_decay=None, centralize=False, adaptive_clip=None, param_decay=None"
 LAST = f"{CLIPS}, name=None, *, schedule=None, {MODIFIERS}, state_dtype=None"
@@ -45,6 +46,9 @@ SIGNATURES = {
         "state_dtype=None, cautious=False"
     ),
     "AdamW": f"{FIRST}=0.001, {MOMENTS}, wdecay=0.01, {CAUTIOUS}",
+    "AdaMuon": (
+        f"{FIRST}=0.02, momentum_coef=0.9, wdecay=0.0, {ORTHOGONAL}, beta_2=0.95, epsilon=1e-10, {LAST}"
+    ),
     "Adan": (
         f"{FIRST}=0.001, beta_1=0.98, beta_2=0.92, beta_3=0.99, epsilon=1e-08, wdecay=0.0, decoupled=False, "
         f"{LAST}"
@@ -73,6 +77,14 @@ SIGNATURES = {
         f"optimize_1d=False, rate_1d=1.0, beta_1_1d=0.9, beta_2_1d=0.95, wdecay_1d=0.1, {CAUTIOUS}"
     ),
     "MultiOptimizer": "optimizer_mapping, name=None",
+    "Muon": (
+        f"{FIRST}=0.001, momentum_coef=0.95, wdecay=0.1, {ORTHOGONAL}, nesterov=True, epsilon=1e-07,"
+        f" adjust_lr_fn=None, heads=1, split=None, axis=-2, {LAST}"
+    ),
+    "NorMuon": (
+        f"{FIRST}=0.02, momentum_coef=0.95, wdecay=0.0, {ORTHOGONAL}, beta_2=0.95, nesterov=True,"
+        f" epsilon=1e-10, adjust_lr_fn=None, {LAST}"
+    ),
     "NAdam": f"{FIRST}=0.002, {MOMENTS}, momentum_decay=0.004, {LAST}",
     "Optimizer": "name=None, state_dtype=None",
     "Prodigy": (
@@ -143,7 +155,9 @@ def test_arguments_become_attributes(name):
         "name": "n", "warmup": 20.0, "ema_decay": 0.75, "growth_rate": 1.5, "beta_3": 0.5,
         "adaptive_clip": 0.5, "param_decay": 0.5,
         "gradient_clip_norm": 2.0, "gradient_clip_value": 3.0, "param_clip_value": 4.0,
-        "schedule": nbopt.Schedule(2, 0.5), "state_dtype": "float64",
+        "schedule": nbopt.Schedule(2, 0.5), "state_dtype": "float64", "ns_steps": 3,
+        "ns_coefficients": (2.0, -1.5, 0.5), "flatten": True, "method": "gram", "workspace": 1000,
+        "adjust_lr_fn": "original", "heads": 2, "split": (2, 4), "axis": -1,
     }.items() if key in parameters}  # fmt: skip
     assert given.keys() == parameters.keys()
     by_name = CLASSES[name](**given)
@@ -159,10 +173,9 @@ def test_arguments_become_attributes(name):
         assert {key: optimizer.__dict__[key] for key in parameters} == given  # where reads cost least
         assert optimizer == by_name
         config = optimizer.get_description()["config"]
-        assert list(config) == list(parameters) and {**config, "schedule": None} == {
-            **given,
-            "schedule": None,
-        }
+        described = {key: [*value] if type(value) is tuple else value for key, value in given.items()}
+        assert list(config) == list(parameters)
+        assert {**config, "schedule": None} == {**described, "schedule": None}
         assert nbopt.NervanaObject.gen_class(optimizer.get_description()) == optimizer
 
 

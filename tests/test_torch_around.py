@@ -18,7 +18,7 @@ import nbopt.torch  # noqa: E402
 NAMES = [
     name
     for name in nbopt.torch.__all__
-    if name not in ("Optimizer", "Adafactor") and hasattr(torch.optim, name)
+    if name not in ("Optimizer", "Adafactor", "Muon") and hasattr(torch.optim, name)
 ]
 EXTRAS = {
     "stochastic_round", "state_dtype", "gradient_clip_norm", "skip_nonfinite", "seed", "backend",

@@ -20,7 +20,7 @@ SHAPES = [(20, 30), (17,), (2, 3, 4, 5), (), (0, 3)]
 NAMES = [
     name
     for name in nbopt.torch.__all__
-    if name not in ("Optimizer", "Adafactor") and hasattr(torch.optim, name)
+    if name not in ("Optimizer", "Adafactor", "Muon") and hasattr(torch.optim, name)
 ]
 INFOS = {info.name: info for info in optim_db if info.name in NAMES}
 

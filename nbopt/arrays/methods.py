@@ -6,6 +6,7 @@ from nbopt.arrays.assignment import shape_of
 from nbopt.arrays.tensor import Tensor
 from nbopt.errors import OperandError, TraceError
 from nbopt.language.expressions import Node, Reduction, apply, apply_named
+from nbopt.language.linear import matmul, orthogonalize
 from nbopt.language.ops import COMPOSED, PRIMITIVES, REDUCTIONS
 from nbopt.language.values import Value
 
@@ -188,6 +189,8 @@ def add_methods(cls):
         _add_method(
             cls, name, _reduction(name, 1 if name.startswith("arg") else None), _REDUCED.format(doc=doc)
         )
+    for function in (matmul, orthogonalize):
+        setattr(cls, function.__name__, staticmethod(function))
     for name, (build, doc) in _COMPOSED_REDUCTIONS.items():
         _add_method(cls, name, _composed_reduction(build), _REDUCED.format(doc=doc))
 

@@ -13,6 +13,7 @@ from nbopt.language.stages import (
     STEP,
     TENSOR,
     Combine,
+    Matrix,
     Pass,
     Program,
     Scalars,
@@ -25,6 +26,9 @@ from nbopt.language.stages import (
 
 if TYPE_CHECKING:
     from nbopt.language.stages import Line, Stage
+
+#: Lines whose values are known after a pass: each is one level above its operands.
+_BETWEEN = ("reduce", "matrix")
 
 
 def loses(code: Sequence[Line], slot: int) -> bool:
@@ -70,7 +74,7 @@ def _levels(code: Sequence[Line], floors: dict[int, int]) -> list[int]:
     levels: list[int] = []
     for index, line in enumerate(code):
         level = max((levels[operand] for operand in operands_of(line)), default=0)
-        levels.append(max(level, floors.get(index, 0)) + 1 if line[0] == "reduce" else level)
+        levels.append(max(level, floors.get(index, 0)) + 1 if line[0] in _BETWEEN else level)
     return levels
 
 
@@ -199,7 +203,7 @@ def _cone_of(code: Sequence[Line], lines: Iterable[int]) -> set[int]:
     return found
 
 
-_NOT_BY_HOST = {"load", "store", "size", "length", "taken", "reduce", "only_if"}
+_NOT_BY_HOST = {"load", "store", "size", "length", "taken", "reduce", "matrix", "only_if"}
 
 
 class _Cutter:
@@ -239,7 +243,8 @@ class _Cutter:
         self.rank = {index: rank for rank, index in enumerate(over_the_step)}
         self.place = self._places_of_sinks()
         self.number: dict[int, int] = {}  # line -> which number of the parameters it is
-        self.slot: dict[int, int] = {}  # line, which is a slice -> which slot it is left in for other stages
+        # A slice, or an operand or result of a function of matrices -> which slot it is left in for others.
+        self.slot: dict[int, int] = {}
 
     # --- what happens where ---
 
@@ -251,19 +256,19 @@ class _Cutter:
         return found
 
     def _cone(self, index: int) -> set[int]:
-        """Return the lines of elements that a line is computed from, itself included."""
+        """Return the lines that the pass of a line computes it from, itself included."""
         found, stack = set(), [index]
         while stack:
             here = stack.pop()
             if here in found or (self.extents[here] != ELEMENT and here != index):
                 continue
             found.add(here)
-            if here == index or self.code[here][0] != "store":
+            if here == index or self.code[here][0] not in ("store", "matrix"):
                 stack.extend(operands_of(self.code[here]))
         return found
 
     def _places_of_sinks(self) -> dict[int, int]:
-        """Return in which level each store and each reduction is done that is needed."""
+        """Return the level of each store that is needed, and of the pass before each line of `_BETWEEN`."""
         place: dict[int, int] = {}
         readers: dict[int, int] = {}  # slot -> the last level in which its value of before is read
         for index, line in enumerate(self.code):
@@ -273,7 +278,7 @@ class _Cutter:
                     place[index] = max(place[index], self.guard)
                 place[index] = max(place[index], readers.get(line[1], 0))
                 readers[line[1]] = place[index]
-            elif line[0] == "reduce" and index in self.needed:
+            elif line[0] in _BETWEEN and index in self.needed:
                 place[index] = self.levels[index] - 1
             else:
                 continue
@@ -294,7 +299,7 @@ class _Cutter:
         self.given = self._give_numbers()
         last = max(
             [
-                self.place[index] + (self.code[index][0] == "reduce")
+                self.place[index] + (self.code[index][0] in _BETWEEN)
                 for index in self.place
                 if index not in self.counters
             ],
@@ -331,7 +336,7 @@ class _Cutter:
             ends,
             self.guard,
             self.ndim,
-            len(self.slot),
+            len(self.all_names) - len(self.names),
             lengths,
         )
 
@@ -350,10 +355,7 @@ class _Cutter:
                     if self.extents[operand] != ELEMENT and not self._beside(operand, index)
                 ]
         used = [index for index in used if not self.knows[index]]
-        slices = [index for index in sorted(set(used)) if is_slice(self.extents[index])]
-        self.slot = {index: len(self.names) + place for place, index in enumerate(slices)}
-        self.all_names = (*self.names, *(f"slice{place}" for place in range(len(slices))))
-        self.all_slots = (*self.slots, *(self.extents[index] for index in slices))
+        self._give_slots([index for index in sorted(set(used)) if is_slice(self.extents[index])])
         used = [index for index in used if index not in self.slot]
         outputs = list(dict.fromkeys(operand for operand in used if self.by_host[operand]))
         for index in outputs:
@@ -362,6 +364,31 @@ class _Cutter:
             self.number[index] = len(self.number)
         self.n_numbers = len(self.number)
         return outputs
+
+    def _give_slots(self, slices: list[int]) -> None:
+        """Give a slot to each of some slices, and to the operands and results of functions of matrices."""
+        self.slot = {index: len(self.names) + place for place, index in enumerate(slices)}
+        names = [f"slice{place}" for place in range(len(slices))]
+        extents = [self.extents[index] for index in slices]
+        matrices = [index for index in sorted(self.needed) if self.code[index][0] == "matrix"]
+        operands = [operand for index in matrices for operand in operands_of(self.code[index])]
+        for index in matrices:
+            # Passes compute an operand again where they need it, so its slot may take the result.
+            own = [
+                operand
+                for operand in operands_of(self.code[index])
+                if operands.count(operand) == 1 and self.code[operand][0] != "matrix"
+            ]
+            for line in (*operands_of(self.code[index]), index):
+                if line in self.slot:
+                    continue
+                if line == index and own:
+                    self.slot[line] = self.slot[own[0]]
+                    continue
+                self.slot[line] = len(self.names) + len(names)
+                names.append(f"matrix{len(names) - len(slices)}")
+                extents.append(ELEMENT)
+        self.all_names, self.all_slots = (*self.names, *names), (*self.slots, *extents)
 
     def _beside(self, operand: int, index: int) -> bool:
         """Return whether two lines stand in the same stage.
@@ -414,6 +441,10 @@ class _Cutter:
             stages += self._scalars([index for index in scalars if self.extents[index] == extent], extent)
         if self.guard == level:
             stages += [Verdict(self.number[line[1]]) for line in code if line[0] == "only_if"]
+        for index in sorted(self.needed):
+            if code[index][0] == "matrix" and self.levels[index] == level:
+                sources = tuple(self.slot[operand] for operand in operands_of(code[index]))
+                stages.append(Matrix(code[index][1], sources, self.slot[index], self._is_guarded(level)))
         for extent in (STEP, TENSOR):
             here = [
                 index
@@ -513,10 +544,10 @@ class _Cutter:
             for index in self.slot
             if self.extents[index] == extent
             and self.levels[index] == level
-            and self.code[index][0] != "reduce"
+            and self.code[index][0] not in _BETWEEN
         ]
         wanted: set[int] = set()
-        given: list[int] = []  # slices that another stage has left
+        given: list[int] = []  # what another stage has left
         stack = [index for index in stores if index not in late]
         stack += [
             *left,
@@ -526,6 +557,9 @@ class _Cutter:
         while stack:
             here = stack.pop()
             if here in wanted or here in given or is_number(self.extents[here]):
+                continue
+            if self.code[here][0] == "matrix":
+                given.append(here)
                 continue
             if is_slice(self.extents[here]) and (
                 self.extents[here] != extent or self.levels[here] != level or self.code[here][0] == "reduce"

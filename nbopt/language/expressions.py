@@ -235,7 +235,10 @@ class Node:
         if typed:
             return f"Write {typed}, {self.be_advice}."
         if name in MATRIX:
-            return "There are no matrix products: every operation is element by element."
+            return (
+                "Operations are element by element. In a rule, be.matmul(x, y) is a product of matrices, and"
+                " x.T a transpose in it."
+            )
         return (
             "What works are operators, and the ops of the backend, such as be.sqrt, be.where and be.maximum, "
             f"{self.be_advice}."

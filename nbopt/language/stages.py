@@ -12,6 +12,8 @@ A trace is straight-line code. Each line gives a value, which later lines know b
     ("reduce", op, over, value)   the sum, max or min of all elements of a parameter ("tensor"), of all
                                   parameters ("step"), or along some axes: then `over` is the extent of the
                                   result
+    ("matrix", function, operand, ...)
+                                  a function of whole matrices, see `nbopt.language.matrices`
     ("only_if", value)            store nothing where the value is 0 or NaN
     (op, operand, ...)            a primitive of `nbopt.language.ops`
 
@@ -21,8 +23,8 @@ that an operation has the union of its operands' extents: bit 0 is the parameter
 ELEMENT has all bits. A reduction has a smaller one. A trace with slices is for one number of axes.
 
 `nbopt.language.cutter.cut` makes a `Program` of it: a list of stages that run one after the other. A value's
-*level* is the number of reductions on the longest way to it, and all elements' values of one level share a
-pass over memory.
+*level* is the number of reductions and functions of matrices on the longest way to it, and all elements'
+values of one level share a pass over memory.
 """
 
 from __future__ import annotations
@@ -196,6 +198,27 @@ class Combine(NamedTuple):
     rank: int | None = None
 
 
+class Matrix(NamedTuple):
+    """A function of the matrices that passes before it have left in workspace.
+
+    Attributes
+    ----------
+    function : Product or Orthogonalize
+        See `nbopt.language.matrices`.
+    sources : tuple of int
+        The slots of its operands.
+    output : int
+        The slot of its result. It may be that of an operand, which nothing needs any more then.
+    guarded : bool
+        As for `Pass`. A backend may compute it all the same: nothing stores the result.
+    """
+
+    function: Any
+    sources: tuple[int, ...]
+    output: int
+    guarded: bool = False
+
+
 class Scalars(NamedTuple):
     """Arithmetic on numbers of parameters, in float64.
 
@@ -231,7 +254,7 @@ class Verdict(NamedTuple):
     condition: int
 
 
-Stage = Pass | Combine | Scalars | Verdict
+Stage = Pass | Combine | Matrix | Scalars | Verdict
 
 
 class Program(NamedTuple):
@@ -260,8 +283,8 @@ class Program(NamedTuple):
     ndim : int or None
         How many axes the parameters have, if that matters.
     workspace : int
-        How many of the slots are workspace: slices that one stage leaves to others, in the dtype of the
-        parameter's arithmetic.
+        How many of the slots are workspace: slices, and operands and results of functions of matrices, that
+        one stage leaves to others, in the dtype of the parameter's arithmetic.
     lengths : tuple of (int, int)
         Which numbers are numbers of elements along some axes: the number, and the extent that has these axes.
     """
@@ -308,7 +331,7 @@ class Program(NamedTuple):
 
         Returns
         -------
-        list of (int, Pass, Combine, Scalars or Verdict)
+        list of (int, Pass, Combine, Matrix, Scalars or Verdict)
         """
         found = [(level, stage) for level, stages in enumerate(self.levels) for stage in stages]
         return found + [(len(self.levels), end) for end in self.ends]
@@ -317,12 +340,12 @@ class Program(NamedTuple):
         """Return all stages with their places in the order of a step.
 
         The stages of several programs can be sorted by these places. Within a level, what the conditions are
-        computed from comes before the conditions, and these before all else; coarser slices come before finer
-        ones. Counters come last.
+        computed from comes before the conditions, and these before all else; functions of matrices come
+        before the passes, and coarser slices before finer ones. Counters come last.
 
         Returns
         -------
-        list of (tuple, Pass, Combine, Scalars or Verdict)
+        list of (tuple, Pass, Combine, Matrix, Scalars or Verdict)
             A place is (whether it is the end, the level, the part of the level).
         """
         found = []
@@ -360,6 +383,15 @@ class Program(NamedTuple):
         list of Pass
         """
         return [stage for _, stage in self.stages() if isinstance(stage, Pass)]
+
+    def matrices(self) -> list[Matrix]:
+        """Return the functions of matrices.
+
+        Returns
+        -------
+        list of Matrix
+        """
+        return [stage for _, stage in self.stages() if isinstance(stage, Matrix)]
 
     def over_the_step(self) -> list[tuple[str, int]]:
         """Return the reductions over the step, in the trace's order, with the levels where they are known.
@@ -452,7 +484,9 @@ def _part(stage: Stage) -> int:
         return 2 if stage.outputs else 4
     if isinstance(stage, Verdict):
         return 3
-    return 5 + stage.extent.bit_count() if is_slice(stage.extent) else 99
+    if isinstance(stage, Matrix):
+        return 5
+    return 6 + stage.extent.bit_count() if is_slice(stage.extent) else 99
 
 
 def extents_of(
@@ -481,6 +515,8 @@ def extents_of(
             extents.append(slots[line[1]])
         elif line[0] == "reduce":
             extents.append({"step": STEP, "tensor": TENSOR}.get(line[2], line[2]))
+        elif line[0] == "matrix":
+            extents.append(ELEMENT)
         elif line[0] in ("size", "length"):
             extents.append(TENSOR)
         else:
@@ -494,7 +530,7 @@ def operands_of(line: Line) -> Any:
     op, *rest = line
     if op in LEAVES:
         return []
-    return rest[1:2] if op == "store" else rest[2:] if op == "reduce" else rest
+    return rest[1:2] if op == "store" else rest[2:] if op == "reduce" else rest[op == "matrix" :]
 
 
 def _values(line: Line) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nbopt.language.stages import STEP, Combine, Pass, Scalars, axes_of, is_slice
+from nbopt.language.stages import STEP, Combine, Matrix, Pass, Scalars, axes_of, is_slice
 
 if TYPE_CHECKING:
     from nbopt.language.stages import Program
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _OVER = {"tensor": "of each parameter", "step": "of all parameters"}
 
 
-def summary(program: Program, sizes: Sequence[int]) -> list[str]:
+def summary(program: Program, sizes: Sequence[int], shapes: Sequence[tuple[int, ...]] = ()) -> list[str]:
     """Return what the stages of a program do, one line for each.
 
     Parameters
@@ -21,6 +21,8 @@ def summary(program: Program, sizes: Sequence[int]) -> list[str]:
     program : Program
     sizes : sequence of int
         The bytes of an element of each slot.
+    shapes : sequence of tuple of int
+        The parameters', if their matrices matter.
 
     Returns
     -------
@@ -38,6 +40,10 @@ def summary(program: Program, sizes: Sequence[int]) -> list[str]:
             text = f"{program.names[stage.output]}: the {stage.op} for {_slices(program, stage.over)}"
         elif isinstance(stage, Combine):
             text = f"number {stage.output}: the {stage.op} {_OVER[stage.over]}"
+        elif isinstance(stage, Matrix):
+            flops = sum(map(stage.function.flops, shapes)) / 1e9
+            sources = ", ".join(program.names[slot] for slot in stage.sources)
+            text = f"{program.names[stage.output]}: {stage.function}, of {sources}; {flops:.3g} gigaflops"
         elif isinstance(stage, Scalars):
             text = _scalars(program, stage)
         else:

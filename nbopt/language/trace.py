@@ -229,6 +229,41 @@ class Tracer:
             return value
         return Value(self, self._line(("reduce", op, over, line)))
 
+    def matrix(self, function: Any, lines: Sequence[int], seen: int | None = None) -> int:
+        """Append a function of matrices; return its line.
+
+        Parameters
+        ----------
+        function : Product or Orthogonalize
+        lines : list of int
+            Those of its operands.
+        seen : int, optional
+            The number of stores when these were last known to be fresh.
+
+        Raises
+        ------
+        NeedsAxesError
+            If it is not known how many axes the parameters have.
+        TraceError
+            If they have fewer than two, or an operand varies with less than elements.
+        """
+        if self.ndim is None:
+            raise NeedsAxesError
+        if self.ndim < 2:
+            raise TraceError(
+                "a function of matrices takes parameters with two axes or more. Give vectors, and matrices "
+                "that are flattened or cut to shards, another rule"
+            )
+        for line in lines:
+            if seen not in (None, self.stores):
+                self._check_fresh(line)
+            if self._extent(line) != ELEMENT:
+                raise TraceError(
+                    "a function of matrices takes one number for each element of the parameter, and this"
+                    f" value is {_called(self._extent(line))}"
+                )
+        return self._line(("matrix", function, *lines))
+
     def only_if(self, value: Any) -> None:
         """Append a condition: where it is 0 or NaN, the step stores nothing."""
         line = self.operand(value)
@@ -285,7 +320,7 @@ class Tracer:
             if arg.seen != self.stores:
                 if type(arg) is Slot:
                     arg.index = self.load(arg.number)
-                elif type(arg) is Value:
+                elif type(arg) is not Number:
                     self._check_fresh(arg.index)
                 arg.seen = self.stores
             return arg.index
@@ -310,7 +345,7 @@ class Tracer:
     def _check_fresh(self, index: int) -> None:
         """Check that no slot that the value at `index` was computed from has been assigned since.
 
-        What a reduction has given stays what it is, so it may be used later.
+        What a reduction or a function of matrices has given stays what it is, so it may be used later.
         """
         seen, stack = set(), [index]
         while stack:
@@ -327,5 +362,5 @@ class Tracer:
                         f"clear which value it means. Build the expression after {name}[:] = ..., or assign "
                         "it before."
                     )
-            elif op != "reduce":
+            elif op not in ("reduce", "matrix"):
                 stack.extend(operands_of(self.code[here]))

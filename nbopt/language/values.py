@@ -12,6 +12,7 @@ import numpy as np
 
 from nbopt.errors import TraceError
 from nbopt.language.expressions import Lazy, apply_named
+from nbopt.language.matrices import Product
 from nbopt.language.ops import COMPOSED, PRIMITIVES
 from nbopt.language.stages import ELEMENT, TENSOR, axes_of, is_number
 
@@ -81,6 +82,15 @@ class Value(Lazy):
                 return 1.0
             count = tracer.length(gone | TENSOR)
         return apply_named("maximum", count, 1.0)
+
+    @property
+    def T(self) -> Factors:  # noqa: N802
+        """Factors : the transpose, a factor of `be.matmul`."""
+        return self.factors().transposed()
+
+    def factors(self) -> Factors:
+        """Return the value as a product of one matrix."""
+        return Factors(self.tracer, ((self.tracer.operand(self), False),))
 
     def __bool__(self) -> bool:
         if self.tracer.extent(self) != ELEMENT:
@@ -190,6 +200,47 @@ class Number(Value):
 
     def __repr__(self) -> str:
         return repr(self.number)
+
+
+class Factors(Value):
+    """A product of matrices that is not on the tape yet: it may become a part of a longer one.
+
+    Attributes
+    ----------
+    parts : tuple of (int, bool)
+        The line of each factor, and whether it is transposed.
+    """
+
+    __slots__ = ("_line", "parts")
+
+    def __init__(self, tracer: Tracer, parts: tuple[tuple[int, bool], ...]) -> None:
+        self.tracer, self.parts = tracer, parts
+        self._line: int | None = None
+        self.seen = tracer.stores
+
+    @property
+    def index(self) -> int:  # type: ignore[override]
+        """Int : the line, which is emitted if nothing has asked for it yet."""
+        if self._line is None:
+            lines = [*dict.fromkeys(line for line, _ in self.parts)]
+            product = Product(tuple((lines.index(line), flipped) for line, flipped in self.parts))
+            self._line = self.tracer.matrix(product, lines, self.seen)
+        return self._line
+
+    def factors(self) -> Factors:
+        """Return the product itself."""
+        return self
+
+    def transposed(self) -> Factors:
+        """Return the transpose."""
+        return Factors(self.tracer, tuple((line, not flipped) for line, flipped in self.parts[::-1]))
+
+    def then(self, other: Factors) -> Factors:
+        """Return the product of this and another one."""
+        return Factors(self.tracer, (*self.parts, *other.parts))
+
+    def __repr__(self) -> str:
+        return "<a product of matrices>"
 
 
 class Slot(Value):

@@ -7,6 +7,7 @@ from nbopt.optimizers.adafactor import Adafactor
 from nbopt.optimizers.adagrad import Adagrad
 from nbopt.optimizers.adam import Adam
 from nbopt.optimizers.adamax import AdaMax
+from nbopt.optimizers.adamuon import AdaMuon
 from nbopt.optimizers.adamw import AdamW
 from nbopt.optimizers.adan import Adan
 from nbopt.optimizers.ademamix import AdEMAMix
@@ -22,7 +23,9 @@ from nbopt.optimizers.lion import Lion
 from nbopt.optimizers.mars import MARS
 from nbopt.optimizers.momentum import GradientDescentMomentum
 from nbopt.optimizers.multi import MultiOptimizer
+from nbopt.optimizers.muon import Muon
 from nbopt.optimizers.nadam import NAdam
+from nbopt.optimizers.normuon import NorMuon
 from nbopt.optimizers.prodigy import Prodigy
 from nbopt.optimizers.radam import RAdam
 from nbopt.optimizers.rmsprop import RMSProp
@@ -50,6 +53,7 @@ __all__ = [
     "AdEMAMix",
     "AdaBelief",
     "AdaMax",
+    "AdaMuon",
     "Adadelta",
     "Adafactor",
     "Adagrad",
@@ -60,7 +64,9 @@ __all__ = [
     "GradientDescentMomentum",
     "Lion",
     "MultiOptimizer",
+    "Muon",
     "NAdam",
+    "NorMuon",
     "Optimizer",
     "Prodigy",
     "RAdam",

@@ -7,6 +7,7 @@ from nbopt.layers import get_param_list as get_param_list
 from nbopt.optimizers.adapted import AdaptedOptimizer as AdaptedOptimizer
 from nbopt.optimizers.base import Optimizer as Optimizer
 from nbopt.optimizers.decay import DecayOptimizer as DecayOptimizer
+from nbopt.optimizers.matrix import MatrixOptimizer as MatrixOptimizer
 from nbopt.optimizers.moments import MomentOptimizer as MomentOptimizer
 from nbopt.optimizers.multi import MultiOptimizer as MultiOptimizer
 from nbopt.optimizers.schedulefree import ScheduleFreeOptimizer as ScheduleFreeOptimizer
@@ -26,6 +27,7 @@ __all__ = [
     "AdEMAMix",
     "AdaBelief",
     "AdaMax",
+    "AdaMuon",
     "Adadelta",
     "Adafactor",
     "Adagrad",
@@ -36,7 +38,9 @@ __all__ = [
     "GradientDescentMomentum",
     "Lion",
     "MultiOptimizer",
+    "Muon",
     "NAdam",
+    "NorMuon",
     "Optimizer",
     "Prodigy",
     "RAdam",
@@ -412,6 +416,45 @@ class AdaMax(MomentOptimizer):
         state_dtype: Any = None,
     ) -> None: ...
 
+class AdaMuon(MatrixOptimizer):
+    """Muon whose steps are divided by the root of a mean square of each element, as in Adam."""
+
+    momentum_coef: Any
+    wdecay: Any
+    ns_steps: Any
+    ns_coefficients: Any
+    flatten: Any
+    method: Any
+    workspace: Any
+    beta_2: Any
+    epsilon: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.02,
+        momentum_coef: SupportsFloat = 0.9,
+        wdecay: SupportsFloat = 0.0,
+        ns_steps: SupportsFloat = 5,
+        ns_coefficients: tuple[Any, ...] = (3.4445, -4.775, 2.0315),
+        flatten: bool | None = None,
+        method: str | None = None,
+        workspace: SupportsFloat | None = None,
+        beta_2: SupportsFloat = 0.95,
+        epsilon: SupportsFloat = 1e-10,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
 class Adadelta(Optimizer):
     """Gradient descent without a learning rate: steps are scaled by the ratio of two running mean squares."""
 
@@ -676,6 +719,53 @@ class Lion(Optimizer):
         cautious: bool = False,
     ) -> None: ...
 
+class Muon(MatrixOptimizer):
+    """Steps along the running mean of gradients, made orthogonal: singular values become about 1."""
+
+    momentum_coef: Any
+    wdecay: Any
+    ns_steps: Any
+    ns_coefficients: Any
+    flatten: Any
+    method: Any
+    workspace: Any
+    nesterov: Any
+    epsilon: Any
+    adjust_lr_fn: Any
+    heads: Any
+    split: Any
+    axis: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.001,
+        momentum_coef: SupportsFloat = 0.95,
+        wdecay: SupportsFloat = 0.1,
+        ns_steps: SupportsFloat = 5,
+        ns_coefficients: tuple[Any, ...] = (3.4445, -4.775, 2.0315),
+        flatten: bool | None = None,
+        method: str | None = None,
+        workspace: SupportsFloat | None = None,
+        nesterov: bool = True,
+        epsilon: SupportsFloat = 1e-07,
+        adjust_lr_fn: str | None = None,
+        heads: SupportsFloat = 1,
+        split: tuple[Any, ...] | None = None,
+        axis: SupportsFloat = -2,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
 class NAdam(MomentOptimizer):
     """Adam with Nesterov's momentum: the step looks ahead along the mean."""
 
@@ -692,6 +782,49 @@ class NAdam(MomentOptimizer):
         beta_2: SupportsFloat = 0.999,
         epsilon: SupportsFloat = 1e-08,
         momentum_decay: SupportsFloat = 0.004,
+        gradient_clip_norm: SupportsFloat | None = None,
+        gradient_clip_value: SupportsFloat | None = None,
+        param_clip_value: SupportsFloat | None = None,
+        name: str | None = None,
+        *,
+        schedule: _Schedule | None = None,
+        ema_decay: SupportsFloat | None = None,
+        centralize: bool = False,
+        adaptive_clip: SupportsFloat | None = None,
+        param_decay: SupportsFloat | None = None,
+        state_dtype: Any = None,
+    ) -> None: ...
+
+class NorMuon(MatrixOptimizer):
+    """Muon whose steps are divided by the root of a mean square of each row: all neurons move alike."""
+
+    momentum_coef: Any
+    wdecay: Any
+    ns_steps: Any
+    ns_coefficients: Any
+    flatten: Any
+    method: Any
+    workspace: Any
+    beta_2: Any
+    nesterov: Any
+    epsilon: Any
+    adjust_lr_fn: Any
+
+    def __init__(
+        self,
+        stochastic_round: bool | int = False,
+        learning_rate: SupportsFloat = 0.02,
+        momentum_coef: SupportsFloat = 0.95,
+        wdecay: SupportsFloat = 0.0,
+        ns_steps: SupportsFloat = 5,
+        ns_coefficients: tuple[Any, ...] = (3.4445, -4.775, 2.0315),
+        flatten: bool | None = None,
+        method: str | None = None,
+        workspace: SupportsFloat | None = None,
+        beta_2: SupportsFloat = 0.95,
+        nesterov: bool = True,
+        epsilon: SupportsFloat = 1e-10,
+        adjust_lr_fn: str | None = None,
         gradient_clip_norm: SupportsFloat | None = None,
         gradient_clip_value: SupportsFloat | None = None,
         param_clip_value: SupportsFloat | None = None,

@@ -189,10 +189,11 @@ def checked_columns(
     Raises
     ------
     LayerError, ShapeError, StateError
-        If the entries are malformed, a gradient or state has another shape than its parameter, or the states
-        are another optimizer's.
+        If the entries are malformed, a gradient or state has another shape than its parameter, a function of
+        matrices is not defined for its shape, or the states are another optimizer's.
     """
     own = [(name, state) for name, state in trace.options.states if state.axes != "step"]
+    functions = [stage.function for stage in trace.program.matrices()]
     rows = []
     for number, (param, grad, states) in enumerate(entries_of(params)):
         part = ""
@@ -203,6 +204,8 @@ def checked_columns(
             part = ""
             if param.shape != grad.shape:
                 raise ShapeError(f"it has shape {param.shape} and its gradient {grad.shape}")
+            for function in functions:
+                function.check(param.shape)
             rows.append([param, grad, *_states_of(optimizer, trace.rate, be, param, states, own, made)])
         except NboptError as error:
             raise type(error)(f"{part}{place(number, states)}: {error}") from None

@@ -13,6 +13,7 @@ from nbopt.torch.family.adapted import DAdaptAdam, Prodigy
 from nbopt.torch.family.asgd import ASGD
 from nbopt.torch.family.factored import CAME, SM3, Adafactor
 from nbopt.torch.family.large_batches import LAMB, LARS
+from nbopt.torch.family.muon import Muon
 from nbopt.torch.family.nadam import NAdam
 from nbopt.torch.family.radam import RAdam
 from nbopt.torch.family.rmsprop import RMSprop
@@ -20,11 +21,12 @@ from nbopt.torch.family.rprop import Rprop
 from nbopt.torch.family.schedulefree import ScheduleFreeAdamW, ScheduleFreeRAdam, ScheduleFreeSGD
 from nbopt.torch.family.sgd import SGD
 from nbopt.torch.family.signs import AdaBelief, Lion, Tiger, Yogi
+from nbopt.torch.matrices import muon_groups
 from nbopt.torch.optimizer import Optimizer
 
 __all__ = [
     "ADOPT", "ASGD", "CAME", "LAMB", "LARS", "MARS", "SGD", "SM3", "AdEMAMix", "AdaBelief", "Adadelta",
-    "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "DAdaptAdam", "Lion", "NAdam", "Optimizer",
-    "Prodigy", "RAdam", "RMSprop", "Rprop", "ScheduleFreeAdamW", "ScheduleFreeRAdam", "ScheduleFreeSGD",
-    "StableAdamW", "Tiger", "Yogi", "decay_groups",
+    "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "DAdaptAdam", "Lion", "Muon", "NAdam",
+    "Optimizer", "Prodigy", "RAdam", "RMSprop", "Rprop", "ScheduleFreeAdamW", "ScheduleFreeRAdam",
+    "ScheduleFreeSGD", "StableAdamW", "Tiger", "Yogi", "decay_groups", "muon_groups",
 ]  # fmt: skip

@@ -197,11 +197,15 @@ class DropIn(Stepper):
                 raise DtypeError(
                     f"parameters are float64, float32, float16 or bfloat16, not {param.dtype}: {advice}"
                 )
-        rule = self.made_of()
+        rule = self.rule_of(group)
         self._equip(rule, group["params"])
         own = DropInGroup(group, rule, self)
         own.read()
         return own
+
+    def rule_of(self, group):
+        """Return a new rule for a group that is about to be added, or raise."""
+        return self.made_of()
 
     def _group_again(self, group, optimizer):
         return DropInGroup(group, optimizer, self)

@@ -88,6 +88,11 @@ def check_rule(optimizer, program, params):
     ArgumentError
         With the way out.
     """
+    if program.matrices() and any(map(_is_split, params)):
+        raise ArgumentError(
+            f"{optimizer.classnm} takes whole matrices, and these are split over processes (DTensors): "
+            "a shard's own singular values are others. Replicate the matrices, or take AdamW for them"
+        )
     reduces = program.size is not None or any(isinstance(stage, Combine) for _, stage in program.stages())
     if reduces and any(map(_is_split, params)):
         raise ArgumentError(

@@ -15,7 +15,7 @@ from nbopt_backends.cpu import chunks as cpu_chunks
 from nbopt_backends.cpu import drivers as cpu_drivers
 from nbopt_backends.cpu import ends as cpu_ends
 from nbopt_backends.cpu import sums as cpu_sums
-from nbopt_backends.cpu.plan import CpuPlan, in_order
+from nbopt_backends.cpu.plan import CpuPlan, Matrices, in_order
 from nbopt_backends.cpu.threads import Faster, Threads, threading_layer
 from nbopt_backends.lowering import source
 from nbopt_backends.lowering.slices import sliced_text
@@ -84,9 +84,14 @@ class Launch:
         """Run the step; `count` is how many there were before it."""
         for plan, numbers in zip(self.plans, self.numbers):
             plan.give(numbers)
-        backend, (stages, n_stages, run) = self.backend, self.joined[1]
+        backend, passes = self.backend, 0
         step = array("Q", (backend.rng_seed, count, 1))
-        passes = run(stages, n_stages, step.buffer_info()[0])
+        address = step.buffer_info()[0]
+        for run, stages, n_stages in self.joined[1]:
+            if n_stages:
+                passes += run(stages, n_stages, address)
+            elif step[2] or not stages.guarded:
+                run()
         backend.launches += passes  # apart from the call, in which other threads count theirs
 
 
@@ -127,7 +132,10 @@ class NumbaCPU(CompiledBackend, HostBackend):
     # --- steps ---
 
     def prepare(self, updates):
-        """Return a function that runs the updates: one call into compiled code."""
+        """Return a function that runs the updates.
+
+        It is one call into compiled code, and one more after each function of matrices.
+        """
         plans = [*map(self.plan_of, updates)]
         if len(updates) > 1:
             self.check_together(updates)
@@ -143,16 +151,23 @@ class NumbaCPU(CompiledBackend, HostBackend):
         -------
         numbers : list of int
             The plans'.
-        call : tuple
-            The address of the records, how many they are, and what runs them.
-        records : numpy.ndarray
-        chunks : list of numpy.ndarray
+        segments : list of tuple
+            What runs records, their address, and how many they are; or what computes a function of matrices,
+            its `Matrices`, and 0.
+        parts, entries : list of numpy.ndarray
+            What these point to.
         """
         first, numbers = plans[0], [plan.number for plan in plans]
         if first.joined is None or first.joined[0] != numbers:
-            records, chunks = in_order(plans)
-            run = self._runner(sum(plan.elements for plan in plans))
-            first.joined = numbers, (records.ctypes.data, len(records), run), records, chunks
+            parts, entries = in_order(plans)
+            elements = sum(plan.elements for plan in plans)
+            segments = [
+                (part.run, part, 0)
+                if isinstance(part, Matrices)
+                else (self._runner(elements), part.ctypes.data, len(part))
+                for part in parts
+            ]
+            first.joined = numbers, segments, parts, entries
         return first.joined
 
     def _runner(self, elements, text=_DRIVERS, stem="drivers", name="run_stages", signature=_RUN):

@@ -1,15 +1,19 @@
 """CpuPlan: the stages of a step as records that `nbopt_backends.cpu.drivers.run_stages` goes through."""
 
+import itertools
 import math
+from functools import partial
 from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbopt.language.stages import Combine, Pass, Scalars, axes_of
+from nbopt.language.stages import Combine, Matrix, Pass, Scalars, axes_of
 from nbopt_backends.cpu.chunks import CHUNK_FIELDS
 from nbopt_backends.cpu.drivers import FIELDS
 from nbopt_backends.cpu.slices import SlicedPass, workspace_of
+from nbopt_backends.matrices.blas import Blas
+from nbopt_backends.matrices.stage import run_matrix
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.plans.plan import Plan
 
@@ -43,6 +47,19 @@ class Record(NamedTuple):
     rank: int | None = None
 
 
+class Matrices(NamedTuple):
+    """Functions of matrices, which run between two calls of `run_stages`.
+
+    Attributes
+    ----------
+    guarded : bool
+    run : callable
+    """
+
+    guarded: bool
+    run: Any
+
+
 class CpuPlan(Plan):
     """A plan whose tables are in the host's memory.
 
@@ -50,7 +67,7 @@ class CpuPlan(Plan):
     ----------
     numbers : numpy.ndarray
         float64[rows, numbers]; one row if all parameters have the same.
-    records : list of (tuple, Record)
+    records : list of (tuple, Record or Matrices)
         For each stage its place in the order of the step, see `Program.order`, and its record.
     elements : int
         Of all tensors.
@@ -76,8 +93,7 @@ class CpuPlan(Plan):
         self._kept_alive: list = []
         self._partial = self._results(program)
         self.views = self._geometries()
-        if program.workspace:
-            workspace_of(self)
+        self._batches = workspace_of(self)
         sliced = [
             (level, stage)
             for level, stage in program.stages()
@@ -128,6 +144,8 @@ class CpuPlan(Plan):
         level = order[1]
         if isinstance(stage, Combine):
             return self._combine(order, stage)
+        if isinstance(stage, Matrix):
+            return [(order, Matrices(stage.guarded, self._matrices(stage)))]
         if isinstance(stage, Pass) and (level, stage.extent) in self._sliced:
             found = self._sliced[level, stage.extent].records()
             found = [
@@ -140,6 +158,12 @@ class CpuPlan(Plan):
         else:
             found = [Record("decide", False, 0, self.numbers.ctypes.data + 8 * stage.condition)]
         return [(order, record) for record in found]
+
+    def _matrices(self, stage):
+        """Return a function that computes a function of matrices of all parameters."""
+        slots = *stage.sources, stage.output
+        batches = [(own[:-1], own[-1]) for own in zip(*(self._batches.get(slot, []) for slot in slots))]
+        return partial(run_matrix, stage.function, batches, Blas(self.backend.threads.allowed))
 
     def _pass(self, level, stage, group):
         layout, table, rows = self.layout, self.layout.table, group.chunks[:, 0]
@@ -201,24 +225,34 @@ class CpuPlan(Plan):
 
 
 def in_order(plans):
-    """Return the stages of several plans as one list of records, in the order in which they run.
-
-    Passes at the same place that have the same kernel become one: parameters of several groups share a loop,
-    whatever their numbers.
+    """Return the stages of several plans in the order in which they run.
 
     Returns
     -------
-    records : numpy.ndarray
-        int64[stages, FIELDS].
+    segments : list of numpy.ndarray or Matrices
+        int64[stages, FIELDS]: records that one call goes through; or what runs between two calls.
     entries : list of numpy.ndarray
         What the records point to, besides the memory of the plans.
     """
     found = [(order, record, plan) for plan in plans for order, record in plan.records]
+    kept: list = []
+    segments: list = []
+    ordered = sorted(found, key=lambda one: one[0])
+    for apart, own in itertools.groupby(ordered, key=lambda one: isinstance(one[1], Matrices)):
+        if apart:
+            segments += [record for _, record, _ in own]
+        else:
+            segments.append(_records_of([*own], plans, kept))
+    return segments, kept
+
+
+def _records_of(found, plans, kept):
+    """Return some stages as one list of records, and add what they point to to the list `kept`."""
     joined: dict = {}
-    for number, (order, record, plan) in enumerate(sorted(found, key=lambda one: one[0])):
+    for number, (order, record, plan) in enumerate(found):
         alone = () if record.passes else (number,)
         joined.setdefault((order, *record[:3], *alone), []).append((record, plan))
-    records, kept = [], []
+    records = []
     for group in joined.values():
         record, plan = group[0]
         if isinstance(record.entries, int):
@@ -231,7 +265,7 @@ def in_order(plans):
             place = [entries.ctypes.data, entries.strides[0], len(entries)]
         function = plan.backend.driver(record.function)
         records.append([record.guarded, record.passes, function.address, record.argument, *place])
-    return np.array(records, np.int64).reshape(-1, FIELDS), kept
+    return np.array(records, np.int64).reshape(-1, FIELDS)
 
 
 def _with_results(record, plan, plans, kept):

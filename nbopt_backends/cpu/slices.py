@@ -9,6 +9,7 @@ from nbopt.language.stages import ELEMENT
 from nbopt_backends.cpu.chunks import SLICED_FIELDS
 from nbopt_backends.cpu.ends import COLUMNS_KEPT, ROWS_JOINED, ROWS_KEPT
 from nbopt_backends.lowering.slices import fold_slots
+from nbopt_backends.matrices.stage import batches_of
 from nbopt_backends.meaning.slices import ROWS, kinds_of, shape_of, tiles_of_columns, walk_of
 from nbopt_backends.meaning.xoroshiro import BLOCK
 
@@ -181,11 +182,23 @@ def _parts(walk, whole_rows):
 
 
 def workspace_of(plan):
-    """Make the memory of a plan's workspace, and enter its addresses into the table."""
+    """Make the memory of a plan's workspace, and enter its addresses into the table.
+
+    Returns
+    -------
+    dict of int to list of numpy.ndarray
+        For each slot that holds matrices: the batches of equal shapes, ``[batch, *shape]``. They are in the
+        same order for all slots.
+    """
     program, layout = plan.program, plan.layout
-    first = len(program.names) - program.workspace
-    for group in layout.groups:
-        for row in group.rows:
-            for slot in range(first, len(program.names)):
-                shape = shape_of(layout.key[0][0][row][0], program.extents[slot])
-                layout.table[row, slot] = plan.kept_alive(np.zeros(shape, group.arithmetic))
+    first, batches = len(program.names) - program.workspace, {}
+    for slot in range(first, len(program.names)):
+        for group in layout.groups:
+            shapes = layout.shapes(group)
+            if program.extents[slot] != ELEMENT:
+                shapes = {row: shape_of(shape, program.extents[slot]) for row, shape in shapes.items()}
+            for shape, rows in batches_of(shapes).items():
+                batch = np.zeros((len(rows), *shape), group.arithmetic)
+                batches.setdefault(slot, []).append(batch)
+                layout.table[rows, slot] = plan.kept_alive(batch) + np.arange(len(rows)) * batch.strides[0]
+    return batches

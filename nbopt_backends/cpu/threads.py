@@ -112,6 +112,10 @@ class Threads:
     def wanted(self):
         """Return how many threads a launch asks Numba for."""
         threading_layer()
+        return self.allowed()
+
+    def allowed(self):
+        """Return how many threads of Python's own may be started at most."""
         return (
             numba.get_num_threads() if self.limit is None else min(self.limit, numba.config.NUMBA_NUM_THREADS)
         )

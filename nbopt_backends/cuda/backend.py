@@ -223,6 +223,8 @@ class DeviceBackend(CompiledBackend):
                 or not all(map(is_, together.others, plans[1:]))
             ):
                 together = plans[0].joined = joined(plans)
+            for matrices in together.matrices:
+                matrices.reserve()
 
         def run(count):
             with self.device.entered():
@@ -231,7 +233,10 @@ class DeviceBackend(CompiledBackend):
                     plan.give(update.numbers, self.rng_seed, count)
                     plan.upload(self._ring(), stream)
                 for kernel, blocks, arguments in together.launches:
-                    self.device.launch(kernel, blocks, stream, arguments)
+                    if kernel is None:
+                        arguments(stream)
+                    else:
+                        self.device.launch(kernel, blocks, stream, arguments)
             self.launches += together.passes
 
         return run

@@ -15,6 +15,7 @@ import numpy as np
 from nbopt.errors import ArgumentError, BackendError, DeviceMemoryError, LayoutError
 from nbopt_backends.cuda.backend import DeviceBackend
 from nbopt_backends.cuda.dialects import DIALECT, FAST, SIMULATED
+from nbopt_backends.cuda.products import HostProducts, products_of
 from nbopt_backends.lowering import formulas as scalar
 from nbopt_backends.lowering import source
 
@@ -233,6 +234,10 @@ class Device:
                     "the array says that it is on a GPU, and the driver does not know its address"
                 ) from None
 
+    def products(self, number, library):
+        """Return what multiplies matrices in this memory, see `nbopt_backends.cuda.products`."""
+        return products_of(number, library)
+
     def launch(self, kernel, blocks, stream, arguments):
         """Queue a kernel."""
         key = (kernel, blocks, self.threads, stream)
@@ -309,6 +314,10 @@ class SimulatedDevice:
     def device_of(self, address):
         """Return 0."""
         return 0
+
+    def products(self, number, library):
+        """Return what multiplies matrices in this memory."""
+        return HostProducts(self.synchronize)
 
     def launch(self, kernel, blocks, stream, arguments):
         """Run a kernel."""

@@ -32,6 +32,8 @@ class DevicePlan(Plan):
         Whether the image on the host differs from the device's there.
     pointers : dict
         Index in `Update.tensors` -> address, for tensors whose memory can be exchanged under the same object.
+    batches : dict of int to list of (int, tuple, str)
+        See `with_workspace`.
     stages : Stages
         What the launches of the plan's stages take besides.
     """
@@ -40,7 +42,7 @@ class DevicePlan(Plan):
         super().__init__(backend, update, layout)
         self.new_tables = self.new_numbers = True
         self.pointers = {}
-        self._workspace = with_workspace(backend, layout, update.program)
+        self._workspace, self.batches = with_workspace(backend, layout, update.program)
         self.image = Image(backend, update.program, layout)
         self.stages = Stages(backend, self)
         self._rounds = any(any(group.kept) for group in layout.groups)

@@ -4,12 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbopt.language.stages import Pass, Scalars, Verdict
+from nbopt.language.stages import Matrix, Pass, Scalars, Verdict
 from nbopt_backends.cuda.ends import Ends, ends_kernel
 from nbopt_backends.cuda.kernels import goes_by_tiles, threads_per_chunk
 from nbopt_backends.cuda.numbers import run_text
 from nbopt_backends.cuda.pack import Pack
 from nbopt_backends.cuda.walks import Walks, on_device
+from nbopt_backends.matrices.stage import needed, run_matrix
 from nbopt_backends.meaning.tree import TILE
 from nbopt_backends.meaning.xoroshiro import BLOCK
 
@@ -32,6 +33,7 @@ class Stages:
     passes : int
         How many of the launches are passes.
     ends : Ends
+    matrices : Matrices or None
     """
 
     def __init__(self, backend, plan):
@@ -67,6 +69,7 @@ class Stages:
         self._memory = pack.device
         self._sums = {place: memory.address for place, (memory, _) in results.items()}
         self.ends = Ends(backend, plan, results, self._walks)
+        self.matrices = Matrices(backend, plan) if program.matrices() else None
 
     # --- tables ---
 
@@ -104,12 +107,15 @@ class Stages:
         Returns
         -------
         list of (tuple, (kernel, int, tuple))
-            The place in the order of the step, see `Program.order`; kernel, blocks, arguments.
+            The place in the order of the step, see `Program.order`; kernel, blocks, arguments. Of a function
+            of matrices: None, 0, and what queues it on a stream.
         """
         found = self.ends.launches.copy()
         for place, stage in self.program.order():
             if isinstance(stage, Pass):
                 found += [(place, launch) for launch in self._passes(place[1], stage, taken)]
+            elif isinstance(stage, Matrix):
+                found.append((place, self.matrices.launch(stage)))
             elif isinstance(stage, Scalars):
                 found += [(place, self._scalars(stage, taken, *kind)) for kind in self._rows[stage]]
         return found
@@ -176,6 +182,50 @@ class Stages:
         )
 
 
+class Matrices:
+    """The functions of matrices of a plan.
+
+    Parameters
+    ----------
+    backend : DeviceBackend
+    plan : DevicePlan
+    """
+
+    def __init__(self, backend, plan):
+        self._library = backend.device.products(backend.device_id, backend.streams.library)
+        self._plan = plan.batches
+        shapes = [(shape[1:], dtype) for own in plan.batches.values() for _, shape, dtype in own]
+        self.size = max(
+            needed(
+                stage.function,
+                [shape for shape, _ in shapes],
+                8 if any(dtype == "float64" for _, dtype in shapes) else 4,
+            )
+            for stage in plan.program.matrices()
+        )
+
+    def reserve(self):
+        """Make sure that there is memory for the products."""
+        self._library.reserve(self.size)
+
+    def launch(self, stage):
+        """Return what `Stages.launches` does for a function of matrices.
+
+        It is computed in skipped steps as well, since the host doesn't know of them; its result is stored by
+        later passes alone.
+        """
+        library = self._library
+        slots = *stage.sources, stage.output
+        arrays = {slot: [library.batch(*one) for one in self._plan.get(slot, [])] for slot in slots}
+        batches = [(own[:-1], own[-1]) for own in zip(*(arrays[slot] for slot in slots))]
+
+        def queue(stream):
+            with library.on(stream):
+                run_matrix(stage.function, batches, library)
+
+        return None, 0, queue
+
+
 class Joined(NamedTuple):
     """What runs the stages of several plans together.
 
@@ -184,7 +234,8 @@ class Joined(NamedTuple):
     others : list of DevicePlan
         The plans but the first, whose own this is.
     launches : list of (kernel, int, tuple)
-        Kernel, blocks, arguments; in their order.
+        Kernel, blocks, arguments; in their order. See `Stages.launches`.
+    matrices : list of Matrices
     passes : int
         How many of them are passes.
     memory : list of DeviceArray
@@ -193,6 +244,7 @@ class Joined(NamedTuple):
 
     others: list
     launches: list
+    matrices: list
     passes: int
     memory: list
 
@@ -210,7 +262,10 @@ def joined(plans):
         entries.append((place, (ends_kernel(backend, "judge"), 1, (address, int(number == 0), taken))))
     memory = _join_step_ends(plans, entries)
     entries.sort(key=lambda entry: entry[0])
-    return Joined(plans[1:], [launch for _, launch in entries], sum(one.passes for one in stages), memory)
+    matrices = [one.matrices for one in stages if one.matrices]
+    return Joined(
+        plans[1:], [launch for _, launch in entries], matrices, sum(one.passes for one in stages), memory
+    )
 
 
 def _join_step_ends(plans, entries):

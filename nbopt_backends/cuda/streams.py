@@ -48,6 +48,11 @@ class Streams:
             return library.cuda.current_stream(self._device_id).cuda_stream
         return library.cuda.get_current_stream().ptr
 
+    @property
+    def library(self):
+        """Str or None : the library that the arrays come from."""
+        return self._library
+
     def follow(self, library):
         """Take a library's current stream from now on, where none was given."""
         self._library = library

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbopt.language.stages import ELEMENT
 from nbopt_backends.cuda.slices import LANES
+from nbopt_backends.matrices.stage import batches_of
 from nbopt_backends.meaning.slices import COLUMNS, ROWS, shape_of, tiles_of_columns, walk_of
 from nbopt_backends.plans.chunks import chunk_table
 
@@ -37,20 +39,33 @@ def with_workspace(backend, layout, program):
 
     Returns
     -------
-    DeviceArray
-        The memory, to be kept.
+    memory : DeviceArray
+        To be kept.
+    batches : dict of int to list of (int, tuple, str)
+        For each slot that holds matrices: the address, the shape ``(batch, *shape)`` and the dtype of each
+        batch of equal shapes. They are in the same order for all slots.
     """
     first, size, places = len(program.names) - program.workspace, 0, {}
-    for group in layout.groups:
-        for row in group.rows:
-            for slot in range(first, len(program.names)):
-                places[row, slot] = size
-                length = math.prod(shape_of(_shape(layout, row), program.extents[slot]))
-                size += -(-length * np.dtype(group.arithmetic).itemsize // 16) * 16
+    batches: dict[int, list] = {}
+    for slot in range(first, len(program.names)):
+        for group in layout.groups:
+            itemsize, shapes = np.dtype(group.arithmetic).itemsize, layout.shapes(group)
+            if program.extents[slot] != ELEMENT:
+                shapes = {row: shape_of(shape, program.extents[slot]) for row, shape in shapes.items()}
+            for shape, rows in batches_of(shapes).items():
+                each = math.prod(shape) * itemsize
+                step = each if program.extents[slot] == ELEMENT else -(-each // 16) * 16
+                batches.setdefault(slot, []).append((size, (len(rows), *shape), group.arithmetic))
+                for number, row in enumerate(rows):
+                    places[row, slot] = size + number * step
+                size += -(-len(rows) * step // 256) * 256
     memory = backend.allocate((size,), np.uint8)
     for place, offset in places.items():
         layout.table[place] = memory.address + offset
-    return memory
+    return memory, {
+        slot: [(memory.address + offset, shape, dtype) for offset, shape, dtype in own]
+        for slot, own in batches.items()
+    }
 
 
 def _shape(layout, row):

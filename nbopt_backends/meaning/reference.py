@@ -9,8 +9,10 @@ import numpy as np
 
 from nbopt.language.ops import PRIMITIVES, compute_dtype
 from nbopt.language.scalars import evaluate
-from nbopt.language.stages import ELEMENT, Combine, Pass, Scalars, Verdict, axes_of
+from nbopt.language.stages import ELEMENT, Combine, Matrix, Pass, Scalars, Verdict, axes_of
 from nbopt_backends.arrays.host import HostBackend
+from nbopt_backends.matrices.blas import Blas
+from nbopt_backends.matrices.stage import run_matrix
 from nbopt_backends.meaning.rounding import FORMATS, nearest, stochastic
 from nbopt_backends.meaning.slices import expanded, reduced, row_results, shape_of, walk_of
 from nbopt_backends.meaning.tree import OPS, combined, partial_results, row_sums
@@ -68,6 +70,10 @@ class Interpreter:
         """
         if isinstance(stage, Combine):
             self._combine(stage, parts or [self])
+        elif isinstance(stage, Matrix):
+            for row in self.rows:
+                if row[0].size:
+                    self._matrix(stage, row)
         elif isinstance(stage, Scalars):
             rows = range(len(self.numbers)) if stage.extent or stage.outputs else [0]
             for number in rows:
@@ -127,6 +133,13 @@ class Interpreter:
         for index, (op, operand, _) in enumerate(stage.folds):
             slot = self._slot_of(level, stage.extent, index)
             row[slot][...] = reduced(op, matrix(operand), walk, slot, row[slot].size).reshape(row[slot].shape)
+
+    @staticmethod
+    def _matrix(stage, row):
+        """Compute a function of matrices for one parameter, plainly."""
+        operands, output = [row[slot][None] for slot in stage.sources], row[stage.output][None]
+        operands = [output if slot == stage.output else x for slot, x in zip(stage.sources, operands)]
+        run_matrix(stage.function, [(operands, output)], Blas(), "plain")
 
     def _slot_of(self, level, extent, index):
         """Return where the result of a reduction along axes goes."""

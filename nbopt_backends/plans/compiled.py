@@ -105,14 +105,14 @@ class CompiledBackend(ArrayBackend):
         program = update.program
         layout = Layout(arrays, program, layout_key(arrays, kept), self.memory)
         texts = self.texts(program, layout)
-        stages = [_stages(program, group) for group in layout.groups]
+        stages = [_stages(program, group, layout.shapes(group)) for group in layout.groups]
         return [*stages, *(f"# {source.load(text, self.stem).__file__}\n{text}" for text in texts)]
 
 
-def _stages(program, group):
+def _stages(program, group, shapes):
     """Return the stages of a program over the tensors of a group, as comments."""
     slots = ", ".join(f"{program.names[slot]} {group.dtypes[slot]}" for slot in program.columns())
-    lines = summary(program, [np.dtype(dtype).itemsize for dtype in group.dtypes])
+    lines = summary(program, [np.dtype(dtype).itemsize for dtype in group.dtypes], [*shapes.values()])
     return "".join(
         f"# {line}\n" for line in [f"The stages of a step over {slots}:", *(f"  {line}" for line in lines)]
     )

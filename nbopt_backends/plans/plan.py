@@ -287,7 +287,8 @@ class Layout:
             if row[0].size:
                 kinds.setdefault((tuple(array.dtype.name for array in row), kept[number]), []).append(number)
         block_starts = first_blocks([row[0].size for row in rows], listing)
-        elements = [slot for slot, extent in enumerate(program.extents) if extent == ELEMENT]
+        given = program.extents[: len(program.extents) - program.workspace]
+        elements = [slot for slot, extent in enumerate(given) if extent == ELEMENT]
         _check_slices(program, rows)
         self.groups = [
             Group(numbers, *kind, [rows[n] for n in numbers], block_starts, elements)

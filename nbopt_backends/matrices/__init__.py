@@ -1,0 +1,1 @@
+"""Functions of whole matrices, on whichever library of linear algebra owns the memory."""

@@ -15,6 +15,7 @@ from nbopt_backends.cpu import chunks as cpu_chunks
 from nbopt_backends.cpu import drivers as cpu_drivers
 from nbopt_backends.cpu import ends as cpu_ends
 from nbopt_backends.cpu import sums as cpu_sums
+from nbopt_backends.cpu.pipeline import KernelCompiler
 from nbopt_backends.cpu.plan import CpuPlan, Matrices, in_order
 from nbopt_backends.cpu.threads import Faster, Threads, threading_layer
 from nbopt_backends.lowering import source
@@ -276,18 +277,26 @@ class NumbaCPU(CompiledBackend, HostBackend):
         return found
 
     def _compiled_module(self, text, name, stem):
+        self._check_now()
         module = source.load(text, stem)
         function = getattr(module, name)
         signature = types.void(*[int64] * function.__code__.co_argcount)
         options = {
             "error_model": "numpy",
             "fastmath": _FAST if self.fast_math and name == "update" else False,
+            "pipeline_class": KernelCompiler,
         }
         kernel = source.compiled(
             lambda cache: numba.cfunc(signature, cache=cache, **options)(function), module
         )
         self.compilations += not kernel.cache_hits
         return kernel
+
+    def _check_now(self):
+        """Refuse to compile if a setting that came after the backend was made forbids it."""
+        # Numba would return functions as they are.
+        if problem := self.problem():
+            raise BackendError(f'the backend "cpu" can\'t compile: {problem}')
 
     def _function(self, text, stem, name, parallel, signature=None):
         """Return one function of a generated module, compiled at first use.
@@ -298,9 +307,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
         found = NumbaCPU._functions.get(key)
         if found is None:
             with NumbaCPU._compile_lock:
-                # It may have come since the backend was made: Numba would return the function as it is.
-                if problem := self.problem():
-                    raise BackendError(f'the backend "cpu" can\'t compile: {problem}')
+                self._check_now()
                 module = source.load(text, stem)
                 function = getattr(module, name)
                 signature = signature or types.void(*[int64] * function.__code__.co_argcount)

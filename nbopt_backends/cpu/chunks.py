@@ -5,17 +5,17 @@ Each function that takes ``(argument, entry, step)`` is compiled by its name whe
 """
 
 import numpy as np
-from numba import njit
 
 from nbopt_backends.cpu.primitives import (
     call_kernel,
     empty,
-    load_int16,
-    load_int32,
-    load_int64,
-    store_int16,
-    store_int32,
-    store_int64,
+    int16_at,
+    int32_at,
+    int64_at,
+    part,
+    put_int16,
+    put_int32,
+    put_int64,
 )
 
 PIECE = 4096  # elements that are gathered at a time, a tile of a reduction; a chunk is a multiple of it
@@ -39,12 +39,12 @@ def run_chunk(kernel, chunk, step):
         See `run_stages`.
     """
     slots, offset, n, place = (
-        load_int64(chunk, 0, -1),
-        load_int64(chunk, 1, -1),
-        load_int64(chunk, 2, -1),
-        load_int64(chunk, 3, -1),
+        int64_at(chunk, 0),
+        int64_at(chunk, 1),
+        int64_at(chunk, 2),
+        int64_at(chunk, 3),
     )
-    call_kernel(kernel, slots, offset, n, place, load_int64(chunk, 4, -1), step, load_int64(chunk, 5, -1))
+    call_kernel(kernel, slots, offset, n, place, int64_at(chunk, 4), step, int64_at(chunk, 5))
 
 
 def run_strided_chunk(kernel, chunk, step):
@@ -62,17 +62,17 @@ def run_strided_chunk(kernel, chunk, step):
         shape; strides in bytes; or 0 for a slot that is one number for the whole step; 8 the width.
     """
     row, offset, n, place = (
-        load_int64(chunk, 0, -1),
-        load_int64(chunk, 1, -1),
-        load_int64(chunk, 2, -1),
-        load_int64(chunk, 3, -1),
+        int64_at(chunk, 0),
+        int64_at(chunk, 1),
+        int64_at(chunk, 2),
+        int64_at(chunk, 3),
     )
-    numbers, sums, size = load_int64(chunk, 4, -1), load_int64(chunk, 5, -1), load_int64(chunk, 6, -1)
-    geometry, width = load_int64(chunk, 7, -1), load_int64(chunk, 8, -1)
+    numbers, sums, size = int64_at(chunk, 4), int64_at(chunk, 5), int64_at(chunk, 6)
+    geometry, width = int64_at(chunk, 7), int64_at(chunk, 8)
     strided = False
     for slot in range(width):
-        shape = load_int64(geometry, slot, -1)
-        strided = strided or (shape != 0 and load_int64(shape, 0, -1) > 0)
+        shape = int64_at(geometry, slot)
+        strided = strided or (shape != 0 and int64_at(shape, 0) > 0)
     if not strided:
         call_kernel(kernel, row, offset, n, place, numbers, step, sums)
         return
@@ -81,21 +81,21 @@ def run_strided_chunk(kernel, chunk, step):
     for start in range(0, n, PIECE):
         m = min(PIECE, n - start)
         for slot in range(width):
-            shape = load_int64(geometry, slot, -1)
-            base = load_int64(row, slot, -1)
+            shape = int64_at(geometry, slot)
+            base = int64_at(row, slot)
             if shape == 0:
                 addresses[slot] = base
-            elif load_int64(shape, 0, -1) == 0:
-                addresses[slot] = base + (offset + start) * load_int64(shape, 1, -1)
+            elif int64_at(shape, 0) == 0:
+                addresses[slot] = base + (offset + start) * int64_at(shape, 1)
             else:
                 addresses[slot] = buffer.ctypes.data + slot * PIECE * 8
                 copy_strided(addresses[slot], base, shape, offset + start, m, True)
         call_kernel(kernel, addresses.ctypes.data, 0, m, place + start, numbers, step, sums)
         sums += size
         for slot in range(width):
-            shape = load_int64(geometry, slot, -1)
-            if shape != 0 and load_int64(shape, 0, -1) == 2:
-                copy_strided(addresses[slot], load_int64(row, slot, -1), shape, offset + start, m, False)
+            shape = int64_at(geometry, slot)
+            if shape != 0 and int64_at(shape, 0) == 2:
+                copy_strided(addresses[slot], int64_at(row, slot), shape, offset + start, m, False)
 
 
 def run_sliced_chunk(kernel, chunk, step):
@@ -113,40 +113,40 @@ def run_sliced_chunk(kernel, chunk, step):
     step : int64
         See `run_stages`.
     """
-    slots, walk, numbers = load_int64(chunk, 0, -1), load_int64(chunk, 1, -1), load_int64(chunk, 6, -1)
-    geometry, width = load_int64(chunk, 8, -1), load_int64(chunk, 9, -1)
+    slots, walk, numbers = int64_at(chunk, 0), int64_at(chunk, 1), int64_at(chunk, 6)
+    geometry, width = int64_at(chunk, 8), int64_at(chunk, 9)
     strided = 0
     for slot in range(width):
-        shape = load_int64(geometry, slot, -1)
-        if shape != 0 and load_int64(shape, 0, -1) > 0:
+        shape = int64_at(geometry, slot)
+        if shape != 0 and int64_at(shape, 0) > 0:
             strided += 1
     if strided == 0:
         call_kernel(kernel, slots, chunk, walk, numbers, step, 0, 0)
         return
     # Whole rows: what they take of a strided slot lies in one piece in the buffer.
-    columns = load_int64(walk, 0, -1)
-    start = load_int64(chunk, 2, -1) * columns
-    n = load_int64(chunk, 3, -1) * columns - start
+    columns = int64_at(walk, 0)
+    start = int64_at(chunk, 2) * columns
+    n = int64_at(chunk, 3) * columns - start
     buffer = empty(strided * n, np.float64)
     addresses = empty(width, np.int64)
     used = 0
     for slot in range(width):
-        shape = load_int64(geometry, slot, -1)
-        addresses[slot] = load_int64(slots, slot, -1)
-        if shape != 0 and load_int64(shape, 0, -1) > 0:
+        shape = int64_at(geometry, slot)
+        addresses[slot] = int64_at(slots, slot)
+        if shape != 0 and int64_at(shape, 0) > 0:
             here = buffer.ctypes.data + used * n * 8
             copy_strided(here, addresses[slot], shape, start, n, True)
-            addresses[slot] = here - start * load_int64(shape, 1, -1)
+            addresses[slot] = here - start * int64_at(shape, 1)
             used += 1
     call_kernel(kernel, addresses.ctypes.data, chunk, walk, numbers, step, 0, 0)
     for slot in range(width):
-        shape = load_int64(geometry, slot, -1)
-        if shape != 0 and load_int64(shape, 0, -1) == 2:
-            here = addresses[slot] + start * load_int64(shape, 1, -1)
-            copy_strided(here, load_int64(slots, slot, -1), shape, start, n, False)
+        shape = int64_at(geometry, slot)
+        if shape != 0 and int64_at(shape, 0) == 2:
+            here = addresses[slot] + start * int64_at(shape, 1)
+            copy_strided(here, int64_at(slots, slot), shape, start, n, False)
 
 
-@njit(error_model="numpy")
+@part
 def copy_strided(buffer, base, geometry, start, n, gather):
     """Copy `n` elements of a strided tensor to a contiguous buffer, or back.
 
@@ -159,10 +159,10 @@ def copy_strided(buffer, base, geometry, start, n, gather):
     gather : bool
         True: into the buffer. False: back into the tensor.
     """
-    size = load_int64(geometry, 1, -1)
-    ndim = load_int64(geometry, 2, -1)
-    last = load_int64(geometry, 2 + ndim, -1)
-    step = load_int64(geometry, 2 + 2 * ndim, -1)
+    size = int64_at(geometry, 1)
+    ndim = int64_at(geometry, 2)
+    last = int64_at(geometry, 2 + ndim)
+    step = int64_at(geometry, 2 + 2 * ndim)
     outer, column = start // last, start % last
     done = 0
     while done < n:
@@ -170,8 +170,8 @@ def copy_strided(buffer, base, geometry, start, n, gather):
         place = base + column * step
         rest = outer
         for axis in range(ndim - 2, -1, -1):
-            extent = load_int64(geometry, 3 + axis, -1)
-            place += (rest % extent) * load_int64(geometry, 3 + ndim + axis, -1)
+            extent = int64_at(geometry, 3 + axis)
+            place += (rest % extent) * int64_at(geometry, 3 + ndim + axis)
             rest //= extent
         count = min(last - column, n - done)
         if gather:
@@ -183,15 +183,15 @@ def copy_strided(buffer, base, geometry, start, n, gather):
         outer += 1
 
 
-@njit(error_model="numpy")
+@part
 def copy_run(target, target_step, source, source_step, count, size):
     """Copy `count` elements of `size` bytes between two strided runs of memory."""
     if size == 4:
         for k in range(count):
-            store_int32(target + k * target_step, 0, -1, load_int32(source + k * source_step, 0, -1))
+            put_int32(target + k * target_step, 0, int32_at(source + k * source_step, 0))
     elif size == 8:
         for k in range(count):
-            store_int64(target + k * target_step, 0, -1, load_int64(source + k * source_step, 0, -1))
+            put_int64(target + k * target_step, 0, int64_at(source + k * source_step, 0))
     else:
         for k in range(count):
-            store_int16(target + k * target_step, 0, -1, load_int16(source + k * source_step, 0, -1))
+            put_int16(target + k * target_step, 0, int16_at(source + k * source_step, 0))

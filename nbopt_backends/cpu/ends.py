@@ -5,24 +5,22 @@ Each function that takes ``(argument, entry, step)`` is compiled by its name whe
 """
 
 import numpy as np
-from numba import float32, float64, njit
+from numba import float32, float64
 
 from nbopt_backends.cpu.primitives import (
     band_address,
     band_begins,
     call_scalars,
-    fold_max,
-    fold_min,
-    fold_sum,
-    load_float32,
-    load_float64,
-    load_int64,
+    float32_at,
+    float64_at,
+    int64_at,
     maximum,
     minimum,
+    part,
+    put_float32,
+    put_float64,
+    put_int64,
     row_offset,
-    store_float32,
-    store_float64,
-    store_int64,
 )
 
 COLUMNS_KEPT, ROWS_KEPT, ROWS_JOINED = range(3)
@@ -41,18 +39,18 @@ def run_scalars(function, entry, step):
     step : int64
         See `run_stages`.
     """
-    for k in range(load_int64(entry, 4, -1)):
-        row = load_int64(load_int64(entry, 5, -1), k, -1)
-        slots = load_int64(entry, 0, -1) + row * load_int64(entry, 1, -1) * 8
-        numbers = load_int64(entry, 2, -1) + row * load_int64(entry, 3, -1)
-        call_scalars(function, slots, numbers, load_int64(step, 2, -1))
+    for k in range(int64_at(entry, 4)):
+        row = int64_at(int64_at(entry, 5), k)
+        slots = int64_at(entry, 0) + row * int64_at(entry, 1) * 8
+        numbers = int64_at(entry, 2) + row * int64_at(entry, 3)
+        call_scalars(function, slots, numbers, int64_at(step, 2))
 
 
 def decide(argument, condition, step):
     """Note that the step is not taken if its condition, a float64 at an address, is 0 or NaN."""
-    found = load_float64(condition, 0, -1)
+    found = float64_at(condition, 0)
     if found != found or found == 0.0:
-        store_int64(step, 2, -1, 0)
+        put_int64(step, 2, 0)
 
 
 def combine(op, entry, step):
@@ -70,19 +68,19 @@ def combine(op, entry, step):
     step : int64
         See `run_stages`.
     """
-    starts, sums, size = load_int64(entry, 0, -1), load_int64(entry, 1, -1), load_int64(entry, 2, -1)
-    rows, target, target_size = load_int64(entry, 3, -1), load_int64(entry, 4, -1), load_int64(entry, 5, -1)
-    scratch = load_int64(entry, 6, -1)
+    starts, sums, size = int64_at(entry, 0), int64_at(entry, 1), int64_at(entry, 2)
+    rows, target, target_size = int64_at(entry, 3), int64_at(entry, 4), int64_at(entry, 5)
+    scratch = int64_at(entry, 6)
     for row in range(rows):
         if starts == 0:
-            found = load_float64(sums + row * size, 0, -1)
+            found = float64_at(sums + row * size, 0)
         else:
-            first = load_int64(starts, row, -1)
-            n = load_int64(starts, row + 1, -1) - first
+            first = int64_at(starts, row)
+            n = int64_at(starts, row + 1) - first
             for k in range(n):
-                store_float64(scratch, k, -1, load_float64(sums + (first + k) * size, 0, -1))
+                put_float64(scratch, k, float64_at(sums + (first + k) * size, 0))
             found = fold_of(op, scratch, n)
-        store_float64(target + row * target_size, 0, -1, found)
+        put_float64(target + row * target_size, 0, found)
 
 
 def combine_step(op, entry, step):
@@ -98,13 +96,13 @@ def combine_step(op, entry, step):
     step : int64
         See `run_stages`.
     """
-    target, size, rows = load_int64(entry, 0, -1), load_int64(entry, 1, -1), load_int64(entry, 2, -1)
-    results, n, scratch = load_int64(entry, 3, -1), load_int64(entry, 4, -1), load_int64(entry, 5, -1)
+    target, size, rows = int64_at(entry, 0), int64_at(entry, 1), int64_at(entry, 2)
+    results, n, scratch = int64_at(entry, 3), int64_at(entry, 4), int64_at(entry, 5)
     for k in range(n):
-        store_float64(scratch, k, -1, load_float64(load_int64(results, k, -1), 0, -1))
+        put_float64(scratch, k, float64_at(int64_at(results, k), 0))
     found = fold_of(op, scratch, n)
     for row in range(rows):
-        store_float64(target + row * size, 0, -1, found)
+        put_float64(target + row * size, 0, found)
 
 
 def combine_slice(op, entry, step):
@@ -125,46 +123,46 @@ def combine_slice(op, entry, step):
         See `run_stages`.
     """
     walk, slot, fold, target = (
-        load_int64(entry, 0, -1),
-        load_int64(entry, 1, -1),
-        load_int64(entry, 2, -1),
-        load_int64(entry, 3, -1),
+        int64_at(entry, 0),
+        int64_at(entry, 1),
+        int64_at(entry, 2),
+        int64_at(entry, 3),
     )
-    size, kind, columns = load_int64(entry, 4, -1), load_int64(entry, 5, -1), load_int64(walk, 0, -1)
+    size, kind, columns = int64_at(entry, 4), int64_at(entry, 5), int64_at(walk, 0)
     partial, length, tiles, scratch = (
-        load_int64(entry, 6, -1),
-        load_int64(entry, 7, -1),
-        load_int64(entry, 8, -1),
-        load_int64(entry, 9, -1),
+        int64_at(entry, 6),
+        int64_at(entry, 7),
+        int64_at(entry, 8),
+        int64_at(entry, 9),
     )
     wide, rows, first, last = (
-        load_int64(entry, 10, -1),
-        load_int64(entry, 11, -1),
-        load_int64(entry, 12, -1),
-        load_int64(entry, 13, -1),
+        int64_at(entry, 10),
+        int64_at(entry, 11),
+        int64_at(entry, 12),
+        int64_at(entry, 13),
     )
-    nothing = 0.0 if op == 0 else (-np.inf if op == 1 else np.inf)
+    result_of_none = nothing(op)
     if kind == ROWS_KEPT:
         for row in range(first, last):
-            found = nothing
+            found = result_of_none
             for tile in range(tiles):
-                found = joined(op, found, load_float64(partial, (row * tiles + tile) * length, -1))
+                found = joined(op, found, float64_at(partial, (row * tiles + tile) * length))
             store_result(target, row, found, wide)
     elif kind == ROWS_JOINED:
         for k in range(size):
-            store_float64(scratch, k, -1, nothing)
+            put_float64(scratch, k, result_of_none)
         for row in range(rows):
             place = row_offset(walk, slot, row)
-            found = load_float64(scratch, place, -1)
+            found = float64_at(scratch, place)
             for tile in range(tiles):
-                found = joined(op, found, load_float64(partial, (row * tiles + tile) * length, -1))
-            store_float64(scratch, place, -1, found)
+                found = joined(op, found, float64_at(partial, (row * tiles + tile) * length))
+            put_float64(scratch, place, found)
         for k in range(size):
-            store_result(target, k, load_float64(scratch, k, -1), wide)
+            store_result(target, k, float64_at(scratch, k), wide)
     else:
         for start in range(0, size, columns):
             for c in range(start + first, start + last):
-                store_float64(scratch, c, -1, nothing)
+                put_float64(scratch, c, result_of_none)
         for row in range(rows):
             if band_begins(walk, fold, row):
                 place, here = (
@@ -172,35 +170,45 @@ def combine_slice(op, entry, step):
                     band_address(walk, fold, row, columns * (8 if wide else 4)),
                 )
                 for c in range(first, last):
-                    value = load_float64(here, c, -1) if wide else float64(load_float32(here, c, -1))
-                    store_float64(
-                        scratch, place + c, -1, joined(op, load_float64(scratch, place + c, -1), value)
-                    )
+                    value = float64_at(here, c) if wide else float64(float32_at(here, c))
+                    put_float64(scratch, place + c, joined(op, float64_at(scratch, place + c), value))
         for start in range(0, size, columns):
             for c in range(start + first, start + last):
-                store_result(target, c, load_float64(scratch, c, -1), wide)
+                store_result(target, c, float64_at(scratch, c), wide)
 
 
-@njit(error_model="numpy")
+@part
 def store_result(target, k, value, wide):
     """Store a float64 as element k of float64 or float32 memory."""
     if wide:
-        store_float64(target, k, -1, value)
+        put_float64(target, k, value)
     else:
-        store_float32(target, k, -1, float32(value))
+        put_float32(target, k, float32(value))
 
 
-@njit(error_model="numpy")
+@part
 def joined(op, a, b):
     """Return what two float64 become."""
     return a + b if op == 0 else (maximum(a, b) if op == 1 else minimum(a, b))
 
 
-@njit(error_model="numpy")
+@part
 def fold_of(op, values, n):
-    """Fold n float64, which are used up."""
-    if op == 0:
-        return fold_sum(values, n) if n > 0 else 0.0
-    if op == 1:
-        return fold_max(values, n) if n > 0 else -np.inf
-    return fold_min(values, n) if n > 0 else np.inf
+    """Fold n float64 from an address on, which are used up: the results of tiles, which are few."""
+    if n == 0:
+        return nothing(op)
+    while n > 1:
+        half = 1
+        while 2 * half < n:
+            half *= 2
+        upper = values + half * 8
+        for k in range(n - half):
+            put_float64(values, k, joined(op, float64_at(values, k), float64_at(upper, k)))
+        n = half
+    return float64_at(values, 0)
+
+
+@part
+def nothing(op):
+    """Return the result over no values."""
+    return 0.0 if op == 0 else (-np.inf if op == 1 else np.inf)

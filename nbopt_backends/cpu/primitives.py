@@ -6,6 +6,7 @@ loops vectorise without run-time checks.
 """
 
 import math
+from functools import partial
 from types import FunctionType
 
 import numpy as np
@@ -14,11 +15,23 @@ from numba import float32, float64, int16, int64, njit, types  # noqa: F401  (ke
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from nbopt_backends.cpu.pipeline import KernelCompiler
 from nbopt_backends.lowering import formulas as scalar
 from nbopt_backends.meaning import tree, xoroshiro
 from nbopt_backends.meaning.slices import COLUMNS
 
 # ruff: noqa: F821  (the names of `scalar`'s formulas, which are compiled below)
+
+# For functions that only compiled code calls: without the wrappers for Python and C, which take time to
+# compile. With forceinline LLVM puts them into their callers. Numba's own inlining (inline="always") would
+# type them anew at each call.
+part = partial(
+    njit,
+    error_model="numpy",
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+    pipeline_class=KernelCompiler,
+)
 
 _SCOPES = 16  # slots with alias metadata; the rest of a very long expression does without
 
@@ -88,6 +101,41 @@ load_int64, store_int64 = _memory_access(types.int64, ir.IntType(64))
 load_int32, store_int32 = _memory_access(types.int32, ir.IntType(32))
 load_int16, store_int16 = _memory_access(types.int16, _I16)
 
+
+def _plain_access(element):
+    """Return the load and the store intrinsic of one element type for memory that is no slot's.
+
+    Their index is no literal: Numba types one call, and not each index anew.
+    """
+    llvm_type = cpu_target.target_context.get_value_type(element)
+
+    def place(builder, args):
+        return builder.gep(_pointer(builder, args[0], llvm_type), [args[1]], inbounds=True)
+
+    @intrinsic
+    def load(context, address, index):
+        def codegen(ctx, builder, signature, args):
+            return builder.load(place(builder, args))
+
+        return element(types.int64, types.int64), codegen
+
+    @intrinsic
+    def store(context, address, index, value):
+        def codegen(ctx, builder, signature, args):
+            builder.store(args[2], place(builder, args))
+            return ctx.get_dummy_value()
+
+        return types.void(types.int64, types.int64, element), codegen
+
+    return load, store
+
+
+float32_at, put_float32 = _plain_access(types.float32)
+float64_at, put_float64 = _plain_access(types.float64)
+int64_at, put_int64 = _plain_access(types.int64)
+int32_at, put_int32 = _plain_access(types.int32)
+int16_at, put_int16 = _plain_access(types.int16)
+
 # bfloat16 is the upper half of a float32. What is stored was rounded before, so the lower half is 0.
 load_bfloat16, store_bfloat16 = _memory_access(
     types.float32,
@@ -123,19 +171,30 @@ def prefetch(context, address, size):
     return types.void(types.int64, size), codegen
 
 
-@njit(inline="always")
-def address(row, slot, offset, item_size):
+@intrinsic
+def address(context, row, slot, offset, item_size):
     """Return the address of element `offset` of a slot; `row` is the address of the tensor's row."""
-    return load_int64(row, slot, -1) + offset * item_size
+
+    def codegen(ctx, builder, signature, args):
+        row, slot, offset, item_size = args
+        place = builder.gep(_pointer(builder, row, ir.IntType(64)), [slot], inbounds=True)
+        return builder.add(builder.load(place), builder.mul(offset, item_size))
+
+    return types.int64(*[types.int64] * 4), codegen
+
+
+def _called(name, builder, *args):
+    """Emit a call of the overloaded LLVM function ``llvm.<name>`` on one floating type."""
+    ty = args[0].type
+    function = builder.module.declare_intrinsic(f"llvm.{name}", [ty], ir.FunctionType(ty, [ty] * len(args)))
+    return builder.call(function, args)
 
 
 def _llvm_function(name, arity):
-    """Return an intrinsic that calls the overloaded LLVM function ``llvm.<name>`` on one floating type."""
+    """Return an intrinsic that calls ``llvm.<name>``."""
 
     def codegen(ctx, builder, signature, args):
-        ty = args[0].type
-        function = builder.module.declare_intrinsic(f"llvm.{name}", [ty], ir.FunctionType(ty, [ty] * arity))
-        return builder.call(function, args)
+        return _called(name, builder, *args)
 
     if arity == 1:
 
@@ -164,7 +223,7 @@ exp, log, tanh, exp2, log2 = math.exp, math.log, math.tanh, np.exp2, np.log2
 empty = np.empty
 
 
-@njit(inline="always")
+@part(forceinline=True)
 def power(a, b):
     """Return a to the power b."""
     return a**b
@@ -196,9 +255,7 @@ bits_float64, from_bits_float64 = _bit_casts(types.float64, types.int64, ir.Doub
 
 def _compiled(function):
     """Compile a formula of `nbopt_backends.lowering.formulas` with this module's names."""
-    return njit(inline="always", error_model="numpy")(
-        FunctionType(function.__code__, globals(), function.__name__)
-    )
+    return part(forceinline=True)(FunctionType(function.__code__, globals(), function.__name__))
 
 
 # In the order of the file, so that formulas find those that they call.
@@ -226,7 +283,7 @@ if _has_half_instructions():
 
         return types.float32(types.float32), codegen
 
-    @njit(inline="always")
+    @part(forceinline=True)
     def nearest_float16_float32(x):
         """Return a float32 rounded to nearest even in float16. NaN is canonical."""
         return _through_half(x) if x == x else from_bits_float32(0x7FC00000)
@@ -235,12 +292,12 @@ else:
     # LLVM would call library functions that Numba doesn't have.
     nearest_float16_float32 = nearest_float16_float32_by_integers
 
-    @njit(inline="always")
+    @part(forceinline=True)
     def load_float16(address, index, slot):
         """Return element `index` of float16 memory as a float32."""
         return from_half_bits_by_integers(int64(load_int16(address, index, slot)) & 0xFFFF)
 
-    @njit(inline="always")
+    @part(forceinline=True)
     def store_float16(address, index, slot, value):
         """Store a float32 that float16 can hold."""
         store_int16(address, index, slot, int16(half_bits_by_integers(value)))
@@ -249,19 +306,19 @@ else:
 # --- random bits: see nbopt_backends.meaning.xoroshiro ---
 
 
-_mix = njit(inline="always")(xoroshiro.mix)
-_absorb = njit(inline="always")(
+_mix = part(forceinline=True)(xoroshiro.mix)
+_absorb = part(forceinline=True)(
     FunctionType(xoroshiro.absorb.__code__, {**vars(xoroshiro), "mix": _mix}, "absorb")
 )
-_keys = njit(FunctionType(xoroshiro.keys.__code__, {**vars(xoroshiro), "absorb": _absorb}, "keys"))
-_seeded = njit(inline="always")(
+_keys = part(FunctionType(xoroshiro.keys.__code__, {**vars(xoroshiro), "absorb": _absorb}, "keys"))
+_seeded = part(forceinline=True)(
     FunctionType(xoroshiro.seeded.__code__, {**vars(xoroshiro), "mix": _mix}, "seeded")
 )
-_advanced = njit(inline="always")(xoroshiro.advanced)
+_advanced = part(forceinline=True)(xoroshiro.advanced)
 _LANES, _BLOCK, _U64 = xoroshiro.LANES, xoroshiro.BLOCK, np.uint64
 
 
-@njit(error_model="numpy")
+@part
 def draw(lanes, random, assignment, place, fresh, draws):
     """Fill `lanes` with the random words of the 256 elements from `place` on.
 
@@ -298,7 +355,7 @@ def draw(lanes, random, assignment, place, fresh, draws):
 # --- slices: see nbopt_backends.meaning.slices; a walk is what nbopt_backends.cpu.slices makes ---
 
 
-@njit(error_model="numpy")
+@part
 def row_offset(walk, slot, row):
     """Return where the first column of a row is in a slot that varies with some of the axes."""
     n = load_int64(walk, 1, -1)
@@ -313,14 +370,14 @@ def row_offset(walk, slot, row):
     return found
 
 
-@njit(error_model="numpy")
+@part
 def last_group(walk):
     """Return how many rows lie next to each other along the last of the groups of axes."""
     n = load_int64(walk, 1, -1)
     return load_int64(walk, 4 + n, -1) if n > 0 else 1
 
 
-@njit(error_model="numpy")
+@part
 def band_address(walk, fold, row, size):
     """Return the address of the results of the band of a row, given the bytes of one band's results."""
     last, field = last_group(walk), load_int64(walk, 4, -1) + 2 * fold
@@ -328,7 +385,7 @@ def band_address(walk, fold, row, size):
     return load_int64(walk, field, -1) + (row // last * -(-last // band) + row % last // band) * size
 
 
-@njit(error_model="numpy")
+@part
 def band_begins(walk, fold, row):
     """Return whether a row is the first one of its band."""
     return row % last_group(walk) % load_int64(walk, load_int64(walk, 4, -1) + 2 * fold + 1, -1) == 0
@@ -339,74 +396,119 @@ def band_begins(walk, fold, row):
 _TILE = tree.TILE
 
 
-def _folding(join, load, store, size, full):
+def _joining(emit):
+    """Return an intrinsic that joins two values of one floating type."""
+
+    @intrinsic
+    def join(context, a, b):
+        def codegen(ctx, builder, signature, args):
+            return emit(builder, *args)
+
+        return a(a, a), codegen
+
+    return join
+
+
+def _joining_eight(emit, llvm_type, size):
+    """Return an intrinsic that joins eight values, `width` apart, in three halvings; the first becomes it."""
+
+    @intrinsic(prefer_literal=True)
+    def join_eight(context, values, k, width):
+        step = width.literal_value * size
+
+        def codegen(ctx, builder, signature, args):
+            places = [
+                builder.gep(
+                    _pointer(
+                        builder, builder.add(args[0], ir.Constant(ir.IntType(64), row * step)), llvm_type
+                    ),
+                    [args[1]],
+                    inbounds=True,
+                )
+                for row in range(8)
+            ]
+            rows = [builder.load(place) for place in places]
+            while len(rows) > 1:
+                half = len(rows) // 2
+                rows = [emit(builder, *pair) for pair in zip(rows[:half], rows[half:])]
+            builder.store(rows[0], places[0])
+            return ctx.get_dummy_value()
+
+        return types.void(types.int64, types.int64, width), codegen
+
+    return join_eight
+
+
+def _folding(emit, load, store, size, full):
     """Return ``fold(values, n)``: it reduces n values from an address on, which it uses up, to one.
 
     So many values as `full` says go faster, which takes longer to compile; the bits are the same.
     """
-    of_tiles, of_rows = full == _TILE, full == COLUMNS
+    join = _joining(emit)
+    join_eight = _joining_eight(emit, {4: ir.FloatType(), 8: ir.DoubleType()}[size], size)
 
-    def eight_rows(width):
-        @njit(error_model="numpy")
-        def fold_rows(values):
-            for k in range(width):
-                x0, x1 = load(values, k, -1), load(values + width * size, k, -1)
-                x2, x3 = load(values + 2 * width * size, k, -1), load(values + 3 * width * size, k, -1)
-                x4, x5 = load(values + 4 * width * size, k, -1), load(values + 5 * width * size, k, -1)
-                x6, x7 = load(values + 6 * width * size, k, -1), load(values + 7 * width * size, k, -1)
-                store(values, k, -1, join(join(join(x0, x4), join(x2, x6)), join(join(x1, x5), join(x3, x7))))
-
-        return fold_rows
-
-    by_512, by_64, by_16, by_8, by_2 = (eight_rows(width) for width in (512, 64, 16, 8, 2))
-
-    @njit(error_model="numpy")
-    def fold(values, n):
-        if of_tiles:  # Numba leaves out what a constant decides
-            if n == _TILE:  # three halvings at a time
-                by_512(values)
-                by_64(values)
-                by_8(values)
-                n = 8
-        if of_rows:
-            if n == COLUMNS:
-                by_16(values)
-                by_2(values)
-                n = 2
+    @part
+    def halved(values, n):
         while n > 1:
             half = 1
             while 2 * half < n:
                 half *= 2
             upper = values + half * size
             for k in range(n - half):
-                store(values, k, -1, join(load(values, k, -1), load(upper, k, -1)))
+                store(values, k, join(load(values, k), load(upper, k)))
             n = half
-        return load(values, 0, -1)
+        return load(values, 0)
+
+    if full == COLUMNS:
+
+        @part
+        def fold(values, n):
+            if n == COLUMNS:
+                for k in range(16):
+                    join_eight(values, k, 16)
+                for k in range(2):
+                    join_eight(values, k, 2)
+                n = 2
+            return halved(values, n)
+
+    else:
+
+        @part
+        def fold(values, n):
+            if n == _TILE:
+                for k in range(512):
+                    join_eight(values, k, 512)
+                for k in range(64):
+                    join_eight(values, k, 64)
+                for k in range(8):
+                    join_eight(values, k, 8)
+                n = 8
+            return halved(values, n)
 
     return fold
 
 
-@njit(inline="always")
-def _sum_of_two(a, b):
-    return a + b
+_JOINS = (
+    lambda builder, a, b: builder.fadd(a, b),
+    lambda builder, a, b: _called("maximum", builder, a, b),
+    lambda builder, a, b: _called("minimum", builder, a, b),
+)
 
 
 def _foldings(load, store, size, full):
     """Return the folds of sums, maxima and minima."""
-    return [_folding(join, load, store, size, full) for join in (_sum_of_two, maximum, minimum)]
+    return [_folding(emit, load, store, size, full) for emit in _JOINS]
 
 
-fold_sum_float32, fold_max_float32, fold_min_float32 = _foldings(load_float32, store_float32, 4, _TILE)
-fold_sum_float64, fold_max_float64, fold_min_float64 = _foldings(load_float64, store_float64, 8, _TILE)
+fold_sum_float32, fold_max_float32, fold_min_float32 = _foldings(float32_at, put_float32, 4, _TILE)
+fold_sum_float64, fold_max_float64, fold_min_float64 = _foldings(float64_at, put_float64, 8, _TILE)
 # Those of the tiles of rows, see nbopt_backends.meaning.slices.
 fold_row_sum_float32, fold_row_max_float32, fold_row_min_float32 = _foldings(
-    load_float32, store_float32, 4, COLUMNS
+    float32_at, put_float32, 4, COLUMNS
 )
 fold_row_sum_float64, fold_row_max_float64, fold_row_min_float64 = _foldings(
-    load_float64, store_float64, 8, COLUMNS
+    float64_at, put_float64, 8, COLUMNS
 )
-# Those of the results of tiles, which are few.
-fold_sum, fold_max, fold_min = _foldings(load_float64, store_float64, 8, 0)
 
 
 def _call(arity):

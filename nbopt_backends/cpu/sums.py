@@ -4,7 +4,7 @@ Compiled as `nbopt_backends.cpu.drivers` is.
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from nbopt_backends.cpu.primitives import (
     empty,
@@ -12,6 +12,7 @@ from nbopt_backends.cpu.primitives import (
     fold_sum_float64,
     load_float32,
     load_float64,
+    part,
     store_float32,
     store_float64,
 )
@@ -40,7 +41,7 @@ def row_sums(matrix, size, m, n, tiles, sums):
             fold_sum_float64(sums + row * tiles * 8, tiles)
 
 
-@njit(error_model="numpy")
+@part
 def tile_sum(source, n, size):
     """Return the sum of up to a tile of elements as a float64."""
     if n == 0:

@@ -97,6 +97,7 @@ _HELPERS = (
     "cpu.chunks",
     "cpu.drivers",
     "cpu.ends",
+    "cpu.pipeline",
     "cpu.primitives",
     "cuda.primitives",
     "lowering.formulas",

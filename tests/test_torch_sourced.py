@@ -7,6 +7,7 @@ import copy
 import inspect
 import io
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -84,7 +85,9 @@ SOURCES = {
     "AdaBelief": ("pytorch_optimizer.AdaBelief", [{}, DECAY, {**ADAMS, "maximize": True, **COUPLED}]),
 }  # fmt: skip
 CASES = [(name, kwargs) for name, (_, several) in SOURCES.items() for kwargs in several]
-each_case = pytest.mark.parametrize(("name", "kwargs"), CASES, ids=lambda value: str(value)[:60])
+each_case = pytest.mark.parametrize(
+    ("name", "kwargs"), CASES, ids=lambda value: re.sub("<function.*>", "function", str(value))[:60]
+)
 each_class = pytest.mark.parametrize("name", SOURCES)
 #: Arguments of a source that there are not here.
 LEFT_OUT = {

@@ -14,7 +14,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-import nbopt
 import nbopt.torch
 
 INPUTS = torch.linspace(-1, 1, 12).view(3, 4)
@@ -101,11 +100,6 @@ def main(rank, world, file, steps):
             "DTensor",
         )
         assert refused == (world > 1)
-    for rule in (nbopt.LAMB(), nbopt.SM3()):
-        param = torch.nn.Parameter(distribute_tensor(torch.ones(6, 2), mesh, [Shard(0)]))
-        param.grad = distribute_tensor(torch.ones(6, 2), mesh, [Shard(0)])
-        step = nbopt.torch.Optimizer([param], rule, backend="reference").step
-        assert raises(step, f"{rule.classnm} reduces", "DTensor") == (world > 1)
     # A plain tensor beside a sharded one, a replicated one, and a gradient that is distributed in another
     # way.
     params = [

@@ -253,12 +253,12 @@ def test_norm_of_steps_that_are_found(counted):
     """They give the norm of their gradients, also after a step in which another optimizer led."""
     world = World("cpu", lambda: nbopt.RMSProp(gradient_clip_norm=0.5))
     grads = [grad for layer in world.layers for grad in layer.grads]
-    for size in (1.0, 2.0, 3.0):
+    for size in (1.0, 2.0, 4.0, 3.0):
         for grad in grads:
             grad[:] = size
         world.steps(1)
         assert world.optimizer.grad_norm == pytest.approx(size * 23**0.5)
-    assert counted()[1:] == [True, True]
+    assert counted()[-2:] == [True, True]
     with nbopt.use_backend(world.be):
         world.optimizer.gradient_clip_norm = None
         nbopt.MultiOptimizer({"default": world.optimizer}).optimize(world.layers, 0)

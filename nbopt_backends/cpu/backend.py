@@ -23,6 +23,7 @@ from nbopt_backends.lowering.slices import sliced_text
 from nbopt_backends.lowering.text import Dialect, kernel_text, scalars_text
 from nbopt_backends.meaning.tree import tiles_of
 from nbopt_backends.plans.compiled import CompiledBackend
+from nbopt_backends.plans.launch import Launch
 
 DIALECT = Dialect(
     name="cpu",
@@ -53,33 +54,10 @@ _DRIVERS, _SUMS = source.text_of(cpu_drivers), source.text_of(cpu_sums)
 _CHUNKS, _ENDS = source.text_of(cpu_chunks), source.text_of(cpu_ends)
 
 
-class Launch:
-    """A step that is ready to run: plans, and the numbers that the host gives.
+class CpuLaunch(Launch):
+    """A step that is ready to run; `joined` is as in `NumbaCPU._joined`."""
 
-    It keeps no tensor alive.
-
-    Attributes
-    ----------
-    backend : NumbaCPU
-    plans : list of CpuPlan
-    numbers : list of list of float
-        Those of each plan.
-    serials : list of int
-        Of the tensors that the first plan's tables were of.
-    joined : tuple
-        See `NumbaCPU._joined`; it keeps the records.
-    """
-
-    __slots__ = ("backend", "joined", "numbers", "plans", "serials")
-
-    def __init__(self, backend, plans, numbers, joined):
-        self.backend, self.plans, self.numbers, self.joined = backend, plans, numbers, joined
-        self.serials = plans[0].serials
-
-    def again(self, numbers):
-        """Take other numbers for a step of one plan; return False if its tables are not the same any more."""
-        self.numbers = (numbers,)
-        return self.serials is not None and self.plans[0].serials is self.serials
+    __slots__ = ()
 
     def __call__(self, count):
         """Run the step; `count` is how many there were before it."""
@@ -143,7 +121,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
         for plan, update in zip(plans, updates):
             if update.shared:
                 plan.share(update.shared)
-        return Launch(self, plans, [update.numbers for update in updates], self._joined(plans))
+        return CpuLaunch(self, plans, updates, self._joined(plans))
 
     def _joined(self, plans):
         """Return what runs several plans together.
@@ -289,7 +267,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
         kernel = source.compiled(
             lambda cache: numba.cfunc(signature, cache=cache, **options)(function), module
         )
-        self.compilations += not kernel.cache_hits
+        self.compilations += stem == self.stem and not kernel.cache_hits
         return kernel
 
     def _check_now(self):

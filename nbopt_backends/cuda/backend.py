@@ -25,10 +25,36 @@ from nbopt_backends.cuda.walks import walks_of
 from nbopt_backends.lowering import source
 from nbopt_backends.meaning.tree import tiles_of
 from nbopt_backends.plans.compiled import CompiledBackend
+from nbopt_backends.plans.launch import Launch
 
 _FILL = Program.of(("out",), (("store", 0, ~0, 0),), 1)
 _COPY = Program.of(("out", "x"), (("load", 1), ("store", 0, 0, 0)))
 _KINDS = {"max": 0, "min": 1, "argmax": 2, "argmin": 3}
+
+
+class DeviceLaunch(Launch):
+    """A step that is ready to be queued; `joined` is a `nbopt_backends.cuda.stages.Joined`."""
+
+    __slots__ = ()
+
+    def again(self, numbers):
+        """Do what `Launch.again` does; memory that can be exchanged under its tensor has to be looked at."""
+        return not self.plans[0].pointers and super().again(numbers)
+
+    def __call__(self, count):
+        """Queue the step; `count` is how many there were before it."""
+        backend, device = self.backend, self.backend.device
+        with device.entered():
+            stream = backend.streams.ready()
+            for plan, numbers in zip(self.plans, self.numbers):
+                plan.give(numbers, backend.rng_seed, count)
+                plan.upload(backend.ring(), stream)
+            for kernel, blocks, arguments in self.joined.launches:
+                if kernel is None:
+                    arguments(stream)
+                else:
+                    device.launch(kernel, blocks, stream, arguments)
+        backend.launches += self.joined.passes
 
 
 class DeviceBackend(CompiledBackend):
@@ -225,23 +251,10 @@ class DeviceBackend(CompiledBackend):
                 together = plans[0].joined = joined(plans)
             for matrices in together.matrices:
                 matrices.reserve()
+        return DeviceLaunch(self, plans, updates, together)
 
-        def run(count):
-            with self.device.entered():
-                stream = self.streams.ready()
-                for plan, update in zip(plans, updates):
-                    plan.give(update.numbers, self.rng_seed, count)
-                    plan.upload(self._ring(), stream)
-                for kernel, blocks, arguments in together.launches:
-                    if kernel is None:
-                        arguments(stream)
-                    else:
-                        self.device.launch(kernel, blocks, stream, arguments)
-            self.launches += together.passes
-
-        return run
-
-    def _ring(self):
+    def ring(self):
+        """Return this thread's ring of pinned memory, which copies to the device go through."""
         try:
             return self._rings.own
         except AttributeError:

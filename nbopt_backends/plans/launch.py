@@ -1,0 +1,35 @@
+"""Launch: a step that is ready to run, once or again."""
+
+
+class Launch:
+    """Plans, and the numbers that the host gives. It keeps no tensor alive.
+
+    A backend's own class runs the step when it is called with the number of steps before it.
+
+    Attributes
+    ----------
+    backend : CompiledBackend
+    plans : list of Plan
+    numbers : sequence of list of float
+        Those of each plan.
+    joined : object
+        What the backend has made of the plans together.
+    serials : list of int or None
+        Of the tensors that the first plan's tables were of.
+    """
+
+    __slots__ = ("backend", "joined", "numbers", "plans", "serials")
+
+    def __init__(self, backend, plans, updates, joined):
+        self.backend, self.plans, self.joined = backend, plans, joined
+        self.numbers = [update.numbers for update in updates]
+        self.serials = plans[0].serials
+
+    def again(self, numbers):
+        """Take other numbers for a step of one plan; return False if its tables are not the same any more."""
+        self.numbers = (numbers,)
+        return self.serials is not None and self.plans[0].serials is self.serials
+
+    def __call__(self, count):
+        """Run the step; `count` is how many there were before it."""
+        raise NotImplementedError(f"{type(self).__name__} runs nothing")

@@ -233,8 +233,12 @@ class NumbaCPU(CompiledBackend, HostBackend):
         object
             Its `address` is that of the compiled function.
         """
-        text = _CHUNKS if hasattr(cpu_chunks, name) else _ENDS
-        return self._compiled((name,), lambda: text, name, "drivers")
+        found = NumbaCPU._functions.get(name)
+        if found is None:
+            text = _CHUNKS if hasattr(cpu_chunks, name) else _ENDS
+            with NumbaCPU._compile_lock:
+                found = NumbaCPU._functions[name] = self._compiled_module(text, name, "drivers")
+        return found
 
     def text(self, stage, group):
         """Return the text of the kernel of a pass for a group of tensors."""
@@ -246,12 +250,12 @@ class NumbaCPU(CompiledBackend, HostBackend):
             sliced_text(stage, DIALECT, group.dtypes, group.arithmetic, group.kept, extents, flags)
         )
 
-    def _compiled(self, key, text, name, stem=None):
+    def _compiled(self, key, text, name):
         key = (*key, self.fast_math)
         found = NumbaCPU._kernels.get(key)
         if found is None:
             with NumbaCPU._compile_lock:
-                found = NumbaCPU._kernels[key] = self._compiled_module(text(), name, stem or self.stem)
+                found = NumbaCPU._kernels[key] = self._compiled_module(text(), name, self.stem)
         return found
 
     def _compiled_module(self, text, name, stem):

@@ -38,8 +38,14 @@ class DeviceLaunch(Launch):
     __slots__ = ()
 
     def again(self, numbers):
-        """Do what `Launch.again` does; memory that can be exchanged under its tensor has to be looked at."""
-        return not self.plans[0].pointers and super().again(numbers)
+        """Do what `Launch.again` does.
+
+        Memory that can be exchanged under its tensor has to be looked at, and that of functions of matrices
+        has to be reserved before anything changes.
+        """
+        if self.plans[0].pointers or self.joined.matrices:
+            return False
+        return super().again(numbers)
 
     def __call__(self, count):
         """Queue the step; `count` is how many there were before it."""

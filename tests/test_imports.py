@@ -108,7 +108,12 @@ BACKEND_FLOORS = [
         "nbopt_backends.matrices",
     ],
     ["nbopt_backends.arrays"],
-    ["nbopt_backends.plans.chunks", "nbopt_backends.plans.plan", "nbopt_backends.lowering"],
+    [
+        "nbopt_backends.plans.chunks",
+        "nbopt_backends.plans.plan",
+        "nbopt_backends.plans.launch",
+        "nbopt_backends.lowering",
+    ],
     ["nbopt_backends.plans.compiled"],
     ["nbopt_backends.cpu", "nbopt_backends.cuda", "nbopt_backends.meaning.reference"],
 ]

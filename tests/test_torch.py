@@ -576,7 +576,7 @@ def test_optimizers_that_are_none_or_state_no_rule_are_refused():
 def test_parameters_that_cannot_be_trained_are_refused(dtype):
     p = torch.zeros(3, dtype=getattr(torch, dtype))
     with pytest.raises(
-        DtypeError, match=f"parameter 1 of the group: arrays of dtype {dtype} can't be trained"
+        DtypeError, match=f"parameter 1 of the group: tensors of dtype {dtype} can't be trained"
     ):
         nbopt.torch.Optimizer([*parameters([(2,)]), p], nbopt.RMSProp())
 

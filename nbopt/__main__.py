@@ -12,6 +12,10 @@ import numpy as np
 import nbopt
 from nbopt.backends import backend_problem, known_backends
 from nbopt.optimizers.base import Optimizer
+from nbopt.optimizers.matrix import MatrixOptimizer
+
+#: What is checked in float64, too: to compile every optimizer twice takes long.
+_IN_FLOAT64 = ("Adam", "GradientDescentMomentum", "LAMB", "RMSProp, centered", "SM3")
 
 
 def _versions() -> Iterator[tuple[str, str]]:
@@ -25,7 +29,10 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _optimizers() -> dict[str, Optimizer]:
-    """Return one instance of every optimizer by its name, and of the options that make other kernels."""
+    """Return one instance of every optimizer by its name, and of the options that make other kernels.
+
+    Those of matrices are left out: a library makes their products, and its bits are its own.
+    """
     chosen = {
         "GradientDescentMomentum": nbopt.GradientDescentMomentum(0.1, 0.9, wdecay=0.01),
         "GradientDescentMomentum, no momentum": nbopt.GradientDescentMomentum(0.1, 0.0, wdecay=0.01),
@@ -37,7 +44,8 @@ def _optimizers() -> dict[str, Optimizer]:
     }
     for name in nbopt.optimizers.__all__:
         found = getattr(nbopt.optimizers, name)
-        if name not in chosen and "rule" in vars(found) and found is not nbopt.Optimizer:
+        own = name not in chosen and "rule" in vars(found) and found is not nbopt.Optimizer
+        if own and not issubclass(found, MatrixOptimizer):
             chosen[name] = found()
     return dict(sorted(chosen.items()))
 
@@ -77,6 +85,9 @@ def self_check(write: Callable[[str], object] = print) -> bool:
     for label in _optimizers():
         cells = []
         for name, dtype in columns:
+            if dtype == "float64" and label not in _IN_FLOAT64:
+                cells.append("")
+                continue
             try:
                 equal = _trained(name, _optimizers()[label], dtype) == _trained(
                     "reference", _optimizers()[label], dtype

@@ -166,7 +166,7 @@ class KeepsStates:
             tensor = kept[name] = be.array([value], state.dtype or "float64", name)
         return tensor
 
-    def share(self, other: KeepsStates) -> None:
+    def share_step_states(self, other: KeepsStates) -> None:
         """Have the states that are one number in common with another optimizer.
 
         Parameters

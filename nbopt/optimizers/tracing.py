@@ -195,6 +195,7 @@ class Trace:
                 slots["step"][:] = slots["step"] + tracer.taken()
         finally:
             tracing.active = False
+            tracer.amend = None  # it knows the tracer, and would make a circle
         if returned is not None:
             raise TraceError(
                 f"the rule of {optimizer.classnm} returns a value, which nobody takes: its assignments are "
@@ -205,7 +206,6 @@ class Trace:
                 f"the rule of {optimizer.classnm} assigns nothing. A plain = only gives a value another "
                 "name; write param[:] = ..."
             )
-        tracer.amend = None  # it knows the tracer, and would make a circle
         return (
             tracer,
             reader,

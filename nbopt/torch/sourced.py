@@ -150,9 +150,9 @@ class SourcedRule(TorchRule):
             self.shown.pop(name, None)
             self.step_states[name] = float(value)  # type: ignore[assignment]
 
-    def share(self, other):
+    def share_step_states(self, other):
         """Have the states that are one number in common with another rule."""
-        super().share(other)
+        super().share_step_states(other)
         self.__dict__["_shown"] = other.shown
 
     def _step_state(self, be, name, state, rate):

@@ -256,7 +256,7 @@ class Stepper(Saved, torch.optim.Optimizer):
         for own in owned:
             rule = own.optimizer
             if rule.scope == "optimizer":
-                rule.share(leaders.setdefault(type(rule), rule))
+                rule.share_step_states(leaders.setdefault(type(rule), rule))
         stored = set()
         for number, own in enumerate(owned):
             kind = type(own.optimizer)

@@ -496,7 +496,8 @@ def too_old(driver, toolkit):
 def _unfit():
     """Return what to do where numba-cuda does not work with the installed NumPy, or None where it does."""
     try:
-        pass
+        # As the first compilation does: numba-cuda seems usable until then.
+        from numba.cuda.np import arraymath, arrayobj  # noqa: F401
     except Exception as error:
         pair = (
             f"numba-cuda {importlib.metadata.version('numba-cuda')} does not work with NumPy {np.__version__}"

@@ -696,3 +696,25 @@ def test_shared_parts_are_visited_once_outside_rules():
         assert same_bits(out.get(), np.ones((2, 2), np.float32))
         out[:] = reference.sum(square_repeatedly(x, 60)) + square_repeatedly(reference.max(x), 60)
         assert same_bits(out.get(), np.full((2, 2), 5, np.float32))
+
+
+@pytest.mark.parametrize("scale", [4.0, np.array([4.0], np.float32)], ids=["number", "memory"])
+def test_loss_scale(host_backend, scale):
+    """A rule may read the loss scale, a number or in memory; another value traces nothing."""
+    runs = []
+
+    class Scaled(nbopt.Optimizer):
+        learning_rate = 1.0
+
+        def rule(self, step, param, grad):
+            runs.append(1)
+            param[:] = param - step.lr * grad * step.loss_scale
+
+    values, optimizer = np.ones(3, np.float32), Scaled()
+    layer = nbopt.Parameters((values, np.full(3, 0.5, np.float32)))
+    for factor in (1.0, 2.0):
+        optimizer.loss_scale = scale * np.float32(factor)
+        values[:] = 1.0
+        optimizer.optimize([layer], 0)
+        assert (values == 0.5).all()
+    assert len(runs) == 1

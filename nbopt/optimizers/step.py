@@ -44,6 +44,11 @@ class Step:
         self.scale_was_read = True
         return self._scale
 
+    @property
+    def loss_scale(self) -> Any:
+        """Number or Value : what the loss was multiplied by. `grad` is divided by it already."""
+        return self._given["loss_scale"]()
+
     def sum(self, x: Operand) -> Expr:
         """Return the sum over all elements of all parameters.
 

@@ -157,6 +157,15 @@ class Trace:
         slots = dict(zip(tracer.names, tracer.slots()))
         if options.counts:
             known["t"] = slots["step"] + 1.0
+        # Asked for by few rules, so no line is made of it before.
+        given_scale = optimizer.loss_scale
+        known["loss_scale"] = lambda: (
+            slots["loss_scale"]
+            if options.loss_scale
+            else given_scale
+            if impure
+            else tracer.source("self.loss_scale", given_scale)
+        )
         raw, own = slots["grad"], optimizer if impure else symbolic(optimizer, reader)
         by: Node = tracer.source("divisor", divisor)
         if options.loss_scale:

@@ -313,6 +313,20 @@ def test_torch(label):
     assert all(same_bits(param.detach().numpy(), own) for param, own in zip(found, layer.params))
 
 
+@pytest.mark.parametrize("name", ["CAME", "Adafactor", "SM3"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_rows_and_columns_without_gradients(name, backend):
+    """A row and a column whose gradients are 0, as dead inputs and outputs have, stay finite in float32."""
+    values, grad = np.ones((6, 5), np.float32), np.full((6, 5), 0.01, np.float32)
+    grad[2] = grad[:, 3] = 0.0
+    with nbopt.use_backend(backend):
+        optimizer, layer = getattr(nbopt, name)(), nbopt.Parameters((values, grad))
+        for _ in range(3):
+            optimizer.optimize([layer], 0)
+    assert np.isfinite(values).all()
+    assert (values[0, 0] < 1.0) and values[2, 3] == 1.0
+
+
 def made():
     """Return one label for each class."""
     return {kind.__name__: label for label, (kind, *_) in reversed(SOURCES.items())}

@@ -64,22 +64,25 @@ class CAME(DecayOptimizer):
         """One step; see the class."""
         be, b1 = self.be, self.beta_1
         grad = self.with_decay(param, grad)
-        update = grad / be.sqrt(self._averaged(be.square(grad) + self.epsilon_1, self.beta_2, *states[:2]))
+        update = grad / self._root_mean_square(be.square(grad) + self.epsilon_1, self.beta_2, *states[:2])
         excess = be.norm(update) / (be.sqrt(param.size) * self.clip_threshold)
         update = update / be.maximum(excess, 1.0)
         mean[:] = b1 * mean + (1.0 - b1) * update
         change: Expr = mean
         if states[2:]:
-            change = mean / be.sqrt(
-                self._averaged(be.square(update - mean) + self.epsilon_2, self.beta_3, *states[2:])
+            change = mean / self._root_mean_square(
+                be.square(update - mean) + self.epsilon_2, self.beta_3, *states[2:]
             )
         param[:] = self.decayed(param, step.lr * change, step.lr)
 
-    def _averaged(self, square: Expr, decay: float, *states: Slot) -> Expr:
-        """Return the running mean of squares, of rows times columns where there are two states."""
+    def _root_mean_square(self, square: Expr, decay: float, *states: Slot) -> Expr:
+        """Return the root of the running mean of squares, of rows times columns if there are two states."""
         be, axes = self.be, (-1, -2) if len(states) == 2 else (None,)
         for state, axis in zip(states, axes):
             state[:] = decay * state + (1.0 - decay) * (
                 square if axis is None else be.mean(square, axis=axis)
             )
-        return relative(be, states[0]) * states[1] if states[1:] else states[0]
+        if not states[1:]:
+            return be.sqrt(states[0])
+        # The product of a row and a column without gradients would be too small for float32.
+        return be.sqrt(relative(be, states[0])) * be.sqrt(states[1])

@@ -24,9 +24,9 @@ PANELS = {
     "one rate for all, or for each parameter": {
         "AdamW": {"learning_rate": 1e-3},
         "LAMB": {"learning_rate": 3e-3},
-        "LARS": {"learning_rate": 0.1, "trust_coefficient": 1e-3},
+        "LARS": {"learning_rate": 1.0, "trust_coefficient": 1e-3},
         "Adafactor": {"learning_rate": 3e-2},
-        "CAME": {"learning_rate": 1e-3},
+        "CAME": {},
         "SM3": {"learning_rate": 0.1, "momentum_coef": 0.9},
     },
     "momentum in other ways": {

@@ -20,8 +20,10 @@ import warnings
 import numpy as np
 import pytest
 from helpers import NEON, OPTIMIZERS, layers_of
+from numba.core.dispatcher import Dispatcher
 
 import nbopt
+from nbopt_backends.cpu import primitives
 from nbopt_backends.cpu.backend import NumbaCPU
 from nbopt_backends.cuda.dialects import DIALECT
 from nbopt_backends.cuda.kernels import update_text
@@ -524,3 +526,47 @@ def test_without_numba_the_reference_is_there_and_the_cpu_backend_says_what_to_i
     assert report["available"] == ["reference"]
     assert "pip install numba" in report["message"]
     assert not report["set"]
+
+
+# Numba tells functions of one name apart by a number that counts in each process. Here it begins alike before
+# each kernel, as it may by chance.
+FOLDS = """
+import itertools, json, sys
+import numpy as np
+from numba.core.bytecode import FunctionIdentity
+import nbopt
+
+def stepped(op, backend):
+    class Rule(nbopt.Optimizer):
+        learning_rate = 0.5
+
+        def rule(self, step, param, grad):
+            param[:] = param - step.lr * grad * getattr(self.be, op)(grad * grad)
+
+    layer = nbopt.Parameters(tuple(np.random.default_rng(0).standard_normal((2, 3000), np.float32)))
+    with nbopt.use_backend(backend):
+        Rule().optimize([layer], 0)
+    return layer.params[0].tobytes()
+
+wrong = []
+for op in sys.argv[1:]:
+    FunctionIdentity._unique_ids = itertools.count(100_000)
+    if stepped(op, "cpu") != stepped(op, "reference"):
+        wrong.append(op)
+print(json.dumps(wrong))
+"""
+
+
+def test_kernels_of_other_processes_bring_their_own_functions(tmp_path):
+    """A kernel on disk sums with its own fold, though this process has another one of the same number."""
+    assert python(FOLDS, "sum", NBOPT_CACHE_DIR=str(tmp_path)) == []
+    assert python(FOLDS, "max", "sum", "min", NBOPT_CACHE_DIR=str(tmp_path)) == []
+
+
+def test_parts_have_names_of_their_own():
+    """Functions that kernels share are told apart by their names, also those that others make."""
+    found = [value for value in vars(primitives).values() if isinstance(value, Dispatcher)]
+    names = [f"{one.py_func.__module__}.{one.py_func.__qualname__}" for one in found]
+    assert len({*names}) == len({*map(id, found)})
+    with pytest.raises(TypeError, match="needs a name of its own"):
+        primitives.part(lambda: 0)

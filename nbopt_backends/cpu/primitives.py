@@ -22,16 +22,42 @@ from nbopt_backends.meaning.slices import COLUMNS
 
 # ruff: noqa: F821  (the names of `scalar`'s formulas, which are compiled below)
 
-# For functions that only compiled code calls: without the wrappers for Python and C, which take time to
-# compile. With forceinline LLVM puts them into their callers. Numba's own inlining (inline="always") would
-# type them anew at each call.
-part = partial(
+# Without the wrappers for Python and C, which take time to compile.
+_part = partial(
     njit,
     error_model="numpy",
     no_cpython_wrapper=True,
     no_cfunc_wrapper=True,
     pipeline_class=KernelCompiler,
 )
+
+
+def part(function=None, called=None, **options):
+    """Compile a function that only compiled code calls.
+
+    With ``forceinline=True`` LLVM puts it into its callers. Numba's own inlining (``inline="always"``) would
+    type it anew at each call.
+
+    Parameters
+    ----------
+    function : function
+    called : str, optional
+        A name that no other function of the module has. A function that is made inside another one needs it:
+        a kernel on disk brings copies of what it calls, and the linker knows these by name and by a number
+        that counts anew in each process. Another function of that name would be run in its place.
+    **options
+        Those of `numba.njit`.
+    """
+    if function is None:
+        return partial(part, called=called, **options)
+    if called is not None:
+        function.__qualname__ = called
+    elif "<locals>" in function.__qualname__:
+        raise TypeError(
+            f"{function.__qualname__} is made inside another function and needs a name of its own"
+        )
+    return _part(**options)(function)
+
 
 _SCOPES = 16  # slots with alias metadata; the rest of a very long expression does without
 
@@ -439,15 +465,16 @@ def _joining_eight(emit, llvm_type, size):
     return join_eight
 
 
-def _folding(emit, load, store, size, full):
+def _folding(called, emit, load, store, size, full):
     """Return ``fold(values, n)``: it reduces n values from an address on, which it uses up, to one.
 
-    So many values as `full` says go faster, which takes longer to compile; the bits are the same.
+    `called` is its name, see `part`. So many values as `full` says go faster, which takes longer to compile;
+    the bits are the same.
     """
     join = _joining(emit)
     join_eight = _joining_eight(emit, {4: ir.FloatType(), 8: ir.DoubleType()}[size], size)
 
-    @part
+    @part(called=f"{called}_halved")
     def halved(values, n):
         while n > 1:
             half = 1
@@ -461,7 +488,7 @@ def _folding(emit, load, store, size, full):
 
     if full == COLUMNS:
 
-        @part
+        @part(called=called)
         def fold(values, n):
             if n == COLUMNS:
                 for k in range(16):
@@ -473,7 +500,7 @@ def _folding(emit, load, store, size, full):
 
     else:
 
-        @part
+        @part(called=called)
         def fold(values, n):
             if n == _TILE:
                 for k in range(512):
@@ -488,16 +515,17 @@ def _folding(emit, load, store, size, full):
     return fold
 
 
-_JOINS = (
-    lambda builder, a, b: builder.fadd(a, b),
-    lambda builder, a, b: _called("maximum", builder, a, b),
-    lambda builder, a, b: _called("minimum", builder, a, b),
-)
+_JOINS = {
+    "sum": lambda builder, a, b: builder.fadd(a, b),
+    "max": lambda builder, a, b: _called("maximum", builder, a, b),
+    "min": lambda builder, a, b: _called("minimum", builder, a, b),
+}
 
 
 def _foldings(load, store, size, full):
     """Return the folds of sums, maxima and minima."""
-    return [_folding(emit, load, store, size, full) for emit in _JOINS]
+    of = f"{'row_' if full == COLUMNS else ''}{{}}_float{8 * size}"
+    return [_folding(f"fold_{of.format(op)}", emit, load, store, size, full) for op, emit in _JOINS.items()]
 
 
 fold_sum_float32, fold_max_float32, fold_min_float32 = _foldings(float32_at, put_float32, 4, _TILE)

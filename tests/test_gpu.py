@@ -226,7 +226,7 @@ def test_cupy_arrays_are_updated_in_place_on_the_current_stream(cuda):
     for _ in range(10):
         expected = (expected - 1) * 2
     assert (cupy.asnumpy(param) == expected).all()
-    assert float(cupy.asarray(cuda.wrap(param)).sum()) == expected * 1_000_001
+    assert float(cupy.asarray(cuda.wrap(param)).sum(dtype=cupy.float64)) == expected * 1_000_001
 
 
 def test_numba_device_arrays_are_used_without_a_copy(cuda):

@@ -5,6 +5,7 @@ import pytest
 
 import nbopt
 from nbopt.language.matrices import COEFFICIENTS
+from nbopt_backends.cuda.products import TorchProducts
 
 SHAPES = [(8, 8), (12, 4), (4, 12), (2, 3, 5), (4, 12), (6, 40), (0, 3), (2, 2, 6, 3)]
 
@@ -43,6 +44,14 @@ def orthogonal(x, steps=5, adjust=None):
     return (u * s[..., None, :]) @ v * factor[adjust]
 
 
+def bound(be, exact, coarse):
+    """Return the bound of float32 products, or of those in 16 bits that PyTorch makes on a GPU."""
+    if be.memory == "host":
+        return exact
+    library = be.device.products(be.device_id, be.streams.library)
+    return coarse if isinstance(library, TorchProducts) else exact
+
+
 def arrays(shapes, seed=0, dtype=np.float32):
     rng = np.random.default_rng(seed)
     return [(rng.standard_normal(s).astype(dtype), rng.standard_normal(s).astype(dtype)) for s in shapes]
@@ -68,7 +77,8 @@ def test_rule(backend):
                 cube = params[k] @ params[k].swapaxes(-1, -2) @ params[k]
                 params[k] = params[k] - 0.1 * (update + 0.1 * cube) / max(1.0, np.linalg.norm(update))
     for ((param, _), _), wanted in zip(nbopt.get_param_list(layers), params):
-        np.testing.assert_allclose(be.wrap(param).get(), wanted, rtol=2e-4, atol=2e-4)
+        near = bound(be, 2e-4, 0.05)
+        np.testing.assert_allclose(be.wrap(param).get(), wanted, rtol=2e-4, atol=near)
     if be.name == "cpu":
         compiled = be.compilations
         optimizer.optimize(layers, 0)
@@ -97,8 +107,9 @@ def orthogonalized(be, *grads, **given):
 
 @pytest.mark.parametrize("method", ["plain", "gram"])
 def test_singular_values(backend, method):
-    """Each singular value becomes what the scalar iteration makes of it, within 1e-3."""
+    """Each singular value becomes what the scalar iteration makes of it, within 1e-3 in float32."""
     be = backend
+    near = bound(be, 1e-3, {"plain": 0.1, "gram": 0.02}[method])  # bfloat16, float16
     rng = np.random.default_rng(1)
     for rows, columns in [(48, 48), (32, 96), (160, 32)]:
         least = min(rows, columns)
@@ -114,7 +125,7 @@ def test_singular_values(backend, method):
             wanted = given
             for _ in range(5):
                 wanted = np.polyval([COEFFICIENTS[2], 0, COEFFICIENTS[1], 0, COEFFICIENTS[0], 0], wanted)
-            np.testing.assert_allclose(u.T @ found @ v.T, np.diag(wanted), atol=1e-3)
+            np.testing.assert_allclose(u.T @ found @ v.T, np.diag(wanted), atol=near)
             assert (np.abs(wanted[given >= 0.002] - 0.94) < 0.27).all()  # in [.67, 1.21]
 
 
@@ -153,21 +164,21 @@ def test_blocks(backend):
         for place in places:
             part = whole[place]
             wanted = orthogonal(part.reshape(len(part), -1), adjust="original").reshape(part.shape)
-            np.testing.assert_allclose(found[place], wanted, atol=2e-4, err_msg=str(given))
+            np.testing.assert_allclose(found[place], wanted, atol=bound(be, 2e-4, 0.05), err_msg=str(given))
 
 
 def test_adjust(backend):
     """Each matrix is scaled by its own rows and columns; coefficients may differ from step to step."""
     be = backend
-    x = arrays([(12, 5)], seed=3)[0][0]
+    near, x = bound(be, 1e-5, 0.01), arrays([(12, 5)], seed=3)[0][0]
     (found,) = orthogonalized(be, x, adjust="match_rms_adamw", steps=2)
-    np.testing.assert_allclose(found, orthogonal(x, 2, "match_rms_adamw"), atol=1e-5)
+    np.testing.assert_allclose(found, orthogonal(x, 2, "match_rms_adamw"), atol=near)
     (found,) = orthogonalized(be, x, coefficients=(COEFFICIENTS, (1.5, -0.5, 0.0)), steps=3)
     u, s, v = np.linalg.svd(x, full_matrices=False)
     s = s / np.linalg.norm(s)
     for a, b, c in (COEFFICIENTS, (1.5, -0.5, 0.0), (1.5, -0.5, 0.0)):
         s = a * s + b * s**3 + c * s**5
-    np.testing.assert_allclose(found, u * s @ v, atol=1e-5)
+    np.testing.assert_allclose(found, u * s @ v, atol=near)
 
 
 def test_skipped(backend):

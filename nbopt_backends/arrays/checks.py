@@ -35,7 +35,7 @@ class ArrayBackend(Backend):
 
     def resolved(self, obj):
         """Return `obj`, or a copy of its values where its memory doesn't hold them."""
-        return resolved(obj)
+        return obj if isinstance(obj, Tensor) else resolved(obj)
 
     def array_of(self, tensor):
         """Return what has a tensor's shape, dtype, strides and address, for checks and layouts.

@@ -262,3 +262,18 @@ def test_a_compiler_that_cannot_be_loaded_is_a_reason_not_to_use_the_backend(mon
         match=r"NVVM\) can't be used \(libnvvm.so was not found\); type: pip install .* or set CUDA_HOME",
     ):
         nbopt.set_backend("cuda")
+
+
+def test_many_tiles(cuda, rng):
+    """The results of 2198 tiles, of which each thread joins several, are folded as on the CPU."""
+    values, grad = rng.standard_normal((2, 9_000_001), np.float32)
+    found = []
+    for backend in (cuda, "cpu"):
+        with nbopt.use_backend(backend) as be:
+            be.bsz = 8
+            layer = nbopt.Parameters((be.array(values), be.array(grad)))
+            optimizer = nbopt.GradientDescentMomentum(0.1, 0.0, gradient_clip_norm=1.0)
+            optimizer.optimize([layer], 0)
+            found.append((layer.params[0].get(), optimizer.grad_norm))
+    assert found[0][1] == found[1][1]
+    assert (found[0][0] == found[1][0]).all()

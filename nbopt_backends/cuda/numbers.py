@@ -26,12 +26,26 @@ def fold(values, step, n, op):
         half = int64(1)
         while 2 * half < n:
             half *= 2
-        i = int64(cuda.threadIdx.x)
+        i, next_one = int64(cuda.threadIdx.x), cuda.blockDim.x * step
+        here, there = values + i * step, values + (i + half) * step
+        # Four at a time: their loads are under way together, where each store would hold up the next load.
+        while i + 3 * cuda.blockDim.x < n - half:
+            a, b = load_float64(here, 0, -1), load_float64(there, 0, -1)
+            c, d = load_float64(here + next_one, 0, -1), load_float64(there + next_one, 0, -1)
+            e, f = load_float64(here + 2 * next_one, 0, -1), load_float64(there + 2 * next_one, 0, -1)
+            g, h = load_float64(here + 3 * next_one, 0, -1), load_float64(there + 3 * next_one, 0, -1)
+            store_float64(here, 0, -1, join(op, a, b))
+            store_float64(here + next_one, 0, -1, join(op, c, d))
+            store_float64(here + 2 * next_one, 0, -1, join(op, e, f))
+            store_float64(here + 3 * next_one, 0, -1, join(op, g, h))
+            i += 4 * cuda.blockDim.x
+            here += 4 * next_one
+            there += 4 * next_one
         while i < n - half:
-            here = values + i * step
-            joined = join(op, load_float64(here, 0, -1), load_float64(here + half * step, 0, -1))
-            store_float64(here, 0, -1, joined)
+            store_float64(here, 0, -1, join(op, load_float64(here, 0, -1), load_float64(there, 0, -1)))
             i += cuda.blockDim.x
+            here += next_one
+            there += next_one
         cuda.syncthreads()
         n = half
 '''

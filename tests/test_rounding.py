@@ -925,7 +925,7 @@ def test_a_run_goes_on_from_a_stored_state(backend, rng):
 PORTABLE = """
 import hashlib
 import ml_dtypes, numpy as np, nbopt
-from nbopt_backends.cpu import primitives as cpu_primitives
+from nbopt_backends.cpu import instructions
 
 bf16 = np.dtype(ml_dtypes.bfloat16)
 be = nbopt.set_backend("cpu", rng_seed=3, num_threads=1)
@@ -954,7 +954,7 @@ hashes = [hashlib.sha256(x.tobytes()).hexdigest() for x in found]
 
 
 def test_a_generic_processor_gives_the_same_bits():
-    show = "print(*hashes, cpu_primitives._has_half_instructions())"
+    show = "print(*hashes, instructions._has_half_instructions())"
     generic = {**os.environ, "NUMBA_CPU_NAME": "generic"}
     done = subprocess.run(
         [sys.executable, "-c", PORTABLE + show], env=generic, capture_output=True, text=True, timeout=120

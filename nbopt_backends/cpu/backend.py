@@ -19,6 +19,7 @@ from nbopt_backends.cpu.pipeline import KernelCompiler
 from nbopt_backends.cpu.plan import CpuPlan, Matrices, in_order
 from nbopt_backends.cpu.threads import Faster, Threads, threading_layer
 from nbopt_backends.lowering import source
+from nbopt_backends.lowering.narrow import narrow_text
 from nbopt_backends.lowering.slices import sliced_text
 from nbopt_backends.lowering.text import Dialect, kernel_text, scalars_text
 from nbopt_backends.meaning.tree import tiles_of
@@ -185,22 +186,24 @@ class NumbaCPU(CompiledBackend, HostBackend):
         """
         return self._compiled((stage, group.dtypes, group.kept), lambda: self.text(stage, group), "update")
 
-    def sliced_kernel_of(self, stage, group, extents, flags):
+    def sliced_kernel_of(self, stage, group, extents, kind):
         """Return the kernel of a pass that knows slices, as `kernel_of` does.
 
         Parameters
         ----------
         stage : Pass
         group : nbopt_backends.plans.plan.Group
-        extents, flags : tuple of int
-            See `sliced_text`.
+        extents : tuple of int
+            The slots'.
+        kind : (tuple of int, bool)
+            See `nbopt_backends.meaning.slices.kinds_of`.
 
         Returns
         -------
         object
         """
-        key = stage, group.dtypes, group.kept, extents, flags
-        return self._compiled(key, lambda: self.text_with_slices(stage, group, extents, flags), "update")
+        key = stage, group.dtypes, group.kept, extents, kind
+        return self._compiled(key, lambda: self.text_with_slices(stage, group, extents, kind), "update")
 
     def scalars_of(self, stage, dtypes):
         """Return a stage of arithmetic on numbers, compiled at first use.
@@ -244,10 +247,12 @@ class NumbaCPU(CompiledBackend, HostBackend):
         """Return the text of the kernel of a pass for a group of tensors."""
         return self.marked(kernel_text(stage, DIALECT, group.dtypes, group.arithmetic, group.kept))
 
-    def text_with_slices(self, stage, group, extents, flags):
+    def text_with_slices(self, stage, group, extents, kind):
         """Return the text of the kernel of a pass that knows slices."""
+        flags, narrow = kind
+        text_of = narrow_text if narrow else sliced_text
         return self.marked(
-            sliced_text(stage, DIALECT, group.dtypes, group.arithmetic, group.kept, extents, flags)
+            text_of(stage, DIALECT, group.dtypes, group.arithmetic, group.kept, extents, flags)
         )
 
     def _compiled(self, key, text, name):

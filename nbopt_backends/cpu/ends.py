@@ -9,18 +9,21 @@ from numba import float32, float64
 
 from nbopt_backends.cpu.primitives import (
     band_address,
-    band_begins,
+    band_begins_at,
     call_scalars,
+    count_rows,
+    empty,
     float32_at,
     float64_at,
     int64_at,
     maximum,
     minimum,
+    next_row,
     part,
     put_float32,
     put_float64,
     put_int64,
-    row_offset,
+    row_step,
 )
 
 COLUMNS_KEPT, ROWS_KEPT, ROWS_JOINED = range(3)
@@ -142,6 +145,9 @@ def combine_slice(op, entry, step):
         int64_at(entry, 13),
     )
     result_of_none = nothing(op)
+    counted = empty(max(int64_at(walk, 1), 1), np.int64)
+    count_rows(walk, counted.ctypes.data, 0)  # by its array, which Numba would free after its last use
+    place = 0
     if kind == ROWS_KEPT:
         for row in range(first, last):
             found = result_of_none
@@ -152,26 +158,26 @@ def combine_slice(op, entry, step):
         for k in range(size):
             put_float64(scratch, k, result_of_none)
         for row in range(rows):
-            place = row_offset(walk, slot, row)
             found = float64_at(scratch, place)
             for tile in range(tiles):
                 found = joined(op, found, float64_at(partial, (row * tiles + tile) * length))
             put_float64(scratch, place, found)
+            place += row_step(walk, slot, next_row(walk, counted.ctypes.data))
         for k in range(size):
             store_result(target, k, float64_at(scratch, k), wide)
     else:
         for start in range(0, size, columns):
             for c in range(start + first, start + last):
                 put_float64(scratch, c, result_of_none)
-        for row in range(rows):
-            if band_begins(walk, fold, row):
-                place, here = (
-                    row_offset(walk, slot, row),
-                    band_address(walk, fold, row, columns * (8 if wide else 4)),
-                )
+        band = columns * (8 if wide else 4)
+        here = band_address(walk, fold, 0, band)
+        for _ in range(rows):
+            if band_begins_at(walk, fold, counted.ctypes.data):
                 for c in range(first, last):
                     value = float64_at(here, c) if wide else float64(float32_at(here, c))
                     put_float64(scratch, place + c, joined(op, float64_at(scratch, place + c), value))
+                here += band
+            place += row_step(walk, slot, next_row(walk, counted.ctypes.data))
         for start in range(0, size, columns):
             for c in range(start + first, start + last):
                 store_result(target, c, float64_at(scratch, c), wide)

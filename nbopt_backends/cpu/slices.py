@@ -56,12 +56,12 @@ class SlicedPass:
     def records(self):
         """Return the address of each kernel, with its chunks, int64[chunks, SLICED_FIELDS].
 
-        There is a kernel for each combination of dtypes and column strides.
+        There is a kernel for each combination of dtypes and column strides, for wide and for narrow rows.
         """
         found, extents = [], self.plan.program.extents
         for group in self.plan.layout.groups:
-            for flags, rows in kinds_of(self.plan.layout.shapes(group), extents, self.stage.extent).items():
-                kernel = self.plan.backend.sliced_kernel_of(self.stage, group, extents, flags)
+            for kind, rows in kinds_of(self.plan.layout.shapes(group), extents, self.stage.extent).items():
+                kernel = self.plan.backend.sliced_kernel_of(self.stage, group, extents, kind)
                 found.append((kernel.address, self._chunks(group, rows)))
         return found
 
@@ -89,7 +89,16 @@ class SlicedPass:
     def _record(self, row, group):
         """Return the address of a walk, as kernels take it."""
         walk, n = self._walks[row], len(self._walks[row].groups)
-        record = [walk.columns, n, self._results_of(row), 5 + n, 5 + n + n * len(walk.strides)]
+        slots, folds = len(walk.strides), len(self._slots)
+        first = 6 + n
+        record = [
+            walk.columns,
+            n,
+            self._results_of(row),
+            first,
+            first + n * slots,
+            first + n * slots + 2 * folds,
+        ]
         record += walk.groups
         for slot, own in enumerate(walk.strides):
             record += [-1] * n if own and walk.keeps_rows(slot) else own[:-1] if own else [0] * n
@@ -101,6 +110,8 @@ class SlicedPass:
                 results = np.zeros((bands, walk.columns), group.arithmetic)
                 address = self._bands[row, number] = self.plan.kept_alive(results)
             record += [address, band]
+        for own in walk.strides:
+            record += _steps(walk.groups, own) if own else [0] * n
         self._records[row] = self.plan.kept_alive(np.array(record, np.int64))
         return self._records[row]
 
@@ -162,6 +173,18 @@ class SlicedPass:
                         ]
                     )
         return np.array(entries, np.int64).reshape(len(entries), -1)
+
+
+def _steps(groups, strides):
+    """Return how far a slot's first column moves if the next row lies along each group, as the rows before.
+
+    All groups after that one begin again.
+    """
+    back, found = 0, []
+    for length, stride in zip(reversed(groups), reversed(strides[:-1])):
+        found.append(stride - back)
+        back += (length - 1) * stride
+    return found[::-1]
 
 
 def _parts(walk, whole_rows):

@@ -17,8 +17,8 @@ from nbopt_backends.meaning.slices import COLUMNS
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.meaning.xoroshiro import LANES
 
-_NOTHING = {"sum": "0.0", "max": "-np.inf", "min": "np.inf"}
-_ALIAS = 13  # of the results of bands, among the slots of alias metadata
+NOTHING = {"sum": "0.0", "max": "-np.inf", "min": "np.inf"}
+ALIAS = 13  # of the results of bands, among the slots of alias metadata
 
 _KERNEL = """{header}{comment}
 def update(slots, chunk, walk, numbers, random, _5, _6):
@@ -36,7 +36,7 @@ def update(slots, chunk, walk, numbers, random, _5, _6):
 _PLAIN = """for j in range(m):
     i = tile + j
 {body}"""
-_ROUNDING = """done = 0
+ROUNDING = """done = 0
 while done < m:
     place = load_int64(chunk, 7, -1) + r * columns + tile + done
     k0 = place % 256
@@ -50,7 +50,7 @@ while done < m:
 
 
 def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
-    """Return the text of the module that holds the kernel of a pass that knows slices.
+    """Return the text of the module that holds the kernel of a pass that knows slices, for wide rows.
 
     Its ``update(slots, chunk, walk, numbers, random, 0, 0)`` takes the addresses of a parameter's slots, of a
     chunk and of a walk, both as `nbopt_backends.cpu.slices` makes them, of the parameter's numbers, and of
@@ -70,9 +70,7 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
     str
     """
     rounded = rounded_stores(stage, dtypes, kept)
-    setup = [
-        f"s{j} = {in_arithmetic(arithmetic, f'load_float64(numbers, {j}, -1)')}" for j in stage.scalars()
-    ]
+    setup = setup_lines(stage, arithmetic, dtypes, kept)
     row, fixed = [], set()
     for slot in stage.moved():
         base, size = f"load_int64(slots, {slot}, -1)", ITEM_SIZES[dtypes[slot]]
@@ -100,7 +98,7 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
             f"a{number} = band_address(walk, {number}, r, columns * {size})",
             f"if band_begins(walk, {number}, r):",
             "    for c in range(first, last):",
-            f"        store_{arithmetic}(a{number}, c, {_ALIAS}, {arithmetic}({_NOTHING[op]}))",
+            f"        store_{arithmetic}(a{number}, c, {ALIAS}, {arithmetic}({NOTHING[op]}))",
         ]
         bands.append((number, op, value))
     for number, *_ in rows:
@@ -108,10 +106,6 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
             f"buffer{number} = empty({COLUMNS}, np.{arithmetic})",
             f"b{number} = buffer{number}.ctypes.data",
         ]
-    for _, index, word in rounded:
-        draws = word // 16
-        setup.append(f"lanes{index} = empty(({2 + draws}, {LANES}), np.uint64)")
-        setup += [f"w{index} = lanes{index}.ctypes.data + {2 * LANES * 8}", f"at{index} = int64(-1)"]
     body, names = body_lines(stage._replace(reductions=()), dialect, dtypes, arithmetic, kept, fixed)
     for number, _, value in rows:
         body.append(
@@ -119,11 +113,10 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
                 F=arithmetic, number=number, value=f"s{~value}" if value < 0 else names[value]
             )
         )
-    ops = {**COMMON_OPS, **dialect.ops}
     for number, op, value in bands:
-        old, new = f"load_{arithmetic}(a{number}, i, {_ALIAS})", f"s{~value}" if value < 0 else names[value]
-        join = ops.get(OPS[op][0], OPS[op][0] + "({0}, {1})").format(old, new, F=arithmetic)
-        body.append(f"store_{arithmetic}(a{number}, i, {_ALIAS}, {join})")
+        old, new = f"load_{arithmetic}(a{number}, i, {ALIAS})", f"s{~value}" if value < 0 else names[value]
+        join = join_of(dialect, op, old, new, arithmetic)
+        body.append(f"store_{arithmetic}(a{number}, i, {ALIAS}, {join})")
     folds = []
     for number, op, _ in rows:
         place = f"(r * tiles + tile // {COLUMNS}) * {results} + {number}"
@@ -133,14 +126,7 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
             f"float64(fold_row_{op}_{arithmetic}(buffer{number}.ctypes.data, m)))"
         )
     if rounded:
-        draws = []
-        for number, index, word in rounded:
-            draw = (
-                f"draw(lanes{index}, random, {number}, place - k0, place - k0 != at{index} + 256 or at{index}"
-                f" < 0, {word // 16})"
-            )
-            draws += [f"if place - k0 != at{index}:", f"    {draw}", f"    at{index} = place - k0"]
-        loop = _ROUNDING.format(draws=indented(draws, 1), body=indented(body, 2))
+        loop = ROUNDING.format(draws=draw_lines(rounded), body=indented(body, 2))
     else:
         loop = _PLAIN.format(body=indented(body, 1))
     return _KERNEL.format(
@@ -153,6 +139,35 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
         loop=indented(loop.split("\n"), 3),
         folds=indented(folds, 3),
     )
+
+
+def setup_lines(stage, arithmetic, dtypes, kept):
+    """Return the first lines of a kernel: its numbers, and the memory of its random words."""
+    lines = [
+        f"s{j} = {in_arithmetic(arithmetic, f'load_float64(numbers, {j}, -1)')}" for j in stage.scalars()
+    ]
+    for _, index, word in rounded_stores(stage, dtypes, kept):
+        lines.append(f"lanes{index} = empty(({2 + word // 16}, {LANES}), np.uint64)")
+        lines += [f"w{index} = lanes{index}.ctypes.data + {2 * LANES * 8}", f"at{index} = int64(-1)"]
+    return lines
+
+
+def draw_lines(rounded):
+    """Return the text that draws the random words of a run of elements, for `ROUNDING`."""
+    lines = []
+    for number, index, word in rounded:
+        draw = (
+            f"draw(lanes{index}, random, {number}, place - k0, place - k0 != at{index} + 256 or at{index}"
+            f" < 0, {word // 16})"
+        )
+        lines += [f"if place - k0 != at{index}:", f"    {draw}", f"    at{index} = place - k0"]
+    return indented(lines, 1)
+
+
+def join_of(dialect, op, old, new, arithmetic):
+    """Return how two values become one."""
+    name = OPS[op][0]
+    return {**COMMON_OPS, **dialect.ops}.get(name, name + "({0}, {1})").format(old, new, F=arithmetic)
 
 
 def fold_slots(stage, extents):

@@ -26,6 +26,8 @@ from nbopt_backends.meaning.tree import OPS, fold
 
 COLUMNS = 128
 ROWS = 32
+#: The most columns of rows that are narrow, of which two fit a tile. No result depends on it.
+NARROW = COLUMNS // 2
 
 
 def groups_of(shape, extents):
@@ -142,7 +144,7 @@ def walk_of(shape, extents, extent):
 def kinds_of(shapes, extents, extent):
     """Return which of some parameters can share a kernel of a pass.
 
-    Those can whose slots lie alike along the columns.
+    Those can whose slots lie alike along the columns, if their rows are all narrow or all wide.
 
     Parameters
     ----------
@@ -153,13 +155,15 @@ def kinds_of(shapes, extents, extent):
 
     Returns
     -------
-    dict of tuple of int to list of int
-        For each slot, how many of its elements lie between two columns, 0 or 1 -> rows.
+    dict of (tuple of int, bool) to list of int
+        For each slot, how many of its elements lie between two columns, 0 or 1; and whether rows are narrow
+        -> which parameters.
     """
     kinds: dict[tuple, list[int]] = {}
     for row, shape in shapes.items():
-        strides = walk_of(shape, extents, extent).strides
-        kinds.setdefault(tuple(own[-1] if own else 0 for own in strides), []).append(row)
+        walk = walk_of(shape, extents, extent)
+        flags = tuple(own[-1] if own else 0 for own in walk.strides)
+        kinds.setdefault((flags, walk.columns <= NARROW), []).append(row)
     return kinds
 
 

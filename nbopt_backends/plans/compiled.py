@@ -77,15 +77,15 @@ class CompiledBackend(ArrayBackend):
             for group in layout.groups:
                 if stage.has_slices(program.extents):
                     kinds = kinds_of(layout.shapes(group), program.extents, stage.extent)
-                    found += [self.text_with_slices(stage, group, program.extents, flags) for flags in kinds]
+                    found += [self.text_with_slices(stage, group, program.extents, kind) for kind in kinds]
                 else:
                     found.append(self.text(stage, group))
         return found
 
-    def text_with_slices(self, stage, group, extents, flags):
+    def text_with_slices(self, stage, group, extents, kind):
         """Return the text of the kernel of a pass that knows slices, for a group of tensors.
 
-        The slots of these lie alike along the columns.
+        These are of one kind, see `kinds_of`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no texts of kernels of slices")
 

@@ -100,6 +100,13 @@ def main(rank, world, file, steps):
             "DTensor",
         )
         assert refused == (world > 1)
+    for name in ("LAMB", "SM3"):  # whose rules reduce by themselves
+        refused = raises(
+            lambda name=name: trained(nbopt.torch, name, mesh, backend="reference"),
+            f"{name} reduces",
+            "DTensor",
+        )
+        assert refused == (world > 1)
     # A plain tensor beside a sharded one, a replicated one, and a gradient that is distributed in another
     # way.
     params = [

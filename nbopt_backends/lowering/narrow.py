@@ -7,13 +7,12 @@ over its elements first.
 from nbopt_backends.lowering.slices import (
     ALIAS,
     NOTHING,
-    ROUNDING,
-    draw_lines,
     fold_slots,
     join_of,
+    loop_lines,
     setup_lines,
 )
-from nbopt_backends.lowering.text import ITEM_SIZES, body_lines, indented, rounded_stores, rule_comment
+from nbopt_backends.lowering.text import ITEM_SIZES, body_lines, indented, rule_comment
 from nbopt_backends.meaning.slices import COLUMNS
 
 _VECTOR = 8
@@ -48,7 +47,7 @@ def narrow_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
     str
     """
     size = ITEM_SIZES[arithmetic]
-    setup, rounded = setup_lines(stage, arithmetic, dtypes, kept), rounded_stores(stage, dtypes, kept)
+    setup = setup_lines(stage, arithmetic, dtypes, kept)
     slots, row, step, spread = [], [], [], list(dtypes)
     for slot in stage.moved():
         base = f"load_int64(slots, {slot}, -1)"
@@ -75,18 +74,23 @@ def narrow_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
             ]
         step.append(f"o{slot} += row_step(walk, {slot}, group)")
     keeping = [bool(flags[slot]) for slot in fold_slots(stage, extents)]
-    body, names = body_lines(stage._replace(reductions=()), dialect, spread, arithmetic, kept)
     reduced = [(number, op, value, False) for number, (op, value) in enumerate(stage.reductions)]
     reduced += [
         (len(stage.reductions) + number, op, value, keeps)
         for number, ((op, value, _), keeps) in enumerate(zip(stage.folds, keeping))
     ]
+
+    def body_of(stage):
+        body, names = body_lines(stage._replace(reductions=()), dialect, spread, arithmetic, kept)
+        for number, _, value, _ in reduced:
+            named = f"s{~value}" if value < 0 else names[value]
+            body.append(dialect.partial.format(F=arithmetic, number=number, value=named))
+        return body
+
     folds, each, before = [], [], []
-    for number, op, value, keeps in reduced:
+    for number, op, _, keeps in reduced:
         buffer, band = f"buffer{number}", number - len(stage.reductions)
         setup += [f"{buffer} = empty({COLUMNS}, np.{arithmetic})", f"b{number} = {buffer}.ctypes.data"]
-        named = f"s{~value}" if value < 0 else names[value]
-        body.append(dialect.partial.format(F=arithmetic, number=number, value=named))
         # By its array, which Numba would free after its last use.
         if not keeps:
             place = f"(r + row) * {len(reduced)} + {number}"
@@ -112,9 +116,6 @@ def narrow_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
             "for c in range(columns):",
             f"    store_{arithmetic}(a, c, {ALIAS}, {join})",
         ]
-    loop = _PLAIN.format(body=indented(body, 1))
-    if rounded:
-        loop = ROUNDING.format(draws=draw_lines(rounded), body=indented(body, 2))
     rows = [*before, *row]
     if rows:
         rows += ["group = next_row(walk, digits.ctypes.data)", *step]
@@ -132,6 +133,6 @@ def narrow_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
         setup=indented(setup, 1),
         slots=indented(slots, 2),
         rows=indented(_ROWS.format(body=indented(rows, 1)).split("\n"), 2) if rows else "",
-        loop=indented(loop.split("\n"), 2),
+        loop=indented(loop_lines(stage, dtypes, kept, _PLAIN, body_of), 2),
         folds=indented(folds, 2),
     )

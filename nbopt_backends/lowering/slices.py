@@ -8,10 +8,12 @@ from nbopt_backends.lowering.text import (
     COMMON_OPS,
     ITEM_SIZES,
     body_lines,
+    by_reciprocals,
     in_arithmetic,
     indented,
     rounded_stores,
     rule_comment,
+    scalar_divisors,
 )
 from nbopt_backends.meaning.slices import COLUMNS
 from nbopt_backends.meaning.tree import OPS
@@ -36,7 +38,7 @@ def update(slots, chunk, walk, numbers, random, _5, _6):
 _PLAIN = """for j in range(m):
     i = tile + j
 {body}"""
-ROUNDING = """done = 0
+_ROUNDING = """done = 0
 while done < m:
     place = load_int64(chunk, 7, -1) + r * columns + tile + done
     k0 = place % 256
@@ -69,7 +71,6 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
     -------
     str
     """
-    rounded = rounded_stores(stage, dtypes, kept)
     setup = setup_lines(stage, arithmetic, dtypes, kept)
     row, fixed = [], set()
     for slot in stage.moved():
@@ -106,17 +107,21 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
             f"buffer{number} = empty({COLUMNS}, np.{arithmetic})",
             f"b{number} = buffer{number}.ctypes.data",
         ]
-    body, names = body_lines(stage._replace(reductions=()), dialect, dtypes, arithmetic, kept, fixed)
-    for number, _, value in rows:
-        body.append(
-            dialect.partial.format(
-                F=arithmetic, number=number, value=f"s{~value}" if value < 0 else names[value]
+
+    def body_of(stage):
+        body, names = body_lines(stage._replace(reductions=()), dialect, dtypes, arithmetic, kept, fixed)
+        for number, _, value in rows:
+            new = f"s{~value}" if value < 0 else names[value]
+            body.append(dialect.partial.format(F=arithmetic, number=number, value=new))
+        for number, op, value in bands:
+            old, new = (
+                f"load_{arithmetic}(a{number}, i, {ALIAS})",
+                f"s{~value}" if value < 0 else names[value],
             )
-        )
-    for number, op, value in bands:
-        old, new = f"load_{arithmetic}(a{number}, i, {ALIAS})", f"s{~value}" if value < 0 else names[value]
-        join = join_of(dialect, op, old, new, arithmetic)
-        body.append(f"store_{arithmetic}(a{number}, i, {ALIAS}, {join})")
+            join = join_of(dialect, op, old, new, arithmetic)
+            body.append(f"store_{arithmetic}(a{number}, i, {ALIAS}, {join})")
+        return body
+
     folds = []
     for number, op, _ in rows:
         place = f"(r * tiles + tile // {COLUMNS}) * {results} + {number}"
@@ -125,10 +130,6 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
             f"store_float64(results, {place}, -1, "
             f"float64(fold_row_{op}_{arithmetic}(buffer{number}.ctypes.data, m)))"
         )
-    if rounded:
-        loop = ROUNDING.format(draws=draw_lines(rounded), body=indented(body, 2))
-    else:
-        loop = _PLAIN.format(body=indented(body, 1))
     return _KERNEL.format(
         header=dialect.header,
         comment="\n".join(f"# {line}" for line in rule_comment(stage)),
@@ -136,7 +137,7 @@ def sliced_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
         last=COLUMNS - 1,
         setup=indented(setup, 1),
         row=indented(row, 2),
-        loop=indented(loop.split("\n"), 3),
+        loop=indented(loop_lines(stage, dtypes, kept, _PLAIN, body_of), 3),
         folds=indented(folds, 3),
     )
 
@@ -149,11 +150,43 @@ def setup_lines(stage, arithmetic, dtypes, kept):
     for _, index, word in rounded_stores(stage, dtypes, kept):
         lines.append(f"lanes{index} = empty(({2 + word // 16}, {LANES}), np.uint64)")
         lines += [f"w{index} = lanes{index}.ctypes.data + {2 * LANES * 8}", f"at{index} = int64(-1)"]
-    return lines
+    return lines + [f"inverse{j} = reciprocal_{arithmetic}(s{j})" for j in scalar_divisors(stage)]
 
 
-def draw_lines(rounded):
-    """Return the text that draws the random words of a run of elements, for `ROUNDING`."""
+def loop_lines(stage, dtypes, kept, plain, body_of):
+    """Return the loop over elements that lie in a row, in two forms if it divides by a number.
+
+    Parameters
+    ----------
+    stage, dtypes, kept
+        As for `sliced_text`.
+    plain : str
+        The loop without random bits, around its ``{body}``.
+    body_of : callable
+        Returns the lines for one element, of `stage` or of the same with other divisions.
+    """
+    rounded, divisors = rounded_stores(stage, dtypes, kept), scalar_divisors(stage)
+
+    def loop(stage):
+        body = body_of(stage)
+        if not rounded:
+            return plain.format(body=indented(body, 1)).split("\n")
+        return _ROUNDING.format(draws=_draw_lines(rounded), body=indented(body, 2)).split("\n")
+
+    if not divisors:
+        return loop(stage)
+    exact = " and ".join(f"inverse{j} != 0.0" for j in divisors)
+    faster = [*(f"s{j} = inverse{j}" for j in divisors), *loop(by_reciprocals(stage, divisors))]
+    return [
+        f"if {exact}:  # multiplying by it gives the same bits",
+        *indented(faster, 1).split("\n"),
+        "else:",
+        *indented(loop(stage), 1).split("\n"),
+    ]
+
+
+def _draw_lines(rounded):
+    """Return the text that draws the random words of a run of elements, for `_ROUNDING`."""
     lines = []
     for number, index, word in rounded:
         draw = (

@@ -58,10 +58,10 @@ class Kernel:
     def __init__(self, text):
         from cuda.bindings import nvjitlink
 
-        from nbopt_backends.cuda import numba_cuda
+        from nbopt_backends.cuda import toolchain
         from nbopt_backends.cuda.kernels import N_ARGUMENTS
 
-        code = numba_cuda.ltoir(text, "cuda_kernel", "update", N_ARGUMENTS, CAPABILITY)
+        code = toolchain.ltoir(text, "cuda_kernel", "update", N_ARGUMENTS, CAPABILITY)
         linker = nvjitlink.create(3, ["-arch=sm_{}{}".format(*CAPABILITY), "-lto", "-Xptxas=-v"])
         nvjitlink.add_data(linker, nvjitlink.InputType.LTOIR, code, len(code), "kernel")
         nvjitlink.complete(linker)

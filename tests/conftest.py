@@ -41,7 +41,7 @@ import nbopt
 SIMULATING = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 
 if "EMULATED_KERNELS" in os.environ:
-    from nbopt_backends.cuda.numba_cuda import Device
+    from nbopt_backends.cuda.device import Device
     from nbopt_backends.cuda.products import HostProducts
 
     class EmulatedProducts(HostProducts):

@@ -31,7 +31,7 @@ import machine_code
 
 from nbopt.language.ops import PRIMITIVES
 from nbopt.language.stages import STEP, Program, Scalars
-from nbopt_backends.cuda import numba_cuda
+from nbopt_backends.cuda import toolchain
 from nbopt_backends.cuda.dialects import DIALECT, FAST
 from nbopt_backends.cuda.kernels import N_ARGUMENTS, update_text
 from nbopt_backends.cuda.numbers import ends_text, run_text
@@ -77,13 +77,13 @@ every_capability = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambd
 @pytest.fixture(scope="module", autouse=True)
 def _each_kernel_is_compiled_once():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numba_cuda, "ltoir", functools.cache(numba_cuda.ltoir))
+        patch.setattr(toolchain, "ltoir", functools.cache(toolchain.ltoir))
         yield
 
 
 @functools.cache
 def ptx_of(text, name, count, capability, stem="cuda_kernel", **options):
-    return numba_cuda.linked(numba_cuda.ltoir(text, stem, name, count, capability, **options), capability)
+    return toolchain.linked(toolchain.ltoir(text, stem, name, count, capability, **options), capability)
 
 
 @functools.cache

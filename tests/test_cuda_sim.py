@@ -21,7 +21,7 @@ from device_checks import Lamb, clipped, foreign, pairs_of, trained
 from device_slices import *  # noqa: F403
 from rules import Factored
 
-from nbopt_backends.cuda import numba_cuda
+from nbopt_backends.cuda import toolchain
 from nbopt_backends.cuda.streams import UploadRing
 
 
@@ -159,9 +159,9 @@ def test_a_gpu_that_is_not_there():
 
 
 def test_a_driver_too_old_for_the_toolkit_says_what_to_install():
-    assert numba_cuda.too_old((13, 0), (13, 2)) is None
-    assert numba_cuda.too_old((13, 1), (12, 9)) is None
-    text = numba_cuda.too_old((12, 4), (13, 0))
+    assert toolchain.too_old((13, 0), (13, 2)) is None
+    assert toolchain.too_old((13, 1), (12, 9)) is None
+    text = toolchain.too_old((12, 4), (13, 0))
     assert "CUDA 12.4" in text and "13.0" in text and "580" in text and "nbopt[cuda12]" in text
 
 

@@ -251,12 +251,12 @@ def test_dlpack_goes_both_ways(cuda):
 
 
 def test_a_compiler_that_cannot_be_loaded_is_a_reason_not_to_use_the_backend(monkeypatch):
-    from nbopt_backends.cuda import numba_cuda
+    from nbopt_backends.cuda import toolchain
 
     def missing():
         raise RuntimeError("libnvvm.so was not found")
 
-    monkeypatch.setattr(numba_cuda.nvvm, "NVVM", missing)
+    monkeypatch.setattr(toolchain.nvvm, "NVVM", missing)
     with pytest.raises(
         errors.BackendError,
         match=r"NVVM\) can't be used \(libnvvm.so was not found\); type: pip install .* or set CUDA_HOME",

@@ -134,7 +134,7 @@ def test_the_sources_are_found():
     )
     assert {"nbopt.errors", "nbopt.language.ops"} <= DIRECT["nbopt.language.expressions"]
     assert "numba" in DIRECT["nbopt_backends.cpu.backend"]
-    assert "numba.cuda" in DIRECT["nbopt_backends.cuda.numba_cuda"]
+    assert "numba.cuda" in DIRECT["nbopt_backends.cuda.toolchain"]
     assert {"nbopt.language.ops", "nbopt.language.trace", "nbopt.interface.backend"} <= reachable(
         "nbopt.optimizers.base"
     )
@@ -239,7 +239,7 @@ def test_one_module_drives_the_device(module):
         for name in DIRECT[module]
         if name.startswith(("numba.cuda", "numba_cuda", "cupy", "torch", "cuda"))
     }
-    assert not devices or module == "nbopt_backends.cuda.numba_cuda" or under(module, ["nbopt.torch"])
+    assert not devices or module == "nbopt_backends.cuda.toolchain" or under(module, ["nbopt.torch"])
 
 
 @pytest.mark.parametrize("floor", NO_NUMBA)

@@ -72,7 +72,7 @@ class DeviceBackend(CompiledBackend):
         How many kernels have been queued that go over elements: those of passes, and of reductions outside a
         step. Those that work on numbers only don't count.
     device : object
-        Drives the GPU: see `numba_cuda.Device`.
+        Drives the GPU: see `nbopt_backends.cuda.device.Device`.
     streams : Streams
         Which of the GPU's streams is launched on.
     stream : int or None

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from nbopt_backends.cuda.numba_cuda import ConfigStack, cgutils, cuda, intrinsic, types
+from nbopt_backends.cuda.toolchain import ConfigStack, cgutils, cuda, intrinsic, types
 from nbopt_backends.lowering import formulas as scalar
 from nbopt_backends.meaning import xoroshiro
 

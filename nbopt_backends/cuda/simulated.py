@@ -11,7 +11,7 @@ from types import FunctionType
 import numpy as np
 
 from nbopt.language.ops import PRIMITIVES
-from nbopt_backends.cuda.numba_cuda import cuda  # noqa: F401  (kernels use it)
+from nbopt_backends.cuda.toolchain import cuda  # noqa: F401  (kernels use it)
 from nbopt_backends.lowering import formulas as scalar
 from nbopt_backends.meaning import xoroshiro
 

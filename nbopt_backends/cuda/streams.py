@@ -16,7 +16,7 @@ class Streams:
     Parameters
     ----------
     device : object
-        See `numba_cuda.Device`.
+        See `nbopt_backends.cuda.device.Device`.
     device_id : int
         The GPU's number.
 
@@ -115,7 +115,7 @@ class UploadRing:
     Parameters
     ----------
     device : object
-        See `numba_cuda.Device`.
+        See `nbopt_backends.cuda.device.Device`.
     """
 
     length = 16

@@ -468,11 +468,11 @@ def test_what_a_step_copies_to_the_device(cuda, monkeypatch):
     optimizer.optimize([layer], 1)
     new = pairs_of(cuda, 2, ("float32",))[0][1]
     copies = []
-    copy_in = cuda.device.copy_in
+    copy_from = cuda.device.copy_from
     monkeypatch.setattr(
         cuda.device,
-        "copy_in",
-        lambda address, values, stream: (copies.append(len(values)), copy_in(address, values, stream)),
+        "copy_from",
+        lambda place, size, *where: (copies.append(size), copy_from(place, size, *where)),
     )
     optimizer.optimize([layer], 2)
     assert not copies  # nothing has changed

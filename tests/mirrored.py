@@ -21,8 +21,10 @@ class MirroredCUDA(NumbaCUDA):
         super().__init__(**options)
         self.mirrors = {}
         self.copy_in, self.copy_out = self.device.copy_in, self.device.copy_out
-        for name in ("launch", "copy_in", "copy_out", "zero"):
+        for name in ("copy_in", "copy_out", "zero"):
             setattr(self.device, name, self.between_mirroring(getattr(self.device, name)))
+        prepared = self.device.prepared
+        self.device.prepared = lambda *what: self.between_mirroring(prepared(*what))
 
     def between_mirroring(self, method):
         def mirrored(*arguments):

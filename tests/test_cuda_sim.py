@@ -3,6 +3,7 @@
 Run it by ``NUMBA_ENABLE_CUDASIM=1 pytest tests/test_cuda_sim.py``, or ``tox run -e cudasim``.
 """
 
+import ctypes
 import importlib.util
 import os
 
@@ -72,8 +73,8 @@ class Recorder:
     def pinned(self, size):
         return np.zeros(size, np.uint8)
 
-    def copy_in(self, address, values, stream):
-        self.log.append(("copy", values.ctypes.data, bytes(values)))
+    def copy_from(self, place, size, address, stream):
+        self.log.append(("copy", place, ctypes.string_at(place, size)))
 
     def record(self, event, stream):
         self.log.append(("record", event))
@@ -86,35 +87,65 @@ class Recorder:
         things.clear()
 
 
-def test_a_pinned_buffer_is_written_again_only_after_its_event():
+def filled(size, number=7):
+    return memoryview(np.full(size, number, np.uint8))
+
+
+def test_pinned_memory_is_written_again_only_after_its_event():
+    """A piece has its event recorded when it is full, and waits for it before it is written again."""
     device = Recorder()
     ring = UploadRing(device)
-    for number in range(3 * ring.length):
-        ring.upload(1000, np.full(10, number, np.uint8), 0)
+    size = UploadRing.least // UploadRing.copies
+    for number in range(8 * UploadRing.copies):
+        ring.upload(1000, filled(size, number), 0)
     copies = [entry for entry in device.log if entry[0] == "copy"]
-    assert [entry[2][0] for entry in copies] == list(range(3 * ring.length))
-    assert len({entry[1] for entry in copies}) == ring.length
-    recorded = [entry[1] for entry in device.log if entry[0] == "record"]
-    waited = [entry[1] for entry in device.log if entry[0] == "wait"]
-    # Each copy but the first round's waits for the event that was recorded one round before.
-    assert waited == recorded[: 2 * ring.length]
+    assert [entry[2][0] for entry in copies] == list(range(8 * UploadRing.copies))
+    assert len({entry[1] for entry in copies}) == len(copies) // 2
+    events = [entry for entry in device.log if entry[0] != "copy"]
+    first, second = events[0][1], events[1][1]
+    assert first is not second
+    assert events == [
+        ("record", first),
+        ("record", second),
+        ("wait", first),
+        ("record", first),
+        ("wait", second),
+    ]
 
 
-def test_a_larger_upload_gets_a_larger_buffer():
+def test_pinned_memory_is_of_one_stream_at_a_time():
+    """Where another stream follows, an event says what was copied on the one before."""
+    device = Recorder()
+    ring = UploadRing(device)
+    for stream in (0, 0, 77, 77, 0):
+        ring.upload(0, filled(10), stream)
+    assert [entry[0] for entry in device.log] == [
+        "copy",
+        "copy",
+        "record",
+        "copy",
+        "copy",
+        "record",
+        "wait",
+        "copy",
+    ]
+
+
+def test_a_larger_upload_gets_more_pinned_memory():
     device = Recorder()
     ring = UploadRing(device)
     for size in (10, 100_000):
-        for _ in range(ring.length):
-            ring.upload(0, np.full(size, 7, np.uint8), 0)
-    assert len(device.log[-2][2]) == 100_000
+        for _ in range(ring.copies):
+            ring.upload(0, filled(size), 0)
+    assert len(device.log[-1][2]) == 100_000
 
 
-def test_a_ring_that_goes_leaves_its_buffers_and_events_to_the_device():
+def test_a_ring_that_goes_leaves_its_memory_and_events_to_the_device():
     device = Recorder()
     ring = UploadRing(device)
-    ring.upload(0, np.zeros(10, np.uint8), 0)
+    ring.upload(0, filled(10), 0)
     del ring
-    assert device.log[-2:] == [("release", UploadRing.length)] * 2
+    assert device.log[-2:] == [("release", 2)] * 2
 
 
 def test_streams_are_ordered_by_events_and_never_by_the_host(cuda, monkeypatch):

@@ -20,7 +20,7 @@ from nbopt_backends.cuda.plan import DevicePlan
 from nbopt_backends.cuda.reductions import sums_text
 from nbopt_backends.cuda.slices import slices_text
 from nbopt_backends.cuda.stages import joined
-from nbopt_backends.cuda.streams import Streams, UploadRing, stream_handle
+from nbopt_backends.cuda.streams import Rings, Streams, stream_handle
 from nbopt_backends.cuda.walks import walks_of
 from nbopt_backends.lowering import source
 from nbopt_backends.meaning.tree import tiles_of
@@ -37,29 +37,29 @@ class DeviceLaunch(Launch):
 
     __slots__ = ()
 
-    def again(self, numbers):
-        """Do what `Launch.again` does.
-
-        Memory that can be exchanged under its tensor has to be looked at, and that of functions of matrices
-        has to be reserved before anything changes.
-        """
-        if self.plans[0].pointers or self.joined.matrices:
-            return False
-        return super().again(numbers)
+    def __init__(self, backend, plans, updates, joined):
+        super().__init__(backend, plans, updates, joined)
+        # Memory that can be exchanged under its tensor has to be looked at in each step, and memory for
+        # functions of matrices has to be reserved before anything changes.
+        if plans[0].pointers or joined.matrices:
+            self.serials = None
 
     def __call__(self, count):
         """Queue the step; `count` is how many there were before it."""
         backend, device = self.backend, self.backend.device
-        with device.entered():
+        left = device.enter()
+        try:
             stream = backend.streams.ready()
             for plan, numbers in zip(self.plans, self.numbers):
-                plan.give(numbers, backend.rng_seed, count)
-                plan.upload(backend.ring(), stream)
-            for kernel, blocks, arguments in self.joined.launches:
-                if kernel is None:
-                    arguments(stream)
-                else:
-                    device.launch(kernel, blocks, stream, arguments)
+                changed = plan.give(numbers, backend.rng_seed, count)
+                if changed:
+                    backend.rings.own.upload(plan.image.device.address, changed, stream)
+                    plan.new_tables = plan.new_numbers = False
+            for launch in self.joined.launches:
+                launch(stream)
+        finally:
+            if left:
+                device.leave()
         backend.launches += self.joined.passes
 
 
@@ -75,6 +75,8 @@ class DeviceBackend(CompiledBackend):
         Drives the GPU: see `nbopt_backends.cuda.device.Device`.
     streams : Streams
         Which of the GPU's streams is launched on.
+    rings : Rings
+        The pinned memory that copies to the device go through.
     stream : int or None
         The stream that steps run on, by its handle; 0 is the default stream. None: the current stream of the
         library that the arrays come from (PyTorch's or CuPy's; the default stream with others). Assigning
@@ -91,7 +93,7 @@ class DeviceBackend(CompiledBackend):
         super().__init__(**options)
         self.device = self.open_device(self.device_id)
         self.streams = Streams(self.device, self.device_id)
-        self._rings = threading.local()
+        self.rings = Rings(self.device)
 
     def open_device(self, number):
         """Return what drives GPU `number`."""
@@ -258,14 +260,6 @@ class DeviceBackend(CompiledBackend):
             for matrices in together.matrices:
                 matrices.reserve()
         return DeviceLaunch(self, plans, updates, together)
-
-    def ring(self):
-        """Return this thread's ring of pinned memory, which copies to the device go through."""
-        try:
-            return self._rings.own
-        except AttributeError:
-            self._rings.own = UploadRing(self.device)
-            return self._rings.own
 
     def new_plan(self, update, layout):
         """Return a plan with everything compiled and allocated."""

@@ -1,14 +1,14 @@
 """Device: what drives one GPU."""
 
+import ctypes
 import os
-import warnings
 import weakref
 
 import numpy as np
 
 from nbopt.errors import BackendError, DeviceMemoryError, LayoutError
 from nbopt_backends.cuda.products import products_of
-from nbopt_backends.cuda.toolchain import cuda, cuda_driver
+from nbopt_backends.cuda.toolchain import cuda, cuda_driver, driver, handle_of
 
 _started = False  # whether this process has used CUDA
 _forked = False  # whether it is the child of one that had
@@ -44,27 +44,51 @@ def launched_blocks(device, pieces, threads=None):
 
 
 class _Entered:
-    """A block in which a context is the thread's current one.
+    """A block in which a device is the thread's current one: see `Device.enter`."""
 
-    It stays so after the block where the thread had none, as with CUDA's runtime: memory can be given back in
-    a context only, and Python decides when that is. Where another library works on another GPU in this
-    thread, that is the current one again.
-    """
+    __slots__ = ("_device", "_pushed")
 
-    __slots__ = ("_context", "_handle", "_pushed")
-
-    def __init__(self, context, handle):
-        self._context, self._handle = context, handle
+    def __init__(self, device):
+        self._device = device
 
     def __enter__(self):
-        current = int(cuda_driver.driver.cuCtxGetCurrent())
-        if current != self._handle:
-            self._context.push()
-        self._pushed = current not in (0, self._handle)
+        self._pushed = self._device.enter()
 
     def __exit__(self, *exception):
         if self._pushed:
-            self._context.pop()
+            self._device.leave()
+
+
+class _Streams(dict):
+    """Handle of a stream -> how the driver's functions take it fastest."""
+
+    def __missing__(self, handle):
+        made = self[handle] = driver.CUstream(handle)
+        return made
+
+
+def _checked(found):
+    """Return what a function of the driver has returned, without its status; raise if that is an error."""
+    if found[0]:
+        _refuse(found[0])
+    return found[1] if len(found) == 2 else None
+
+
+def _refuse(status):
+    name, text = (
+        value.decode() for _, value in (driver.cuGetErrorName(status), driver.cuGetErrorString(status))
+    )
+    raise BackendError(f"the CUDA driver reports {name}: {text}")
+
+
+class _Event:
+    """An event of the driver's, until this goes itself."""
+
+    __slots__ = ("__weakref__", "handle")
+
+    def __init__(self, device, handle):
+        self.handle = handle
+        weakref.finalize(self, device.destroy, handle)
 
 
 class _Memory:
@@ -79,7 +103,9 @@ class _Memory:
 
 
 class Device:
-    """One GPU: memory, copies, events and launches, by numba-cuda.
+    """One GPU: memory, copies, events and launches.
+
+    What a step calls goes to the driver itself: through numba-cuda a launch takes six times as long.
 
     Streams are handles (int, 0 is the default stream).
 
@@ -101,37 +127,47 @@ class Device:
     def __init__(self, number):
         global _started
         _started = True
-        before = cuda_driver.driver.cuCtxGetCurrent()
+        before = _checked(driver.cuCtxGetCurrent())
         self._context = cuda.gpus[number].get_primary_context()
         handle = self._context.handle
         self._handle = int(getattr(handle, "value", handle))  # a ctypes pointer in older versions
         # cuda-core drops what another library had set.
-        if int(before) != int(cuda_driver.driver.cuCtxGetCurrent()):
-            cuda_driver.driver.cuCtxSetCurrent(before)
+        if int(before) != int(_checked(driver.cuCtxGetCurrent())):
+            _checked(driver.cuCtxSetCurrent(before))
+        self._streams = _Streams()
         with self.entered():
             device = cuda.get_current_device()
             self.name = device.name if isinstance(device.name, str) else device.name.decode()
             self.compute_capability = tuple(device.compute_capability)
             self.resident_blocks = device.MULTIPROCESSOR_COUNT * (2048 // self.threads)
         self.key = (number, self.compute_capability)
-        self._streams = {}
-        self._configured = {}
 
     def entered(self):
-        """Return a context manager in which this is the thread's current device: see `_Entered`."""
+        """Return a context manager in which this is the thread's current device: see `enter`."""
+        return _Entered(self)
+
+    def enter(self):
+        """Make this the thread's current device, and return whether `leave` must be called in the end.
+
+        It stays current where the thread had none, as with CUDA's runtime: memory can be given back in a
+        context only, and Python decides when that is. Where another library works on another GPU in this
+        thread, that is to be the current one again.
+        """
         if _forked:
             raise BackendError(_FORKED)
-        return _Entered(self._context, self._handle)
+        current = int(driver.cuCtxGetCurrent()[1])
+        if current == self._handle:
+            return False
+        self._context.push()
+        return current != 0
+
+    def leave(self):
+        """Make the device that was the thread's current one before `enter` that again."""
+        self._context.pop()
 
     def blocks(self, pieces, threads=None):
         """Return how many blocks to launch for so many pieces of work: see `launched_blocks`."""
         return launched_blocks(self, pieces, threads)
-
-    def _stream(self, handle):
-        found = self._streams.get(handle)
-        if found is None:
-            found = self._streams[handle] = cuda.external_stream(handle) if handle else cuda.default_stream()
-        return found
 
     def allocate(self, size):
         """Return (address, owner) of new memory. The memory is given back when the owner goes."""
@@ -159,6 +195,12 @@ class Device:
         with self.entered():
             things.clear()
 
+    def destroy(self, event):
+        """Give an event back, given as the driver knows it."""
+        if not _forked:
+            with self.entered():
+                driver.cuEventDestroy(event)
+
     def pinned(self, size):
         """Return a new uint8 array in pinned host memory."""
         return cuda.pinned_array(size, np.uint8)
@@ -168,51 +210,51 @@ class Device:
 
         It is asynchronous if the array is pinned.
         """
-        cuda_driver.driver.cuMemcpyHtoDAsync(address, values.ctypes.data, values.nbytes, stream)
+        self.copy_from(values.ctypes.data, values.nbytes, address, stream)
+
+    def copy_from(self, place, size, address, stream):
+        """Queue a copy to the device, from an address on the host."""
+        found = driver.cuMemcpyHtoDAsync(address, place, size, self._streams[stream])
+        if found[0]:
+            _refuse(found[0])
 
     def copy_out(self, values, address, stream):
         """Copy from the device into a contiguous host array, and wait for it."""
-        cuda_driver.driver.cuMemcpyDtoHAsync(values.ctypes.data, address, values.nbytes, stream)
+        _checked(driver.cuMemcpyDtoHAsync(values.ctypes.data, address, values.nbytes, self._streams[stream]))
         self.synchronize(stream)
 
     def zero(self, address, size, stream):
         """Queue the zeroing of memory."""
-        cuda_driver.driver.cuMemsetD8Async(address, 0, size, stream)
+        _checked(driver.cuMemsetD8Async(address, 0, size, self._streams[stream]))
 
     def event(self):
         """Return a new event, without timing."""
-        return cuda.event(timing=False)
+        return _Event(self, _checked(driver.cuEventCreate(int(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING))))
 
     def record(self, event, stream):
         """Record an event: it is done when what is queued on the stream now is done."""
-        event.record(self._stream(stream))
+        _checked(driver.cuEventRecord(event.handle, self._streams[stream]))
 
     def wait(self, event, stream):
         """Let what is queued on a stream from now on wait for an event."""
-        event.wait(self._stream(stream))
+        _checked(driver.cuStreamWaitEvent(self._streams[stream], event.handle, 0))
 
     def wait_on_host(self, event):
         """Wait until an event is done."""
-        event.synchronize()
+        _checked(driver.cuEventSynchronize(event.handle))
 
     def synchronize(self, stream):
         """Wait until everything queued on a stream is done."""
-        self._stream(stream).synchronize()
+        _checked(driver.cuStreamSynchronize(self._streams[stream]))
 
     def device_of(self, address):
         """Return the number of the GPU that an address belongs to; LayoutError if it belongs to none."""
-        attribute = cuda_driver.binding.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        attribute = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
         with self.entered():
-            try:
-                return int(
-                    cuda_driver.driver.cuPointerGetAttribute(
-                        attribute, cuda_driver.binding.CUdeviceptr(address)
-                    )
-                )
-            except cuda_driver.CudaAPIError:
-                raise LayoutError(
-                    "the array says that it is on a GPU, and the driver does not know its address"
-                ) from None
+            status, found = driver.cuPointerGetAttribute(attribute, driver.CUdeviceptr(address))
+        if status:
+            raise LayoutError("the array says that it is on a GPU, and the driver does not know its address")
+        return int(found)
 
     def products(self, number, library):
         """Return what multiplies matrices in this memory, see `nbopt_backends.cuda.products`."""
@@ -220,13 +262,34 @@ class Device:
 
     def launch(self, kernel, blocks, stream, arguments):
         """Queue a kernel."""
-        key = (kernel, blocks, self.threads, stream)
-        configured = self._configured.get(key)
-        if configured is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that a small step does not fill the GPU
-                configured = kernel[blocks, self.threads, self._stream(stream)]
-            if len(self._configured) > 4096:
-                self._configured.clear()
-            self._configured[key] = configured
-        configured(*arguments)
+        self.prepared(kernel, blocks, arguments)(stream)
+
+    def prepared(self, kernel, blocks, arguments):
+        """Return a function that queues a kernel on a stream, given its handle, as often as it is called.
+
+        The kernel is loaded into the GPU's memory now.
+
+        Parameters
+        ----------
+        kernel : object
+            As `toolchain.compiled` returns it.
+        blocks : int
+        arguments : tuple of int
+        """
+        function = driver.CUfunction(handle_of(kernel))
+        values = (ctypes.c_int64 * len(arguments))(*arguments)
+        first = ctypes.addressof(values)
+        pointers = (ctypes.c_void_p * len(arguments))(*range(first, first + 8 * len(arguments), 8))
+        place, streams, queue, threads = (
+            ctypes.addressof(pointers),
+            self._streams,
+            driver.cuLaunchKernel,
+            self.threads,
+        )
+
+        def launch(stream, _kept=(kernel, values, pointers)):
+            (status,) = queue(function, blocks, 1, 1, threads, 1, 1, 0, streams[stream], place, 0)
+            if status:
+                _refuse(status)
+
+        return launch

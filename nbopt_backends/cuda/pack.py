@@ -33,6 +33,8 @@ class Pack:
         Bytes so far.
     host : numpy.ndarray
         uint8: the memory on the host.
+    bytes : memoryview
+        Of it.
     device : DeviceArray
         That on the device. Nothing has been copied there yet.
     """
@@ -51,6 +53,7 @@ class Pack:
     def allocate(self, backend):
         """Make the memory, with the arrays' values on the host."""
         self.host = np.zeros(max(self.size, 16), np.uint8)
+        self.bytes = memoryview(self.host)
         self.device = backend.allocate(self.host.shape, self.host.dtype)
         for part in self._parts:
             given = part.values

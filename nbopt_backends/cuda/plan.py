@@ -6,12 +6,14 @@ host, and what has changed in it is copied by one asynchronous copy from pinned 
 back in a step, and waits for nothing.
 """
 
-import numpy as np
+import struct
 
 from nbopt_backends.cuda.pack import Image
 from nbopt_backends.cuda.stages import Stages
 from nbopt_backends.cuda.walks import with_workspace
 from nbopt_backends.plans.plan import Plan
+
+_RANDOM = struct.Struct("2Q").pack
 
 
 class DevicePlan(Plan):
@@ -46,7 +48,7 @@ class DevicePlan(Plan):
         self.image = Image(backend, update.program, layout)
         self.stages = Stages(backend, self)
         self._rounds = any(any(group.kept) for group in layout.groups)
-        self._given = None
+        self._given, self._packed = None, struct.Struct(f"{update.program.n_given}d").pack
 
     # --- is it the plan of an update? ---
 
@@ -122,23 +124,26 @@ class DevicePlan(Plan):
                 table[:, slot] = address
 
     def give(self, numbers, seed, count):
-        """Write the numbers of the step that the host gives into the image."""
-        given = np.array(numbers, np.float64).tobytes()
+        """Write the numbers of the step that the host gives into the image.
+
+        Returns
+        -------
+        memoryview or None
+            Its bytes that differ from those on the device, from the beginning on. `new_tables` and
+            `new_numbers` say so until they have been copied.
+        """
+        given, image = self._packed(*numbers), self.image
         if given != self._given:
             self.new_numbers = True
-            self.image.numbers.values[:, : self.program.n_given] = numbers
+            if image.stride:
+                image.numbers.values[:, : len(numbers)] = numbers
+            else:
+                image.bytes[: len(given)] = given  # they come first
             self._given = given
         if self._rounds:
             self.new_numbers = True
-            self.image.random.values[:] = seed, count
-
-    def upload(self, ring, stream):
-        """Queue the copy of what has changed in the image."""
-        if self.new_tables or self.new_numbers:
-            image = self.image
-            ring.upload(
-                image.device.address,
-                image.host if self.new_tables else image.host[: image.number_bytes],
-                stream,
-            )
-            self.new_tables = self.new_numbers = False
+            start = image.random.offset
+            image.bytes[start : start + 16] = _RANDOM(seed, count)
+        if self.new_tables:
+            return image.bytes
+        return image.bytes[: image.number_bytes] if self.new_numbers else None

@@ -28,6 +28,10 @@ class SimulatedDevice:
         """Return a context manager that does nothing."""
         return cuda.gpus[0]
 
+    def enter(self):
+        """Return False: there is nothing to leave."""
+        return False
+
     def blocks(self, pieces, threads=None):
         """Return how many blocks to launch, as `Device.blocks` does."""
         return launched_blocks(self, pieces, threads)
@@ -47,7 +51,11 @@ class SimulatedDevice:
 
     def copy_in(self, address, values, stream):
         """Copy a contiguous array to an address."""
-        _bytes_at(address, values.nbytes)[:] = values.reshape(-1).view(np.uint8)
+        self.copy_from(values.ctypes.data, values.nbytes, address, stream)
+
+    def copy_from(self, place, size, address, stream):
+        """Copy from one address to another."""
+        ctypes.memmove(address, place, size)
 
     def copy_out(self, values, address, stream):
         """Copy from an address into a contiguous array."""
@@ -82,7 +90,12 @@ class SimulatedDevice:
 
     def launch(self, kernel, blocks, stream, arguments):
         """Run a kernel."""
-        kernel[blocks, self.threads](*map(int, arguments))
+        self.prepared(kernel, blocks, arguments)(stream)
+
+    def prepared(self, kernel, blocks, arguments):
+        """Return a function that runs a kernel, whatever stream it is given."""
+        configured, values = kernel[blocks, self.threads], [*map(int, arguments)]
+        return lambda stream: configured(*values)
 
 
 def _bytes_at(address, size):

@@ -233,8 +233,8 @@ class Joined(NamedTuple):
     ----------
     others : list of DevicePlan
         The plans but the first, whose own this is.
-    launches : list of (kernel, int, tuple)
-        Kernel, blocks, arguments; in their order. See `Stages.launches`.
+    launches : list of callable
+        What queues each of them on a stream, given its handle; in their order.
     matrices : list of Matrices
     passes : int
         How many of them are passes.
@@ -263,9 +263,11 @@ def joined(plans):
     memory = _join_step_ends(plans, entries)
     entries.sort(key=lambda entry: entry[0])
     matrices = [one.matrices for one in stages if one.matrices]
-    return Joined(
-        plans[1:], [launch for _, launch in entries], matrices, sum(one.passes for one in stages), memory
-    )
+    launches = [
+        arguments if kernel is None else backend.device.prepared(kernel, blocks, arguments)
+        for _, (kernel, blocks, arguments) in entries
+    ]
+    return Joined(plans[1:], launches, matrices, sum(one.passes for one in stages), memory)
 
 
 def _join_step_ends(plans, entries):

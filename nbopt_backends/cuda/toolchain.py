@@ -23,12 +23,13 @@ try:
     from numba.cuda.cudadrv import nvvm
     from numba.cuda.extending import intrinsic  # noqa: F401
 except Exception as error:  # versions of Numba and numba-cuda that don't fit lead to others than ImportError
-    cuda = cuda_driver = None
+    cuda = cuda_driver = driver = None
     _missing = f"{type(error).__name__}: {error}"
 else:
     _missing = "numba.cuda can't be imported"
+    driver = getattr(cuda_driver, "binding", None)  # cuda.bindings.driver; the simulator has none
 
-SIMULATING = cuda is not None and hasattr(cuda, "simulator") and not hasattr(cuda_driver, "binding")
+SIMULATING = cuda is not None and hasattr(cuda, "simulator") and driver is None
 
 INSTALL = 'pip install "nbopt[cuda13]" (for a driver of CUDA 13) or "nbopt[cuda12]"'
 # What each generation of the toolkit asks of the driver:
@@ -102,6 +103,15 @@ def compiled(function, cache, fast_math):
     signature = types.void(*[types.int64] * function.__code__.co_argcount)
     kernel = cuda.jit(signature, cache=cache, fastmath=fast_math)(function)
     return kernel, not sum(kernel.stats.cache_hits.values())
+
+
+def handle_of(kernel):
+    """Return the driver's handle of what `compiled` returns, an int.
+
+    The kernel is loaded on the thread's current device, if it isn't yet.
+    """
+    (made,) = kernel.overloads.values()
+    return int(made.library.get_cufunc().kernel.handle)
 
 
 def ltoir(text, stem, name, count, compute_capability, fast_math=False):

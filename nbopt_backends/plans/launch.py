@@ -15,7 +15,7 @@ class Launch:
     joined : object
         What the backend has made of the plans together.
     serials : list of int or None
-        Of the tensors that the first plan's tables were of.
+        Of the tensors that the first plan's tables were of. None: each step has to look at its tensors.
     """
 
     __slots__ = ("backend", "joined", "numbers", "plans", "serials")

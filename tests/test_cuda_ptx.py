@@ -269,7 +269,8 @@ def test_passes_with_slices_that_may_be_skipped_leave_before_they_load_anything(
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("fold_tiles", 5), ("fold_rows", 8), ("join_slices", 3), ("judge", 3)]
+    ("name", "count"),
+    [("fold_large", 5), ("fold_tiles", 6), ("fold_rows", 8), ("join_slices", 3), ("judge", 3)],
 )
 def test_ends_of_reductions_are_exact(name, count):
     """Sums of float64 round one by one."""

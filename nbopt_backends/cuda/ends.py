@@ -13,6 +13,8 @@ from nbopt_backends.plans.chunks import chunk_table
 
 _OPS = {op: number for number, op in enumerate(OPS)}
 _VALUES = 256  # of slices that a block joins
+# Results of a parameter that one block folds. A power of two; where there are more, many blocks begin.
+MOST_RESULTS = 4096
 
 
 def ends_kernel(backend, name):
@@ -119,12 +121,18 @@ class Ends:
         image, rows = self._image, self._layout.n_rows
         if not stages:
             return
+        backend, place = self._backend, (False, level, 0)
         records = self._kept(np.array([self._record(stage) for stage in stages], np.int64))
-        arguments = records.address, len(stages), rows, image.numbers.address, image.stride
-        blocks = self._backend.device.blocks(len(stages) * rows)
-        self.launches.append(
-            ((False, level, 0), (ends_kernel(self._backend, "fold_tiles"), blocks, arguments))
-        )
+        starts = [self._results[stage.level, stage.extent][1].values for stage in stages if stage.source >= 0]
+        tiles = np.max([np.diff(own) for own in starts], axis=0) if starts else np.zeros(rows)
+        large = np.flatnonzero(tiles > MOST_RESULTS)
+        if len(large):
+            arguments = records.address, len(stages), self._kept(large).address, len(large), MOST_RESULTS
+            blocks = backend.device.blocks(len(stages) * len(large) * MOST_RESULTS, 1)
+            self.launches.append((place, (ends_kernel(backend, "fold_large"), blocks, arguments)))
+        arguments = records.address, len(stages), rows, image.numbers.address, image.stride, MOST_RESULTS
+        blocks = backend.device.blocks(len(stages) * rows)
+        self.launches.append((place, (ends_kernel(backend, "fold_tiles"), blocks, arguments)))
 
     def _record(self, stage):
         """Return the record of the end of a parameter's reduction, see `numbers.END_FIELDS`."""

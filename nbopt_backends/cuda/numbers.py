@@ -77,7 +77,45 @@ def distance(place, n, axes):
     return found
 
 
-def fold_tiles(ends, n_ends, rows, numbers, stride):
+def fold_large(ends, n_ends, rows, n_rows, width):
+    """Fold the results of large parameters' tiles, in place, until `width` are left of each.
+
+    There is a thread for each result that is left. It folds those that are a multiple of `width` behind it,
+    which is what a fold of all of them does first, since `width` is a power of two.
+
+    Parameters
+    ----------
+    ends, n_ends : int64
+        Address of int64[n_ends, {fields}].
+    rows, n_rows : int64
+        Address of int64[n_rows]: the parameters with more tiles than `width`.
+    width : int64
+    """
+    item = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+    while item < n_ends * n_rows * width:
+        number = item // width
+        place, end = item - number * width, ends + number // n_rows * {bytes}
+        row = load_int64(rows, number - number // n_rows * n_rows, -1)
+        op, sums, step = load_int64(end, 0, -1), load_int64(end, 1, -1), load_int64(end, 2, -1)
+        first = load_int64(load_int64(end, 3, -1), row, -1)
+        here = sums + (first + place) * step
+        n = (load_int64(load_int64(end, 3, -1), row + 1, -1) - first - place + width - 1) // width
+        if sums == 0:
+            n = int64(0)
+        while n > 1:
+            half, i = int64(1), int64(0)
+            while 2 * half < n:
+                half *= 2
+            while i < n - half:
+                one, other = here + i * width * step, here + (i + half) * width * step
+                found = join(op, load_float64(one, 0, -1), load_float64(other, 0, -1))
+                store_float64(one, 0, -1, found)
+                i += 1
+            n = half
+        item += int64(cuda.gridDim.x) * cuda.blockDim.x
+
+
+def fold_tiles(ends, n_ends, rows, numbers, stride, most):
     """Fold the results of each parameter's tiles, in place.
 
     What is over a parameter is written to its numbers. There is a block for each parameter and each end.
@@ -89,6 +127,8 @@ def fold_tiles(ends, n_ends, rows, numbers, stride):
     rows : int64
     numbers, stride : int64
         Address of the first row's numbers, and the bytes from one row's to the next.
+    most : int64
+        How many results `fold_large` has left of each parameter.
     """
     c = int64(cuda.blockIdx.x)
     while c < n_ends * rows:
@@ -97,7 +137,7 @@ def fold_tiles(ends, n_ends, rows, numbers, stride):
         op, sums, step = load_int64(end, 0, -1), load_int64(end, 1, -1), load_int64(end, 2, -1)
         starts, output = load_int64(end, 3, -1), load_int64(end, 4, -1)
         first = load_int64(starts, row, -1)
-        n = load_int64(starts, row + 1, -1) - first
+        n = min(load_int64(starts, row + 1, -1) - first, most)
         if sums != 0:
             fold(sums + first * step, step, n, op)
         if cuda.threadIdx.x == 0 and output >= 0:

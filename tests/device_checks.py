@@ -1031,3 +1031,58 @@ def test_values_that_do_not_fit_are_refused_wherever_they_are(cuda, shape):
     for values in (cuda.ones(shape), np.ones(shape, np.float32)):
         with pytest.raises(errors.ShapeError, match="don't fit"):
             tensor.set(values)
+
+
+def test_counters_on_the_device_give_the_bits_of_the_hosts(cuda):
+    """Adam's corrections and random bits follow from numbers in memory, which may be read and set."""
+    found, dtypes = [], ("bfloat16", "float32")
+    for be, capturable in ((cuda, True), (reference(), False)):
+        optimizer = nbopt.Adam(stochastic_round=True, gradient_clip_norm=0.5)
+        optimizer.capturable = capturable
+        found.append(trained(be, optimizer, dtypes, 3))
+        assert optimizer.t == 3 and be.rng_get_state() == {"seed": 0, "updates": 3}
+        # Loaded numbers, and the way back to the host.
+        optimizer.t = 7
+        be.rng_set_state({"seed": 5, "updates": 11})
+        found.append(trained(be, optimizer, dtypes, 1))
+        optimizer.capturable = False
+        found.append(trained(be, optimizer, dtypes, 1))
+        assert optimizer.t == 9 and be.rng_get_state() == {"seed": 5, "updates": 13}
+        be.rng_reset()
+        assert be.rng_get_state() == {"seed": 0, "updates": 0}
+    for own, expected in zip(found[:3], found[3:]):
+        assert_same(own, expected)
+
+
+def test_a_learning_rate_in_memory_is_read_at_each_step(cuda):
+    found = []
+    for be, capturable in ((cuda, True), (reference(), False)):
+        with nbopt.use_backend(be):
+            layer = nbopt.Parameters(*pairs_of(be, 1, ("float32",)))
+            optimizer, rate = nbopt.Adam(), be.array([0.0], "float64")
+            optimizer.capturable = capturable
+            if capturable:
+                optimizer.learning_rate = rate
+            for now in (0.25, 0.125):
+                rate.fill(now)
+                if not capturable:
+                    optimizer.learning_rate = now
+                optimizer.optimize([layer], 0)
+            found.append([param.get() for param in layer.params])
+    assert_same(*found)
+
+
+@pytest.mark.parametrize(
+    "optimizer, words",
+    [
+        (lambda: nbopt.Adam(schedule=nbopt.Schedule(10, 0.5)), "the schedule .*optimizer.schedule = None"),
+        (nbopt.ShiftAdaMax, "reads step.epoch.*capturable = False"),
+    ],
+    ids=["schedule", "epoch"],
+)
+def test_what_a_graph_would_freeze_is_refused(cuda, optimizer, words):
+    made, layer = optimizer(), nbopt.Parameters(*pairs_of(cuda, 1, ("float32",)))
+    made.capturable = True
+    with pytest.raises(errors.StateError, match=words):
+        made.optimize([layer], 0)
+    assert made.t == 0 and layer.states == [[] for _ in layer.states]

@@ -58,6 +58,8 @@ class Backend(Ops):
 
     name: Any = None
     memory = "host"
+    #: Whether steps can be captured into a graph that replays them.
+    captures = False
 
     def __init__(
         self,
@@ -279,12 +281,11 @@ class Backend(Ops):
         """
         run = self.prepare_all(updates)
         with uninterrupted:
-            with self._lock:
-                count = self._updates
-                self._updates += 1
+            count = self._count()
             for update in updates:
                 update.commit()
             run(count)
+            self.counted()
         return run
 
     def repeat(self, run: Any, numbers: list[float], commit: Callable[[], object]) -> bool:
@@ -307,12 +308,18 @@ class Backend(Ops):
         if not run.again(numbers):
             return False
         with uninterrupted:
-            with self._lock:
-                count = self._updates
-                self._updates += 1
+            count = self._count()
             commit()
             run(count)
+            self.counted()
         return True
+
+    def _count(self) -> int:
+        """Count an update, and return how many there were before it."""
+        with self._lock:
+            count = self._updates
+            self._updates += 1
+        return count
 
     def prepare_all(self, updates: Sequence[Update]) -> Callable[[int], object]:
         """Prepare the updates of one step, without changing any value; return what runs them.
@@ -365,8 +372,8 @@ class Backend(Ops):
                 self.update(self._assignment(target, self.array(value, storable)))
                 return
             self.set_values(target, value)
-            with self._lock:
-                self._updates += 1
+            self._count()
+            self.counted()
         else:
             self.update(self._assignment(target, value if isinstance(value, Node) else as_number(value)))
 
@@ -650,6 +657,18 @@ class Backend(Ops):
             A new one, float32 for 16-bit tensors, else of the tensor's dtype.
         """
         raise NotImplementedError(f"{type(self).__name__} has no reductions")
+
+    def capturing(self) -> bool:
+        """Return whether what would be launched now is captured into a graph, see `captures`.
+
+        Returns
+        -------
+        bool
+        """
+        return False
+
+    def counted(self) -> None:
+        """Note that an update was queued, if the count that random bits depend on is on the device."""
 
     def synchronize(self) -> None:
         """Wait until everything that was launched is done. CPU backends are always done."""

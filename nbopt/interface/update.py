@@ -63,14 +63,17 @@ class Update:
     recut : callable or None
         ``recut(guard, waits)`` returns the program whose guarded stores, and whose reductions over the step,
         wait until some levels, see `nbopt.language.cutter.cut`.
+    captures : list or None
+        Belongs to the optimizer: the backend keeps there what graphs that a step was captured into use. None
+        for a step that can't be captured.
     set : int or None
         Updates of a step with the same one are parts of one call: their reductions over the step are over the
         parameters of all of them.
     """
 
     __slots__ = (
-        "_tensors", "addresses", "arrays", "columns", "commit", "key", "listing", "numbers", "plans",
-        "program", "recut", "set", "shared", "stochastic_round",
+        "_tensors", "addresses", "arrays", "captures", "columns", "commit", "key", "listing", "numbers",
+        "plans", "program", "recut", "set", "shared", "stochastic_round",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +93,7 @@ class Update:
         self.addresses: Any = None
         self.listing: Any = None
         self.set: Any = None
+        self.captures: Any = None
         self.list_tensors(tensors)
         self.columns, self.commit, self.plans = columns, commit, plans
         self.stochastic_round, self.shared, self.recut = stochastic_round, shared, recut

@@ -12,6 +12,7 @@ from nbopt.errors import ArgumentError, TraceError
 from nbopt.naming import Described
 from nbopt.optimizers.clipping import Clips
 from nbopt.optimizers.constructor import checked
+from nbopt.optimizers.counting import Counts
 from nbopt.optimizers.declared import Declared
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.modifiers import Modifiers
@@ -32,7 +33,7 @@ def _of_any_states(rule: Callable[..., None]) -> Any:
     return rule
 
 
-class Optimizer(Steps, Modifiers, Clips, Saved, Declared, Described):
+class Optimizer(Steps, Counts, Modifiers, Clips, Saved, Declared, Described):
     """Base class of optimizers. A subclass is a rule over its slots.
 
     >>> class SignMomentum(Optimizer):
@@ -58,6 +59,11 @@ class Optimizer(Steps, Modifiers, Clips, Saved, Declared, Described):
         The states of one parameter, in the order of the rule's arguments.
     t : int
         How many times `optimize` was called, with parameters to update.
+    capturable : bool
+        Whether steps may be captured into a CUDA graph. Then `t` and the count that random bits depend on
+        live on the GPU, also in steps that no graph replays, and a learning rate that is assigned as an array
+        or Tensor of one element is read there at each step. Elsewhere it changes nothing. Not part of the
+        description.
     schedule, learning_rate, gradient_clip_norm, gradient_clip_value, param_clip_value, stochastic_round
         Read at every step; None or 0 turns a clip off. Values that make no sense raise ArgumentError when
         they are assigned. A number may be an array or tensor without dimensions, of any library: what it is
@@ -87,7 +93,7 @@ class Optimizer(Steps, Modifiers, Clips, Saved, Declared, Described):
     state_names: tuple[str, ...] = ()
     loss_scale: Any = 1.0
     skip_nonfinite: Any = False
-    t = 0
+    capturable: Any = False
     pure = True
     aside: dict[str, str] = {
         "parameter": (
@@ -140,6 +146,7 @@ class Optimizer(Steps, Modifiers, Clips, Saved, Declared, Described):
     checks: dict[str, Any] = {
         "loss_scale": checks.loss_scale,
         "skip_nonfinite": checks.boolean,
+        "capturable": checks.boolean,
         "t": checks.count,
     }
     arguments: tuple[Any, ...] = (

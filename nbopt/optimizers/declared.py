@@ -56,7 +56,23 @@ class Declared:
         check = self.checks.get(name)
         if check is None and name not in self.__dict__ and not name.startswith("_"):
             self._check_new_name(name, value, sys._getframe(1))
-        object.__setattr__(self, name, value if check is None else check(name, value))
+        if check is not None and not self.stays_in_memory(name, value):
+            value = check(name, value)
+        object.__setattr__(self, name, value)
+
+    def stays_in_memory(self, name: str, value: Any) -> bool:
+        """Return whether a value of a hyper-parameter is an array that each step reads, and so is kept.
+
+        Parameters
+        ----------
+        name : str
+        value : object
+
+        Returns
+        -------
+        bool
+        """
+        return False
 
     def _check_new_name(self, name: str, value: Any, frame: Any) -> None:
         """Refuse to make an attribute that looks like a hyper-parameter by another name.

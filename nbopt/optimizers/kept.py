@@ -21,6 +21,8 @@ class Kept:
     ----------
     plans : list
         The backend's, see `nbopt.interface.update.Update`.
+    captures : list
+        The backend's, likewise.
     traces : Traces
     trace : Trace or None
         That of the last step.
@@ -45,6 +47,7 @@ class Kept:
 
     def __init__(self) -> None:
         self.plans: list[Any] = []
+        self.captures: list[Any] = []
         self.traces = Traces()
         self.by_axes = False
         self.shapes: Any = None
@@ -64,6 +67,7 @@ class KeepsStates:
     aside: dict[str, str] = {}
     ema_decay: Any
     skip_nonfinite: Any
+    capturable: Any
     skipped_tensor: Any
 
     def states_in_use(self) -> tuple[str, ...]:
@@ -143,6 +147,12 @@ class KeepsStates:
 
     @step_states.setter
     def step_states(self, states: Any) -> None:
+        known = self.__dict__.get("_step_states", {}) if self.capturable else {}
+        for name, value in states.items():
+            tensor = known.get(name)
+            if isinstance(tensor, Tensor) and not isinstance(value, Tensor):
+                tensor.set([value])  # a graph knows this memory
+                states[name] = tensor
         self.__dict__["_step_states"] = states
 
     def step_numbers(self) -> dict[str, Any]:

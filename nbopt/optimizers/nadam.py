@@ -3,10 +3,12 @@
 from typing import Any
 
 from nbopt import checks
+from nbopt.arrays.tensor import Tensor
+from nbopt.interface.backend import Backend
 from nbopt.interface.update import Update
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.moments import MomentOptimizer
-from nbopt.optimizers.states import State
+from nbopt.optimizers.states import EMA, State
 from nbopt.optimizers.step import Expr, Slot, Step
 
 
@@ -58,16 +60,32 @@ class NAdam(MomentOptimizer):
 
         The product of the momenta is a number that the rule reads.
         """
-        self._product_now = self._product(self.t + 1)
+        if not self._keeps_product():
+            self._product_now = self._product(self.t + 1)
         return super().update_of(*args)
+
+    def _keeps_product(self) -> bool:
+        """Return whether the product is a state, since the host does not know which step it is."""
+        return self.counts_each or self.counts_on_device(self._backend())
 
     def declared_states(self, shape: tuple[int, ...] = ()) -> tuple[tuple[str, State], ...]:
         """Return the states that the rule takes now.
 
-        The product is one of them if each parameter has its own count of steps.
+        The product is one of them if each parameter has its own count of steps, or if the count is on a
+        device.
         """
         found = super().declared_states(shape)
-        return (*found, ("product", State((), 1.0, "float64"))) if self.counts_each else found
+        if not self._keeps_product():
+            return found
+        last = (EMA,) if self.ema_decay else ()
+        axes: Any = () if self.counts_each else "step"
+        return (*found[: len(found) - len(last)], ("product", State(axes, 1.0, "float64")), *last)
+
+    def _step_state(self, be: Backend, name: str, state: State, rate: float | None) -> Tensor:
+        """Return the product, which goes on from the steps that the host has counted."""
+        if name == "product" and name not in self.step_states:
+            self.step_states[name] = self._product(self.t)  # type: ignore[assignment]
+        return super()._step_state(be, name, state, rate)
 
     def rule(
         self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot, product: Any = None

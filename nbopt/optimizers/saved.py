@@ -17,6 +17,7 @@ class Saved:
 
     _root: Any
     skipped: Any
+    t: Any
     step_numbers: Any
 
     def state_dict(self, layers: Iterable[Layer]) -> dict[str, Any]:
@@ -107,6 +108,8 @@ class Saved:
         # An adapter gives its own copies of optimizers a backend of their own.
         state = {key: value for key, value in self.__dict__.items() if key not in ("_kept", "be")}
         # copy.copy would share the tensors.
+        if "_t" in state:
+            state["_t"] = self.t
         if "_skipped" in state:
             state["_skipped"] = self.skipped
         if "_step_states" in state:

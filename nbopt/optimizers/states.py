@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -142,7 +143,9 @@ class State(NamedTuple):
         StateError
             If `init` is no number here.
         """
-        found = rate if self.init == "lr" else self.init
+        found: Any = rate if self.init == "lr" else self.init
+        if self.init == "lr" and math.prod(getattr(rate, "shape", (0,))) == 1:
+            found = float(found.get().item() if isinstance(found, Tensor) else found)
         if isinstance(found, bool) or not isinstance(found, (int, float)):
             why = (
                 "the optimizer has no learning rate"
@@ -274,7 +277,7 @@ def check_effect(optimizer: Optimizer, trace: Any, new_states: bool) -> None:
     TraceError
         With the line to type.
     """
-    if optimizer.t:
+    if optimizer._cache().plans if trace.options.on_device else optimizer.t:
         return
     code, slots, declared = trace.tracer.code, trace.tracer.names, trace.options.states
     lost = {line[1] for line in code if line[0] == "load"} - {line[1] for line in code if line[0] == "store"}

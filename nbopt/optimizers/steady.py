@@ -71,8 +71,9 @@ class Steady:
         if len(updates) != 1 or not trace.reusable or not hasattr(run, "again"):
             return None
         update = updates[0]
-        # The loss scale of a user is wrapped anew in each step, and some rows may be left out.
-        if trace.options.loss_scale or update.listing is not None or update.key is None:
+        # What is in memory of a user's is wrapped anew in each step, and some rows may be left out.
+        options = trace.options
+        if options.loss_scale or options.rate or update.listing is not None or update.key is None:
             return None
         if not all(type(layer).get_params is Parameters.get_params for layer in layers):
             return None
@@ -107,11 +108,25 @@ class Steady:
         # True and 1 differ, and small ints are unique.
         if optimizer.stochastic_round is not self.stochastic_round or Tensor.roundings_set != self.roundings:
             return False
-        rate, scale, options = optimizer._rate(epoch), optimizer.loss_scale, optimizer.options()
-        if type(scale) is not float:
+        on_device, scale = optimizer.counts_on_device(be), optimizer.loss_scale
+        if on_device is not trace.options.on_device or type(scale) is not float:
             return False
+        rate = optimizer.learning_rate
+        if type(rate) is not float and rate is not None:
+            return False
+        rate, options = optimizer._rate(epoch), optimizer.options(on_device=on_device)
         if self.shared and not all(map(is_, self.shared, optimizer.shared_numbers(be, options, rate))):
             return False
         numbers = trace.numbers(optimizer, options, rate, be.bsz * scale, epoch)
-        commit = partial(object.__setattr__, optimizer, "t", optimizer.t + 1)
-        return numbers is not None and be.repeat(self.run, numbers, commit)
+        if numbers is None:
+            return False
+        if on_device:
+            optimizer.check_frozen(trace)
+            return be.repeat(self.run, numbers, _nothing)
+        attributes = optimizer.__dict__
+        commit = partial(attributes.__setitem__, "_t", attributes.get("_t", 0) + 1)
+        return be.repeat(self.run, numbers, commit)
+
+
+def _nothing() -> None:
+    """Commit nothing: the device counts."""

@@ -35,8 +35,11 @@ from nbopt.optimizers.tracing import Options
 class Steps(GradNorm, KeepsStates, Described):
     """The part of `Optimizer` that makes updates of layers and of its rule."""
 
-    t: Any
     loss_scale: Any
+    settle_count: Any
+    rate_tensor: Any
+    check_frozen: Any
+    counts_on_device: Any
     skip_nonfinite: Any
     learning_rate: Any
     schedule: Any
@@ -214,7 +217,11 @@ class Steps(GradNorm, KeepsStates, Described):
 
     @skipped.setter
     def skipped(self, count: int) -> None:
-        self._skipped = checks.count("skipped", count)
+        count, known = checks.count("skipped", count), self.__dict__.get("_skipped")
+        if isinstance(known, Tensor) and self.capturable:
+            known.set([count])  # a graph knows this memory
+        else:
+            self._skipped = count
 
     @property
     def skipped_tensor(self) -> Tensor:
@@ -239,7 +246,14 @@ class Steps(GradNorm, KeepsStates, Described):
         # Wrapped anew at each step: PyTorch can exchange the memory under the same object.
         return float(bsz), read(self._backend(), scale, "the loss scale")
 
-    def options(self, states: Any = None, loss_scale: bool = False, ndim: int | None = None) -> Any:
+    def options(
+        self,
+        states: Any = None,
+        loss_scale: bool = False,
+        ndim: int | None = None,
+        on_device: bool = False,
+        rate: bool = False,
+    ) -> Any:
         """Return what the base class puts around the rule now.
 
         Parameters
@@ -250,6 +264,10 @@ class Steps(GradNorm, KeepsStates, Described):
             Whether the loss scale is in memory.
         ndim : int, optional
             How many axes the parameters have, if the rule depends on it.
+        on_device : bool
+            Whether the count of steps is in memory.
+        rate : bool
+            Whether the learning rate is.
 
         Returns
         -------
@@ -258,7 +276,9 @@ class Steps(GradNorm, KeepsStates, Described):
         if states is None:
             states = self.declared_states()
         clips = bool(self.gradient_clip_norm)
-        return Options(states, clips, self.skip_nonfinite, loss_scale, self.counts_each, ndim)
+        return Options(
+            states, clips, self.skip_nonfinite, loss_scale, self.counts_each, ndim, on_device, rate
+        )
 
     def shared_numbers(self, be: Backend, options: Any, rate: Any) -> list[Tensor]:
         """Return the optimizer's own numbers that a step reads and stores in memory.
@@ -275,7 +295,8 @@ class Steps(GradNorm, KeepsStates, Described):
         list of Tensor
             Each of one element: of the last ones of `Options.shared`.
         """
-        found = [self.skipped_tensor] if options.skips else []
+        found = [self.__dict__["_t"]] if options.on_device else []
+        found += [self.skipped_tensor] if options.skips else []
         if options.clips or options.skips:
             found.append(self._norm_slot())
         states = [(name, state) for name, state in options.states if state.axes == "step"]
@@ -325,17 +346,21 @@ class Steps(GradNorm, KeepsStates, Described):
         stores = counts if stores is None else stores
         divisor, loss_scale = self._divisor(bsz)
         kept, be = self._cache(), self._backend()
+        on_device, in_memory = self.settle_count(be), self.rate_tensor(be)
         ndim, states = kind or (None, self.declared_states())
-        options, rate = self.options(states, loss_scale is not None, ndim), self._rate(epoch)
+        rate = self._rate(epoch) if in_memory is None else self.learning_rate
+        options = self.options(states, loss_scale is not None, ndim, on_device, in_memory is not None)
         kept.trace, numbers = kept.traces.of(self, options, rate, divisor, epoch)
-        shared = [] if loss_scale is None else [loss_scale]
+        if on_device:
+            self.check_frozen(kept.trace)
+        shared = [tensor for tensor in (loss_scale, in_memory) if tensor is not None]
         shared += self.shared_numbers(be, options, rate)
 
         def committed() -> Any:
             if not counts:
                 return commit()
-            # Without the checks of what users assign, which take longer.
-            object.__setattr__(self, "t", self.t + 1)
+            if not on_device:  # without the checks of what users assign, which take longer
+                self.__dict__["_t"] = self.__dict__.get("_t", 0) + 1
             kept.sums_norm = trace.sums_norm and stores
             commit()
 
@@ -343,9 +368,11 @@ class Steps(GradNorm, KeepsStates, Described):
         program, recut = trace.program, trace.recut
         if not stores:
             program, recut = trace.recut(counts=False), functools.partial(trace.recut, counts=False)
-        return Update(
+        update = Update(
             program, numbers, tensors, columns, committed, kept.plans, self.stochastic_round, shared, recut
         )
+        update.captures = kept.captures if on_device else None
+        return update
 
     def trace_in_use(self) -> Any:
         """Return the trace of the last step that was prepared, see `nbopt.optimizers.tracing`.

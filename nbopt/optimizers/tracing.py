@@ -47,6 +47,10 @@ class Options(NamedTuple):
         Whether each parameter has its own count of steps, in a slot ``step``.
     ndim : int or None
         How many axes the parameters have, if the rule depends on it.
+    on_device : bool
+        Whether the count of steps is in memory: then there is a slot ``step_t``.
+    rate : bool
+        Whether the learning rate is: then there is a slot ``step_lr``.
     """
 
     states: tuple[Any, ...]
@@ -55,6 +59,8 @@ class Options(NamedTuple):
     loss_scale: bool
     counts: bool = False
     ndim: int | None = None
+    on_device: bool = False
+    rate: bool = False
 
     def columns(self) -> dict[str, int]:
         """Return the slots of each parameter, by their names: what each varies with."""
@@ -65,7 +71,8 @@ class Options(NamedTuple):
         """Return the names of the slots that are one number for the whole step."""
         states = tuple(name for name, state in self.states if state.axes == "step")
         norm = ("grad_norm",) * (self.clips or self.skips)
-        return ("loss_scale",) * self.loss_scale + ("skipped",) * self.skips + norm + states
+        given = ("loss_scale",) * self.loss_scale + ("step_lr",) * self.rate
+        return given + ("step_t",) * self.on_device + ("skipped",) * self.skips + norm + states
 
 
 class Trace:
@@ -146,8 +153,11 @@ class Trace:
         columns, shared = options.columns(), options.shared()
         tracer = Tracer((*columns, *shared), (*columns.values(), *(STEP,) * len(shared)), options.ndim)
         reader = Reader(tracer, optimizer)
-        known: dict[str, Any] = {"t": optimizer.t + 1, "number": optimizer.t + 1, "epoch": epoch}
-        if rate is not None:
+        known: dict[str, Any] = {}
+        if not options.on_device:
+            known["t"] = known["number"] = optimizer.t + 1
+        known["epoch"] = epoch
+        if rate is not None and not options.rate:
             known["lr"] = rate
         if not impure:
             known = {
@@ -155,6 +165,10 @@ class Trace:
                 for name, number in known.items()
             }
         slots = dict(zip(tracer.names, tracer.slots()))
+        if options.on_device:
+            known["t"] = known["number"] = slots["step_t"] + 1.0
+        if options.rate:
+            known["lr"] = slots["step_lr"]
         if options.counts:
             known["t"] = slots["step"] + 1.0
         # Asked for by few rules, so no line is made of it before.
@@ -202,6 +216,8 @@ class Trace:
                 slots["grad_norm"][:] = apply_named("where", tracer.taken(), norm, norm)
             if options.counts:
                 slots["step"][:] = slots["step"] + tracer.taken()
+            if options.on_device:  # skipped steps count, as on the host
+                slots["step_t"][:] = slots["step_t"] + apply_named("where", tracer.taken(), 1.0, 1.0)
         finally:
             tracing.active = False
             tracer.amend = None  # it knows the tracer, and would make a circle
@@ -234,11 +250,24 @@ class Trace:
         options = [
             f"{name} = {value!r}"
             for name, value in named.items()
-            if name not in ("counts", "ndim") or value not in (False, None)
+            if name not in ("counts", "ndim", "on_device", "rate") or value not in (False, None)
         ]
         attributes = [f"self.{name} = {value!r}" for name, value in zip(self._guard_names, self._guarded)]
         tests = [f"a test of a number is {found!r}" for found in self._found]
         return ", ".join([*options, *attributes, *tests])
+
+    def reads(self, line: tuple[Any, ...]) -> bool:
+        """Return whether the numbers that the host gives are computed from a line, such as a source.
+
+        Parameters
+        ----------
+        line : tuple
+
+        Returns
+        -------
+        bool
+        """
+        return line in self._scalars.code
 
     def recut(self, guard: int | None = None, waits: Sequence[int] = (), counts: bool = True) -> Program:
         """Return the program that waits for others, see `nbopt.interface.update.Update`.
@@ -269,7 +298,10 @@ class Trace:
             return None
         self.rate = rate
         try:
-            given = self.tracer.numbers, rate, optimizer.t + 1, epoch, divisor, *self._own(optimizer)
+            # What is in memory is no number that the host gives.
+            t = 0 if options.on_device else optimizer.__dict__.get("_t", 0) + 1
+            lr = None if options.rate else rate
+            given = self.tracer.numbers, lr, t, epoch, divisor, *self._own(optimizer)
             try:
                 values, found = self._function(*given)
             except ArithmeticError:

@@ -15,6 +15,7 @@ from nbopt.interface.update import Update
 from nbopt.language.stages import Program
 from nbopt_backends.arrays.checks import convert, given_values, misfit
 from nbopt_backends.arrays.device import DeviceArray, from_foreign
+from nbopt_backends.cuda.counter import Counter
 from nbopt_backends.cuda.kernels import update_text
 from nbopt_backends.cuda.plan import DevicePlan
 from nbopt_backends.cuda.reductions import sums_text
@@ -84,6 +85,7 @@ class DeviceBackend(CompiledBackend):
     """
 
     memory = "cuda"
+    captures = True
     stem = "cuda_kernel"
 
     _functions: dict = {}
@@ -94,6 +96,7 @@ class DeviceBackend(CompiledBackend):
         self.device = self.open_device(self.device_id)
         self.streams = Streams(self.device, self.device_id)
         self.rings = Rings(self.device)
+        self.counter = Counter(self)
 
     def open_device(self, number):
         """Return what drives GPU `number`."""
@@ -152,14 +155,15 @@ class DeviceBackend(CompiledBackend):
 
     def picklable(self, storage):
         """Return the values as a NumPy array."""
-        return self._downloaded(self._contiguous(storage))
+        return self.downloaded(self._contiguous(storage))
 
     def to_numpy(self, tensor):
         """Return a copy of the tensor's values as a NumPy array."""
         tensor.storage.refresh()
-        return self._downloaded(self._contiguous(tensor.storage))
+        return self.downloaded(self._contiguous(tensor.storage))
 
-    def _downloaded(self, storage):
+    def downloaded(self, storage):
+        """Return the values of a contiguous DeviceArray as a NumPy array. The host waits for them."""
         values = np.empty(storage.shape, storage.dtype)
         if values.size:
             with self.device.entered():
@@ -245,6 +249,8 @@ class DeviceBackend(CompiledBackend):
 
         For each pass it launches one kernel for each combination of dtypes, and a few small ones on numbers.
         """
+        if any(update.captures is not None for update in updates):
+            self.counter.begin(self.rng_seed, self._updates)
         with self.device.entered():
             plans = [self.plan_of(update) for update in updates]
             self.check_together(updates)
@@ -253,6 +259,7 @@ class DeviceBackend(CompiledBackend):
             together = plans[0].joined
             if (
                 together is None
+                or together.counter != self.counter.address
                 or len(together.others) != len(plans) - 1
                 or not all(map(is_, together.others, plans[1:]))
             ):
@@ -264,6 +271,35 @@ class DeviceBackend(CompiledBackend):
     def new_plan(self, update, layout):
         """Return a plan with everything compiled and allocated."""
         return DevicePlan(self, update, layout)
+
+    # --- random numbers ---
+
+    def counted(self):
+        """Queue the count of an update, if the device counts."""
+        if self.counter.address is not None:
+            with self.device.entered():
+                self.counter.advance(self.streams.ready())
+
+    def rng_reset(self):
+        """Do what `Backend.rng_reset` does."""
+        super().rng_reset()
+        self._write_counter()
+
+    def rng_get_state(self):
+        """Return what `Backend.rng_get_state` does. If the device counts, the host waits for it."""
+        if self.counter.address is None:
+            return super().rng_get_state()
+        seed, updates = self.counter.get()
+        return {"seed": seed, "updates": updates}
+
+    def rng_set_state(self, state):
+        """Do what `Backend.rng_set_state` does. What graphs read is written in place."""
+        super().rng_set_state(state)
+        self._write_counter()
+
+    def _write_counter(self):
+        if self.counter.address is not None:
+            self.counter.set(self.rng_seed, self._updates)
 
     # --- compiled code ---
 

@@ -226,6 +226,12 @@ def join_slices(records, chunks, n_chunks):
         c += cuda.gridDim.x
 
 
+def advance(state):
+    """Count an update: `state` is the address of the seed and the count, two int64. For one block."""
+    if cuda.threadIdx.x == 0:
+        store_int64(state, 1, -1, load_int64(state, 1, -1) + int64(1))
+
+
 def judge(condition, first, taken):
     """Write to `taken`, the address of an int64, whether the float64 `condition` holds: is neither 0 nor NaN.
 
@@ -268,7 +274,7 @@ def fold_text(dialect):
 
 
 def ends_text(dialect):
-    """Return the text of the module that ends reductions, and judges whether a step is taken."""
+    """Return the text of the module that ends reductions, judges whether a step is taken, and counts it."""
     fields = {
         "fields": END_FIELDS,
         "bytes": 8 * END_FIELDS,

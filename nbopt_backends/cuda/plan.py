@@ -140,7 +140,7 @@ class DevicePlan(Plan):
             else:
                 image.bytes[: len(given)] = given  # they come first
             self._given = given
-        if self._rounds:
+        if self._rounds and self.backend.counter.address is None:
             self.new_numbers = True
             start = image.random.offset
             image.bytes[start : start + 16] = _RANDOM(seed, count)

@@ -132,7 +132,8 @@ class Stages:
     def _passes(self, level, stage, taken):
         """Return the launches of a pass."""
         backend, image, shared = self._backend, self._image, not self.program.differs()
-        numbers = image.numbers.address, image.stride, image.random.address
+        random = backend.counter.address or image.random.address
+        numbers = image.numbers.address, image.stride, random
         last = taken, self._sums.get((level, stage.extent), 0)
         walks, found = self._walks.get((level, stage.extent)), []
         for group, kinds, chunks, _ in walks.parts if walks else ():
@@ -240,6 +241,8 @@ class Joined(NamedTuple):
         How many of them are passes.
     memory : list of DeviceArray
         What they take besides the memory of the plans.
+    counter : int or None
+        The backend's `Counter.address` that they were made for.
     """
 
     others: list
@@ -247,6 +250,7 @@ class Joined(NamedTuple):
     matrices: list
     passes: int
     memory: list
+    counter: int | None
 
 
 def joined(plans):
@@ -267,7 +271,8 @@ def joined(plans):
         arguments if kernel is None else backend.device.prepared(kernel, blocks, arguments)
         for _, (kernel, blocks, arguments) in entries
     ]
-    return Joined(plans[1:], launches, matrices, sum(one.passes for one in stages), memory)
+    passes = sum(one.passes for one in stages)
+    return Joined(plans[1:], launches, matrices, passes, memory, backend.counter.address)
 
 
 def _join_step_ends(plans, entries):

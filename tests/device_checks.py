@@ -1075,8 +1075,8 @@ def test_a_learning_rate_in_memory_is_read_at_each_step(cuda):
 @pytest.mark.parametrize(
     "optimizer, words",
     [
-        (lambda: nbopt.Adam(schedule=nbopt.Schedule(10, 0.5)), "the schedule .*optimizer.schedule = None"),
-        (nbopt.ShiftAdaMax, "reads step.epoch.*capturable = False"),
+        (lambda: nbopt.Adam(schedule=nbopt.Schedule(10, 0.5)), r"the schedule .*optimizer\.schedule = None"),
+        (nbopt.ShiftAdaMax, r"reads step\.epoch.*capturable = False"),
     ],
     ids=["schedule", "epoch"],
 )

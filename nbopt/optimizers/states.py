@@ -228,6 +228,11 @@ def _states_of(
     # Where none is in use any more, those that were stay as they are.
     own = [f"{optimizer.classnm}.{name}" for name in names or optimizer.state_names]
     if not states:
+        if names and be.capturing():
+            raise StateError(
+                f"it has no states yet, and the current stream is being captured into a graph: call "
+                f"{optimizer.classnm}'s optimize(layers, epoch) once before the capture"
+            )
         dtype = optimizer.state_dtype
         new = [state.made(be, param, f"{optimizer.classnm}.{name}", dtype, rate) for name, state in declared]
         if new:

@@ -15,6 +15,7 @@ from nbopt.interface.update import Update
 from nbopt.language.stages import Program
 from nbopt_backends.arrays.checks import convert, given_values, misfit
 from nbopt_backends.arrays.device import DeviceArray, from_foreign
+from nbopt_backends.cuda.capture import captured, tell_of_moved
 from nbopt_backends.cuda.counter import Counter
 from nbopt_backends.cuda.kernels import update_text
 from nbopt_backends.cuda.plan import DevicePlan
@@ -44,6 +45,10 @@ class DeviceLaunch(Launch):
         # functions of matrices has to be reserved before anything changes.
         if plans[0].pointers or joined.matrices:
             self.serials = None
+
+    def again(self, numbers):
+        """Do what `Launch.again` does, unless the step is captured: then it has memory of its own."""
+        return not self.backend.streams.captured() and super().again(numbers)
 
     def __call__(self, count):
         """Queue the step; `count` is how many there were before it."""
@@ -142,7 +147,7 @@ class DeviceBackend(CompiledBackend):
     def allocate(self, shape, dtype):
         """Return a new DeviceArray in C order."""
         dtype = np.dtype(dtype)
-        with self.device.entered():
+        with self.device.entered(), self.device.relaxed():
             address, owner = self.device.allocate(max(16, math.prod(shape) * dtype.itemsize))
         return DeviceArray(self, address, tuple(shape), dtype, owner=owner)
 
@@ -249,6 +254,9 @@ class DeviceBackend(CompiledBackend):
 
         For each pass it launches one kernel for each combination of dtypes, and a few small ones on numbers.
         """
+        stream = self.streams.captured()
+        if stream:
+            return captured(self, updates, stream)
         if any(update.captures is not None for update in updates):
             self.counter.begin(self.rng_seed, self._updates)
         with self.device.entered():
@@ -266,11 +274,16 @@ class DeviceBackend(CompiledBackend):
                 together = plans[0].joined = joined(plans)
             for matrices in together.matrices:
                 matrices.reserve()
+        tell_of_moved(updates, plans)
         return DeviceLaunch(self, plans, updates, together)
 
     def new_plan(self, update, layout):
         """Return a plan with everything compiled and allocated."""
         return DevicePlan(self, update, layout)
+
+    def capturing(self):
+        """Return whether what is launched now is captured into a graph."""
+        return self.streams.is_aside or bool(self.streams.captured())
 
     # --- random numbers ---
 
@@ -278,7 +291,7 @@ class DeviceBackend(CompiledBackend):
         """Queue the count of an update, if the device counts."""
         if self.counter.address is not None:
             with self.device.entered():
-                self.counter.advance(self.streams.ready())
+                self.counter.advance(self.streams.current())
 
     def rng_reset(self):
         """Do what `Backend.rng_reset` does."""

@@ -12,12 +12,14 @@ class Counter:
 
     Attributes
     ----------
+    advance : callable
+        Queues the count of an update on a stream, given its handle.
     address : int or None
         Where the seed and the number of updates so far are, two uint64; None as long as the host counts.
     """
 
     def __init__(self, backend):
-        self._backend, self._memory, self.address = backend, None, None
+        self._backend, self._memory, self.advance, self.address = backend, None, None, None
         self._lock = threading.Lock()
 
     def begin(self, seed, updates):
@@ -26,7 +28,9 @@ class Counter:
             if self.address is None:
                 self._memory = self._backend.allocate((2,), np.uint64)
                 self.set(seed, updates)
-                ends_kernel(self._backend, "advance")  # compiled now: nothing can fail later
+                kernel, device = ends_kernel(self._backend, "advance"), self._backend.device
+                with device.entered():
+                    self.advance = device.prepared(kernel, 1, (self._memory.address,))
                 self.address = self._memory.address
 
     def set(self, seed, updates):
@@ -37,8 +41,3 @@ class Counter:
         """Return the seed and the number of updates. The host waits for them."""
         seed, updates = self._backend.downloaded(self._memory).tolist()
         return seed, updates
-
-    def advance(self, stream):
-        """Queue the count of an update."""
-        device = self._backend.device
-        device.launch(ends_kernel(self._backend, "advance"), 1, stream, (self.address,))

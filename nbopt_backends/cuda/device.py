@@ -10,6 +10,8 @@ from nbopt.errors import BackendError, DeviceMemoryError, LayoutError
 from nbopt_backends.cuda.products import products_of
 from nbopt_backends.cuda.toolchain import cuda, cuda_driver, driver, handle_of
 
+_NON_BLOCKING = 1
+
 _started = False  # whether this process has used CUDA
 _forked = False  # whether it is the child of one that had
 _kept: list = []  # what such a child must not give back
@@ -102,6 +104,19 @@ class _Memory:
         weakref.finalize(self, device.release, [pointer])
 
 
+class _Relaxed:
+    """A block in which this thread may do what the capture of a stream otherwise forbids."""
+
+    __slots__ = ("_before",)
+
+    def __enter__(self):
+        relaxed = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        self._before = _checked(driver.cuThreadExchangeStreamCaptureMode(relaxed))
+
+    def __exit__(self, *exception):
+        _checked(driver.cuThreadExchangeStreamCaptureMode(self._before))
+
+
 class Device:
     """One GPU: memory, copies, events and launches.
 
@@ -141,6 +156,7 @@ class Device:
             self.compute_capability = tuple(device.compute_capability)
             self.resident_blocks = device.MULTIPROCESSOR_COUNT * (2048 // self.threads)
         self.key = (number, self.compute_capability)
+        self._private = None
 
     def entered(self):
         """Return a context manager in which this is the thread's current device: see `enter`."""
@@ -192,7 +208,7 @@ class Device:
         if _forked:
             _kept.append(list(things))
             return
-        with self.entered():
+        with self.entered(), self.relaxed():
             things.clear()
 
     def destroy(self, event):
@@ -246,6 +262,21 @@ class Device:
     def synchronize(self, stream):
         """Wait until everything queued on a stream is done."""
         _checked(driver.cuStreamSynchronize(self._streams[stream]))
+
+    def is_capturing(self, stream):
+        """Return whether a stream, not the default one, is being captured into a graph."""
+        return int(_checked(driver.cuStreamIsCapturing(self._streams[stream]))) != 0
+
+    def relaxed(self):
+        """Return a context manager in which memory may be allocated and filled while streams are captured."""
+        return _Relaxed()
+
+    def private_stream(self):
+        """Return the handle of a stream that waits for no other, not even for the default one."""
+        if self._private is None:
+            with self.entered():
+                self._private = int(_checked(driver.cuStreamCreate(_NON_BLOCKING)))
+        return self._private
 
     def device_of(self, address):
         """Return the number of the GPU that an address belongs to; LayoutError if it belongs to none."""

@@ -47,6 +47,7 @@ class DevicePlan(Plan):
         self._workspace, self.batches = with_workspace(backend, layout, update.program)
         self.image = Image(backend, update.program, layout)
         self.stages = Stages(backend, self)
+        self._counter = backend.counter
         self._rounds = any(any(group.kept) for group in layout.groups)
         self._given, self._packed = None, struct.Struct(f"{update.program.n_given}d").pack
 
@@ -140,7 +141,7 @@ class DevicePlan(Plan):
             else:
                 image.bytes[: len(given)] = given  # they come first
             self._given = given
-        if self._rounds and self.backend.counter.address is None:
+        if self._rounds and self._counter.address is None:
             self.new_numbers = True
             start = image.random.offset
             image.bytes[start : start + 16] = _RANDOM(seed, count)

@@ -1,6 +1,7 @@
 """The device of Numba's CUDA simulator, which runs kernels as Python over host memory."""
 
 import ctypes
+from contextlib import nullcontext
 from types import FunctionType
 
 import numpy as np
@@ -79,6 +80,18 @@ class SimulatedDevice:
 
     def synchronize(self, stream):
         """Do nothing."""
+
+    def is_capturing(self, stream):
+        """Return False: the simulator has no graphs."""
+        return False
+
+    def relaxed(self):
+        """Return a context manager that does nothing."""
+        return nullcontext()
+
+    def private_stream(self):
+        """Return the handle of the default stream."""
+        return 0
 
     def device_of(self, address):
         """Return 0."""

@@ -7,8 +7,20 @@ import functools
 import sys
 import threading
 import weakref
+from contextlib import contextmanager
 
-from nbopt.errors import ArgumentError
+from nbopt.errors import ArgumentError, StateError
+
+NOT_HERE = (
+    "the current stream is being captured into a CUDA graph, which takes steps of optimizers with "
+    "optimizer.capturable = True and nothing else of nbopt's: do this before the capture, or after it"
+)
+
+
+class _Own(threading.local):
+    """What each thread has: the stream that it prepares a captured step on."""
+
+    private = None
 
 
 class Streams:
@@ -37,9 +49,40 @@ class Streams:
         self._library = None
         self._waited_for = set()
         self._event = None
+        self._own = _Own()
+
+    @property
+    def is_aside(self):
+        """Bool : whether this thread prepares a step that is captured, see `aside`."""
+        return self._own.private is not None
+
+    @contextmanager
+    def aside(self):
+        """Have this thread work on a private stream for a while, that waits for no other.
+
+        Yields
+        ------
+        int
+            Its handle.
+        """
+        self._own.private = self._device.private_stream()
+        try:
+            yield self._own.private
+        finally:
+            self._own.private = None
+
+    def captured(self):
+        """Return the handle of the stream that the next launch runs on if it is being captured, else 0."""
+        stream = self.current()
+        if not stream:  # the default stream can't be
+            return 0
+        with self._device.entered():
+            return stream if self._device.is_capturing(stream) else 0
 
     def current(self):
         """Return the handle of the stream that the next launch runs on."""
+        if self._own.private is not None:
+            return self._own.private
         if self.given is not None:
             return self.given
         library = sys.modules.get(self._library) if self._library else None
@@ -79,10 +122,20 @@ class Streams:
             self._device.wait(self._event, then)
 
     def ready(self):
-        """Return the stream to launch on, after what must come before it."""
+        """Return the stream to launch on, after what must come before it.
+
+        Raises
+        ------
+        StateError
+            If the stream is being captured into a graph.
+        """
+        if self._own.private is not None:
+            return self._own.private
         stream = self.given
         if stream is None:
             stream = self.current() if self._library else 0
+        if stream and self._device.is_capturing(stream):
+            raise StateError(NOT_HERE)
         if stream != self.last or self._waited_for:
             with self._lock:
                 self._order(self.last, stream)

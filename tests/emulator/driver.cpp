@@ -2,14 +2,17 @@
 //
 // Work on a stream is queued, and run as late as CUDA allows: when the host waits for it. So a buffer that is written again too early, or memory
 // that is given back too early, shows. Memory starts with 0xA5 in every byte and ends at a page that can't be touched. As with a real driver, most
-// calls are errors in a thread without a current context, and in a child that was forked after cuInit.
+// calls are errors in a thread without a current context, and in a child that was forked after cuInit. Streams can be captured into graphs, and
+// what CUDA forbids in the meantime is an error that spoils the capture.
 
 #include <cuda.h>
 #include <dlfcn.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -80,16 +83,37 @@ struct Work {
   uint64_t until = 0;
 };
 
+struct Capture;
+using Known = std::map<Stream*, uint64_t>;  // how much of each stream's part of a capture comes before
+
 struct Stream {
   bool blocking = true;  // keeps its order with the default stream's work
   std::deque<Work> queue;
   uint64_t done = 0, queued = 0;
+  Capture* capture = nullptr;  // the one that it is a part of
+  Known known;
 };
 
 struct Event {
   Stream* stream = nullptr;
   uint64_t number = 0;
   double seconds = 0;
+  Capture* capture = nullptr;  // the one that it was recorded in last
+  Known known;
+};
+
+// Captures and graphs are never freed: events may know them.
+struct Capture {
+  Stream* origin;
+  CUstreamCaptureMode mode;
+  pthread_t thread;
+  bool valid = true, active = true;
+  std::vector<std::function<void()>> nodes;  // in the order of the calls, which is one that their events allow
+  std::set<Stream*> members;
+};
+
+struct Graph {
+  std::vector<std::function<void()>> nodes;
 };
 
 static Stream default_stream;
@@ -132,6 +156,133 @@ static void queue(Stream* stream, Work work) {
   if (stream->queue.size() > 20000) finish(stream);
 }
 
+// --- what a capture forbids ---
+
+static std::set<Capture*> captures;  // active ones
+static thread_local CUstreamCaptureMode thread_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+
+static CUresult spoil(Capture* capture, CUresult error) {
+  if (capture) capture->valid = false;
+  return error;
+}
+
+// What might wait for the device, or change memory: captures forbid it to other threads too, unless this thread has said that it is relaxed.
+static CUresult unsafe() {
+  CUresult result = CUDA_SUCCESS;
+  for (Capture* capture : captures) {
+    const bool own = pthread_equal(capture->thread, pthread_self());
+    const bool forbids = own ? capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED
+                             : capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL && thread_mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
+    if (forbids && thread_mode != CU_STREAM_CAPTURE_MODE_RELAXED) result = spoil(capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+  }
+  return result;
+}
+
+#define UNSAFE \
+  if (CUresult forbidden = unsafe()) return forbidden
+
+// The default stream waits for those that are blocking, and so can't be used while one of them is captured.
+static CUresult implicit(Stream* stream) {
+  CUresult result = CUDA_SUCCESS;
+  if (stream == &default_stream)
+    for (Stream* other : streams)
+      if (other->blocking && other->capture) result = spoil(other->capture, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
+  return result;
+}
+
+// What has to wait for a stream.
+static CUresult waits(Stream* stream) {
+  if (stream->capture) return spoil(stream->capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+  if (CUresult forbidden = unsafe()) return forbidden;
+  return implicit(stream);
+}
+
+// Queue what a call asks for, or record it.
+static CUresult submit(Stream* stream, std::function<void()> run) {
+  if (Capture* capture = stream->capture) {
+    if (!capture->valid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+    capture->nodes.push_back(std::move(run));
+    stream->known[stream]++;
+    return CUDA_SUCCESS;
+  }
+  if (CUresult forbidden = implicit(stream)) return forbidden;
+  queue(stream, {std::move(run)});
+  return CUDA_SUCCESS;
+}
+
+API cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
+  std::swap(*mode, thread_mode);
+  return CUDA_SUCCESS;
+}
+
+API cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode mode) {
+  IN_CONTEXT;
+  Stream* stream = stream_of(handle);
+  if (stream == &default_stream) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  if (stream->capture) return CUDA_ERROR_ILLEGAL_STATE;
+  stream->capture = new Capture{stream, mode, pthread_self()};
+  stream->capture->members.insert(stream);
+  stream->known.clear();
+  captures.insert(stream->capture);
+  return CUDA_SUCCESS;
+}
+
+API cuStreamEndCapture(CUstream handle, CUgraph* made) {
+  IN_CONTEXT;
+  Stream* stream = stream_of(handle);
+  Capture* capture = stream->capture;
+  *made = nullptr;
+  if (!capture) return CUDA_ERROR_ILLEGAL_STATE;
+  if (capture->origin != stream) return spoil(capture, CUDA_ERROR_STREAM_CAPTURE_UNMATCHED);
+  if (capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED && !pthread_equal(capture->thread, pthread_self()))
+    return spoil(capture, CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD);
+  bool joined = true;
+  for (Stream* member : capture->members) {
+    if (member != stream && stream->known[member] < member->known[member]) joined = false;
+    member->capture = nullptr;
+  }
+  captures.erase(capture);
+  capture->active = false;
+  if (!capture->valid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+  if (!joined) return CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
+  *made = (CUgraph) new Graph{capture->nodes};
+  return CUDA_SUCCESS;
+}
+
+API cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* status) {
+  IN_CONTEXT;
+  Stream* stream = stream_of(handle);
+  if (stream == &default_stream)
+    for (Stream* other : streams)
+      if (other->blocking && other->capture) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+  *status = !stream->capture        ? CU_STREAM_CAPTURE_STATUS_NONE
+            : stream->capture->valid ? CU_STREAM_CAPTURE_STATUS_ACTIVE
+                                     : CU_STREAM_CAPTURE_STATUS_INVALIDATED;
+  return CUDA_SUCCESS;
+}
+
+API cuGraphInstantiateWithFlags(CUgraphExec* made, CUgraph graph, unsigned long long) {
+  IN_CONTEXT;
+  *made = (CUgraphExec) new Graph(*(Graph*)graph);
+  return CUDA_SUCCESS;
+}
+
+API cuGraphDestroy(CUgraph) { return CUDA_SUCCESS; }
+
+API cuGraphExecDestroy(CUgraphExec) { return CUDA_SUCCESS; }
+
+API cuGraphGetNodes(CUgraph graph, CUgraphNode*, size_t* count) {
+  *count = ((Graph*)graph)->nodes.size();
+  return CUDA_SUCCESS;
+}
+
+API cuGraphLaunch(CUgraphExec graph, CUstream stream) {
+  IN_CONTEXT;
+  for (auto& node : ((Graph*)graph)->nodes)
+    if (CUresult forbidden = submit(stream_of(stream), node)) return forbidden;
+  return CUDA_SUCCESS;
+}
+
 API cuStreamCreate(CUstream* made, unsigned flags) {
   IN_CONTEXT;
   auto stream = new Stream;
@@ -152,6 +303,7 @@ API cuStreamDestroy(CUstream handle) {
 
 API cuStreamSynchronize(CUstream handle) {
   IN_CONTEXT;
+  if (CUresult forbidden = waits(stream_of(handle))) return forbidden;
   finish(stream_of(handle));
   return CUDA_SUCCESS;
 }
@@ -159,7 +311,25 @@ API cuStreamSynchronize(CUstream handle) {
 API cuStreamWaitEvent(CUstream handle, CUevent event, unsigned) {
   IN_CONTEXT;
   auto known = (Event*)event;
-  if (known->stream) queue(stream_of(handle), {nullptr, known->stream, known->number});
+  Stream* stream = stream_of(handle);
+  if (!known->capture) {  // work outside of a capture can't come before one in it
+    if (stream->capture) return spoil(stream->capture, CUDA_ERROR_STREAM_CAPTURE_ISOLATION);
+    if (CUresult forbidden = implicit(stream)) return forbidden;
+    if (known->stream) queue(stream, {nullptr, known->stream, known->number});
+    return CUDA_SUCCESS;
+  }
+  if (!known->capture->active) return CUDA_ERROR_CAPTURED_EVENT;
+  if (stream == &default_stream) return spoil(known->capture, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
+  if (stream->capture && stream->capture != known->capture) {
+    spoil(stream->capture, CUDA_SUCCESS);
+    return spoil(known->capture, CUDA_ERROR_STREAM_CAPTURE_MERGE);
+  }
+  if (!stream->capture) {  // it becomes a part of the capture, and has to be waited for before the end
+    stream->capture = known->capture;
+    stream->capture->members.insert(stream);
+    stream->known = {{stream, 1}};
+  }
+  for (auto& [other, number] : known->known) stream->known[other] = std::max(stream->known[other], number);
   return CUDA_SUCCESS;
 }
 
@@ -181,6 +351,13 @@ API cuEventDestroy(CUevent event) {
 API cuEventRecord(CUevent handle, CUstream stream) {
   IN_CONTEXT;
   auto event = (Event*)handle;
+  event->capture = stream_of(stream)->capture;
+  if (event->capture) {
+    if (!event->capture->valid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+    event->known = stream_of(stream)->known;
+    return CUDA_SUCCESS;
+  }
+  if (CUresult forbidden = implicit(stream_of(stream))) return forbidden;
   auto note = [event] {
     timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
@@ -197,6 +374,8 @@ API cuEventRecordWithFlags(CUevent event, CUstream stream, unsigned) { return cu
 API cuEventSynchronize(CUevent handle) {
   IN_CONTEXT;
   auto event = (Event*)handle;
+  if (event->capture) return spoil(event->capture, CUDA_ERROR_CAPTURED_EVENT);
+  UNSAFE;
   if (event->stream) finish(event->stream, event->number);
   return CUDA_SUCCESS;
 }
@@ -204,6 +383,8 @@ API cuEventSynchronize(CUevent handle) {
 API cuEventQuery(CUevent handle) {
   IN_CONTEXT;
   auto event = (Event*)handle;
+  if (event->capture) return spoil(event->capture, CUDA_ERROR_CAPTURED_EVENT);
+  UNSAFE;
   return !event->stream || event->stream->done >= event->number ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 
@@ -302,6 +483,8 @@ API cuCtxGetDevice(CUdevice* device) {
 
 API cuCtxSynchronize() {
   IN_CONTEXT;
+  for (Capture* capture : captures) spoil(capture, CUDA_SUCCESS);
+  if (!captures.empty()) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   finish_all();
   return CUDA_SUCCESS;
 }
@@ -340,6 +523,7 @@ API cuMemGetInfo(size_t* free, size_t* total) {
 API cuMemAlloc(CUdeviceptr* made, size_t size) {
   IN_CONTEXT;
   if (size == 0) return CUDA_ERROR_INVALID_VALUE;
+  UNSAFE;
   const size_t page = 4096, whole = (size + page - 1) / page * page, mapped = whole + 2 * page;
   if (in_use + size > capacity()) return CUDA_ERROR_OUT_OF_MEMORY;
   char* mapping = (char*)mmap(nullptr, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -357,6 +541,7 @@ API cuMemFree(CUdeviceptr address) {
   IN_CONTEXT;
   auto block = on_device.find(address);
   if (block == on_device.end()) return CUDA_ERROR_INVALID_VALUE;
+  UNSAFE;
   finish_all();
   munmap(block->second.mapping, block->second.mapped);
   in_use -= block->second.size;
@@ -366,6 +551,7 @@ API cuMemFree(CUdeviceptr address) {
 
 API cuMemHostAlloc(void** made, size_t size, unsigned) {
   IN_CONTEXT;
+  UNSAFE;
   *made = malloc(size);
   memset(*made, 0xA5, size);
   pinned[(uint64_t)*made] = {size, 0, nullptr};
@@ -374,6 +560,7 @@ API cuMemHostAlloc(void** made, size_t size, unsigned) {
 
 API cuMemFreeHost(void* address) {
   IN_CONTEXT;
+  UNSAFE;
   finish_all();
   pinned.erase((uint64_t)address);
   free(address);
@@ -393,24 +580,26 @@ API cuPointerGetAttribute(void* value, CUpointer_attribute attribute, CUdevicept
 API cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t size, CUstream stream) {
   IN_CONTEXT;
   if (size && !block_of(on_device, to, size)) return CUDA_ERROR_INVALID_VALUE;
-  if (block_of(pinned, (uint64_t)from)) {
-    queue(stream_of(stream), {[=] { memcpy(host(to), from, size); }});
-  } else {  // what is not pinned is copied to a buffer of the driver's before the call returns
-    auto staged = std::make_shared<std::string>((const char*)from, size);
-    queue(stream_of(stream), {[=] { memcpy(host(to), staged->data(), size); }});
-  }
-  return CUDA_SUCCESS;
+  if (block_of(pinned, (uint64_t)from)) return submit(stream_of(stream), [=] { memcpy(host(to), from, size); });
+  if (stream_of(stream)->capture) return spoil(stream_of(stream)->capture, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+  // what is not pinned is copied to a buffer of the driver's before the call returns
+  auto staged = std::make_shared<std::string>((const char*)from, size);
+  return submit(stream_of(stream), [=] { memcpy(host(to), staged->data(), size); });
 }
 
 API cuMemcpyDtoHAsync(void* to, CUdeviceptr from, size_t size, CUstream stream) {
   IN_CONTEXT;
   if (size && !block_of(on_device, from, size)) return CUDA_ERROR_INVALID_VALUE;
-  queue(stream_of(stream), {[=] { memcpy(to, host(from), size); }});
-  if (!block_of(pinned, (uint64_t)to)) finish(stream_of(stream));
-  return CUDA_SUCCESS;
+  const bool waiting = !block_of(pinned, (uint64_t)to);
+  if (waiting)
+    if (CUresult forbidden = waits(stream_of(stream))) return forbidden;
+  CUresult result = submit(stream_of(stream), [=] { memcpy(to, host(from), size); });
+  if (waiting && result == CUDA_SUCCESS) finish(stream_of(stream));
+  return result;
 }
 
 API cuMemcpyHtoD(CUdeviceptr to, const void* from, size_t size) {
+  UNSAFE;
   CUresult result = cuMemcpyHtoDAsync(to, from, size, nullptr);
   LOCKED;
   finish(&default_stream);
@@ -418,6 +607,7 @@ API cuMemcpyHtoD(CUdeviceptr to, const void* from, size_t size) {
 }
 
 API cuMemcpyDtoH(void* to, CUdeviceptr from, size_t size) {
+  UNSAFE;
   CUresult result = cuMemcpyDtoHAsync(to, from, size, nullptr);
   LOCKED;
   finish(&default_stream);
@@ -427,15 +617,13 @@ API cuMemcpyDtoH(void* to, CUdeviceptr from, size_t size) {
 API cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t size, CUstream stream) {
   IN_CONTEXT;
   if (!block_of(on_device, to, size) || !block_of(on_device, from, size)) return CUDA_ERROR_INVALID_VALUE;
-  queue(stream_of(stream), {[=] { memmove(host(to), host(from), size); }});
-  return CUDA_SUCCESS;
+  return submit(stream_of(stream), [=] { memmove(host(to), host(from), size); });
 }
 
 API cuMemsetD8Async(CUdeviceptr address, unsigned char value, size_t size, CUstream stream) {
   IN_CONTEXT;
   if (!block_of(on_device, address, size)) return CUDA_ERROR_INVALID_VALUE;
-  queue(stream_of(stream), {[=] { memset(host(address), value, size); }});
-  return CUDA_SUCCESS;
+  return submit(stream_of(stream), [=] { memset(host(address), value, size); });
 }
 
 // --- kernels ---
@@ -448,6 +636,7 @@ struct Kernel {  // as in ptx.h
 
 API cuLibraryLoadData(CUlibrary* made, const void* code, CUjit_option*, void**, unsigned, CUlibraryOption*, void**, unsigned) {
   IN_CONTEXT;
+  UNSAFE;
   const std::string ptx = (const char*)code, folder = getenv("EMULATED_KERNELS");
   char name[32];
   snprintf(name, sizeof name, "/%016zx", std::hash<std::string>()(ptx));
@@ -502,8 +691,7 @@ API cuLaunchKernelEx(const CUlaunchConfig* shape, CUfunction function, void** pa
     for (uint64_t& value : values) places.push_back(&value);
     kernel->run(blocks, threads, places.data());
   };
-  queue(stream_of(shape->hStream), {run});
-  return CUDA_SUCCESS;
+  return submit(stream_of(shape->hStream), run);
 }
 
 API cuLaunchKernel(
@@ -523,6 +711,12 @@ API cuGetErrorName(CUresult error, const char** name) {
       {CUDA_ERROR_NOT_INITIALIZED, "CUDA_ERROR_NOT_INITIALIZED"},
       {CUDA_ERROR_INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT"},
       {CUDA_ERROR_INVALID_PTX, "CUDA_ERROR_INVALID_PTX"},
+      {CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
+      {CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"},
+      {CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION"},
+      {CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "CUDA_ERROR_STREAM_CAPTURE_IMPLICIT"},
+      {CUDA_ERROR_STREAM_CAPTURE_UNJOINED, "CUDA_ERROR_STREAM_CAPTURE_UNJOINED"},
+      {CUDA_ERROR_CAPTURED_EVENT, "CUDA_ERROR_CAPTURED_EVENT"},
   };
   auto found = names.find(error);
   *name = found == names.end() ? "another error of the emulated driver" : found->second;

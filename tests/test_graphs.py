@@ -1,0 +1,171 @@
+"""Steps that are captured into CUDA graphs: ``pytest -m gpu``, on a GPU or the emulated one.
+
+On the latter, tests/emulator/driver.cpp refuses what a driver refuses during a capture.
+"""
+
+import os
+
+import numpy as np
+import pytest
+from device_checks import assert_same, pairs_of, reference
+
+import nbopt
+from nbopt import errors
+
+_problem = nbopt.backends.backend_problem("cuda")
+if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    _problem = "the simulator has no graphs: unset NUMBA_ENABLE_CUDASIM"
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(_problem is not None, reason=f"needs an NVIDIA GPU: {_problem}"),
+]
+
+RULES = {
+    "rmsprop": (nbopt.RMSProp, ("float32",)),
+    "adam with a norm clip": (lambda: nbopt.Adam(gradient_clip_norm=0.5), ("float32", "float64")),
+    "stochastic rounding": (lambda: nbopt.Adam(stochastic_round=True, state_dtype="bfloat16"), ("bfloat16",)),
+    "lamb": (nbopt.LAMB, ("float32",)),
+    "skipping": (nbopt.Adam, ("float32",)),
+}
+
+
+@pytest.fixture
+def cuda():
+    with nbopt.use_backend("cuda", rng_seed=0, batch_size=8) as be:
+        yield be
+        be.synchronize()
+
+
+class Run:
+    """An optimizer and a layer, whose gradients are other ones in each step, in the same memory."""
+
+    def __init__(self, be, make, dtypes, capturable=True):
+        self.be, self.dtypes, self.number = be, dtypes, 0
+        self.optimizer, self.layer = make(), nbopt.Parameters(*pairs_of(be, 1, dtypes))
+        self.optimizer.capturable = capturable
+        self.graph = None
+
+    def eager(self):
+        with nbopt.use_backend(self.be):
+            self.optimizer.optimize([self.layer], 0)
+
+    def capture(self):
+        from graphs import Graph
+
+        self.graph = Graph(self.be)
+        with self.graph.capture():
+            self.eager()
+
+    def steps(self, count, how):
+        """Take steps, each with other gradients; the third of a run has one that is infinite."""
+        for _ in range(count):
+            self.number += 1
+            for (_, new), old in zip(pairs_of(reference(), 100 + self.number, self.dtypes), self.layer.grads):
+                values = new.get()
+                if self.number == 3 and values.size == 37 and self.optimizer.skip_nonfinite:
+                    values[5] = np.inf
+                old.set(values)
+            how()
+
+    def found(self):
+        states = [state.get() for states in self.layer.states for state in states]
+        return [param.get() for param in self.layer.params] + states
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_replays_have_the_bits_of_steps(cuda, name):
+    """A step, 20 replays, a step, a replay: as 23 steps, and the counters go on."""
+    make, dtypes = RULES[name]
+    one, other = Run(cuda, make, dtypes), Run(reference(), make, dtypes, False)
+    for run in (one, other):
+        run.optimizer.skip_nonfinite = name == "skipping"
+    one.steps(1, one.eager)
+    one.capture()
+    assert one.optimizer.t == 1 and cuda.rng_get_state()["updates"] == 1
+    one.steps(20, one.graph.replay)
+    assert one.optimizer.t == 21 and cuda.rng_get_state()["updates"] == 21
+    one.steps(1, one.eager)
+    one.steps(1, one.graph.replay)
+    other.steps(23, other.eager)
+    assert one.optimizer.t == 23 and cuda.rng_get_state() == other.be.rng_get_state()
+    assert one.optimizer.skipped == other.optimizer.skipped == (name == "skipping")
+    assert_same(one.found(), other.found())
+
+
+def test_a_checkpoint_goes_on_in_replays(cuda, monkeypatch):
+    """What is loaded is written in place, so a graph of before goes on from it. No step reads back."""
+    run = Run(cuda, *RULES["adam with a norm clip"])
+    rate = cuda.array([1e-3], "float64")
+    run.optimizer.skip_nonfinite = True
+    run.optimizer.learning_rate = rate
+    with monkeypatch.context() as patched:
+        patched.setattr(cuda.device, "copy_out", None)
+        run.eager()
+        run.eager()
+    run.capture()
+    run.optimizer.learning_rate = 1e-3  # a number can be described
+    saved = run.optimizer.state_dict([run.layer])
+    run.graph.replay(3)
+    rate.fill(0.5)
+    run.graph.replay()
+    first = run.found()
+    assert run.optimizer.t == 6
+    rate.fill(1e-3)
+    run.optimizer.load_state_dict(saved, [run.layer])
+    assert run.optimizer.t == 2 and cuda.rng_get_state() == saved["rng"]
+    run.graph.replay(3)
+    rate.fill(0.5)
+    run.graph.replay()
+    assert_same(first, run.found())
+    run.optimizer.t = 0
+    run.graph.replay()
+    assert run.optimizer.t == 1
+
+
+def test_what_cannot_be_captured_is_refused_and_the_capture_goes_on(cuda):
+    """Each error says what to type; afterwards the same capture takes a step."""
+    run, plain = Run(cuda, nbopt.RMSProp, ("float32",)), Run(cuda, nbopt.RMSProp, ("float32",), False)
+    other = Run(cuda, nbopt.RMSProp, ("float32",))
+    run.eager()
+    plain.eager()
+    values, t = cuda.array([1.0]), run.optimizer.t
+    from graphs import Graph
+
+    graph = Graph(cuda)
+    with graph.capture():
+        with pytest.raises(errors.StateError, match=r"write optimizer\.capturable = True"):
+            plain.eager()
+        with pytest.raises(errors.StateError, match=r"first step while.*call optimizer\.optimize"):
+            other.eager()
+        run.eager()
+        with pytest.raises(errors.StateError, match=r"has no states yet.*once before the capture"):
+            run.optimizer.optimize([run.layer, other.layer], 0)
+        for forbidden in (
+            values.get,
+            lambda: values.fill(2.0),
+            lambda: cuda.ones(3),
+            lambda: run.optimizer.t,
+        ):
+            with pytest.raises(errors.StateError, match="optimizer.capturable = True and nothing else"):
+                forbidden()
+        del values
+    assert (plain.optimizer.t, other.optimizer.t, run.optimizer.t) == (1, 0, t)
+    graph.replay()
+    run.eager()
+    again = Run(reference(), nbopt.RMSProp, ("float32",), False)
+    for _ in range(3):
+        again.eager()
+    assert run.optimizer.t == 3
+    assert_same(run.found(), again.found())
+
+
+def test_a_gradient_that_moved_is_told_of(cuda):
+    """The next step that is no replay sees that a graph reads other memory."""
+    run = Run(cuda, nbopt.RMSProp, ("float32",))
+    run.eager()
+    run.capture()
+    run.eager()
+    run.layer.grads = [grad for _, grad in pairs_of(cuda, 2, ("float32",))]
+    with pytest.warns(RuntimeWarning, match="gradients are in other memory than at the capture"):
+        run.eager()
+    run.eager()

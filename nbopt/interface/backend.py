@@ -58,8 +58,9 @@ class Backend(Ops):
 
     name: Any = None
     memory = "host"
-    #: Whether steps can be captured into a graph that replays them.
-    captures = False
+    #: Whether steps can be captured into a graph that replays them; and whether the number of updates, on
+    #: which random bits depend, is counted on the device by now.
+    captures = counts_on_device = False
 
     def __init__(
         self,
@@ -281,11 +282,14 @@ class Backend(Ops):
         """
         run = self.prepare_all(updates)
         with uninterrupted:
-            count = self._count()
+            with self._lock:
+                count = self._updates
+                self._updates += 1
             for update in updates:
                 update.commit()
             run(count)
-            self.counted()
+            if self.counts_on_device:
+                self.counted()
         return run
 
     def repeat(self, run: Any, numbers: list[float], commit: Callable[[], object]) -> bool:
@@ -308,18 +312,14 @@ class Backend(Ops):
         if not run.again(numbers):
             return False
         with uninterrupted:
-            count = self._count()
+            with self._lock:
+                count = self._updates
+                self._updates += 1
             commit()
             run(count)
-            self.counted()
+            if self.counts_on_device:
+                self.counted()
         return True
-
-    def _count(self) -> int:
-        """Count an update, and return how many there were before it."""
-        with self._lock:
-            count = self._updates
-            self._updates += 1
-        return count
 
     def prepare_all(self, updates: Sequence[Update]) -> Callable[[int], object]:
         """Prepare the updates of one step, without changing any value; return what runs them.
@@ -372,8 +372,10 @@ class Backend(Ops):
                 self.update(self._assignment(target, self.array(value, storable)))
                 return
             self.set_values(target, value)
-            self._count()
-            self.counted()
+            with self._lock:
+                self._updates += 1
+            if self.counts_on_device:
+                self.counted()
         else:
             self.update(self._assignment(target, value if isinstance(value, Node) else as_number(value)))
 
@@ -668,7 +670,7 @@ class Backend(Ops):
         return False
 
     def counted(self) -> None:
-        """Note that an update was queued, if the count that random bits depend on is on the device."""
+        """Have the device count the update that was just queued, see `counts_on_device`."""
 
     def synchronize(self) -> None:
         """Wait until everything that was launched is done. CPU backends are always done."""

@@ -108,7 +108,7 @@ class Steady:
         # True and 1 differ, and small ints are unique.
         if optimizer.stochastic_round is not self.stochastic_round or Tensor.roundings_set != self.roundings:
             return False
-        on_device, scale = optimizer.counts_on_device(be), optimizer.loss_scale
+        on_device, scale = optimizer.capturable and be.captures, optimizer.loss_scale
         if on_device is not trace.options.on_device or type(scale) is not float:
             return False
         rate = optimizer.learning_rate

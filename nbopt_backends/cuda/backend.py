@@ -48,7 +48,11 @@ class DeviceLaunch(Launch):
 
     def again(self, numbers):
         """Do what `Launch.again` does, unless the step is captured: then it has memory of its own."""
-        return not self.backend.streams.captured() and super().again(numbers)
+        streams = self.backend.streams
+        if (streams.given or streams.library) and streams.captured():
+            return False
+        self.numbers = (numbers,)  # as the base class does: a call less in each step
+        return self.serials is not None and self.plans[0].serials is self.serials
 
     def __call__(self, count):
         """Queue the step; `count` is how many there were before it."""
@@ -259,6 +263,7 @@ class DeviceBackend(CompiledBackend):
             return captured(self, updates, stream)
         if any(update.captures is not None for update in updates):
             self.counter.begin(self.rng_seed, self._updates)
+            self.counts_on_device = True
         with self.device.entered():
             plans = [self.plan_of(update) for update in updates]
             self.check_together(updates)
@@ -288,10 +293,9 @@ class DeviceBackend(CompiledBackend):
     # --- random numbers ---
 
     def counted(self):
-        """Queue the count of an update, if the device counts."""
-        if self.counter.address is not None:
-            with self.device.entered():
-                self.counter.advance(self.streams.current())
+        """Queue the count of an update."""
+        with self.device.entered():
+            self.counter.advance(self.streams.current())
 
     def rng_reset(self):
         """Do what `Backend.rng_reset` does."""

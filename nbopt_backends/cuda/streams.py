@@ -39,6 +39,8 @@ class Streams:
         The handle of the stream that the user chose.
     last : int
         The handle of the stream that was launched on last.
+    library : str or None
+        The library that the arrays come from.
     """
 
     def __init__(self, device, device_id):
@@ -46,7 +48,7 @@ class Streams:
         self.given = None
         self.last = 0
         self._lock = threading.Lock()
-        self._library = None
+        self.library = None
         self._waited_for = set()
         self._event = None
         self._own = _Own()
@@ -85,21 +87,16 @@ class Streams:
             return self._own.private
         if self.given is not None:
             return self.given
-        library = sys.modules.get(self._library) if self._library else None
+        library = sys.modules.get(self.library) if self.library else None
         if library is None:
             return 0
-        if self._library == "torch":
+        if self.library == "torch":
             return _torch_stream(library)(self._device_id)
         return library.cuda.get_current_stream().ptr
 
-    @property
-    def library(self):
-        """Str or None : the library that the arrays come from."""
-        return self._library
-
     def follow(self, library):
         """Take a library's current stream from now on, where none was given."""
-        self._library = library
+        self.library = library
 
     def wait_for(self, stream):
         """Let the next launch wait for what a producer has queued on its stream.
@@ -133,7 +130,7 @@ class Streams:
             return self._own.private
         stream = self.given
         if stream is None:
-            stream = self.current() if self._library else 0
+            stream = self.current() if self.library else 0
         if stream and self._device.is_capturing(stream):
             raise StateError(NOT_HERE)
         if stream != self.last or self._waited_for:

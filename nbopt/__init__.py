@@ -9,6 +9,7 @@ from nbopt.backends import available_backends, gen_backend, get_backend, set_bac
 from nbopt.checkpoints.file import load, save
 from nbopt.inspection import compile, explain
 from nbopt.interface.backend import Backend
+from nbopt.language.words import class_for
 from nbopt.naming import NervanaObject
 from nbopt.optimizers import (
     ADOPT,
@@ -136,8 +137,7 @@ def __getattr__(name: str) -> Any:
             raise ImportError(
                 'nbopt.torch needs PyTorch. Type: pip install "nbopt[torch]"', name="torch"
             ) from None
-    close = {own.lower(): own for own in __all__}.get(name.lower()) or {"SGD": "GradientDescentMomentum"}.get(
-        name
-    )
-    hint = f": write nbopt.{close}" if close else ""
+    hint = class_for(name, __all__, "nbopt")
+    if name == "optim":
+        hint = ": write nbopt.torch, which has the classes of torch.optim"
     raise AttributeError(f"module 'nbopt' has no attribute {name!r}{hint}", name=name)

@@ -8,6 +8,7 @@ group ``nbopt.backends``: a package that declares ``toy = "package.module:ToyBac
 from __future__ import annotations
 
 import copyreg
+import difflib
 import importlib
 import importlib.metadata
 import os
@@ -258,7 +259,9 @@ def _load(name: Any) -> type[Backend]:
     points = _entry_points()
     if not isinstance(key, str) or key not in points:
         known = ", ".join([*known_backends(), *(f"{neon} (= {ours})" for neon, ours in _NEON_NAMES.items())])
-        raise UnknownBackendError(f"there is no backend {name!r}. Known: {known}")
+        alike = difflib.get_close_matches(str(name).lower(), [*known_backends(), *_NEON_NAMES], 1)
+        hint = f'. Write "{alike[0]}"' if alike else ""
+        raise UnknownBackendError(f"there is no backend {name!r}. Known: {known}{hint}")
     try:
         cls = points[key].load()
     except Exception as error:

@@ -76,7 +76,13 @@ def compile(optimizer: Optimizer, layers: Iterable[Layer], epoch: int = 0) -> No
 
 def _updates(be: Backend, optimizer: Optimizer, layers: Iterable[Layer], epoch: int) -> list[Update]:
     if not isinstance(optimizer, Optimizer):
+        if hasattr(optimizer, "param_groups"):
+            raise ArgumentError(
+                "an optimizer of PyTorch's has no layers. A rule's kernels over a model: nbopt.explain("
+                "nbopt.AdamW(), [nbopt.Parameters(*[(p, p.grad) for p in model.parameters()])])"
+            )
         raise ArgumentError(
-            f"the optimizer must be one of nbopt's, such as nbopt.RMSProp(), not {optimizer!r}"
+            f"the optimizer must be one of nbopt's, such as nbopt.RMSProp(), not {optimizer!r}, and comes "
+            "before the layers: nbopt.explain(optimizer, layers)"
         )
     return optimizer.updates(be, layers, epoch)

@@ -12,6 +12,8 @@ from nbopt.errors import LayerError, NboptError
 from nbopt.interface.backend import Backend
 from nbopt.language.ops import compute_dtype
 
+_OF_A_MODEL = "for a model of PyTorch's write nbopt.torch.AdamW(model.parameters())"
+
 
 class Layer(Protocol):
     """What optimizers ask of a layer. `get_param_list` says what it gives."""
@@ -59,9 +61,16 @@ def as_layers(layer_list: Iterable[Any]) -> list[Any]:
     try:
         return list(layer_list)
     except TypeError:
-        raise LayerError(
-            f"layers come as a list, not as a {type(layer_list).__name__}: write [layer]"
-        ) from None
+        raise LayerError(_no_list(layer_list)) from None
+
+
+def _no_list(value: Any) -> str:
+    kind = type(value).__name__
+    if isinstance(value, (int, float)):
+        return f"layers come as a list, before the epoch: write optimizer.optimize([layer], {value!r})"
+    if hasattr(value, "parameters") and not hasattr(value, "get_params"):
+        return f"layers come as a list, not as a model: {_OF_A_MODEL}"
+    return f"layers come as a list, not as {'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}: write [layer]"
 
 
 def check_distinct(layers: list[Any]) -> None:
@@ -174,10 +183,21 @@ def as_gradient(be: Backend, grad: Any, param: Tensor) -> Any:
 def _explain_layers(layer_list: Iterable[Any], error: Exception) -> None:
     for layer in as_layers(layer_list):
         if not callable(getattr(layer, "get_params", None)):
+            of_torch = hasattr(layer, "parameters") or hasattr(layer, "requires_grad")
+            more = f" {_OF_A_MODEL[0].upper()}{_OF_A_MODEL[1:]}." if of_torch else ""
             raise LayerError(
-                f"{layer!r} is no layer: a layer has a method get_params() that returns ((W, dW), states) or "
-                "a list of these. Raw arrays become one by nbopt.Parameters((W, dW), ...)."
+                f"{_brief(layer)} is no layer: a layer has a method get_params() that returns ((W, dW), "
+                "states) or a list of these. Raw arrays become one by nbopt.Parameters((W, dW), ...)." + more
             ) from error
+
+
+def _brief(value: Any) -> str:
+    """Return what messages say in place of a value whose text may be long."""
+    if hasattr(value, "shape"):
+        return f"an array of shape {tuple(value.shape)}"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_brief, value))})"
+    return repr(value)
 
 
 def wrapped(be: Backend, array: Any, called: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterable
 from operator import is_
@@ -71,6 +72,44 @@ for _name in (
     setattr(_Counted, _name, _counting(_name))
 
 
+def _pairs_of(given: Any) -> str:
+    """Return what to type in place of something that is no pair, after a colon."""
+    if isinstance(given, dict):
+        return ": write Parameters(*pairs.values())"
+    if hasattr(given, "parameters") or hasattr(given, "requires_grad") or inspect.isgenerator(given):
+        return ": of a model of PyTorch's write Parameters(*[(p, p.grad) for p in model.parameters()])"
+    return ""
+
+
+class _Misspelt:
+    """An attribute that nobody can have: to set it would do nothing."""
+
+    def __init__(self, meant: str, typed: str) -> None:
+        self.meant, self.typed = meant, typed
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, layer: Any, owner: type) -> Any:
+        raise AttributeError(f"{owner.__name__} has no attribute {self.name!r}: it has {self.meant}")
+
+    def __set__(self, layer: Any, value: Any) -> None:
+        raise LayerError(f"layer.{self.name} = ... would do nothing: write {self.typed}")
+
+
+class _Fixed(tuple[Any, ...]):
+    """A tuple that says what to write in place of an assignment to an entry."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise LayerError(
+            "one entry can't be assigned: write layer.set_grad(index, dW) for a gradient, and "
+            "layer.params = [W, b] for parameters"
+        )
+
+    def __reduce__(self) -> Any:
+        return tuple, (tuple(self),)
+
+
 class Parameters(NervanaObject):
     """A layer made of arrays that already exist. Optimizers update the parameters in place, without copies.
 
@@ -116,7 +155,7 @@ class Parameters(NervanaObject):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise LayerError(
                     "Parameters takes (param, grad) pairs: Parameters((W, dW), (b, db)); not "
-                    f"{type(pair).__name__}"
+                    f"{type(pair).__name__}{_pairs_of(pair)}"
                 )
             if isinstance(pair[0], (tuple, list)) and all(hasattr(part, "shape") for part in pair[0]):
                 raise LayerError(
@@ -131,10 +170,13 @@ class Parameters(NervanaObject):
         self._entries: Any = None
         self._listed = -1  # the number of the list of states when the entries were made
 
+    grad = _Misspelt("grads", "layer.grads = [dW, db], or layer.set_grad(0, dW)")
+    param = _Misspelt("params", "layer.params = [W, b]")
+
     @property
     def params(self) -> tuple[Any, ...]:
         """Tuple : the parameters, as they were given or set last."""
-        return self._params
+        return _Fixed(self._params)
 
     @params.setter
     def params(self, params: Iterable[Any]) -> None:
@@ -155,8 +197,10 @@ class Parameters(NervanaObject):
         self._states: Any = _Counted(states, _Changes(self.changes))
 
     def _one_each(self, values: Iterable[Any], called: str) -> list[Any]:
+        if hasattr(values, "shape") or isinstance(values, (int, float)):
+            raise LayerError(f"{called} come as a list, such as [x], not as {type(values).__name__}")
         values = list(values)
-        if len(values) != len(self.params):
+        if len(values) != len(self._params):
             raise LayerError(
                 f"there are {len(self.params)} parameters, so {len(self.params)} {called} are needed, not "
                 f"{len(values)}"
@@ -166,7 +210,7 @@ class Parameters(NervanaObject):
     @property
     def grads(self) -> tuple[Any, ...]:
         """Tuple : the gradients, as they were given or set last."""
-        return tuple(self._grads)
+        return _Fixed(self._grads)
 
     @grads.setter
     def grads(self, grads: Iterable[Any]) -> None:
@@ -183,8 +227,19 @@ class Parameters(NervanaObject):
             Which parameter, from 0.
         grad : array or Tensor
             Of the parameter's shape; or a number, or None, as in `grads`.
+
+        Raises
+        ------
+        LayerError
+            If there is no such parameter.
         """
-        self._grads[index] = grad
+        try:
+            self._grads[index] = grad
+        except IndexError:
+            raise LayerError(
+                f"layer {self.name!r} has {len(self._grads)} parameters, counted from 0, so there is no "
+                f"gradient {index}"
+            ) from None
         self._entries = None
         self.changes.note()
 
@@ -206,7 +261,7 @@ class Parameters(NervanaObject):
         """
         be = get_backend()
         if be is not self._backend:
-            self._tensors = self._wrapped(be, self.params, "parameter")
+            self._tensors = self._wrapped(be, self._params, "parameter")
             self._backend, self._entries = be, None
             self.changes.note()
         if self._entries is None or self._listed != self._states.changes.serial:
@@ -256,7 +311,7 @@ class Parameters(NervanaObject):
         self._list_states(self._states)
 
     def __len__(self) -> int:
-        return len(self.params)
+        return len(self._params)
 
     def __repr__(self) -> str:
         shapes = ", ".join(str(tuple(p.shape)) for p in self.params)

@@ -148,7 +148,7 @@ def load(
                 array.values = _read(path, file, name, array.values)
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} is damaged, or no safetensors file: {error}. {_USE_ANOTHER}"
+            f"{path} is damaged, or no safetensors file: {error}. {_of_torch(path) or _USE_ANOTHER}"
         ) from error
     restoration.commit()
 
@@ -160,6 +160,17 @@ def _checked(path: Any) -> str:
             f'the path comes first, and must be that of a file, such as "run.safetensors", not {path!r}'
         )
     return os.fsdecode(path)
+
+
+def _of_torch(path: str) -> str:
+    """Return what to type for a file that PyTorch has saved, or NumPy: both write ZIP archives."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return ""
+    return (
+        "It is an archive, as torch.save writes it: write optimizer.load_state_dict(torch.load(path)) with "
+        "the optimizer that saved it. nbopt.load reads what nbopt.save has written."
+    )
 
 
 _KINDS = {

@@ -75,16 +75,28 @@ def members_of(optimizer: Any) -> list[tuple[list[Any], Any]]:
     seen = {id(optimizer)}
     for path, member in found:
         if not callable(getattr(member, "members", None)):
-            raise CheckpointError(
-                f"{member!r} is no optimizer whose state could be known: derive its class from "
-                "nbopt.Optimizer"
-            )
+            raise CheckpointError(_no_optimizer(member))
         mapping = member.members()
         for key in sorted(mapping, key=str):
             if id(mapping[key]) not in seen:
                 seen.add(id(mapping[key]))
                 found.append(([*path, key], mapping[key]))
     return found
+
+
+def _no_optimizer(given: Any) -> str:
+    kind = type(given).__name__
+    if hasattr(given, "param_groups"):
+        return (
+            f"an optimizer of PyTorch's ({kind}) is saved by torch.save(optimizer.state_dict(), path), and "
+            "goes on by optimizer.load_state_dict(torch.load(path))"
+        )
+    if isinstance(given, (list, tuple)) or hasattr(given, "get_params"):
+        return (
+            "the optimizer comes before the layers: write nbopt.save(path, optimizer, layers), and "
+            "nbopt.load(path, optimizer, layers)"
+        )
+    return f"{given!r} is no optimizer whose state could be known: derive its class from nbopt.Optimizer"
 
 
 def check_structure(state: Any, values: type | tuple[type, ...]) -> None:

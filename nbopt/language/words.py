@@ -1,5 +1,7 @@
 """What other libraries call things, so that an error can say what to type here."""
 
+from collections.abc import Iterable
+
 from nbopt.language.ops import COMPOSED, PRIMITIVES, REDUCTIONS
 
 # Functions and methods of NumPy, PyTorch and Python -> the op of the same meaning, if its name differs.
@@ -42,6 +44,42 @@ ELSEWHERE = {
     "maximize": "To maximize, negate the gradients",
     **dict.fromkeys(("foreach", "fused", "capturable", "differentiable"), _FUSED),
 }
+
+#: Classes of the same meaning, by the names that they have here and in PyTorch.
+_CLASSES = {"SGD": "GradientDescentMomentum", "GradientDescentMomentum": "SGD"}
+#: What other libraries' optimizers have -> what to type with nbopt's.
+_STEP = "optimizer.optimize(layers, epoch) makes a step, with layers = [nbopt.Parameters((W, dW), ...)]"
+METHODS = {
+    **dict.fromkeys(("step", "update", "apply_gradients", "minimize", "apply"), _STEP),
+    "zero_grad": "nothing has to be zeroed: write each step's gradients into their arrays, dW[:] = ...",
+    "param_groups": "hyper-parameters are attributes: write optimizer.learning_rate = 1e-4",
+    "add_param_group": "layers are given to each step: optimizer.optimize([*layers, new], epoch)",
+    "save": 'write nbopt.save("run.safetensors", optimizer, layers)',
+    "load": 'write nbopt.load("run.safetensors", optimizer, layers)',
+    "explain": "write nbopt.explain(optimizer, layers)",
+    "compile": "write nbopt.compile(optimizer, layers)",
+}
+
+
+def class_for(name: str, known: Iterable[str], module: str) -> str:
+    """Return a hint for a name that a module has not.
+
+    Parameters
+    ----------
+    name : str
+    known : collection of str
+        The names that it has.
+    module : str
+        What users call the module.
+
+    Returns
+    -------
+    str
+        Such as ``": write nbopt.RMSProp"``. Empty if no name is like it.
+    """
+    alike = {own.lower(): own for own in known}
+    close = alike.get(name.lower()) or alike.get(_CLASSES.get(name, "").lower())
+    return f": write {module}.{close}" if close else ""
 
 
 def op_for(name: str) -> str | None:

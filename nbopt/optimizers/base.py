@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbopt import checks
 from nbopt.backends import get_backend
 from nbopt.errors import ArgumentError, TraceError
+from nbopt.language.words import METHODS
 from nbopt.naming import Described
 from nbopt.optimizers.clipping import Clips
 from nbopt.optimizers.constructor import checked
@@ -177,6 +178,14 @@ class Optimizer(Steps, Counts, Modifiers, Clips, Saved, Declared, Described):
             )
         if inspect.isfunction(cls.__dict__.get("__init__")):
             cls.__init__ = checked(cls.__init__)  # type: ignore[method-assign]
+
+    if not TYPE_CHECKING:  # it would have every attribute
+
+        def __getattr__(self, name):
+            if name in METHODS:
+                kind = type(self).__name__
+                raise AttributeError(f"{kind!r} object has no attribute {name!r}: {METHODS[name]}", name=name)
+            return object.__getattribute__(self, name)  # raises the error of before
 
     def _check_together(self) -> None:
         """Check what holds between hyper-parameters, at the end of a constructor. A subclass says what."""

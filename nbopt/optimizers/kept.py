@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nbopt.arrays.tensor import Tensor
 from nbopt.errors import ArgumentError
 from nbopt.interface.backend import Backend
+from nbopt.optimizers.called import called
 from nbopt.optimizers.states import EMA, State
 from nbopt.optimizers.tracing import Traces
 
@@ -111,11 +112,15 @@ class KeepsStates:
         """
         last = (EMA,) if self.ema_decay else ()
         if type(self).states is not KeepsStates.states:
-            return (*self.states(shape).items(), *last)
+            return (*self._declared(shape).items(), *last)
         names, kept = (*self.states_in_use(), *last), self._cache().declared
         found = kept.get(names)
         if found is None:
             found = kept[names] = (*((name, State()) for name in self.states_in_use()), *last)
+        return found
+
+    def _declared(self, shape: tuple[int, ...]) -> dict[str, State]:
+        found: dict[str, State] = called(self.states, ["shape"], shape)
         return found
 
     def every_state(self, shape: tuple[int, ...]) -> dict[str, State]:
@@ -133,7 +138,7 @@ class KeepsStates:
         if type(self).states is KeepsStates.states:
             return {**dict.fromkeys(self.state_names, State()), **aside}
         return {
-            **{name: state for name, state in self.states(shape).items() if state.axes != "step"},
+            **{name: state for name, state in self._declared(shape).items() if state.axes != "step"},
             **aside,
         }
 

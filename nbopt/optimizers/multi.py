@@ -84,8 +84,11 @@ class MultiOptimizer(Optimizer):
             )
         for key, optimizer in optimizer_mapping.items():
             if isinstance(optimizer, type) or not callable(getattr(optimizer, "optimize", None)):
+                given = f"{optimizer!r}"
+                if isinstance(optimizer, type):
+                    given = f"the class {optimizer.__name__}: write {optimizer.__name__}()"
                 raise ArgumentError(
-                    f"the entry {key!r} of MultiOptimizer's dict must be an optimizer, not {optimizer!r}"
+                    f"the entry {key!r} of MultiOptimizer's dict must be an optimizer, not {given}"
                 )
         self.optimizer_mapping = dict(optimizer_mapping)
 

@@ -16,6 +16,7 @@ from nbopt.language.cutter import needs
 from nbopt.language.expressions import Node, apply_named
 from nbopt.language.stages import ELEMENT, STEP, TENSOR, Program
 from nbopt.language.trace import Tracer, tracing
+from nbopt.optimizers.called import called
 from nbopt.optimizers.states import EMA
 from nbopt.optimizers.step import Step
 from nbopt.optimizers.symbolic import KeepsSomethingError, Reader, symbolic
@@ -204,7 +205,8 @@ class Trace:
                 slots["param"],
                 [slots[name] for name, _ in options.states[: len(options.states) - averages]],
             )
-            returned = own.rule(step, param, scale * grad if scaled else grad, *states)
+            names = ["step", "param", "grad", *(name for name, _ in options.states[: len(states)])]
+            returned = called(own.rule, names, step, param, scale * grad if scaled else grad, *states)
             stores = tracer.stores
             if averages:  # of what is stored, in the parameter's own dtype
                 mean = slots[EMA[0]]

@@ -3,6 +3,7 @@
 ``nbopt`` itself never imports PyTorch: only this package does.
 """
 
+from nbopt.language.words import class_for
 from nbopt.torch.decay import decay_groups
 from nbopt.torch.family.adadelta import Adadelta
 from nbopt.torch.family.adagrad import Adagrad
@@ -30,3 +31,8 @@ __all__ = [
     "Optimizer", "Prodigy", "RAdam", "RMSprop", "Rprop", "ScheduleFreeAdamW", "ScheduleFreeRAdam",
     "ScheduleFreeSGD", "StableAdamW", "Tiger", "Yogi", "decay_groups", "muon_groups",
 ]  # fmt: skip
+
+
+def __getattr__(name):
+    hint = class_for(name, __all__, "nbopt.torch")
+    raise AttributeError(f"module 'nbopt.torch' has no attribute {name!r}{hint}", name=name)

@@ -6,6 +6,7 @@ package adds is the step, the states, and a few arguments.
 """
 
 import inspect
+import warnings
 from typing import Any
 
 import torch
@@ -17,8 +18,12 @@ from nbopt.torch.group import listed
 from nbopt.torch.rule import TorchRule
 from nbopt.torch.seeds import seed_for
 from nbopt.torch.stepper import Stepper
+from nbopt.torch.words import checked, torchs_word
 
 _STORED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+#: Attributes of which each group has its own, so that one of the optimizer's would do nothing.
+_OF_GROUPS = {"lr", "learning_rate", "weight_decay", "wdecay", "betas", "momentum", "eps"}
 
 _PYTORCHS = """*args, **kwargs
         Those of `torch.optim.{name}`. `foreach`, `fused` and `capturable` are taken and change nothing: each
@@ -69,6 +74,9 @@ class DropIn(Stepper):
 
     made_of: type[TorchRule]
     _step_supports_amp_scaling = True
+    #: GradScaler sets and deletes these around a step.
+    grad_scale: Any = None
+    found_inf: Any = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -85,7 +93,7 @@ class DropIn(Stepper):
         given = cls.made_of.parameters() or [*inspect.signature(model["__init__"]).parameters.values()]
         constructor.__signature__ = inspect.Signature([*given, *extras])  # type: ignore[attr-defined]
         constructor.__name__, constructor.__qualname__ = "__init__", f"{cls.__qualname__}.__init__"
-        cls.__init__ = constructor  # type: ignore[method-assign]
+        cls.__init__ = checked(constructor)  # type: ignore[method-assign]
         whole = inspect.cleandoc(cls.__doc__ or "")
         text, _, references = whole.partition("\n\nReferences\n")
         own = cls.made_of.documentation() or _PYTORCHS.format(name=cls.__name__)
@@ -137,6 +145,13 @@ class DropIn(Stepper):
                 raise ArgumentError(f"{type(self).__name__} has no cautious updates: leave out cautious=True")
             for own in self.__dict__.get("_groups", ()):
                 own.read_again()
+        elif name in _OF_GROUPS and "defaults" in self.__dict__ and "made_of" in vars(type(self)):
+            key = torchs_word(name) or name
+            warnings.warn(
+                f"optimizer.{name} = ... does nothing, since each group has its own: write "
+                f'for group in optimizer.param_groups: group["{key}"] = ...',
+                stacklevel=2,
+            )
         super().__setattr__(name, value)
 
     def add_param_group(self, param_group):
@@ -165,7 +180,7 @@ class DropIn(Stepper):
         -------
         The closure's loss, or None.
         """
-        scale, found_inf = (getattr(self, name, None) for name in ("grad_scale", "found_inf"))
+        scale, found_inf = self.grad_scale, self.found_inf
         if scale is None and found_inf is None:
             return super().step(closure)
         given = self.loss_scale

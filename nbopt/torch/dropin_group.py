@@ -1,6 +1,7 @@
 """DropInGroup: a group of parameters with the keys of PyTorch's own optimizers, or of another package's."""
 
 import copy
+import functools
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from nbopt.errors import ArgumentError, StateError
 from nbopt.optimizers import Optimizer
 from nbopt.optimizers.states import storage_name
 from nbopt.torch.group import Group
+from nbopt.torch.rule import TorchRule
 from nbopt.torch.saving import check_states
 from nbopt.torch.states import STEP, Kept
+from nbopt.torch.words import torchs_word
 
 #: What the whole optimizer has beside PyTorch's arguments -> check.
 EXTRAS: dict[str, Any] = {
@@ -42,6 +45,10 @@ class DropInGroup(Group):
     def watched(self):
         """Return the keys that have to be read at every step."""
         known = (*self.optimizer.words, *self.optimizer.step_names(), "differentiable", *_OF_GROUPS)
+        for key in self.group.keys() - set(known):
+            word = torchs_word(key)
+            if word in known:
+                raise ArgumentError(f"a group's {key!r} does nothing: write {word!r}")
         return ["params", *(word for word in known if word in self.group)]
 
     def take(self, found):
@@ -73,6 +80,8 @@ class DropInGroup(Group):
                         f"a group's {word!r} must be {len(parts)} numbers, not {found[word]!r}"
                     )
                 for name, value in zip(parts, values):
+                    if isinstance(value, str) and isinstance(getattr(rule, name), float):
+                        raise ArgumentError(f"a group's {word!r} must be a number, not {value!r}")
                     setattr(rule, name, rule.converted(word, _number(word, value)))
         for name in rule.step_names():
             if name in found:
@@ -136,6 +145,15 @@ class DropInGroup(Group):
     def check_saved(self, saved, states):
         """Raise where a saved group, or its states, are of something else."""
         rule = self.optimizer
+        lacks = sorted({*rule.words} & self.whole.defaults.keys() - saved.keys())
+        foreign = sorted(saved.keys() & _all_words() - {*rule.words, *self.whole.defaults})
+        # The states tell, unless there may be none. Packages have keys that are none here.
+        if lacks and foreign and all(one.when for one in rule.every_kept(())):
+            raise StateError(
+                f"the state dict is not of {type(self.whole).__name__}: a group of it has "
+                f"{', '.join(foreign)}, and no {', '.join(lacks)}. Load it into the optimizer that it was "
+                "made by"
+            )
         for index, param in zip(saved["params"], self.group["params"]):
             shape, found = tuple(param.shape), states.get(index, {})
             if isinstance(found, dict):
@@ -172,6 +190,15 @@ class DropInGroup(Group):
         for shape in {tuple(param.shape): None for param in self.group["params"]}:
             every.update({one.name: one for one in self.optimizer.every_kept(shape)})
         return [*every.values()]
+
+
+@functools.cache
+def _all_words():
+    """Return the keys of groups that some class for PyTorch reads."""
+    kinds = [TorchRule]
+    for kind in kinds:  # it grows
+        kinds += kind.__subclasses__()
+    return frozenset(word for kind in kinds for word in kind.words)
 
 
 def _number(word, value):

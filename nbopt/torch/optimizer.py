@@ -17,6 +17,7 @@ from nbopt.torch.saving import brief, check_states
 from nbopt.torch.seeds import seed_for
 from nbopt.torch.states import STEP, Kept, kept_of
 from nbopt.torch.stepper import Stepper
+from nbopt.torch.words import checked
 
 __all__ = ["Optimizer"]
 
@@ -103,6 +104,7 @@ class Optimizer(Stepper):
     ===========================  ============================================================================
     """
 
+    @checked
     def __init__(self, params, optimizer, backend=None, seed=None):
         self._optimizer = _usable(optimizer)
         number = seed_for(seed)
@@ -353,8 +355,8 @@ def _usable(optimizer):
         )
     if not isinstance(optimizer, optimizers.Optimizer):
         raise ArgumentError(
-            f"the optimizer must be one of nbopt's, such as nbopt.RMSProp(), not {brief(optimizer)}: it "
-            "comes after the parameters"
+            f"the optimizer must be one of nbopt's, such as nbopt.RMSProp(), not {brief(optimizer)}: "
+            f"{_instead_of(optimizer)}"
         )
     own = type(optimizer)
     if own.optimize is not optimizers.Optimizer.optimize or own.updates is not optimizers.Optimizer.updates:
@@ -363,3 +365,13 @@ def _usable(optimizer):
             "write its step as rule(...)"
         )
     return optimizer
+
+
+def _instead_of(given):
+    """Return what to type in place of something that is no optimizer of nbopt's."""
+    kind = given if isinstance(given, type) else type(given)
+    if isinstance(given, type) and issubclass(kind, optimizers.Optimizer):
+        return f"write {kind.__name__}()"
+    if issubclass(kind, torch.optim.Optimizer):
+        return f"write nbopt.torch.{kind.__name__}(model.parameters(), ...), in place of PyTorch's class"
+    return "it comes after the parameters"

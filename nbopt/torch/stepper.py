@@ -25,6 +25,15 @@ from nbopt.torch.states import MEAN
 from nbopt.torch.words import in_torchs_words
 
 _dictionary = attrgetter("group")
+_RATE = 'each group has its own: optimizer.param_groups[0]["lr"]'
+#: What nbopt's native optimizers have, and others -> what to type.
+_METHODS = {
+    **dict.fromkeys(("optimize", "update"), "write optimizer.step()"),
+    **dict.fromkeys(("lr", "learning_rate"), _RATE),
+    "save": "write torch.save(optimizer.state_dict(), path)",
+    "load": "write optimizer.load_state_dict(torch.load(path))",
+    "explain": "write nbopt.explain(rule, layers), with the rule as an optimizer of nbopt's",
+}
 
 
 class Stepper(Saved, torch.optim.Optimizer):
@@ -39,6 +48,12 @@ class Stepper(Saved, torch.optim.Optimizer):
     defaults: Any
     #: Whether means stand in place of the parameters.
     _aside = False
+
+    def __getattr__(self, name):
+        if name in _METHODS:
+            kind = type(self).__name__
+            raise AttributeError(f"{kind!r} object has no attribute {name!r}: {_METHODS[name]}", name=name)
+        return object.__getattribute__(self, name)  # raises the error of before
 
     def _begin(self, rule, backend, seed):
         """Set what `add_param_group` needs.

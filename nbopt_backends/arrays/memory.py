@@ -48,8 +48,8 @@ def array_at(address, shape, dtype, strides, owner, readonly=False):
 def no_array(obj):
     """Return the error of an object whose memory can't be shared."""
     return OperandError(
-        f"{type(obj).__name__} is no array whose memory could be shared. nbopt.get_backend().array(x) makes "
-        "a tensor with a copy of its values"
+        f"{type(obj).__name__} is no array whose memory could be shared. numpy.array(x, 'float32') makes "
+        "one, nbopt.get_backend().array(x) a tensor, with a copy of its values"
     )
 
 

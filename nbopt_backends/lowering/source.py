@@ -26,6 +26,8 @@ import llvmlite
 import numba
 from numba.core.caching import UserProvidedCacheLocator
 
+from nbopt_backends.lowering.notice import while_compiling
+
 _lock = threading.RLock()
 _PATIENCE = 120  # seconds; to compile one module takes a few
 _warned: set[str] = set()  # the kinds of trouble that were warned of
@@ -246,6 +248,11 @@ def compiled(make, module):
     module : types.ModuleType
         As `load` returned it. One that is installed without its source has no place in the cache.
     """
+    with while_compiling(cache_folder):
+        return _compiled(make, module)
+
+
+def _compiled(make, module):
     if module.__spec__ is not None:
         return make(False)
     with _lock, _alone(pathlib.Path(module.__file__)) as alone:

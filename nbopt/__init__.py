@@ -126,6 +126,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return [*__all__]
+
+
 def __getattr__(name: str) -> Any:
     # Importing nbopt does not import PyTorch, and so neither does dir(nbopt).
     if name == "torch":

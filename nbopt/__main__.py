@@ -1,10 +1,16 @@
-"""``python -m nbopt``: what is installed, what can be used, and whether it gives the right results."""
+"""``python -m nbopt``: what is installed, what can be used, and whether it gives the right results.
+
+``--json`` prints the same as one JSON object.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,19 +19,23 @@ import nbopt
 from nbopt.backends import backend_problem, known_backends
 from nbopt.optimizers.base import Optimizer
 from nbopt.optimizers.matrix import MatrixOptimizer
+from nbopt.terminal import coloured, is_terminal
 
 #: What is checked in float64, too: to compile every optimizer twice takes long.
 _IN_FLOAT64 = ("Adam", "GradientDescentMomentum", "LAMB", "RMSProp, centered", "SM3")
+_SAME = "same bits"
 
 
-def _versions() -> Iterator[tuple[str, str]]:
+def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
+    found = {}
     for package in ("numpy", "numba", "llvmlite", "ml_dtypes", "numba-cuda", "tbb"):
         try:
-            yield package, version(package)
+            found[package] = version(package)
         except PackageNotFoundError:
-            yield package, "not installed"
+            found[package] = "not installed"
+    return found
 
 
 def _optimizers() -> dict[str, Optimizer]:
@@ -62,26 +72,21 @@ def _trained(backend: str, optimizer: Optimizer, dtype: str) -> bytes:
         return b"".join(tensor.get().tobytes() for tensor in tensors)
 
 
-def self_check(write: Callable[[str], object] = print) -> bool:
+def _columns() -> list[tuple[str, str]]:
+    names = [name for name in nbopt.available_backends() if name != "reference"]
+    return [(name, dtype) for name in names for dtype in ("float32", "float64")]
+
+
+def self_check() -> Iterator[tuple[str, list[str]]]:
     """Run every optimizer on every usable backend and compare bit for bit with the reference.
 
-    Parameters
-    ----------
-    write : callable
-        Takes the lines of the table.
-
-    Returns
-    -------
-    bool
-        Whether all results were equal.
+    Yields
+    ------
+    (str, list of str)
+        An optimizer, and for each backend and dtype ``"same bits"``, ``"DIFFERS"``, ``"FAILS: ..."`` with the
+        error, or nothing if it is not tried.
     """
-    backends = [name for name in nbopt.available_backends() if name != "reference"]
-    columns = [(name, dtype) for name in backends for dtype in ("float32", "float64")]
-    if not columns:
-        write("nothing to compare: only the reference can be used here")
-        return True
-    write(f"{'optimizer':40}" + "".join(f"{f'{name} {dtype}':>16}" for name, dtype in columns))
-    good = True
+    columns = _columns()
     for label in _optimizers():
         cells = []
         for name, dtype in columns:
@@ -92,37 +97,111 @@ def self_check(write: Callable[[str], object] = print) -> bool:
                 equal = _trained(name, _optimizers()[label], dtype) == _trained(
                     "reference", _optimizers()[label], dtype
                 )
-                cells.append("same bits" if equal else "DIFFERS")
+                cells.append(_SAME if equal else "DIFFERS")
             except Exception as error:
-                equal = False
                 cells.append(f"FAILS: {type(error).__name__}: {error}")
-            good = good and equal
-        write(f"{label:40}" + "".join(f"{cell:>16}" for cell in cells))
+        yield label, cells
+
+
+def _reports() -> dict[str, dict[str, Any]]:
+    """Return what the backends say of themselves and of their devices."""
+    found = {}
+    for name in ("cpu", "cuda"):
+        if backend_problem(name) is None:
+            be: Any = nbopt.set_backend(name)  # these two have a report
+            found[name] = be.report()
+    return found
+
+
+def _is_good(cells: Sequence[str]) -> bool:
+    return all(cell in ("", _SAME) for cell in cells)
+
+
+def _as_json() -> bool:
+    columns = [" ".join(column) for column in _columns()]
+    found = {
+        label: {column: cell for column, cell in zip(columns, cells) if cell} for label, cells in self_check()
+    }
+    good = all(_is_good([*cells.values()]) for cells in found.values())
+    report = {
+        "nbopt": nbopt.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": _versions(),
+        "backends": {name: backend_problem(name) or "usable" for name in known_backends()},
+        "reports": _reports(),
+        "self-check": found,
+        "good": good,
+    }
+    print(json.dumps(report, indent=2, default=str))
     return good
 
 
-def main() -> int:
-    """Print the report; return the exit status, 1 when a check failed."""
+def _as_text() -> bool:
+    terminal = is_terminal()
+
+    def shown(text: str, colour: str) -> str:
+        return coloured(text, colour) if terminal else text
+
     print(
-        f"nbopt {nbopt.__version__}, Python {platform.python_version()}, {platform.system()} "
-        f"{platform.machine()}"
+        shown(f"nbopt {nbopt.__version__}", "bold")
+        + f", Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     )
-    print(", ".join(f"{package} {version}" for package, version in _versions()))
-    print("\nbackends")
+    print(", ".join(f"{package} {version}" for package, version in _versions().items()))
+    print("\n" + shown("backends", "bold"))
     for name in known_backends():
         problem = backend_problem(name)
-        print(f"  {name:12}" + ("usable" if problem is None else f"not usable: {problem}"))
-    for name, title in (("cpu", "CPU"), ("cuda", "GPU")):
-        if backend_problem(name) is None:
-            print(f"\n{title}")
-            be: Any = nbopt.set_backend(name)  # these two have a report
-            for label, value in be.report().items():
-                print(f"  {label:28}{value}")
-    print("\nself-check against the reference")
-    good = self_check(lambda line: print("  " + line))
-    print("\neverything is as it should be" if good else "\nsomething is wrong, see above")
-    return 0 if good else 1
+        print(f"  {name:12}" + (shown("usable", "green") if problem is None else f"not usable: {problem}"))
+    for name, report in _reports().items():
+        print("\n" + shown({"cpu": "CPU", "cuda": "GPU"}[name], "bold"))
+        for label, value in report.items():
+            print(f"  {label:28}{value}")
+    print("\n" + shown("self-check against the reference", "bold"))
+    good = _table(shown, terminal)
+    end = "everything is as it should be" if good else "something is wrong, see above"
+    print("\n" + shown(end, "green" if good else "red"))
+    return good
+
+
+def _table(shown: Any, terminal: bool) -> bool:
+    """Print the table of the self-check, a line at a time; return whether all is well."""
+    columns, good = [" ".join(column) for column in _columns()], True
+    if not columns:
+        print("  nothing to compare: only the reference can be used here")
+        return True
+    rule = "─" * (40 + 16 * len(columns))
+    print(f"  {'optimizer':40}" + "".join(f"{column:>16}" for column in columns))
+    if terminal:
+        print(f"  {rule}")
+        print(shown("  compiling the first kernels ...", "grey"), end="\r", flush=True)
+    for label, cells in self_check():
+        good = good and _is_good(cells)
+        texts = [shown(f"{cell:>16}", "green" if _is_good([cell]) else "red") for cell in cells]
+        print(f"  {label:40}" + "".join(texts))
+    if terminal:
+        print(f"  {rule}")
+    return good
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Print the report; return the exit status, 1 when a check failed.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Of the command line.
+
+    Returns
+    -------
+    int
+    """
+    parser = argparse.ArgumentParser(
+        "python -m nbopt", description="Show what is installed, and check every optimizer on every backend."
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return 0 if (_as_json if parser.parse_args(arguments).json else _as_text)() else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os.environ.setdefault("NBOPT_QUIET", "1")  # the table shows that it is at work
+    sys.exit(main(sys.argv[1:]))

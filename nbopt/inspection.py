@@ -8,6 +8,7 @@ from nbopt.interface.backend import Backend
 from nbopt.interface.update import Update
 from nbopt.layers import Layer
 from nbopt.optimizers.base import Optimizer
+from nbopt.terminal import Code
 
 
 def explain(optimizer: Optimizer, layers: Iterable[Layer], epoch: int = 0) -> str:
@@ -25,7 +26,7 @@ def explain(optimizer: Optimizer, layers: Iterable[Layer], epoch: int = 0) -> st
     str
         First what the traces depend on, and the stages of the step with the bytes that each pass moves. Then
         each kernel once: the rule in a comment, the Python source that Numba compiles, and the file it is
-        kept in.
+        kept in. Where it is printed on a terminal it has colours, unless NO_COLOR is set.
 
     Raises
     ------
@@ -35,7 +36,7 @@ def explain(optimizer: Optimizer, layers: Iterable[Layer], epoch: int = 0) -> st
     be = get_backend()
     texts = [text for update in _updates(be, optimizer, layers, epoch) for text in be.explain(update)]
     guards = [line for one in dict.fromkeys(_members(optimizer)) for line in _guard(one)]
-    return "\n".join(dict.fromkeys([*guards, *texts]))
+    return Code("\n".join(dict.fromkeys([*guards, *texts])))
 
 
 def _members(optimizer: Optimizer) -> list[Optimizer]:

@@ -10,6 +10,8 @@ from typing import Any
 from nbopt.errors import DescriptionError
 from nbopt.interface.backend import Backend
 
+_LONGEST = 90  # of a value in a text
+
 # Public class path -> class. Only what stands here can be built from a description: a description never
 # imports anything.
 _registry: dict[str, type] = {}
@@ -164,6 +166,15 @@ class Described(NervanaObject):
         if not symbolic:  # else it stands for a class in a trace, see nbopt.optimizers.tracing
             _registry[_class_path(cls)] = cls
 
+    def __repr__(self) -> str:
+        given = []
+        for argument, parameter in inspect.signature(type(self)).parameters.items():
+            value = getattr(self, argument, parameter.default)
+            unsaid = value is parameter.default or (argument == "name" and not self._named)
+            if argument == "learning_rate" or not (unsaid or _is_default(value, parameter.default)):
+                given.append(f"{argument}={_short(value)}")
+        return f"{self.classnm}({', '.join(given)})"
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Described):
             return NotImplemented
@@ -172,6 +183,20 @@ class Described(NervanaObject):
     def __hash__(self) -> int:
         # Hyper-parameters change, hashes must not; equal objects share their class.
         return hash(type(self))
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    """Return whether a value is what the constructor takes without one; None stands for a schedule, too."""
+    if default is None and isinstance(value, Described):
+        return value.get_description()["config"].get("step_config", "") is None
+    return type(value) is type(default) and _equal(value, default)
+
+
+def _short(value: Any) -> str:
+    if hasattr(value, "shape") and value.shape != ():
+        return f"<{type(value).__name__} of shape {tuple(value.shape)}>"
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _class_path(cls: type) -> str:

@@ -16,6 +16,7 @@ from nbopt.layers import as_gradient
 from nbopt.naming import NervanaObject
 
 _serials = itertools.count()
+_SHOWN = 4  # shapes in a text
 
 
 class _Changes:
@@ -314,5 +315,6 @@ class Parameters(NervanaObject):
         return len(self._params)
 
     def __repr__(self) -> str:
-        shapes = ", ".join(str(tuple(p.shape)) for p in self.params)
-        return f"<Parameters {self.name!r}: {shapes}>"
+        shapes = [str(tuple(getattr(param, "shape", ()))) for param in self._params[:_SHOWN]]
+        rest = len(self._params) - len(shapes)
+        return f"<Parameters {self.name!r}: {', '.join([*shapes, *([f'and {rest} more'] if rest else [])])}>"

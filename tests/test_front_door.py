@@ -1,6 +1,7 @@
 """What a newcomer meets first: the README's code, the example, ``python -m nbopt``, the public names."""
 
 import importlib.util
+import json
 import pathlib
 import re
 import sys
@@ -140,6 +141,21 @@ def test_the_report_says_what_was_found_and_that_all_is_well(capsys):
     ):
         assert word in printed
     assert "DIFFERS" not in printed
+
+
+def test_the_report_on_a_terminal_and_as_json(monkeypatch, capsys):
+    monkeypatch.setattr(report, "_trained", lambda backend, optimizer, dtype: b"")
+    monkeypatch.setattr(report, "is_terminal", lambda: True)
+    assert report.main() == 0
+    assert "\x1b[32m       same bits\x1b[0m" in capsys.readouterr().out
+    assert report.main(["--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["nbopt"] == nbopt.__version__ and found["good"] is True
+    assert found["backends"]["reference"] == "usable"
+    assert found["self-check"]["RMSProp"]["cpu float32"] == "same bits"
+    monkeypatch.setattr(report, "_trained", lambda backend, optimizer, dtype: backend)
+    assert report.main(["--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["good"] is False
 
 
 def test_the_report_fails_where_a_backend_gives_other_results(monkeypatch, capsys):

@@ -91,6 +91,9 @@ class Backend(Ops):
         self._updates = 0
         self._lock = threading.Lock()
 
+    def __repr__(self) -> str:
+        return f"<backend {self.name!r}, batch size {self.bsz}>"
+
     @property
     def bsz(self) -> int:
         """Int : the batch size that optimizers divide gradients by."""

@@ -137,6 +137,9 @@ class Step:
         """
         self._tracer.only_if(condition)
 
+    def __repr__(self) -> str:
+        return f"<step with {', '.join(self._given)}>"
+
     if not TYPE_CHECKING:
 
         def __getattr__(self, name):

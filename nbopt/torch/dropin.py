@@ -74,9 +74,6 @@ class DropIn(Stepper):
 
     made_of: type[TorchRule]
     _step_supports_amp_scaling = True
-    #: GradScaler sets and deletes these around a step.
-    grad_scale: Any = None
-    found_inf: Any = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -180,7 +177,7 @@ class DropIn(Stepper):
         -------
         The closure's loss, or None.
         """
-        scale, found_inf = self.grad_scale, self.found_inf
+        scale, found_inf = (self.__dict__.get(name) for name in ("grad_scale", "found_inf"))
         if scale is None and found_inf is None:
             return super().step(closure)
         given = self.loss_scale

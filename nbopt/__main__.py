@@ -122,7 +122,7 @@ def _as_json() -> bool:
     found = {
         label: {column: cell for column, cell in zip(columns, cells) if cell} for label, cells in self_check()
     }
-    good = all(_is_good([*cells.values()]) for cells in found.values())
+    good = bool(columns) and all(_is_good([*cells.values()]) for cells in found.values())
     report = {
         "nbopt": nbopt.__version__,
         "python": platform.python_version(),
@@ -168,7 +168,7 @@ def _table(shown: Any, terminal: bool) -> bool:
     columns, good = [" ".join(column) for column in _columns()], True
     if not columns:
         print("  nothing to compare: only the reference can be used here")
-        return True
+        return False
     rule = "─" * (40 + 16 * len(columns))
     print(f"  {'optimizer':40}" + "".join(f"{column:>16}" for column in columns))
     if terminal:

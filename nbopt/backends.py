@@ -277,7 +277,7 @@ def _load(name: Any) -> type[Backend]:
 
 
 def _requirement(name: str) -> str:
-    return {"cuda": '"nbopt[cuda13]" (or "nbopt[cuda12]", by the driver)'}.get(name, "numba")
+    return {"cuda": '"nbopt[cuda13]" (or "nbopt[cuda12]", by the driver)'}.get(name, '"numba>=0.62"')
 
 
 def _reduced(tensor: Tensor) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ All is measured in one process, which prints how it stands.
     python asv_bench/compare.py --quick                   # smaller tensors, few rounds: does it run?
     python asv_bench/compare.py --rows 'bandwidth-*' resnet50
     python asv_bench/compare.py --rows huge               # by name only: needs 18 GB
+    python asv_bench/compare.py --report                  # a page with figures, in five minutes: report.py
 
 All libraries have two threads on the same two processors. Contenders take turns in random order; a ratio is
 that of the medians over all turns, its interval the bootstrap's 95%. Libraries that are not installed are
@@ -45,7 +46,7 @@ def machine():
         about.update({key.strip(): value.strip() for key, _, value in lines})
     wide = [flag for flag in ("avx512f", "avx2", "avx") if flag in about["flags"].split()]
     versions = {"nbopt": nbopt.__version__, "python": platform.python_version()}
-    for package in ("numba", "llvmlite", "numpy", "torch", "jax", "optax", "deepspeed"):
+    for package in ("numba", "llvmlite", "numpy", "torch", "jax", "optax", "pytorch_optimizer", "deepspeed"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     git = subprocess.run(
@@ -160,6 +161,14 @@ def main():
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write everything here, every turn's time included"
     )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        nargs="?",
+        const=Path("nbopt-report.html"),
+        metavar="FILE",
+        help="in place of the rows, write a page with figures of nbopt beside other libraries",
+    )
     args = parser.parse_args()
     names = chosen(args.rows)
     nbopt.set_backend("cpu", rng_seed=0)
@@ -167,6 +176,11 @@ def main():
         import torch
 
         torch.set_num_threads(THREADS)
+    if args.report:
+        import report as page
+
+        page.write(args.report, machine(), args.quick)
+        return
     report = {"machine": machine(), "quick": args.quick, "rows": {}}
     about = report["machine"]
     print(

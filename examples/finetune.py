@@ -4,7 +4,8 @@ The model is one of the transformers library, with weights made at random, so no
 is what Python's ``help()`` says about the language::
 
     pip install transformers accelerate
-    python examples/finetune.py                  # five minutes on two cores
+    python examples/finetune.py                  # a minute on two cores
+    python examples/finetune.py --steps 300      # five
     python examples/finetune.py --quick          # a run of seconds
     python examples/finetune.py --width 512      # a larger model, whose steps take longer
 
@@ -121,7 +122,7 @@ def main(argv=None):
     """Train with both optimizers, draw the picture and print a table; return what was noted, by name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--steps", type=int, default=300)
+    add("--steps", type=int, default=50)
     add("--width", type=int, default=192)
     add("--depth", type=int, default=4)
     add("--length", type=int, default=64, help="of the pieces of text, in letters")

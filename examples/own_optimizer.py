@@ -1,4 +1,7 @@
-"""An optimizer of one's own: quasi-hyperbolic momentum."""
+"""An optimizer of one's own: quasi-hyperbolic momentum.
+
+``python examples/own_optimizer.py`` fits the points of `regression.py` with it, and draws the curve.
+"""
 
 import nbopt
 from nbopt import checks
@@ -38,3 +41,16 @@ class QuasiHyperbolicMomentum(nbopt.Optimizer):
         """One step; see the class."""
         mean[:] = self.beta * mean + (1 - self.beta) * grad
         param[:] = param - step.scale * step.lr * ((1 - self.nu) * grad + self.nu * mean)
+
+
+def main():
+    """Fit the points of `regression.py`; return the mean squared errors of all steps."""
+    from pathlib import Path
+
+    import regression  # beside this file
+
+    return regression.fit(QuasiHyperbolicMomentum(0.05, beta=0.9), Path("own_optimizer.png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -94,6 +94,18 @@ def draw(curve, x, y, losses, path):
     figure.savefig(path, dpi=120)
 
 
+def fit(optimizer, path, *, steps=3000, seed=0):
+    """Fit a curve through new points, and draw it into a PNG file; return the mean squared errors."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-3, 3, 300).astype(np.float32)
+    y = (truth(x) + rng.normal(0, 0.1, len(x))).astype(np.float32)
+    curve = Bumps(25, rng)
+    losses = train(curve, optimizer, x, y, steps=steps)
+    draw(curve, x, y, losses, path)
+    print(f"The mean squared error went from {losses[0]:.3f} to {losses[-1]:.4f}; the picture is in {path}.")
+    return losses
+
+
 def main(argv=None):
     """Fit and draw; return the mean squared errors of all steps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -103,20 +115,8 @@ def main(argv=None):
     add("--seed", type=int, default=0)
     add("--plot", type=Path, default=Path("regression.png"), help="file for the picture")
     args = parser.parse_args(argv)
-
-    rng = np.random.default_rng(args.seed)
-    x = rng.uniform(-3, 3, 300).astype(np.float32)
-    y = (truth(x) + rng.normal(0, 0.1, len(x))).astype(np.float32)
-    curve = Bumps(25, rng)
-    losses = train(
-        curve, getattr(nbopt, args.optimizer)(**OPTIMIZERS[args.optimizer]), x, y, steps=args.steps
-    )
-    draw(curve, x, y, losses, args.plot)
-    print(
-        f"The mean squared error went from {losses[0]:.3f} to {losses[-1]:.4f}; the picture is in "
-        f"{args.plot}."
-    )
-    return losses
+    optimizer = getattr(nbopt, args.optimizer)(**OPTIMIZERS[args.optimizer])
+    return fit(optimizer, args.plot, steps=args.steps, seed=args.seed)
 
 
 if __name__ == "__main__":

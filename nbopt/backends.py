@@ -10,7 +10,6 @@ from __future__ import annotations
 import copyreg
 import difflib
 import importlib
-import importlib.metadata
 import os
 import warnings
 from collections.abc import Iterator
@@ -242,8 +241,10 @@ def _usable_class(name: Any) -> type[Backend]:
     return cls
 
 
-def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
-    return {point.name: point for point in importlib.metadata.entry_points(group=_GROUP)}
+def _entry_points() -> dict[str, Any]:
+    from importlib.metadata import entry_points  # when it is needed: it imports a package for e-mails
+
+    return {point.name: point for point in entry_points(group=_GROUP)}
 
 
 def _load(name: Any) -> type[Backend]:

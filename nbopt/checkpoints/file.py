@@ -7,11 +7,8 @@ called ``layer/parameter`` and ``layer/parameter/state``, see `_tensor_names`.
 """
 
 import errno
-import hashlib
-import json
 import os
 import stat
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -86,6 +83,8 @@ def save(path: str | os.PathLike[str], optimizer: Optimizer, layers: Iterable[La
         raise FileNotFoundError(
             errno.ENOENT, "there is no such folder to save a checkpoint in", os.path.dirname(path)
         )
+    import json  # these are imported where they are needed: an import of nbopt takes less time
+
     state = state_dict(optimizer, layers)
     arrays = {}
     for name, entry in _tensor_names(state):
@@ -222,10 +221,14 @@ def _labels(names: list[str]) -> list[str]:
 
 
 def _digest(array: np.ndarray[Any, Any]) -> str:
+    import hashlib
+
     return hashlib.blake2b(array.reshape(-1).view(np.uint8).data, digest_size=16).hexdigest()
 
 
 def _replace(path: str, arrays: dict[str, Any], metadata: dict[str, str]) -> None:
+    import tempfile
+
     from safetensors.numpy import save_file
 
     directory = os.path.dirname(path)
@@ -257,6 +260,8 @@ def _flush_directory(directory: str) -> None:
 
 def _header(path: str, metadata: dict[str, str]) -> Any:
     """Return the state in a file's metadata, with `_Stored` for its arrays."""
+    import json
+
     metadata = metadata or {}
     text = metadata.get("nbopt")
     if text is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -76,7 +76,7 @@ class Backend(Ops):
             raise ArgumentError(f"rng_seed must be an int from 0 to 2**64 - 1, not {rng_seed!r}")
         if num_threads is not None and not (isinstance(num_threads, (int, np.integer)) and num_threads >= 1):
             raise ArgumentError(f"num_threads must be an int from 1 on, not {num_threads!r}")
-        self.rng_seed = secrets.randbits(64) if rng_seed is None else rng_seed.__index__()
+        self.rng_seed = int.from_bytes(os.urandom(8), "little") if rng_seed is None else rng_seed.__index__()
         self._first_seed = self.rng_seed
         self.datatype = self.storage_dtype(datatype)
         self.bsz = batch_size

@@ -2,6 +2,7 @@
 
     python asv_bench/compare.py --report                  # nbopt-report.html, in about five minutes
     python asv_bench/compare.py --report --quick          # smaller tensors, in one
+    python asv_bench/compare.py --report step.svg         # the first figures alone, as a picture
 
 A step is timed as a training has it: other work runs between two steps, so caches are cold. Each contender
 updates arrays of its own, of the same values. All stand in the page by the same rule, the faster and the
@@ -19,7 +20,10 @@ from benchmarks.side_by_side import between_steps, median
 
 #: Seconds for all of the page, to measure in.
 BUDGET = {False: 270, True: 40}
+#: And for each figure of the picture.
+_OF_PICTURE = 12
 _FEWEST, _MOST = 5, 200  # steps of each contender
+_DRAWN = 3  # figures in the picture
 _WIDTH, _LABEL, _BAR = 760, 210, 22  # of a figure, in pixels
 _OURS = ("nbopt", "nbopt.torch")
 
@@ -32,8 +36,8 @@ def cases(quick):
     return [
         ("Adam, GPT-2's layers, 54 M elements in 28 tensors", _of_all("adam", gpt2)),
         ("Adam, 300 tensors of 1000 elements", _of_all("adam", [(1000,)] * 300)),
-        ("Adam, one tensor of 100 elements", _of_all("adam", [(100,)])),
         ("RMSProp, ResNet-50's 161 tensors", _of_all("rmsprop", resnet)),
+        ("Adam, one tensor of 100 elements", _of_all("adam", [(100,)])),
         ("SGD with momentum, ResNet-50's 161 tensors", _of_all("momentum", resnet)),
         *(
             (f"{name}, GPT-2's layers", _of_packages(name, others, gpt2))
@@ -113,14 +117,16 @@ def write(path, machine, quick):
         As compare.py finds it out.
     quick : bool
     """
-    every = cases(quick)
+    is_picture = path.suffix == ".svg"
+    every = cases(quick)[:_DRAWN] if is_picture else cases(quick)
+    budget = _OF_PICTURE if is_picture else BUDGET[quick] / len(every)
     between = [*between_steps().values()][-1]
     figures = []
     for number, (title, makes) in enumerate(every):
         progress(number, len(every), title)
-        figures.append((title, *measured(makes, between, BUDGET[quick] / len(every))))
+        figures.append((title, *measured(makes, between, budget)))
     progress(len(every), len(every), f"written to {path}")
-    path.write_text(page(figures, machine, quick), encoding="utf-8")
+    path.write_text((picture if is_picture else page)(figures, machine, quick), encoding="utf-8")
 
 
 def progress(done, of, text, stream=None):
@@ -166,6 +172,28 @@ Shorter is better.</p>
 """
 
 
+def picture(figures, machine, quick):
+    """Return the figures one below the other, as SVG; see `page` for the arguments."""
+    parts, y = [], 14
+    for title, seconds, _ in figures:
+        rows = {name: median(times) for name, times in seconds.items()}
+        parts.append(f'<text x="8" y="{y + 14}" font-weight="bold">{html.escape(title)}</text>')
+        parts.append(f'<g transform="translate(0 {y + 24})">{_bars(rows)}</g>')
+        y += 24 + _BAR * len(rows) + 22
+    note = "a quick run of smaller tensors, " if quick else ""
+    small = f"{note}{machine['cpu']}, {machine['threads']} threads, {machine['date'][:10]}; " + ", ".join(
+        f"{name} {machine['versions'][name]}"
+        for name in ("nbopt", "torch", "optax")
+        if name in machine["versions"]
+    )
+    parts.append(f'<text x="8" y="{y}" font-size="11" fill="#666">{html.escape(small)}</text>')
+    size = f'viewBox="0 0 {_WIDTH} {y + 14}" width="{_WIDTH}" height="{y + 14}"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">\n'
+        f'<rect width="100%" height="100%" fill="white"/>\n' + "\n".join(parts) + "\n</svg>\n"
+    )
+
+
 def _figure(title, seconds, absent):
     rows = {name: median(times) for name, times in seconds.items()}
     lines = [f"<h2>{html.escape(title)}</h2>"]
@@ -180,9 +208,12 @@ def _figure(title, seconds, absent):
 
 def _svg(rows):
     """Return the bars as SVG: contender -> median, low, high in seconds."""
+    return f'<svg width="{_WIDTH}" height="{_BAR * len(rows) + 6}" role="img">\n{_bars(rows)}\n</svg>'
+
+
+def _bars(rows):
     longest = max(high for _, _, high in rows.values())
-    room, height = _WIDTH - _LABEL - 90, _BAR * len(rows) + 6
-    found = [f'<svg width="{_WIDTH}" height="{height}" role="img">']
+    room, found = _WIDTH - _LABEL - 90, []
     for place, (name, (value, low, high)) in enumerate(sorted(rows.items(), key=lambda row: row[1])):
         y, ends = place * _BAR + 3, [_LABEL + room * each / longest for each in (value, low, high)]
         found.append(
@@ -192,7 +223,7 @@ def _svg(rows):
             f'<line x1="{ends[1]:.1f}" x2="{ends[2]:.1f}" y1="{y + 8}" y2="{y + 8}" stroke="#222"/>'
             f'<text x="{ends[2] + 8:.1f}" y="{y + 14}">{in_units(value)}</text>'
         )
-    return "\n".join([*found, "</svg>"])
+    return "\n".join(found)
 
 
 def verdict(rows):

@@ -59,6 +59,18 @@ def test_page(report):
     assert widths == sorted(widths) and widths[2] == pytest.approx(5 * widths[0], rel=0.01)
 
 
+def test_picture(report):
+    """The picture has all bars, and says where they are from."""
+    figures = [
+        ("Won", {"nbopt": np.full(9, 1e-3), "PyTorch fused": np.full(9, 2e-3)}, {"optax jit": "no"})
+    ] * 2
+    drawn = ElementTree.fromstring(report.picture(figures, MACHINE, quick=False))
+    assert len(drawn.findall("{*}g/{*}rect")) == 4
+    assert "A <fast> processor, 2 threads, 2026-11-28; nbopt 0.1.0, torch 2.13.0" in [
+        text.text for text in drawn.findall("{*}text")
+    ]
+
+
 def test_measured(report):
     """Contenders take turns; one that can't be made is absent, with its reason."""
 

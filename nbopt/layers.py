@@ -66,11 +66,10 @@ def as_layers(layer_list: Iterable[Any]) -> list[Any]:
 
 def _no_list(value: Any) -> str:
     kind = type(value).__name__
-    if isinstance(value, (int, float)):
-        return f"layers come as a list, before the epoch: write optimizer.optimize([layer], {value!r})"
     if hasattr(value, "parameters") and not hasattr(value, "get_params"):
         return f"layers come as a list, not as a model: {_OF_A_MODEL}"
-    return f"layers come as a list, not as {'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}: write [layer]"
+    given = f"{'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}"
+    return f"layers come as a list, not as {given}: write [layer], as in optimizer.optimize([layer], epoch)"
 
 
 def check_distinct(layers: list[Any]) -> None:

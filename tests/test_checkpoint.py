@@ -687,8 +687,10 @@ def test_what_is_no_state_is_refused(backend, state):
 
 def test_what_is_no_optimizer_or_no_layers_is_refused(backend, tmp_path):
     run = Run(nbopt.Adam)
-    with pytest.raises(CheckpointError, match=r"derive its class from nbopt\.Optimizer"):
+    with pytest.raises(CheckpointError, match="the optimizer comes before the layers"):
         nbopt.save(tmp_path / "run", run.layers, run.optimizer)
+    with pytest.raises(CheckpointError, match=r"derive its class from nbopt\.Optimizer"):
+        nbopt.save(tmp_path / "run", "Adam", run.layers)
     with pytest.raises(LayerError, match=r"\[layer\]"):
         nbopt.save(tmp_path / "run", run.optimizer, 3)
     with pytest.raises(LayerError, match="listed twice"):

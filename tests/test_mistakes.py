@@ -37,7 +37,7 @@ NATIVE = {
     'nbopt.Parameters({"w": (w, dw)})': "Parameters(*pairs.values())",
     "optimizer.optimize([nbopt.Parameters((w, db))], 0)": "has shape (3, 2) and its gradient (2,)",
     "optimizer.optimize(layer, 0)": "write [layer]",
-    "optimizer.optimize(0, [layer])": "write optimizer.optimize([layer], 0)",
+    "optimizer.optimize(0, [layer])": "optimizer.optimize([layer], epoch)",
     "optimizer.optimize([layer])": "missing 1 required positional argument: 'epoch'",
     "optimizer.optimize([w], 0)": "nbopt.Parameters((W, dW), ...)",
     "optimizer.optimize([(w, dw), (b, db)], 0)": "nbopt.Parameters((W, dW), ...)",

@@ -158,6 +158,12 @@ def test_the_report_on_a_terminal_and_as_json(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["good"] is False
 
 
+def test_the_report_fails_where_no_backend_can_be_checked(monkeypatch, capsys):
+    monkeypatch.setattr(report, "_columns", lambda: [])
+    assert report.main() == report.main(["--json"]) == 1
+    assert "nothing to compare" in capsys.readouterr().out
+
+
 def test_the_report_fails_where_a_backend_gives_other_results(monkeypatch, capsys):
     monkeypatch.setattr(report, "_trained", lambda backend, optimizer, dtype: backend)
     assert report.main() == 1

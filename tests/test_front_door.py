@@ -159,7 +159,7 @@ def test_the_report_on_a_terminal_and_as_json(monkeypatch, capsys):
 
 
 def test_the_report_fails_where_no_backend_can_be_checked(monkeypatch, capsys):
-    monkeypatch.setattr(report, "_columns", lambda: [])
+    monkeypatch.setattr(report, "_columns", list)
     assert report.main() == report.main(["--json"]) == 1
     assert "nothing to compare" in capsys.readouterr().out
 

@@ -162,7 +162,7 @@ class Parameters(NervanaObject):
                 raise LayerError(
                     "Parameters takes pairs as arguments of their own: Parameters(*pairs) for a list of them"
                 )
-        self._params = tuple(param for param, _ in pairs)
+        self._params: tuple[Any, ...] = _Fixed(param for param, _ in pairs)
         self._grads = [grad for _, grad in pairs]
         self.changes = _Changes()
         self._list_states([] for _ in pairs)
@@ -177,11 +177,11 @@ class Parameters(NervanaObject):
     @property
     def params(self) -> tuple[Any, ...]:
         """Tuple : the parameters, as they were given or set last."""
-        return _Fixed(self._params)
+        return self._params
 
     @params.setter
     def params(self, params: Iterable[Any]) -> None:
-        self._params = tuple(self._one_each(params, "parameters"))
+        self._params = _Fixed(self._one_each(params, "parameters"))
         self._backend = None
         self.changes.note()
 
@@ -308,6 +308,7 @@ class Parameters(NervanaObject):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._params = _Fixed(self._params)
         self.changes = _Changes()
         self._list_states(self._states)
 

@@ -126,6 +126,20 @@ def boolean(name: str, value: Any) -> bool:
     return bool(value)
 
 
+@_takes("dtype")
+def storage(name: str, value: Any) -> str:
+    """Check a dtype in which elements may be stored, of any library, and return its name."""
+    try:
+        found = str(value).rpartition(".")[2] if type(value).__module__ == "torch" else np.dtype(value).name
+    except TypeError:
+        found = str(value)
+    if found not in ("float64", "float32", "float16", "bfloat16"):
+        raise ArgumentError(
+            f'{name} must be a dtype, "float64", "float32", "float16" or "bfloat16"; not {value!r}'
+        )
+    return found
+
+
 def one_of(*allowed: Any) -> Check:
     """Return a check that takes some values and no others."""
     words = " or ".join(map(repr, allowed))

@@ -76,7 +76,7 @@ def test_order():
 
     clips = "gradient_clip_norm=None, gradient_clip_value=None, param_clip_value=None"
     first = "stochastic_round=False, learning_rate=None, decay=0.5"
-    modifiers = "ema_decay=None, centralize=False, adaptive_clip=None, param_decay=None"
+    modifiers = "ema_decay=None, centralize=False, adaptive_clip=None, param_decay=None, mirror_dtype=None"
     assert (
         str(inspect.signature(Usual))
         == f"({first}, {clips}, name=None, *, schedule=None, {modifiers}, state_dtype=None)"

@@ -135,6 +135,7 @@ def test_a_description_has_all_arguments_but_names_that_nobody_chose():
             "centralize": False,
             "adaptive_clip": None,
             "param_decay": None,
+            "mirror_dtype": None,
             "state_dtype": None,
         },
     }

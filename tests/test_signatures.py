@@ -20,7 +20,7 @@ DECAY = "wdecay=0.0, decoupled=True"
 AVERAGE = "wdecay=0.0, average_power=0.0, weight_lr_power=2.0"
 ORTHOGONAL = "ns_steps=5, ns_coefficients=(3.4445, -4.775, 2.0315), flatten=None, method=None, workspace=None"
 CLIPS = "gradient_clip_norm=None, gradient_clip_value=None, param_clip_value=None"
-MODIFIERS = "ema_decay=None, centralize=False, adaptive_clip=None, param_decay=None"
+MODIFIERS = "ema_decay=None, centralize=False, adaptive_clip=None, param_decay=None, mirror_dtype=None"
 LAST = f"{CLIPS}, name=None, *, schedule=None, {MODIFIERS}, state_dtype=None"
 CAUTIOUS = f"{LAST}, cautious=False"
 
@@ -153,7 +153,7 @@ def test_arguments_become_attributes(name):
     given |= {"learning_rate": 0.5, "momentum_coef": 0.75} if name == "GradientDescentMomentum" else {}
     given |= {key: value for key, value in {
         "name": "n", "warmup": 20.0, "ema_decay": 0.75, "growth_rate": 1.5, "beta_3": 0.5,
-        "adaptive_clip": 0.5, "param_decay": 0.5,
+        "adaptive_clip": 0.5, "param_decay": 0.5, "mirror_dtype": "bfloat16",
         "gradient_clip_norm": 2.0, "gradient_clip_value": 3.0, "param_clip_value": 4.0,
         "schedule": nbopt.Schedule(2, 0.5), "state_dtype": "float64", "ns_steps": 3,
         "ns_coefficients": (2.0, -1.5, 0.5), "flatten": True, "method": "gram", "workspace": 1000,

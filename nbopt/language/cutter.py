@@ -235,9 +235,9 @@ class _Cutter:
         self.counted -= {
             line[1] for index, line in enumerate(code) if line[0] == "store" and index not in self.counters
         }
+        stores = [(index, line) for index, line in enumerate(code) if line[0] == "store"]
         self.numbered = {
-            index: number
-            for number, index in enumerate(i for i, line in enumerate(code) if line[0] == "store")
+            index: line[3] if len(line) > 3 else place for place, (index, line) in enumerate(stores)
         }
         self.needed, over_the_step = _needed(code), _over_the_step(code)
         self.rank = {index: rank for rank, index in enumerate(over_the_step)}

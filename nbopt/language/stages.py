@@ -8,7 +8,8 @@ A trace is straight-line code. Each line gives a value, which later lines know b
     ("length", axes)              the number of elements of a slice: along the axes of this extent
     ("taken",)                    1 if the step stores what `step.only_if` guards, else 0
     ("load", slot)                read a slot; emitted at its first use only
-    ("store", slot, value)        write a slot; the line's value is what was stored, after rounding
+    ("store", slot, value)        write a slot; the line's value is what was stored, after rounding; a fourth
+                                  entry is the assignment's number, if it is not its place among the stores
     ("reduce", op, over, value)   the sum, max or min of all elements of a parameter ("tensor"), of all
                                   parameters ("step"), or along some axes: then `over` is the extent of the
                                   result

@@ -283,8 +283,17 @@ class Tracer:
             return Number(self, line, self._known[line])
         return Value(self, line)
 
-    def store(self, number: int, value: Any) -> None:
-        """Append the assignment of `value`, a node or a number, to slot `number`."""
+    def store(self, number: int, value: Any, assignment: int | None = None) -> None:
+        """Append an assignment.
+
+        Parameters
+        ----------
+        number : int
+            The slot's.
+        value : Node or float
+        assignment : int, optional
+            Which assignment it is for random bits. Without it: its place among those of the rule.
+        """
         place = self.assigned[number] = self.assigned.get(number, 0) + 1
         if self.amended == (number, place):
             value = self.amend(value)
@@ -298,7 +307,7 @@ class Tracer:
                 f"it is {_called(self._extent(line))}: reduce it first (be.sum, be.mean, be.norm, or "
                 "step.sum and so on)"
             )
-        self._line(("store", number, line))
+        self._line(("store", number, line, *(() if assignment is None else (assignment,))))
         self._current[number] = len(self.code) - 1
         self.stores += 1
 

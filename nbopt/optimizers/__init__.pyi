@@ -91,6 +91,7 @@ class ADOPT(DecayOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -118,6 +119,7 @@ class ASGD(Optimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -155,6 +157,7 @@ class CAME(DecayOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -189,6 +192,7 @@ class LAMB(DecayOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
         cautious: bool = False,
     ) -> None: ...
@@ -221,6 +225,7 @@ class LARS(VelocityOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -263,6 +268,7 @@ class MARS(Optimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
         cautious: bool = False,
     ) -> None: ...
@@ -291,6 +297,7 @@ class SM3(Optimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -318,6 +325,7 @@ class AMSGrad(MomentOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -356,6 +364,7 @@ class AdEMAMix(DecayOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
         cautious: bool = False,
     ) -> None: ...
@@ -386,6 +395,7 @@ class AdaBelief(MomentOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -413,6 +423,7 @@ class AdaMax(MomentOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -452,6 +463,7 @@ class AdaMuon(MatrixOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -474,6 +486,7 @@ class Adadelta(Optimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -506,6 +519,7 @@ class Adafactor(Optimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
         cautious: bool = False,
     ) -> None: ...
@@ -530,6 +544,7 @@ class Adagrad(Optimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -558,6 +573,7 @@ class Adam(Optimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
         cautious: bool = False,
     ) -> None: ...
@@ -589,6 +605,7 @@ class AdamW(MomentOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
         cautious: bool = False,
     ) -> None: ...
@@ -623,6 +640,7 @@ class Adan(Optimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -660,6 +678,7 @@ class DAdaptAdam(AdaptedOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -687,6 +706,7 @@ class GradientDescentMomentum(VelocityOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -715,6 +735,7 @@ class Lion(Optimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
         cautious: bool = False,
     ) -> None: ...
@@ -763,6 +784,7 @@ class Muon(MatrixOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -792,6 +814,7 @@ class NAdam(MomentOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -835,6 +858,7 @@ class NorMuon(MatrixOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -878,6 +902,7 @@ class Prodigy(AdaptedOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -905,6 +930,7 @@ class RAdam(MomentOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -934,6 +960,7 @@ class RMSProp(Optimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -963,6 +990,7 @@ class Rprop(Optimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -998,6 +1026,7 @@ class ScheduleFreeAdamW(ScheduleFreeOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -1033,6 +1062,7 @@ class ScheduleFreeRAdam(ScheduleFreeOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -1064,6 +1094,7 @@ class ScheduleFreeSGD(ScheduleFreeOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -1088,6 +1119,7 @@ class ShiftAdaMax(Optimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -1119,6 +1151,7 @@ class StableAdamW(DecayOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -1146,6 +1179,7 @@ class Tiger(DecayOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...
 
@@ -1175,5 +1209,6 @@ class Yogi(MomentOptimizer):
         centralize: bool = False,
         adaptive_clip: SupportsFloat | None = None,
         param_decay: SupportsFloat | None = None,
+        mirror_dtype: Any = None,
         state_dtype: Any = None,
     ) -> None: ...

@@ -26,7 +26,7 @@ from nbopt.schedules import Schedule
 #: The arguments that clip, in the order that most constructors have.
 CLIPS = ("gradient_clip_norm", "gradient_clip_value", "param_clip_value")
 #: The arguments of what any rule may have.
-MODIFIERS = ("ema_decay", "centralize", "adaptive_clip", "param_decay")
+MODIFIERS = ("ema_decay", "centralize", "adaptive_clip", "param_decay", "mirror_dtype")
 
 
 def _of_any_states(rule: Callable[..., None]) -> Any:
@@ -141,6 +141,10 @@ class Optimizer(Steps, Counts, Modifiers, Clips, Saved, Declared, Described):
     param_decay = hyper(
         None, checks.optional(checks.non_negative),
         "Weight decay apart from the gradient, for rules that have none: lr * param_decay * p is subtracted.",
+    )  # fmt: skip
+    mirror_dtype = hyper(
+        None, checks.optional(checks.storage),
+        "The dtype of a copy of each new parameter, a state of its own that `mirrors` gives. None: no copy.",
     )  # fmt: skip
     state_dtype = hyper(None, takes="dtype, optional", doc="The dtype of new states.")
 

@@ -8,7 +8,7 @@ from nbopt.arrays.tensor import Tensor
 from nbopt.errors import ArgumentError
 from nbopt.interface.backend import Backend
 from nbopt.optimizers.called import called
-from nbopt.optimizers.states import EMA, State
+from nbopt.optimizers.states import EMA, State, mirror
 from nbopt.optimizers.tracing import Traces
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class KeepsStates:
     state_names: tuple[str, ...] = ()
     aside: dict[str, str] = {}
     ema_decay: Any
+    mirror_dtype: Any
     skip_nonfinite: Any
     capturable: Any
     skipped_tensor: Any
@@ -110,7 +111,7 @@ class KeepsStates:
         -------
         tuple of (str, State)
         """
-        last = (EMA,) if self.ema_decay else ()
+        last = self.further_states()
         if type(self).states is not KeepsStates.states:
             return (*self._declared(shape).items(), *last)
         names, kept = (*self.states_in_use(), *last), self._cache().declared
@@ -123,6 +124,16 @@ class KeepsStates:
         found: dict[str, State] = called(self.states, ["shape"], shape)
         return found
 
+    def further_states(self) -> tuple[tuple[str, State], ...]:
+        """Return the states that are no rule's own: those of modifiers.
+
+        Returns
+        -------
+        tuple of (str, State)
+        """
+        found = (EMA,) if self.ema_decay else ()
+        return (*found, mirror(self.mirror_dtype)) if self.mirror_dtype else found
+
     def every_state(self, shape: tuple[int, ...]) -> dict[str, State]:
         """Return the states that may stand beside a parameter of some shape, whatever the hyper-parameters.
 
@@ -134,7 +145,7 @@ class KeepsStates:
         -------
         dict of str to State
         """
-        aside = dict([EMA, *((name, State()) for name in self.aside)])
+        aside = dict([EMA, mirror(self.mirror_dtype), *((name, State()) for name in self.aside)])
         if type(self).states is KeepsStates.states:
             return {**dict.fromkeys(self.state_names, State()), **aside}
         return {

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from nbopt import checks
+from nbopt.arrays.tensor import Tensor
 from nbopt.language.expressions import Operand
-from nbopt.layers import Layer
+from nbopt.layers import Layer, get_param_list
 from nbopt.optimizers.further import put_aside, put_back
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.states import EMA
@@ -28,8 +29,8 @@ class Modifiers:
     """The part of `Optimizer` that modifies rules. Each modifier is off unless its hyper-parameter is set.
 
     A gradient is divided by batch size and loss scale, then centralized, then clipped adaptively, then
-    clipped by value, then scaled by the norm clip. A stored parameter decays, then is clipped. Means of
-    parameters see what was stored.
+    clipped by value, then scaled by the norm clip. A stored parameter decays, then is clipped. Means and
+    mirrors of parameters see what was stored.
     """
 
     clip_value: Any
@@ -150,6 +151,30 @@ class Modifiers:
             yield
         finally:
             put_back(self, "parameter", layers)  # type: ignore[arg-type]
+
+    def mirrors(self, layers: Iterable[Layer]) -> list[Tensor | None]:
+        """Return the copies of parameters that steps with a `mirror_dtype` keep.
+
+        A step writes them in the same pass as the parameters. They are rounded to nearest, or stochastically
+        where 16-bit states are, see `stochastic_round`. A step that is skipped leaves them, too.
+
+        Parameters
+        ----------
+        layers : list
+            Those that it trains.
+
+        Returns
+        -------
+        list of Tensor or None
+            One for each parameter, in the order of the layers; None before its first step. Each is the last
+            one of the parameter's states. Another tensor may take its place there:
+            ``layer.states[0][-1] = be.wrap(array)``.
+        """
+        found: list[Tensor | None] = []
+        for _, states in get_param_list(layers):
+            named = [state for state in states if str(getattr(state, "name", "")).endswith(".mirror")]
+            found.append(named[0] if named else None)
+        return found
 
 
 def _all_but_first(param: Slot) -> tuple[int, ...]:

@@ -156,8 +156,27 @@ class State(NamedTuple):
         return found
 
 
+class Mirror(State):
+    """The state that a modifier stores the new parameter in, whatever rule there is."""
+
+    __slots__ = ()
+
+
 #: The running mean of a parameter, which follows the rule's own states.
 EMA = ("ema", State(init="param"))
+
+
+def mirror(dtype: str | None = None) -> tuple[str, State]:
+    """Return the name and the declaration of a copy of the parameter in another format.
+
+    It is the last state. Nothing reads it.
+
+    Parameters
+    ----------
+    dtype : str, optional
+        Without it, the tensor comes from elsewhere.
+    """
+    return "mirror", Mirror(init="param", dtype=dtype)
 
 
 def checked_columns(

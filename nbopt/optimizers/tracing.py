@@ -17,7 +17,7 @@ from nbopt.language.expressions import Node, apply_named
 from nbopt.language.stages import ELEMENT, STEP, TENSOR, Program
 from nbopt.language.trace import Tracer, tracing
 from nbopt.optimizers.called import called
-from nbopt.optimizers.states import EMA
+from nbopt.optimizers.states import EMA, Mirror
 from nbopt.optimizers.step import Step
 from nbopt.optimizers.symbolic import KeepsSomethingError, Reader, symbolic
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _MOST_TRACES = 16
 #: Traces in a row that served one step each, after which there is a warning.
 _TOO_OFTEN = 8
+#: The numbers of the modifiers' assignments: that of one changes no random bits of others.
+_MEAN, _MIRROR = 2**16, 2**16 + 1
 
 
 class Options(NamedTuple):
@@ -200,17 +202,24 @@ class Trace:
             modifies = own.modifies_param()
             tracer.amended = (0, last)
             tracer.amend = lambda value: own.modified_param(known.get("lr"), slots["param"], value)
-            averages = options.states[-1:] == (EMA,) and bool(optimizer.ema_decay)
-            param, states = (
-                slots["param"],
-                [slots[name] for name, _ in options.states[: len(options.states) - averages]],
-            )
-            names = ["step", "param", "grad", *(name for name, _ in options.states[: len(states)])]
-            returned = called(own.rule, names, step, param, scale * grad if scaled else grad, *states)
+            averages = EMA in options.states and bool(optimizer.ema_decay)
+            mirrored = [slots[name] for name, state in options.states if type(state) is Mirror]
+            param = slots["param"]
+            states = [
+                one[0]
+                for one in options.states
+                if type(one[1]) is not Mirror and not (averages and one == EMA)
+            ]
+            names = ["step", "param", "grad", *states]
+            given = param, scale * grad if scaled else grad, *map(slots.get, states)
+            returned = called(own.rule, names, step, *given)
             stores = tracer.stores
             if averages:  # of what is stored, in the parameter's own dtype
                 mean = slots[EMA[0]]
-                mean[:] = mean + (1.0 - tracer.source("self.ema_decay", optimizer.ema_decay)) * (param - mean)
+                share = 1.0 - tracer.source("self.ema_decay", optimizer.ema_decay)
+                tracer.store(mean.number, mean + share * (param - mean), _MEAN)
+            for slot in mirrored:
+                tracer.store(slot.number, param, _MIRROR)
             if options.skips:
                 slots["skipped"][:] = slots["skipped"] + (1.0 - tracer.taken())
             sums_norm = (options.clips or options.skips) and needs(tracer.code, norm.index)

@@ -23,7 +23,7 @@ NAMES = [
 EXTRAS = {
     "stochastic_round", "state_dtype", "gradient_clip_norm", "skip_nonfinite", "seed", "backend",
     "ema_decay", "centralize",
-    "adaptive_clip", "param_decay", "cautious",
+    "adaptive_clip", "param_decay", "cautious", "master_weights",
 }  # fmt: skip
 
 

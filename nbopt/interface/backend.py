@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -294,6 +295,41 @@ class Backend(Ops):
             if self.counts_on_device:
                 self.counted()
         return run
+
+    def in_parts(self, parts: Sequence[Sequence[Update]]) -> list[Callable[[], object]]:
+        """Prepare one step that runs in several parts, with one update count.
+
+        Parameters
+        ----------
+        parts : sequence of sequence of Update
+            Those of each part, in the order in which they will run. A part may have none.
+
+        Returns
+        -------
+        list of callable
+            One for each part, which runs it. Everything that can fail has happened, for all parts.
+
+        Raises
+        ------
+        NboptError
+            One of its subclasses. Nothing has changed then.
+        """
+        runs = [self.prepare_all(part) if part else None for part in parts]
+        counts: list[int] = []
+
+        def run_part(updates: Sequence[Update], run: Any) -> None:
+            with uninterrupted:
+                if not counts:
+                    with self._lock:
+                        counts.append(self._updates)
+                        self._updates += 1
+                for update in updates:
+                    update.commit()
+                run(counts[0])
+
+        return [
+            partial(run_part, updates, run) if updates else lambda: None for updates, run in zip(parts, runs)
+        ]
 
     def repeat(self, run: Any, numbers: list[float], commit: Callable[[], object]) -> bool:
         """Run a step of one update once more, with other numbers, over the same tensors.

@@ -53,6 +53,11 @@ _ADDED = """
         Whether elements of a step that go against the gradient are left out, in rules that know how.
     skip_nonfinite : bool
         Whether a step whose gradients are not finite stores nothing. The host does not wait for the answer.
+    master_weights : bool
+        Whether each parameter of 16 bits has a master in float32, the state ``"master_param"``. Steps update
+        the master, and round it to the parameter in the same pass. A master begins as the parameter, and
+        takes over what else is written there (``model.load_state_dict``, ``param.copy_``); but not what is
+        written through ``param.data``.
     seed : int, optional
         Of stochastic rounding, see `nbopt.torch.Optimizer`.
     backend : str or Backend, optional
@@ -109,6 +114,7 @@ class DropIn(Stepper):
         param_decay=None,
         cautious=False,
         skip_nonfinite=False,
+        master_weights=False,
         seed=None,
         backend=None,
         **kwargs,
@@ -124,7 +130,7 @@ class DropIn(Stepper):
         rule.skip_nonfinite = skip_nonfinite
         if seed is not None and isinstance(backend, Backend):
             raise ArgumentError("seed= goes with a backend's name; a backend that exists already has a seed")
-        self._begin(rule, backend, seed_for(seed))
+        self._begin(rule, backend, seed_for(seed), master_weights)
         super().__init__(*args, **kwargs)
         self._begun()
 

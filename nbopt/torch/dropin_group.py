@@ -11,6 +11,7 @@ from nbopt.errors import ArgumentError, StateError
 from nbopt.optimizers import Optimizer
 from nbopt.optimizers.states import storage_name
 from nbopt.torch.group import Group
+from nbopt.torch.masters import MASTER
 from nbopt.torch.rule import TorchRule
 from nbopt.torch.saving import check_states
 from nbopt.torch.states import STEP, Kept
@@ -86,6 +87,7 @@ class DropInGroup(Group):
         for name in rule.step_names():
             if name in found:
                 rule.take_step_state(name, found[name])
+        rule.masters = whole.master_weights
         rule.settle(found)
 
     def read(self):
@@ -159,7 +161,7 @@ class DropInGroup(Group):
             if isinstance(found, dict):
                 found = {name: rule.adapted(name, value, param) for name, value in found.items()}
             shapes = {one.name: one.stored(shape) for one in rule.every_kept(shape) if not one.single}
-            check_states(index, found, shapes)
+            check_states(index, found, {**shapes, MASTER.name: shape})
             needed = {one.name for one in rule.every_kept(shape) if not one.when}
             missing = sorted(needed - found.keys())
             if missing and any(isinstance(value, torch.Tensor) for value in found.values()):
@@ -176,13 +178,13 @@ class DropInGroup(Group):
         DropInGroup({**full, "params": self.group["params"]}, trial, self.whole).read()
         return {**saved}
 
-    def loaded(self, saved, params, states):
+    def loaded(self, saved, params, states, masters=False):
         """Return new states from those of a state dict."""
         adapted = [
             {name: self.optimizer.adapted(name, value, param) for name, value in found.items()}
             for param, found in zip(params, states)
         ]
-        return super().loaded(saved, params, adapted)
+        return super().loaded(saved, params, adapted, masters)
 
     def known(self):
         """Return all states that the rule may take."""

@@ -1,21 +1,39 @@
 """A group of parameters: its dictionary, its optimizer, and the updates of a step over it."""
 
 from operator import attrgetter, is_, itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from nbopt.errors import ArgumentError, SparseError
 from nbopt.language.trace import NeedsAxesError
+from nbopt.torch.masters import MASTER, MIRROR, has_master, mirrored
 from nbopt.torch.saving import copied
 from nbopt.torch.shards import is_sharded, local, local_grads
 from nbopt.torch.share import Share
 
-_grad, _pointer = attrgetter("grad"), torch.Tensor.data_ptr
+_grad, _dtype, _pointer = attrgetter("grad"), attrgetter("dtype"), torch.Tensor.data_ptr
 
 # Values that can't change under the same object.
 _CONSTANT = (float, int, bool, str, type(None), np.generic, torch.dtype)
+
+
+class Part(NamedTuple):
+    """Some of a group's parameters, which a step updates before or after others.
+
+    Attributes
+    ----------
+    number : int
+        Which part of the step it is.
+    rows : list of int
+    last : bool
+        Whether it is the group's last one with gradients.
+    """
+
+    number: int
+    rows: list
+    last: bool
 
 
 class Group:
@@ -30,7 +48,11 @@ class Group:
     warned : set of str
         The warnings that were given, shared by all groups.
     shares : dict of Share
-        What the updates are over, by their kinds: None, or those of a rule that is traced by axes.
+        What the updates are over, by their kinds: None, or those of a rule that is traced by axes or has
+        masters.
+    versions : dict of int to object
+        Row of a parameter -> its version after the last step that has stored its master, see
+        `nbopt.torch.masters`. What a share of now knows is not in it.
     sharded : bool
         Whether some of the parameters are DTensors.
     """
@@ -41,7 +63,11 @@ class Group:
     def __init__(self, group, optimizer, warned):
         self.group, self.optimizer, self.warned = group, optimizer, warned
         self.shares: dict[Any, Share] = {}
+        self.versions: dict[int, Any] = {}
         self.sharded = False
+        self._places: dict[Any, Any] = {}
+        self._parts: Any = None
+        self._shares_of_parts: dict[int, dict] = {}
         self._length = -1
         self._values: Any = None
         self._read: list = []
@@ -67,6 +93,9 @@ class Group:
     def forget(self):
         """Look at everything afresh in the next step."""
         self.shares.clear()
+        self._places.clear()
+        self._shares_of_parts.clear()
+        self._parts = None
 
     def kept(self, kind=None):
         """Return the states that there are now, a list of `Kept`.
@@ -119,7 +148,7 @@ class Group:
         """Return all states that the rule may take, a sequence of `Kept`."""
         return self.kept()
 
-    def loaded(self, saved, params, states):
+    def loaded(self, saved, params, states, masters=False):
         """Return new states from those of a state dict.
 
         Parameters
@@ -130,23 +159,30 @@ class Group:
             Those of its parameters that have states there.
         states : list of dict
             Theirs. They stay as they are.
+        masters : bool
+            Whether 16-bit parameters have masters. Else those of the state dict are left out.
 
         Returns
         -------
         list of dict
             Entries of others are kept.
         """
-        known = {one.name: one for one in self.known()}
+        known = {one.name: one for one in (*self.known(), MASTER)}
         new = [
             {key: copied(value, param.device) for key, value in found.items() if key not in known}
             for param, found in zip(params, states)
         ]
         for name, one in known.items():
             rows = [row for row, found in enumerate(states) if found.get(name) is not None]
+            if one is MASTER:
+                rows = [row for row in rows if masters and has_master(params[row])]
             values = [states[row][name] for row in rows]
             made = (
                 one.copies(
-                    [params[row] for row in rows], values, self.optimizer.state_dtype, self.keeps_dtypes
+                    [params[row] for row in rows],
+                    values,
+                    self.optimizer.state_dtype,
+                    self.keeps_dtypes and one is not MASTER,
                 )
                 if rows
                 else []
@@ -190,7 +226,29 @@ class Group:
             return all(isinstance(part, _CONSTANT) for part in value)
         return isinstance(value, _CONSTANT) or value is self.group["params"]
 
-    def updates(self, whole, number, stores=True):
+    def parts_of(self, parts):
+        """Return the group's share of each part of a step, a list of `Part`.
+
+        Parameters
+        ----------
+        parts : list of list of torch.Tensor
+            The parameters of each part.
+        """
+        params = self.group["params"]
+        if self._parts is None or self._parts[0] is not parts or self._parts[1] != [*map(id, params)]:
+            places = {id(param): number for number, part in enumerate(parts) for param in part}
+            rows: list[list[int]] = [[] for _ in parts]
+            for row, param in enumerate(params):
+                rows[places[id(param)]].append(row)
+            self._parts = parts, [*map(id, params)], rows
+            self._shares_of_parts.clear()
+        rows = self._parts[2]
+        last = max(
+            (k for k, part in enumerate(rows) if any(params[row].grad is not None for row in part)), default=0
+        )
+        return [Part(number, part, number == last) for number, part in enumerate(rows)]
+
+    def updates(self, whole, number, stores=True, part=None):
         """Return the group's share of a step, a list of `nbopt.interface.backend.Update`.
 
         The list has one, or none if there is no gradient.
@@ -204,9 +262,14 @@ class Group:
             Which of its groups this is.
         stores : bool
             Whether the group stores the states that are one number, or another one does it for all.
+        part : Part, optional
+            Which of the parameters it is over.
         """
         owners = params = self.group["params"]
         rows: Any = range(len(params))
+        if part is not None:
+            rows, owners = part.rows, [params[row] for row in part.rows]
+            params = owners
         if self.sharded:
             grads, params = local_grads(params), local(params)
         else:
@@ -214,8 +277,10 @@ class Group:
         try:
             pointers = [*map(_pointer, grads)]
         except (TypeError, RuntimeError):  # some are None, or sparse
-            rows = [row for row in rows if grads[row] is not None]
-            owners, params, grads = ([x[row] for row in rows] for x in (owners, params, grads))
+            places = [place for place, grad in enumerate(grads) if grad is not None]
+            rows, owners, params, grads = (
+                [x[place] for place in places] for x in (rows, owners, params, grads)
+            )
             for row, grad in zip(rows, grads):
                 if grad.layout is not torch.strided:
                     raise SparseError(
@@ -225,56 +290,88 @@ class Group:
                     ) from None
             pointers = [*map(_pointer, grads)]
         if not rows:
-            self._forget_gone()
+            self._forget_gone(self.shares)
             return []
         if not self.sharded and not all(pointers) and any(map(is_sharded, params)):
             self.sharded = True
-            return self.updates(whole, number, stores)
+            return self.updates(whole, number, stores, part)
         given = rows, owners, params, grads, pointers
         if self.optimizer.by_axes():
-            return self._shares_of(whole, number, stores, *given)
+            return self._shares_of(whole, number, stores, part, *given)
         try:
-            return [self._share().update(whole, number, *given, stores=stores)]
+            if whole.master_weights:
+                return self._shares_of(whole, number, stores, part, *given)
+            counts = part is None or part.last
+            share = self._share(self._of(part), None, part)
+            return [share.update(whole, number, *given, counts=counts, stores=stores and counts)]
         except NeedsAxesError:
             self.optimizer.trace_by_axes()
-            return self._shares_of(whole, number, stores, *given)
+            return self._shares_of(whole, number, stores, part, *given)
 
-    def _shares_of(self, whole, number, stores, *given):
-        """Return the updates of a rule that is traced by axes.
+    def _of(self, part):
+        """Return the shares of a part, or of steps as a whole."""
+        return self.shares if part is None else self._shares_of_parts.setdefault(part.number, {})
+
+    def _shares_of(self, whole, number, stores, part, *given):
+        """Return the updates of a rule that is traced by axes, or that has masters.
 
         There is one for each number of axes and each kind of states.
         """
-        kinds: dict[tuple, list[int]] = {}
-        for place, param in enumerate(given[2]):
-            shape = tuple(param.shape)
-            kinds.setdefault((len(shape), self.optimizer.declared_states(shape)), []).append(place)
-        if self.shares.keys() - kinds.keys():
-            self.shares.pop(None, None)  # it is from before the rule was traced by axes
-            self._forget_gone(kinds)
+        shares, counts = self._of(part), part is None or part.last
+        if self.optimizer.by_axes():
+            kinds = self._kinds_by_axes(given[2], whole.master_weights)
+        else:
+            kinds = self._kinds_by_masters(given[2], part and part.number)
+        if shares.keys() - kinds.keys():
+            shares.pop(None, None)  # it is from before the rule was traced by axes
+            self._forget_gone(shares, kinds)
         found: list[Any] = []
         for kind, places in kinds.items():
-            own = ([values[place] for place in places] for values in given)
-            update = self._share(kind).update(
-                whole, number, *own, counts=not found, stores=stores and not found
+            own = given
+            if len(places) < len(given[0]):
+                own = tuple([values[place] for place in places] for values in given)
+            update = self._share(shares, kind, part).update(
+                whole, number, *own, counts=counts and not found, stores=stores and counts and not found
             )
             update.set = update.set or id(self)
             found.append(update)
         return found
 
-    def _forget_gone(self, kinds=()):
+    def _kinds_by_axes(self, params, masters):
+        kinds: dict[tuple, list[int]] = {}
+        for place, param in enumerate(params):
+            shape = tuple(param.shape)
+            states = self.optimizer.declared_states(shape)
+            if masters and has_master(param):
+                states = mirrored(states)
+            kinds.setdefault((len(shape), states), []).append(place)
+        return kinds
+
+    def _kinds_by_masters(self, params, part):
+        dtypes, states = [*map(_dtype, params)], self.optimizer.declared_states()
+        known = self._places.get(part)
+        if known is None or known[0] != dtypes:
+            places: tuple[list[int], ...] = ([], [])
+            for place, param in enumerate(params):
+                places[has_master(param)].append(place)
+            known = self._places[part] = dtypes, places
+        found = zip((states, mirrored(states)), known[1])
+        return {(None, states): places for states, places in found if places}
+
+    def _forget_gone(self, shares, kinds=()):
         """Forget what was found for parameters that have left the group.
 
         The kinds given are looked at later.
         """
         every = local(self.group["params"])
-        for kind in self.shares.keys() - kinds:
-            if self.shares[kind].is_stale(every):
-                del self.shares[kind]
+        for kind in shares.keys() - kinds:
+            if shares[kind].is_stale(every):
+                del shares[kind]
 
-    def _share(self, kind=None):
-        share = self.shares.get(kind)
+    def _share(self, shares, kind, part):
+        share = shares.get(kind)
         if share is None:
-            share = self.shares[kind] = Share(self, kind)
+            share = shares[kind] = Share(self, kind, None if part is None else [])
         return share
 
     def new_states(self, params, state, kind=None):
@@ -289,13 +386,18 @@ class Group:
             See `Share`.
         """
         new: list[dict] = [{} for _ in params]
-        for one in self.kept(kind):
+        masters = kind is not None and kind[1][-1:] == (MIRROR,)
+        values = params
+        for one in (*([MASTER] if masters else []), *self.kept(kind)):
             rows = [row for row, param in enumerate(params) if state.get(param, {}).get(one.name) is None]
-            made = (
-                one.new([params[row] for row in rows], self.group, self.optimizer.state_dtype) if rows else []
-            )
+            chosen = [params[row] for row in rows], [values[row] for row in rows]
+            made = one.new(chosen[0], self.group, self.optimizer.state_dtype, chosen[1]) if rows else []
             for row, tensor in zip(rows, made):
                 new[row][one.name] = tensor
+            if one is MASTER:
+                values = [{**state.get(param, {}), **own}[MASTER.name] for own, param in zip(new, params)]
+        for own in new if masters else ():  # the rule's own states come first
+            own.update({MASTER.name: own.pop(MASTER.name)} if MASTER.name in own else {})
         return new
 
 

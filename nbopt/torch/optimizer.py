@@ -13,6 +13,7 @@ from nbopt.interface.backend import Backend
 from nbopt.optimizers.states import storage_name
 from nbopt.torch.group import Group, listed
 from nbopt.torch.keys import COUNTERS, NOT_SET, OTHERS, GroupKeys, NotSet, one_letter_apart, warn_once
+from nbopt.torch.masters import MASTER, MIRROR
 from nbopt.torch.saving import brief, check_states
 from nbopt.torch.seeds import seed_for
 from nbopt.torch.states import STEP, Kept, kept_of
@@ -48,6 +49,11 @@ class Optimizer(Stepper):
         one, which depends only on how many were made before it: two optimizers never round alike, and the
         processes of a parallel run do. PyTorch's own seed plays no part. A `Backend` that exists already has
         a seed of its own.
+    master_weights : bool
+        Whether each parameter of 16 bits has a master in float32, the state ``"master_param"``. Steps update
+        the master, and round it to the parameter in the same pass. A master begins as the parameter, and
+        takes over what else is written there (``model.load_state_dict``, ``param.copy_``); but not what is
+        written through ``param.data``.
 
     Attributes
     ----------
@@ -58,6 +64,8 @@ class Optimizer(Stepper):
         or NaN.
     skipped : list of int
         How many steps of each group were skipped so.
+    master_weights : bool
+        See the argument. It may change between steps; a state dict has the masters, not the setting.
     grad_norm : torch.Tensor or None
         The norm of the last step's gradients, of all groups that needed one, without the host waiting.
     param_groups : list of dict
@@ -105,7 +113,7 @@ class Optimizer(Stepper):
     """
 
     @checked
-    def __init__(self, params, optimizer, backend=None, seed=None):
+    def __init__(self, params, optimizer, backend=None, seed=None, master_weights=False):
         self._optimizer = _usable(optimizer)
         number = seed_for(seed)
         if seed is not None and isinstance(backend, Backend):
@@ -113,7 +121,7 @@ class Optimizer(Stepper):
                 "seed= goes with a backend's name; a backend that exists already has a seed: "
                 "set_backend(..., rng_seed=...)"
             )
-        self._begin(optimizer, backend, number)
+        self._begin(optimizer, backend, number, master_weights)
         super().__init__(params, GroupKeys(optimizer).completed({}))
         self._begun()
 
@@ -293,7 +301,7 @@ class _RuleGroup(Group):
                 name: state.shape(tuple(param.shape))
                 for name, state in optimizer.every_state(tuple(param.shape)).items()
             }
-            check_states(index, states.get(index, {}), shapes)
+            check_states(index, states.get(index, {}), {**shapes, MASTER.name: tuple(param.shape)})
         known = {one.name for one in self.known()} - {STEP.name}
         for index in saved["params"] if unnamed else ():
             found = states.get(index)
@@ -315,7 +323,8 @@ class _RuleGroup(Group):
 
     def kept(self, kind=None):
         declared = self.optimizer.declared_states() if kind is None else kind[1]
-        return [STEP, *(kept_of(*one) for one in declared if one[1].axes != "step")]
+        own = [one for one in declared if one[1].axes != "step" and one != MIRROR]
+        return [STEP, *(kept_of(*one) for one in own)]
 
     def known(self):
         every: dict[str, Kept] = {STEP.name: STEP}
@@ -324,8 +333,8 @@ class _RuleGroup(Group):
             every.update({name: kept_of(name, state) for name, state in states.items() if name not in every})
         return list(every.values())
 
-    def loaded(self, saved, params, states):
-        new = super().loaded(saved, params, states)
+    def loaded(self, saved, params, states, masters=False):
+        new = super().loaded(saved, params, states, masters)
         for param, own in zip(params, new):
             if own and STEP.name not in own:  # it is from before each parameter had its own count
                 own[STEP.name] = torch.tensor(float(saved["t"]), device=param.device)

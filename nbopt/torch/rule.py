@@ -41,6 +41,9 @@ class TorchRule(Optimizer):
     found_inf: Any = None
     guarded: Any = False
 
+    #: Whether steps see a float32 master in place of a 16-bit parameter.
+    masters: Any = False
+
     #: The group's key that counts its steps, if there is one.
     counter = ""
 

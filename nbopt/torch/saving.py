@@ -10,6 +10,7 @@ from nbopt import checks
 from nbopt.errors import NboptError, StateError
 from nbopt.torch.counted import CountedState, CountedStates
 
+_TAKEN = "_device", "_loss_scale", "_skip_nonfinite", "_master_weights"
 _STORAGE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -20,6 +21,7 @@ class Saved:
     _forget: Any
     _backend: Any
     _groups: Any
+    master_weights: Any
     param_groups: Any
     register_load_state_dict_pre_hook: Any
     skipped: Any
@@ -88,7 +90,10 @@ class Saved:
             for saved, own in zip(groups, self._owned()):
                 pairs = [pair for pair in zip(saved["params"], own.group["params"]) if pair[0] in states]
                 loaded = own.loaded(
-                    saved, [param for _, param in pairs], [found["state"][index] for index, _ in pairs]
+                    saved,
+                    [param for _, param in pairs],
+                    [found["state"][index] for index, _ in pairs],
+                    self.master_weights,
                 )
                 for (index, param), new in zip(pairs, loaded):
                     del states[index]
@@ -181,7 +186,7 @@ class Saved:
             **super().__getstate__(),  # type: ignore[misc, dict-item]
             "_groups": [own.optimizer for own in owned],
             "_backend": (type(be), options, be.rng_get_state()),
-            **{name: getattr(self, name) for name in ("_device", "_loss_scale", "_skip_nonfinite")},
+            **{name: getattr(self, name) for name in _TAKEN},
             **self._taken_along(),
         }
 

@@ -13,13 +13,17 @@ import torch
 from nbopt.layers import wrapped
 from nbopt.optimizers.states import check_effect, checked_columns
 from nbopt.torch.kinds import kinds_of, likeness
+from nbopt.torch.masters import MASTER, MIRROR, refresh, versions_of
 from nbopt.torch.shards import check_rule, check_shards, local
 
 _serial = attrgetter("serial")
 _pointer, _is_negative, _resolved = torch.Tensor.data_ptr, torch.Tensor.is_neg, torch.Tensor.resolve_neg
 
 # Attributes that depend on what has gradients.
-_OF_ROWS = "seen", "_alike", "_tensors", "_states", "_steps", "_names", "_held", "_stamp", "_key", "_listing"
+_OF_ROWS = (
+    "seen", "_alike", "_tensors", "_states", "_steps", "_names", "_held", "_stamp", "_key", "_listing",
+    "_masters",
+)  # fmt: skip
 _MOST_TURNS = 8
 
 
@@ -31,7 +35,12 @@ class Share:
     own : Group
         The group.
     kind : tuple or None
-        The number of axes of the parameters, and the states beside them, if the rule is traced by axes.
+        The number of axes of the parameters, and the states beside them, if the rule is traced by axes or
+        some parameters of the group have masters.
+    plans : list or None
+        The backend's, if they are not among those of the optimizer.
+    mirrors : bool
+        Whether the parameters have masters, whose mirrors they are.
     seen : list or None
         Everything about the tensors, and their addresses, that the last step depended on; but the gradients'
         addresses, which PyTorch exchanges at every step.
@@ -40,8 +49,9 @@ class Share:
         take turns.
     """
 
-    def __init__(self, own, kind=None):
-        self.own, self.kind = own, kind
+    def __init__(self, own, kind=None, plans=None):
+        self.own, self.kind, self.plans = own, kind, plans
+        self.mirrors = kind is not None and kind[1][-1:] == (MIRROR,)
         self.seen: Any = None
         self.others: dict[tuple, list] = {}
         self._alike: Any = None
@@ -56,6 +66,8 @@ class Share:
         self._listing: Any = None
         self._sizes: list[int] = []
         self._made: list = []
+        self._masters: list = []
+        self._versions: Any = None
 
     def update(self, whole, number, rows, owners, params, grads, pointers, counts=True, stores=True):
         """Return the update over these parameters.
@@ -109,6 +121,8 @@ class Share:
             self._list(whole, number, rows)
             self.seen, self._alike = seen, likeness(params, grads)
         self._stamp = stamp
+        if self.mirrors and whole._refreshes:
+            self._take_over(owners, params)
 
         def columns(update):
             tensors = [wrapped(be, grad, _called(row)) for row, grad in zip(rows, grads)]
@@ -127,11 +141,15 @@ class Share:
             self._made = []
             # So a backward pass through old values is an error, as after PyTorch's own steps.
             torch.autograd.graph.increment_version(owners)
+            if self.mirrors:
+                self._versions = versions_of(owners, params, own.sharded)
 
         update = optimizer.update_of(None, columns, commit, own.epoch(), 1, self.kind, counts, stores)
         trace = optimizer.trace_in_use()
         update.key, update.addresses, update.listing = self._key, np.array(pointers, np.int64), self._listing
         update.set = own.set_of_updates()
+        if self.plans is not None:
+            update.plans = self.plans
         return update
 
     def is_stale(self, params):
@@ -166,6 +184,9 @@ class Share:
 
     def _turn_to(self, rows):
         """Go back to what was found when these parameters had gradients last."""
+        versions = self.own.versions  # those of rows that both have are as new as can be
+        versions.update(zip(self._rows, self._versions or ()))
+        self._versions = [*map(versions.get, rows)]
         if self.seen is not None:
             self.others[tuple(self._rows)] = [getattr(self, name) for name in _OF_ROWS]
         found = self.others.pop(tuple(rows), None)
@@ -183,11 +204,23 @@ class Share:
         ]
         return len(found) == len(self._held) and all(map(is_, found, self._held))
 
+    def _take_over(self, owners, params):
+        """Take over into masters what others have written into their parameters."""
+        versions, before = versions_of(owners, params, self.own.sharded), self._versions
+        if versions == before:
+            return
+        stochastic = bool(self.own.optimizer.stochastic_round)
+        for number, (param, master) in enumerate(zip(params, self._masters)):
+            if before is None or versions[number] != before[number]:
+                refresh(param, master, stochastic)
+        self._versions = versions
+
     def _wrap(self, be, owners, params, rows, state):
         """Make tensors of the parameters and their states, and states where there are none."""
         own, optimizer = self.own, self.own.optimizer
-        kept = own.kept(self.kind)
-        self._made = []
+        kept = [*own.kept(self.kind), *([MASTER] if self.mirrors else [])]
+        self._made, self._masters, self._versions = [], [], None
+        own.versions.clear()
         self._tensors = [
             wrapped(be, param, f"parameter {row} of the group") for row, param in zip(rows, params)
         ]
@@ -205,6 +238,16 @@ class Share:
             for tensor, one in zip(tensors, kept):
                 tensor.name = f"{optimizer.classnm}.{one.name}"
             self._states.append(tensors)
+        if self.mirrors:  # the rule's parameter is the master
+            held = self._held[len(kept) - 1 :: len(kept)]
+            self._masters = [MASTER.shaped(master, param) for master, param in zip(held, params)]
+            versions = versions_of(owners, params, own.sharded)
+            self._versions = [
+                version if MASTER.name in added else None for version, added in zip(versions, new)
+            ]
+            for number, (tensor, states) in enumerate(zip(self._tensors, self._states)):
+                self._tensors[number], states[-1] = states[-1], tensor
+                tensor.name = f"{optimizer.classnm}.{MIRROR[0]}"
         counts = own.counts(owners, new)
         self._steps = (
             [*map(be.wrap, counts)]

@@ -8,6 +8,7 @@ import torch
 from nbopt import checks
 from nbopt.errors import UnknownArgumentError
 from nbopt.optimizers.states import EMA
+from nbopt.torch.masters import MIRROR
 from nbopt.torch.rule import TorchRule
 from nbopt.torch.states import STEP, kept_of
 
@@ -120,7 +121,7 @@ class SourcedRule(TorchRule):
         own = [
             kept_of(name, state)._replace(squeezed=self.squeezed)
             for name, state in states
-            if state.axes != "step"
+            if state.axes != "step" and (name, state) != MIRROR
         ]
         return [*([STEP] if self.counts_each else []), *own]
 

@@ -5,11 +5,13 @@ What are they called, when are there any, and what do they start from?
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from nbopt.optimizers.states import State
 
-_SIXTEEN = (torch.float16, torch.bfloat16)
+#: The dtypes of 16 bits.
+SIXTEEN = (torch.float16, torch.bfloat16)
 
 
 class Kept(NamedTuple):
@@ -29,6 +31,8 @@ class Kept(NamedTuple):
         As for `nbopt.State`, if it is none.
     squeezed : bool
         Whether a state of slices is stored without the axes along which it does not vary.
+    dtype : str
+        The name of its dtype, if it has one of its own.
     """
 
     name: str
@@ -37,6 +41,7 @@ class Kept(NamedTuple):
     single: str = ""
     axes: str | tuple = "all"
     squeezed: bool = False
+    dtype: str = ""
 
     def stored(self, shape):
         """Return the shape in which it is stored beside a parameter of some shape."""
@@ -46,7 +51,7 @@ class Kept(NamedTuple):
         kept = {axis % len(shape) for axis in self.axes}
         return tuple(length for axis, length in enumerate(found) if axis in kept)
 
-    def new(self, params, group, wanted):
+    def new(self, params, group, wanted, values=None):
         """Return new tensors for some parameters.
 
         Parameters
@@ -56,6 +61,8 @@ class Kept(NamedTuple):
             Theirs.
         wanted : str or None
             As `state_dtype` takes it.
+        values : list of torch.Tensor, optional
+            What they start from, if that is the parameter: its values in another format.
 
         Returns
         -------
@@ -64,7 +71,10 @@ class Kept(NamedTuple):
             row.
         """
         if self.start == "param":
-            return [param.detach().to(state_dtype(param, wanted), copy=True) for param in params]
+            return [
+                value.detach().to(self._dtype(param, wanted), copy=True)
+                for param, value in zip(params, values or params)
+            ]
         start = float(group[self.start]) if isinstance(self.start, str) else self.start
         if self.single:
             return list(
@@ -75,10 +85,13 @@ class Kept(NamedTuple):
         if self.axes != "all":
             shapes = [self.stored(tuple(param.shape)) for param in params]
             return [
-                torch.full(shape, start, dtype=state_dtype(param, wanted), device=param.device)
+                torch.full(shape, start, dtype=self._dtype(param, wanted), device=param.device)
                 for param, shape in zip(params, shapes)
             ]
-        return [_filled(param, start, state_dtype(param, wanted)) for param in params]
+        return [_filled(param, start, self._dtype(param, wanted)) for param in params]
+
+    def _dtype(self, param, wanted):
+        return getattr(torch, self.dtype) if self.dtype else state_dtype(param, wanted)
 
     def shaped(self, value, param):
         """Return a state as a rule takes it.
@@ -125,7 +138,7 @@ class Kept(NamedTuple):
             )
         return [
             value.detach().to(
-                param.device, value.dtype if as_given else state_dtype(param, wanted), copy=True
+                param.device, value.dtype if as_given else self._dtype(param, wanted), copy=True
             )
             for param, value in zip(params, values)
         ]
@@ -146,7 +159,7 @@ def kept_of(name, state):
     """
     if state.axes == ():
         return Kept(name, state.init, single=state.dtype or "float32")
-    return Kept(name, state.init, axes=state.axes)
+    return Kept(name, state.init, axes=state.axes, dtype=np.dtype(state.dtype).name if state.dtype else "")
 
 
 #: The parameter's own count of steps.
@@ -177,5 +190,5 @@ def state_dtype(param, wanted):
     torch.dtype
     """
     if wanted is None:
-        return torch.float32 if param.dtype in _SIXTEEN else param.dtype
+        return torch.float32 if param.dtype in SIXTEEN else param.dtype
     return param.dtype if wanted == "param" else getattr(torch, wanted)

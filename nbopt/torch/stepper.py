@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nbopt import optimizers
+from nbopt import checks, optimizers
 from nbopt.backends import new_backend
 from nbopt.errors import LayoutError, StateError
 from nbopt.interface.backend import Backend
@@ -46,6 +46,8 @@ class Stepper(Saved, torch.optim.Optimizer):
 
     state: Any
     defaults: Any
+    #: Whether masters take over what others write into their parameters.
+    _refreshes = True
     #: Whether means stand in place of the parameters.
     _aside = False
 
@@ -55,7 +57,7 @@ class Stepper(Saved, torch.optim.Optimizer):
             raise AttributeError(f"{kind!r} object has no attribute {name!r}: {_METHODS[name]}", name=name)
         return object.__getattribute__(self, name)  # raises the error of before
 
-    def _begin(self, rule, backend, seed):
+    def _begin(self, rule, backend, seed, master_weights=False):
         """Set what `add_param_group` needs.
 
         Parameters
@@ -64,7 +66,9 @@ class Stepper(Saved, torch.optim.Optimizer):
             The one whose loss scale and skipping hold for the whole optimizer.
         backend : str, Backend or None
         seed : int
+        master_weights : bool
         """
+        self._master_weights = checks.boolean("master_weights", master_weights)
         self._backend: Any = backend
         self._chosen: Any = backend
         self._seed = seed
@@ -183,6 +187,20 @@ class Stepper(Saved, torch.optim.Optimizer):
     def skip_nonfinite(self, skip):
         self._set_of_all("skip_nonfinite", skip)
 
+    @property
+    def master_weights(self):
+        """Bool : whether each parameter of 16 bits has a master in float32, the state ``"master_param"``.
+
+        Steps update the master. A state dict does not have the setting; it has the masters.
+        """
+        return self._master_weights
+
+    @master_weights.setter
+    def master_weights(self, has):
+        self._master_weights = checks.boolean("master_weights", has)
+        for own in self._groups:
+            own.read_again()
+
     def _set_of_all(self, name, value):
         value = optimizers.Optimizer.checks[name](name, value)
         setattr(self, f"_{name}", value)
@@ -234,16 +252,7 @@ class Stepper(Saved, torch.optim.Optimizer):
     @torch._disable_dynamo  # a compiled training step breaks its graph here
     def _run(self):
         try:
-            if type(self.state) is not CountedState:
-                self.state = CountedState(self.state)
-            owned = self._owned()
-            for own in owned:
-                own.read()
-            self._check_mode()
-            sizes = [len(group["params"]) for group in self.param_groups]
-            if sizes != self._sizes:
-                self._forget()  # the positions of all parameters in the list of the whole step
-                self._sizes = sizes
+            owned = self._looked_at()
             given = [*self._updates(owned)]
             updates = [*chain.from_iterable(given)]
             if updates:
@@ -258,6 +267,54 @@ class Stepper(Saved, torch.optim.Optimizer):
             self._forget()
             raise
 
+    def _looked_at(self):
+        """Return the groups, their hyper-parameters read, at the beginning of a step."""
+        if type(self.state) is not CountedState:
+            self.state = CountedState(self.state)
+        owned = self._owned()
+        for own in owned:
+            own.read()
+        self._check_mode()
+        sizes = [len(group["params"]) for group in self.param_groups]
+        if sizes != self._sizes:
+            self._forget()  # the positions of all parameters in the list of the whole step
+            self._sizes = sizes
+        return owned
+
+    @torch._disable_dynamo
+    def _in_parts(self, parts):
+        """Return functions that run one step in parts; the results are those of `_run`, to the bit.
+
+        Everything that can fail happens here, for all parts. So gradients have to be where they will be read,
+        but their values may still be on their way.
+
+        Parameters
+        ----------
+        parts : list of list of torch.Tensor
+            The parameters of each part; each belongs to one part. If it is the same list at each step, parts
+            are found again.
+
+        Returns
+        -------
+        list of callable or None
+            One for each part, to be called once, in this order. None if a rule reduces over all gradients of
+            the step, as a norm clip and `skip_nonfinite` do: then the step is taken as a whole.
+        """
+        try:
+            owned, given = self._looked_at(), []
+            found = [own.parts_of(parts) for own in owned]
+            for chosen in zip(*found):
+                updates = [*chain.from_iterable(self._updates(owned, chosen))]
+                if any(update.program.over_the_step() for update in updates):
+                    return None
+                given.append(updates)
+            self._norms = {}
+            return self._backend.in_parts(given)
+        except BaseException as error:
+            in_torchs_words(error)
+            self._forget()
+            raise
+
     def _check_mode(self):
         """Raise where something else stands in place of the parameters."""
         if self._aside:
@@ -265,8 +322,15 @@ class Stepper(Saved, torch.optim.Optimizer):
                 "`with optimizer.ema()` has put means in place of the parameters: take the step after it"
             )
 
-    def _updates(self, owned):
-        """Yield the updates of each group. Those whose rule says so share the states that are one number."""
+    def _updates(self, owned, parts=None):
+        """Yield the updates of each group. Those whose rule says so share the states that are one number.
+
+        Parameters
+        ----------
+        owned : list of Group
+        parts : list of Part, optional
+            The part of each group that they are over.
+        """
         leaders: dict[type, Any] = {}
         for own in owned:
             rule = own.optimizer
@@ -275,7 +339,7 @@ class Stepper(Saved, torch.optim.Optimizer):
         stored = set()
         for number, own in enumerate(owned):
             kind = type(own.optimizer)
-            found = own.updates(self, number, kind not in stored)
+            found = own.updates(self, number, kind not in stored, parts and parts[number])
             if kind in leaders and found:
                 stored.add(kind)
                 check_agreed(leaders[kind], own.optimizer)

@@ -7,6 +7,7 @@ import torch
 from nbopt import optimizers
 from nbopt.errors import ArgumentError
 from nbopt.torch.dropin import DropIn
+from nbopt.torch.masters import has_master
 from nbopt.torch.sourced import Arguments, SourcedRule
 
 
@@ -37,7 +38,10 @@ class AdafactorRule(SourcedRule, optimizers.Adafactor):
     def settle(self, found):
         """Take the dtype's epsilon, unless the group says another one."""
         if found["eps"][0] is None:
-            dtypes = {param.dtype for param in found["params"]}
+            dtypes = {
+                torch.float32 if self.masters and has_master(param) else param.dtype
+                for param in found["params"]
+            }
             if len(dtypes) > 1:
                 raise ArgumentError(
                     f"eps[0] is that of the parameters' dtype, and a group has "

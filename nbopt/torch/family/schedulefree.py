@@ -7,6 +7,7 @@ import torch
 from nbopt import optimizers
 from nbopt.errors import StateError
 from nbopt.torch.dropin import DropIn
+from nbopt.torch.masters import MASTER
 from nbopt.torch.sourced import Arguments, SourcedRule
 
 #: The state that keeps a parameter while an average stands in its place.
@@ -48,7 +49,9 @@ class Averaged(DropIn):
                 beta = getattr(own.optimizer, own.optimizer.momentum_name)
                 for param, states in self._fast(own.group):
                     states[_KEPT] = param.detach().clone()
-                    param.lerp_(states["z"].to(param.dtype), 1.0 - 1.0 / beta)
+                    # In float32 where there is a master, since bfloat16 would lose most of the difference.
+                    last = states.get(MASTER.name, param) if self.master_weights else param
+                    param.copy_(torch.lerp(last.detach(), states["z"].to(last.dtype), 1.0 - 1.0 / beta))
                 own.group["train_mode"] = False
 
     @torch.no_grad()

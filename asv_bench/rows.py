@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from benchmarks import OPTIMIZERS, Job, peers
+from benchmarks import OPTIMIZERS, Job, mirrored_job, peers
 from benchmarks.models import MODELS
 from benchmarks.side_by_side import between_steps, measure, measure_cold, median, ratio
 from benchmarks.startup import EMPTY_CACHE, FIRST_STEP, cached, prepare
@@ -137,6 +137,22 @@ for _optimizer in ("momentum", "rmsprop", "adagrad", "adadelta", "adam"):
     row(f"bandwidth-{_optimizer}", f"{_optimizer}, one tensor of 50 M: of streaming bandwidth")(
         bandwidth(_optimizer)
     )
+
+
+@row("mirror", "AdamW, float32 masters of 50 M, gradients and mirrors in bfloat16: of streaming bandwidth")
+def mirrored(scale):
+    job = mirrored_job(scale.large)
+    arrays = arrays_of(job)
+    stream, way = streaming_step(*arrays)
+    steps = {
+        "nbopt": lambda: job.step,
+        "streaming": lambda: stream,
+        "PyTorch fused and a copy": lambda: peers.mirrored_torch_step(scale.large),
+    }
+    result = side_by_side(steps, scale.rounds, bytes=moved_bytes(*arrays), streaming_by=way)
+    result.faster("streaming", ">= 0.95")
+    result.faster("PyTorch fused and a copy", ">= 1.4")
+    return result
 
 
 # --- other libraries ---

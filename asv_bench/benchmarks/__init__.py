@@ -107,9 +107,10 @@ def uniform(shape, dtype=np.float32, scale=1.0, seed=0):
     return values if values.dtype == dtype else values.astype(dtype)
 
 
-def pairs(shapes, dtype=np.float32):
+def pairs(shapes, dtype=np.float32, of_gradients=None):
     """Return [(param, grad), ...]: parameters in [0, 1), gradients in [0, 0.01)."""
-    return [(uniform(shape, dtype), uniform(shape, dtype, scale=0.01, seed=1)) for shape in shapes]
+    other = dtype if of_gradients is None else of_gradients
+    return [(uniform(shape, dtype), uniform(shape, other, scale=0.01, seed=1)) for shape in shapes]
 
 
 class Job:
@@ -123,15 +124,17 @@ class Job:
     shapes : list of tuple
     dtype : str
         Of parameters and gradients.
+    gradients : str, optional
+        That of gradients, if it is another one.
     backend : str, optional
         Which one to set; without it, the current one.
     one_layer : bool
         All tensors in one `nbopt.Parameters`, as PyTorch takes a flat list; or a layer for each.
     """
 
-    def __init__(self, optimizer, shapes, dtype="float32", backend=None, one_layer=True):
+    def __init__(self, optimizer, shapes, dtype="float32", backend=None, one_layer=True, gradients=None):
         self.be = use_backend(backend) if backend else nbopt.get_backend()
-        found = pairs(shapes, dtype_of(dtype))
+        found = pairs(shapes, dtype_of(dtype), gradients and dtype_of(gradients))
         if self.be.memory != "host":
             found = [tuple(self.be.array(values, values.dtype) for values in pair) for pair in found]
         self.optimizer = optimizer
@@ -145,3 +148,8 @@ class Job:
     def step(self):
         self.optimizer.optimize(self.layers, 0)
         self.be.synchronize()
+
+
+def mirrored_job(shapes, backend=None):
+    """Return AdamW's `Job` over float32 masters, with gradients and mirrors in bfloat16."""
+    return Job(nbopt.AdamW(mirror_dtype="bfloat16"), shapes, backend=backend, gradients="bfloat16")

@@ -50,6 +50,21 @@ def torch_step(optimizer, shapes, fresh=False, **how):
     return _with_gradients(parameters, getattr(torch.optim, name)(parameters, **options, **how).step, fresh)
 
 
+def mirrored_torch_step(shapes):
+    """PyTorch's fused AdamW over float32 masters, and a copy of these to bfloat16."""
+    torch = requires_torch()
+    parameters = _torch_parameters(shapes)
+    mirrors = [param.detach().bfloat16() for param in parameters]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
+
+    def step():
+        optimizer.step()
+        for mirror, param in zip(mirrors, parameters):
+            mirror.copy_(param.detach())
+
+    return step
+
+
 def adapter(parameters, optimizer):
     """nbopt's optimizer for PyTorch's tensors."""
     requires_torch()

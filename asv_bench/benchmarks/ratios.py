@@ -2,9 +2,9 @@
 
 import numba
 
-from . import OPTIMIZERS, Job, requires_deepspeed, requires_optax, requires_torch
+from . import OPTIMIZERS, Job, mirrored_job, requires_deepspeed, requires_optax, requires_torch
 from .models import MODELS
-from .peers import adapter_step, deepspeed_step, optax_step, torch_step
+from .peers import adapter_step, deepspeed_step, mirrored_torch_step, optax_step, torch_step
 from .side_by_side import measure, ratio
 from .streaming import arrays_of, streaming_step
 
@@ -35,6 +35,29 @@ class Bandwidth:
         stream, _ = streaming_step(*arrays_of(self.job))
         seconds = measure({"nbopt": self.job.step, "streaming": stream}, ROUNDS)
         return ratio(seconds["streaming"], seconds["nbopt"])[0]
+
+
+class Mirror:
+    """AdamW's step over float32 masters, with gradients and mirrors in bfloat16: 28 bytes an element.
+
+    PyTorch's takes float32 gradients, and a copy to bfloat16 comes after it.
+    """
+
+    params = (["streaming", "PyTorch fused"],)
+    param_names = ["beside"]
+    unit = "times our step's time"
+
+    def setup(self, beside):
+        self.job = mirrored_job(SHAPES["50 M"], backend="cpu")
+        if beside == "PyTorch fused":
+            requires_torch().set_num_threads(numba.get_num_threads())
+            self.other = mirrored_torch_step(SHAPES["50 M"])
+        else:
+            self.other, _ = streaming_step(*arrays_of(self.job))
+
+    def track_ratio(self, beside):
+        seconds = measure({"nbopt": self.job.step, "other": self.other}, ROUNDS)
+        return ratio(seconds["other"], seconds["nbopt"])[0]
 
 
 class Launches:

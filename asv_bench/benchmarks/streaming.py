@@ -24,8 +24,9 @@ def arrays_of(job):
         raise ValueError("a streaming loop goes over one parameter")
     param, grad = (tensor.storage for tensor in pair)
     states = [state.storage for state in states]
-    # Adadelta's last step and ShiftAdaMax's inverse are stored and never read.
+    # Adadelta's last step, ShiftAdaMax's inverse and mirrors are stored and never read.
     stored = states[2:] if job.optimizer.classnm in ("Adadelta", "ShiftAdaMax") else []
+    stored = states[-1:] if job.optimizer.mirror_dtype else stored
     return [param, *states[: len(states) - len(stored)]], [grad], stored
 
 
@@ -34,7 +35,7 @@ def moved_bytes(updated, read, written):
     return sum(2 * a.nbytes for a in updated) + sum(a.nbytes for a in [*read, *written])
 
 
-def streaming_text(updated, written):
+def streaming_text(updated, written, half=False):
     """Return the source of the loops over `updated` + 1 + `written` arrays. For RMSProp, 2 + 1 + 0::
 
     def body(u0, u1, g):
@@ -48,13 +49,16 @@ def streaming_text(updated, written):
             low = c * chunk
             high = min(low + chunk, g.size)
             body(u0[low:high], u1[low:high], g[low:high])
+
+    With `half`, the read array and the written ones have integers of 16 bits, which are copied.
     """
     names = [*(f"u{k}" for k in range(updated)), "g", *(f"w{k}" for k in range(written))]
-    adds = [*(f"u{k}[i] += x" for k in range(updated)), *(f"w{k}[i] = x + x" for k in range(written))]
+    stored = "g[i]" if half else "x + x"
+    adds = [*(f"u{k}[i] += x" for k in range(updated)), *(f"w{k}[i] = {stored}" for k in range(written))]
     lines = [
         f"def body({', '.join(names)}):",
         "    for i in range(g.size):",
-        "        x = g[i]",
+        f"        x = {'float32(g[i])' if half else 'g[i]'}",
         *(f"        {add}" for add in adds),
         "",
         f"def stream({', '.join(names)}, chunk):",
@@ -73,7 +77,7 @@ def streaming_step(updated, read, written=()):
     ----------
     updated, read, written : list of numpy.ndarray
         float32, of one size; `read` is one array. The arrays of an optimizer will do: positive values stay
-        so.
+        so. `read` and `written` may have 16 bits.
 
     Returns
     -------
@@ -82,8 +86,10 @@ def streaming_step(updated, read, written=()):
         Which way it is.
     """
     updated, read, written = ([a.reshape(-1) for a in column] for column in (updated, read, written))
-    loops = {"": (_compiled(len(updated), len(written)), (*updated, *read, *written))}
-    if written:
+    half = read[0].itemsize == 2
+    read, written = ([a.view(np.uint16) if half else a for a in column] for column in (read, written))
+    loops = {"": (_compiled(len(updated), len(written), half), (*updated, *read, *written))}
+    if written and not half:
         # A processor reads a line before it writes into it, and is quicker at that when the loop asks for it.
         loops[", written arrays updated"] = (
             _compiled(len(updated) + len(written), 0),
@@ -99,8 +105,8 @@ def streaming_step(updated, read, written=()):
     return ways[best], best
 
 
-def _compiled(updated, written):
-    place = {"prange": numba.prange}
-    exec(streaming_text(updated, written), place)
+def _compiled(updated, written, half=False):
+    place = {"prange": numba.prange, "float32": np.float32}
+    exec(streaming_text(updated, written, half), place)
     place["body"] = numba.njit(place["body"])
     return numba.njit(parallel=True)(place["stream"])

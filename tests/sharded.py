@@ -54,6 +54,30 @@ def saved_and_loaded(optimizer, params, mesh):
         assert first["exp_avg"] is not second["exp_avg"] and first["step"] == second["step"]
 
 
+def check_masters(mesh):
+    """Shards of 16 bits have shards of masters. They train as plain ones do, and take over writes."""
+    found = []
+    for sharded in (True, False):
+        whole = torch.linspace(-1, 1, 24).view(6, 4).bfloat16()
+        param = torch.nn.Parameter(distribute_tensor(whole, mesh, [Shard(0)]) if sharded else whole.clone())
+        optimizer = nbopt.torch.AdamW([param], lr=0.1, master_weights=True, backend="reference")
+        for step in range(4):
+            grad = torch.full((6, 4), 0.5 + step).bfloat16()
+            param.grad = distribute_tensor(grad, mesh, [Shard(0)]) if sharded else grad
+            if step == 2:
+                with torch.no_grad():
+                    param.fill_(3.0)
+            if step == 3:
+                with torch.no_grad():
+                    (param._local_tensor if sharded else param).fill_(2.0)
+            optimizer.step()
+        states = optimizer.state[param]
+        found.append([getattr(x, "full_tensor", lambda x=x: x)() for x in (param, states["master_param"])])
+        assert states["master_param"].dtype == torch.float32
+        assert (type(states["master_param"]) is DTensor) == sharded
+    assert all(map(torch.equal, *found))
+
+
 def memory():
     """Return the bytes of the process that are in memory."""
     with open("/proc/self/statm") as file:
@@ -121,6 +145,7 @@ def main(rank, world, file, steps):
     assert all(getattr(p, "full_tensor", lambda p=p: p)().tolist() == [0.5] * 6 for p in params)
     params[1].grad = distribute_tensor(torch.ones(6), mesh, [Replicate()])
     assert world == 1 or raises(optimizer.step, "parameter 1", "redistribute")
+    check_masters(mesh)
     check_growth(mesh, steps)
     torch.distributed.destroy_process_group()
     print("done")

@@ -1,7 +1,7 @@
 """A group of parameters: its dictionary, its optimizer, and the updates of a step over it."""
 
 from operator import attrgetter, is_, itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ import torch
 from nbopt.errors import ArgumentError, SparseError
 from nbopt.language.trace import NeedsAxesError
 from nbopt.torch.masters import MASTER, MIRROR, has_master, mirrored
+from nbopt.torch.parts import Parts
 from nbopt.torch.saving import copied
 from nbopt.torch.shards import is_sharded, local, local_grads
 from nbopt.torch.share import Share
@@ -17,23 +18,6 @@ _grad, _dtype, _pointer = attrgetter("grad"), attrgetter("dtype"), torch.Tensor.
 
 # Values that can't change under the same object.
 _CONSTANT = (float, int, bool, str, type(None), np.generic, torch.dtype)
-
-
-class Part(NamedTuple):
-    """Some of a group's parameters, which a step updates before or after others.
-
-    Attributes
-    ----------
-    number : int
-        Which part of the step it is.
-    rows : list of int
-    last : bool
-        Whether it is the group's last one with gradients.
-    """
-
-    number: int
-    rows: list
-    last: bool
 
 
 class Group:
@@ -50,6 +34,8 @@ class Group:
     shares : dict of Share
         What the updates are over, by their kinds: None, or those of a rule that is traced by axes or has
         masters.
+    parts : Parts
+        Likewise for steps in parts.
     versions : dict of int to object
         Row of a parameter -> its version after the last step that has stored its master, see
         `nbopt.torch.masters`. What a share of now knows is not in it.
@@ -66,8 +52,7 @@ class Group:
         self.versions: dict[int, Any] = {}
         self.sharded = False
         self._places: dict[Any, Any] = {}
-        self._parts: Any = None
-        self._shares_of_parts: dict[int, dict] = {}
+        self.parts = Parts()
         self._length = -1
         self._values: Any = None
         self._read: list = []
@@ -94,8 +79,7 @@ class Group:
         """Look at everything afresh in the next step."""
         self.shares.clear()
         self._places.clear()
-        self._shares_of_parts.clear()
-        self._parts = None
+        self.parts = Parts()
 
     def kept(self, kind=None):
         """Return the states that there are now, a list of `Kept`.
@@ -226,28 +210,6 @@ class Group:
             return all(isinstance(part, _CONSTANT) for part in value)
         return isinstance(value, _CONSTANT) or value is self.group["params"]
 
-    def parts_of(self, parts):
-        """Return the group's share of each part of a step, a list of `Part`.
-
-        Parameters
-        ----------
-        parts : list of list of torch.Tensor
-            The parameters of each part.
-        """
-        params = self.group["params"]
-        if self._parts is None or self._parts[0] is not parts or self._parts[1] != [*map(id, params)]:
-            places = {id(param): number for number, part in enumerate(parts) for param in part}
-            rows: list[list[int]] = [[] for _ in parts]
-            for row, param in enumerate(params):
-                rows[places[id(param)]].append(row)
-            self._parts = parts, [*map(id, params)], rows
-            self._shares_of_parts.clear()
-        rows = self._parts[2]
-        last = max(
-            (k for k, part in enumerate(rows) if any(params[row].grad is not None for row in part)), default=0
-        )
-        return [Part(number, part, number == last) for number, part in enumerate(rows)]
-
     def updates(self, whole, number, stores=True, part=None):
         """Return the group's share of a step, a list of `nbopt.interface.backend.Update`.
 
@@ -310,7 +272,7 @@ class Group:
 
     def _of(self, part):
         """Return the shares of a part, or of steps as a whole."""
-        return self.shares if part is None else self._shares_of_parts.setdefault(part.number, {})
+        return self.shares if part is None else self.parts.shares.setdefault(part.number, {})
 
     def _shares_of(self, whole, number, stores, part, *given):
         """Return the updates of a rule that is traced by axes, or that has masters.

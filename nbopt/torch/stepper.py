@@ -46,7 +46,8 @@ class Stepper(Saved, torch.optim.Optimizer):
 
     state: Any
     defaults: Any
-    #: Whether masters take over what others write into their parameters.
+    #: Whether masters take over what others write into their parameters. If the memory of these holds no
+    #: values of theirs between steps, they must not.
     _refreshes = True
     #: Whether means stand in place of the parameters.
     _aside = False
@@ -198,6 +199,7 @@ class Stepper(Saved, torch.optim.Optimizer):
     @master_weights.setter
     def master_weights(self, has):
         self._master_weights = checks.boolean("master_weights", has)
+        self._forget()
         for own in self._groups:
             own.read_again()
 
@@ -302,7 +304,7 @@ class Stepper(Saved, torch.optim.Optimizer):
         """
         try:
             owned, given = self._looked_at(), []
-            found = [own.parts_of(parts) for own in owned]
+            found = [own.parts.of(parts, own.group["params"]) for own in owned]
             for chosen in zip(*found):
                 updates = [*chain.from_iterable(self._updates(owned, chosen))]
                 if any(update.program.over_the_step() for update in updates):

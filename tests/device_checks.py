@@ -722,6 +722,22 @@ def test_every_mix_and_rounding_has_the_references_bits(cuda, mix, rounding, sta
     assert_same(run(cuda), run(reference()))
 
 
+@pytest.mark.parametrize("rounding", [False, True])
+def test_mirrors(cuda, rounding):
+    """Mirrors of 16 bits beside float32 parameters with gradients of 16 bits have the reference's bits."""
+
+    def pairs(be, seed, dtypes, shapes):
+        found = pairs_of(be, seed, ("float32",), shapes)
+        return [(param, be.array(grad, "bfloat16")) for param, grad in found]
+
+    found = [
+        trained(be, nbopt.AdamW(stochastic_round=rounding, mirror_dtype="bfloat16"), pairs=pairs)
+        for be in (cuda, reference())
+    ]
+    assert_same(*found)
+    assert [values.dtype.name for values in found[0]].count("bfloat16") == len(SHAPES)
+
+
 def test_blocks_of_random_bits_are_numbered_over_the_list_of_parameters(cuda):
     def run(be):
         return trained(

@@ -208,6 +208,7 @@ OPTIMIZERS = {
     "adam": nbopt.Adam,
     "clipped": lambda: nbopt.RMSProp(gradient_clip_norm=0.1),
     "mean": lambda: nbopt.AdamW(ema_decay=0.9),
+    "mirror": lambda: nbopt.AdamW(mirror_dtype="bfloat16"),
 }
 
 

@@ -253,6 +253,38 @@ def test_model_state_dict():
     assert all(map(torch.equal, once, masters_of(optimizer, model.parameters())))
 
 
+def test_mirror_of_a_rule():
+    """A rule's own mirror is a state, in whatever memory, and a parameter that has a master needs none."""
+    params = [param for param in parameters() if param.numel()]
+    rule = nbopt.AdamW(mirror_dtype="float16")
+    optimizer = nbopt.torch.Optimizer(params, rule, "reference", master_weights=True)
+    trained(optimizer, params, 1, missing=False)
+    own = optimizer.state[params[-1]]["mirror"] = torch.zeros(9, dtype=torch.float16)
+    trained(optimizer, params, 2, 1, missing=False)
+    assert torch.equal(own, params[-1].half())
+    assert all("mirror" not in optimizer.state[param] for param in params[:-1])
+    twins = [torch.nn.Parameter(param.detach().clone()) for param in params]
+    other = nbopt.torch.Optimizer(twins, rule, "reference", master_weights=True)
+    other.load_state_dict(optimizer.state_dict())
+    assert torch.equal(other.state[twins[-1]]["mirror"], own)
+
+
+def test_memory_without_values():
+    """Parameters whose memory holds something else between steps leave their masters alone."""
+    params = parameters()
+    others = wide(params)
+    optimizer, plain = made("AdamW", params, master_weights=True), made("AdamW", others)
+    trained(optimizer, params, 1, missing=False)
+    trained(plain, others, 1, missing=False)
+    optimizer._refreshes = False
+    for step in (1, 2):
+        for param in params[:5]:
+            param.data = torch.full_like(param, 9.0)
+        trained(optimizer, params, 1, step, missing=False)
+        trained(plain, others, 1, step, missing=False)
+    check_equal(optimizer, params, others)
+
+
 def test_switched_on_and_off():
     """The setting may change between steps, and is refused if it is no bool."""
     params = parameters()

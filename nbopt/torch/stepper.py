@@ -51,6 +51,7 @@ class Stepper(Saved, torch.optim.Optimizer):
     _refreshes = True
     #: Whether means stand in place of the parameters.
     _aside = False
+    _master_weights: Any = False
 
     def __getattr__(self, name):
         if name in _METHODS:

@@ -315,21 +315,25 @@ class Backend(Ops):
             One of its subclasses. Nothing has changed then.
         """
         runs = [self.prepare_all(part) if part else None for part in parts]
+        last = max((number for number, part in enumerate(parts) if part), default=None)
         counts: list[int] = []
 
-        def run_part(updates: Sequence[Update], run: Any) -> None:
+        def run_part(number: int) -> None:
+            run: Any = runs[number]
+            if run is None:
+                return
             with uninterrupted:
                 if not counts:
                     with self._lock:
                         counts.append(self._updates)
                         self._updates += 1
-                for update in updates:
+                for update in parts[number]:
                     update.commit()
                 run(counts[0])
+                if number == last and self.counts_on_device:
+                    self.counted()
 
-        return [
-            partial(run_part, updates, run) if updates else lambda: None for updates, run in zip(parts, runs)
-        ]
+        return [partial(run_part, number) for number in range(len(parts))]
 
     def repeat(self, run: Any, numbers: list[float], commit: Callable[[], object]) -> bool:
         """Run a step of one update once more, with other numbers, over the same tensors.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,6 +61,8 @@ class Backend(Ops):
     #: Whether steps can be captured into a graph that replays them; and whether the number of updates, on
     #: which random bits depend, is counted on the device by now.
     captures = counts_on_device = False
+    #: Whether `update` can run a step piece by piece.
+    takes_turns = False
 
     def __init__(
         self,
@@ -263,7 +264,7 @@ class Backend(Ops):
 
     # --- steps and assignments ---
 
-    def update(self, *updates: Update) -> Callable[[int], object]:
+    def update(self, *updates: Update, turns: Any = None) -> Callable[..., object]:
         """Run one step, whole or not at all. The one door through which optimizers reach a backend.
 
         Everything that can fail (validation, allocation, compilation) happens for all updates before the
@@ -273,6 +274,13 @@ class Backend(Ops):
         ----------
         *updates : Update
             Modified in place: the tensors of the slots that the programs write.
+        turns : callable, optional
+            Has the step run piece by piece, if `takes_turns`: an update's `piece` says to which it belongs.
+            Reductions over the step, and conditions, are done for all pieces at first. ``turns(together)``
+            returns a generator of the numbers of the pieces, and a piece runs where its number was yielded.
+            If `together` is True it yields None before, since the first part reads the gradients of all
+            pieces. It is sent whether the step is taken. Pieces may write the same memory, since nothing else
+            of the step reads it; the caller has checked that they share no other.
 
         Returns
         -------
@@ -291,49 +299,13 @@ class Backend(Ops):
                 self._updates += 1
             for update in updates:
                 update.commit()
-            run(count)
+            if turns is None:
+                run(count)
+            else:
+                run(count, turns)
             if self.counts_on_device:
                 self.counted()
         return run
-
-    def in_parts(self, parts: Sequence[Sequence[Update]]) -> list[Callable[[], object]]:
-        """Prepare one step that runs in several parts, with one update count.
-
-        Parameters
-        ----------
-        parts : sequence of sequence of Update
-            Those of each part, in the order in which they will run. A part may have none.
-
-        Returns
-        -------
-        list of callable
-            One for each part, which runs it. Everything that can fail has happened, for all parts.
-
-        Raises
-        ------
-        NboptError
-            One of its subclasses. Nothing has changed then.
-        """
-        runs = [self.prepare_all(part) if part else None for part in parts]
-        last = max((number for number, part in enumerate(parts) if part), default=None)
-        counts: list[int] = []
-
-        def run_part(number: int) -> None:
-            run: Any = runs[number]
-            if run is None:
-                return
-            with uninterrupted:
-                if not counts:
-                    with self._lock:
-                        counts.append(self._updates)
-                        self._updates += 1
-                for update in parts[number]:
-                    update.commit()
-                run(counts[0])
-                if number == last and self.counts_on_device:
-                    self.counted()
-
-        return [partial(run_part, number) for number in range(len(parts))]
 
     def repeat(self, run: Any, numbers: list[float], commit: Callable[[], object]) -> bool:
         """Run a step of one update once more, with other numbers, over the same tensors.
@@ -364,7 +336,7 @@ class Backend(Ops):
                 self.counted()
         return True
 
-    def prepare_all(self, updates: Sequence[Update]) -> Callable[[int], object]:
+    def prepare_all(self, updates: Sequence[Update]) -> Callable[..., object]:
         """Prepare the updates of one step, without changing any value; return what runs them.
 
         Parameters
@@ -653,7 +625,7 @@ class Backend(Ops):
             If its memory is known to be read-only.
         """
 
-    def prepare(self, updates: Sequence[Update]) -> Callable[[int], object]:
+    def prepare(self, updates: Sequence[Update]) -> Callable[..., object]:
         """Do everything for a step that can fail, without changing any value: check, make states, compile.
 
         Parameters
@@ -665,7 +637,7 @@ class Backend(Ops):
         callable
             ``run(count)`` runs the step; `count` is the number of updates before it, which random bits depend
             on. The stages of all updates run level by level: the conditions of all of them are known before
-            the first guarded stage.
+            the first guarded stage. If updates have pieces, it takes ``turns`` as well, see `update`.
         """
         raise NotImplementedError(f"{type(self).__name__} can't run programs")
 

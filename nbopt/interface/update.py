@@ -69,11 +69,13 @@ class Update:
     set : int or None
         Updates of a step with the same one are parts of one call: their reductions over the step are over the
         parameters of all of them.
+    piece : int or None
+        Which piece of a step that is run piece by piece it belongs to, see `nbopt.Backend.update`.
     """
 
     __slots__ = (
         "_tensors", "addresses", "arrays", "captures", "columns", "commit", "key", "listing", "numbers",
-        "plans", "program", "recut", "set", "shared", "stochastic_round",
+        "piece", "plans", "program", "recut", "set", "shared", "stochastic_round",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +96,7 @@ class Update:
         self.listing: Any = None
         self.set: Any = None
         self.captures: Any = None
+        self.piece: Any = None
         self.list_tensors(tensors)
         self.columns, self.commit, self.plans = columns, commit, plans
         self.stochastic_round, self.shared, self.recut = stochastic_round, shared, recut

@@ -9,7 +9,6 @@ import torch
 from nbopt.errors import ArgumentError, SparseError
 from nbopt.language.trace import NeedsAxesError
 from nbopt.torch.masters import MASTER, MIRROR, has_master, mirrored
-from nbopt.torch.parts import Parts
 from nbopt.torch.saving import copied
 from nbopt.torch.shards import is_sharded, local, local_grads
 from nbopt.torch.share import Share
@@ -32,10 +31,8 @@ class Group:
     warned : set of str
         The warnings that were given, shared by all groups.
     shares : dict of Share
-        What the updates are over, by their kinds: None, or those of a rule that is traced by axes or has
-        masters.
-    parts : Parts
-        Likewise for steps in parts.
+        What the updates are over, by their kinds and pieces. A kind is None, or what a rule that is traced by
+        axes or has masters depends on; a piece None, or that of a step that is run piece by piece.
     versions : dict of int to object
         Row of a parameter -> its version after the last step that has stored its master, see
         `nbopt.torch.masters`. What a share of now knows is not in it.
@@ -48,11 +45,10 @@ class Group:
 
     def __init__(self, group, optimizer, warned):
         self.group, self.optimizer, self.warned = group, optimizer, warned
-        self.shares: dict[Any, Share] = {}
+        self.shares: dict[tuple, Share] = {}
         self.versions: dict[int, Any] = {}
         self.sharded = False
-        self._places: dict[Any, Any] = {}
-        self.parts = Parts()
+        self._places: Any = None
         self._length = -1
         self._values: Any = None
         self._read: list = []
@@ -78,8 +74,7 @@ class Group:
     def forget(self):
         """Look at everything afresh in the next step."""
         self.shares.clear()
-        self._places.clear()
-        self.parts = Parts()
+        self._places = None
 
     def kept(self, kind=None):
         """Return the states that there are now, a list of `Kept`.
@@ -210,7 +205,7 @@ class Group:
             return all(isinstance(part, _CONSTANT) for part in value)
         return isinstance(value, _CONSTANT) or value is self.group["params"]
 
-    def updates(self, whole, number, stores=True, part=None):
+    def updates(self, whole, number, stores=True):
         """Return the group's share of a step, a list of `nbopt.interface.backend.Update`.
 
         The list has one, or none if there is no gradient.
@@ -224,14 +219,9 @@ class Group:
             Which of its groups this is.
         stores : bool
             Whether the group stores the states that are one number, or another one does it for all.
-        part : Part, optional
-            Which of the parameters it is over.
         """
         owners = params = self.group["params"]
         rows: Any = range(len(params))
-        if part is not None:
-            rows, owners = part.rows, [params[row] for row in part.rows]
-            params = owners
         if self.sharded:
             grads, params = local_grads(params), local(params)
         else:
@@ -239,10 +229,8 @@ class Group:
         try:
             pointers = [*map(_pointer, grads)]
         except (TypeError, RuntimeError):  # some are None, or sparse
-            places = [place for place, grad in enumerate(grads) if grad is not None]
-            rows, owners, params, grads = (
-                [x[place] for place in places] for x in (rows, owners, params, grads)
-            )
+            rows = [row for row in rows if grads[row] is not None]
+            owners, params, grads = ([x[row] for row in rows] for x in (owners, params, grads))
             for row, grad in zip(rows, grads):
                 if grad.layout is not torch.strided:
                     raise SparseError(
@@ -252,48 +240,46 @@ class Group:
                     ) from None
             pointers = [*map(_pointer, grads)]
         if not rows:
-            self._forget_gone(self.shares)
+            self._forget_gone()
             return []
         if not self.sharded and not all(pointers) and any(map(is_sharded, params)):
             self.sharded = True
-            return self.updates(whole, number, stores, part)
+            return self.updates(whole, number, stores)
         given = rows, owners, params, grads, pointers
-        if self.optimizer.by_axes():
-            return self._shares_of(whole, number, stores, part, *given)
         try:
-            if whole.master_weights:
-                return self._shares_of(whole, number, stores, part, *given)
-            counts = part is None or part.last
-            share = self._share(self._of(part), None, part)
-            return [share.update(whole, number, *given, counts=counts, stores=stores and counts)]
+            if self.optimizer.by_axes() or whole.master_weights or whole._pieces is not None:
+                return self._shares_of(whole, number, stores, *given)
+            return [self._share(None, None).update(whole, number, *given, stores=stores)]
         except NeedsAxesError:
             self.optimizer.trace_by_axes()
-            return self._shares_of(whole, number, stores, part, *given)
+            return self._shares_of(whole, number, stores, *given)
 
-    def _of(self, part):
-        """Return the shares of a part, or of steps as a whole."""
-        return self.shares if part is None else self.parts.shares.setdefault(part.number, {})
+    def _shares_of(self, whole, number, stores, *given):
+        """Return the updates of a rule that is traced by axes, has masters, or runs piece by piece.
 
-    def _shares_of(self, whole, number, stores, part, *given):
-        """Return the updates of a rule that is traced by axes, or that has masters.
-
-        There is one for each number of axes and each kind of states.
+        There is one for each number of axes and each kind of states, in each piece.
         """
-        shares, counts = self._of(part), part is None or part.last
         if self.optimizer.by_axes():
             kinds = self._kinds_by_axes(given[2], whole.master_weights)
+        elif whole.master_weights:
+            kinds = self._kinds_by_masters(given[2])
         else:
-            kinds = self._kinds_by_masters(given[2], part and part.number)
-        if shares.keys() - kinds.keys():
-            shares.pop(None, None)  # it is from before the rule was traced by axes
-            self._forget_gone(shares, kinds)
+            kinds = {None: range(len(given[0]))}
+        if whole._pieces is not None:
+            kinds = _cut(kinds, given[1], whole._pieces.of)
+        else:
+            kinds = {(kind, None): places for kind, places in kinds.items()}
+        if self.shares.keys() - kinds.keys():
+            if self.optimizer.by_axes():  # some are from before it was traced by axes
+                self.shares = {key: share for key, share in self.shares.items() if key[0] is not None}
+            self._forget_gone(kinds)
         found: list[Any] = []
-        for kind, places in kinds.items():
+        for key, places in kinds.items():
             own = given
             if len(places) < len(given[0]):
                 own = tuple([values[place] for place in places] for values in given)
-            update = self._share(shares, kind, part).update(
-                whole, number, *own, counts=counts and not found, stores=stores and counts and not found
+            update = self._share(*key).update(
+                whole, number, *own, counts=not found, stores=stores and not found
             )
             update.set = update.set or id(self)
             found.append(update)
@@ -309,31 +295,30 @@ class Group:
             kinds.setdefault((len(shape), states), []).append(place)
         return kinds
 
-    def _kinds_by_masters(self, params, part):
+    def _kinds_by_masters(self, params):
         dtypes, states = [*map(_dtype, params)], self.optimizer.declared_states()
-        known = self._places.get(part)
-        if known is None or known[0] != dtypes:
+        if self._places is None or self._places[0] != dtypes:
             places: tuple[list[int], ...] = ([], [])
             for place, param in enumerate(params):
                 places[has_master(param)].append(place)
-            known = self._places[part] = dtypes, places
-        found = zip((states, mirrored(states)), known[1])
+            self._places = dtypes, places
+        found = zip((states, mirrored(states)), self._places[1])
         return {(None, states): places for states, places in found if places}
 
-    def _forget_gone(self, shares, kinds=()):
+    def _forget_gone(self, kinds=()):
         """Forget what was found for parameters that have left the group.
 
         The kinds given are looked at later.
         """
         every = local(self.group["params"])
-        for kind in shares.keys() - kinds:
-            if shares[kind].is_stale(every):
-                del shares[kind]
+        for key in self.shares.keys() - kinds:
+            if self.shares[key].is_stale(every):
+                del self.shares[key]
 
-    def _share(self, shares, kind, part):
-        share = shares.get(kind)
+    def _share(self, kind, piece):
+        share = self.shares.get((kind, piece))
         if share is None:
-            share = shares[kind] = Share(self, kind, None if part is None else [])
+            share = self.shares[kind, piece] = Share(self, kind, piece)
         return share
 
     def new_states(self, params, state, kind=None):
@@ -361,6 +346,15 @@ class Group:
         for own in new if masters else ():  # the rule's own states come first
             own.update({MASTER.name: own.pop(MASTER.name)} if MASTER.name in own else {})
         return new
+
+
+def _cut(kinds, owners, piece_of):
+    """Return the places of some kinds of parameters by kind and piece."""
+    found: dict[tuple, list[int]] = {}
+    for kind, places in kinds.items():
+        for place in places:
+            found.setdefault((kind, piece_of(owners[place])), []).append(place)
+    return found
 
 
 def listed(params):

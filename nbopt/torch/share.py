@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nbopt.errors import ArgumentError
 from nbopt.layers import wrapped
 from nbopt.optimizers.states import check_effect, checked_columns
 from nbopt.torch.kinds import kinds_of, likeness
@@ -37,8 +38,8 @@ class Share:
     kind : tuple or None
         The number of axes of the parameters, and the states beside them, if the rule is traced by axes or
         some parameters of the group have masters.
-    plans : list or None
-        The backend's, if they are not among those of the optimizer.
+    piece : int or None
+        Of a step that is run piece by piece, which one. There may be many, so each keeps its own plans.
     mirrors : bool
         Whether the parameters have masters, whose mirrors they are.
     seen : list or None
@@ -49,8 +50,9 @@ class Share:
         take turns.
     """
 
-    def __init__(self, own, kind=None, plans=None):
-        self.own, self.kind, self.plans = own, kind, plans
+    def __init__(self, own, kind=None, piece=None):
+        self.own, self.kind, self.piece = own, kind, piece
+        self._plans: list = []
         self.mirrors = kind is not None and kind[1][-1:] == (MIRROR,)
         self.seen: Any = None
         self.others: dict[tuple, list] = {}
@@ -129,6 +131,11 @@ class Share:
             found = list(zip(zip(self._tensors, tensors), self._states))
             if own.sharded:
                 check_rule(optimizer, update.program, owners)
+            if self.piece is not None and update.program.matrices():
+                raise ArgumentError(
+                    f"{optimizer.classnm} takes whole matrices, whose products are too slow on the host for "
+                    "offload: leave them on the device, and offload AdamW's parameters alone"
+                )
             check_effect(optimizer, trace, bool(self._made))
             place = lambda number, _: f"parameter {rows[number]} of the group"  # noqa: E731
             columns = checked_columns(optimizer, trace, be, found, [], place)
@@ -148,8 +155,8 @@ class Share:
         trace = optimizer.trace_in_use()
         update.key, update.addresses, update.listing = self._key, np.array(pointers, np.int64), self._listing
         update.set = own.set_of_updates()
-        if self.plans is not None:
-            update.plans = self.plans
+        if self.piece is not None:
+            update.piece, update.plans = self.piece, self._plans
         return update
 
     def is_stale(self, params):

@@ -52,6 +52,9 @@ class Stepper(Saved, torch.optim.Optimizer):
     #: Whether means stand in place of the parameters.
     _aside = False
     _master_weights: Any = False
+    #: What has steps run piece by piece: ``of(param)`` is a parameter's piece; ``turns`` is as in
+    #: `nbopt.Backend.update`.
+    _pieces: Any = None
 
     def __getattr__(self, name):
         if name in _METHODS:
@@ -255,64 +258,25 @@ class Stepper(Saved, torch.optim.Optimizer):
     @torch._disable_dynamo  # a compiled training step breaks its graph here
     def _run(self):
         try:
-            owned = self._looked_at()
+            if type(self.state) is not CountedState:
+                self.state = CountedState(self.state)
+            owned = self._owned()
+            for own in owned:
+                own.read()
+            self._check_mode()
+            sizes = [len(group["params"]) for group in self.param_groups]
+            if sizes != self._sizes:
+                self._forget()  # the positions of all parameters in the list of the whole step
+                self._sizes = sizes
             given = [*self._updates(owned)]
             updates = [*chain.from_iterable(given)]
             if updates:
-                self._backend.update(*updates)
+                self._backend.update(*updates, turns=self._pieces and self._pieces.turns)
             self._norms = {}
             for number, (own, found) in enumerate(zip(owned, given)):
                 norm = own.optimizer.grad_norm_tensor if found else None
                 if norm is not None:  # of groups that have one norm, one may store it for all
                     self._norms[found[0].set or number] = norm
-        except BaseException as error:
-            in_torchs_words(error)
-            self._forget()
-            raise
-
-    def _looked_at(self):
-        """Return the groups, their hyper-parameters read, at the beginning of a step."""
-        if type(self.state) is not CountedState:
-            self.state = CountedState(self.state)
-        owned = self._owned()
-        for own in owned:
-            own.read()
-        self._check_mode()
-        sizes = [len(group["params"]) for group in self.param_groups]
-        if sizes != self._sizes:
-            self._forget()  # the positions of all parameters in the list of the whole step
-            self._sizes = sizes
-        return owned
-
-    @torch._disable_dynamo
-    def _in_parts(self, parts):
-        """Return functions that run one step in parts; the results are those of `_run`, to the bit.
-
-        Everything that can fail happens here, for all parts. So gradients have to be where they will be read,
-        but their values may still be on their way.
-
-        Parameters
-        ----------
-        parts : list of list of torch.Tensor
-            The parameters of each part; each belongs to one part. If it is the same list at each step, parts
-            are found again.
-
-        Returns
-        -------
-        list of callable or None
-            One for each part, to be called once, in this order. None if a rule reduces over all gradients of
-            the step, as a norm clip and `skip_nonfinite` do: then the step is taken as a whole.
-        """
-        try:
-            owned, given = self._looked_at(), []
-            found = [own.parts.of(parts, own.group["params"]) for own in owned]
-            for chosen in zip(*found):
-                updates = [*chain.from_iterable(self._updates(owned, chosen))]
-                if any(update.program.over_the_step() for update in updates):
-                    return None
-                given.append(updates)
-            self._norms = {}
-            return self._backend.in_parts(given)
         except BaseException as error:
             in_torchs_words(error)
             self._forget()
@@ -325,15 +289,8 @@ class Stepper(Saved, torch.optim.Optimizer):
                 "`with optimizer.ema()` has put means in place of the parameters: take the step after it"
             )
 
-    def _updates(self, owned, parts=None):
-        """Yield the updates of each group. Those whose rule says so share the states that are one number.
-
-        Parameters
-        ----------
-        owned : list of Group
-        parts : list of Part, optional
-            The part of each group that they are over.
-        """
+    def _updates(self, owned):
+        """Yield the updates of each group. Those whose rule says so share the states that are one number."""
         leaders: dict[type, Any] = {}
         for own in owned:
             rule = own.optimizer
@@ -342,7 +299,7 @@ class Stepper(Saved, torch.optim.Optimizer):
         stored = set()
         for number, own in enumerate(owned):
             kind = type(own.optimizer)
-            found = own.updates(self, number, kind not in stored, parts and parts[number])
+            found = own.updates(self, number, kind not in stored)
             if kind in leaders and found:
                 stored.add(kind)
                 check_agreed(leaders[kind], own.optimizer)

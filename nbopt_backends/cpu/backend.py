@@ -1,7 +1,6 @@
 """NumbaCPU: fused kernels over NumPy arrays, on all cores."""
 
 import threading
-from array import array
 from functools import partial
 from types import FunctionType
 
@@ -15,6 +14,7 @@ from nbopt_backends.cpu import chunks as cpu_chunks
 from nbopt_backends.cpu import drivers as cpu_drivers
 from nbopt_backends.cpu import ends as cpu_ends
 from nbopt_backends.cpu import sums as cpu_sums
+from nbopt_backends.cpu.launch import CpuLaunch, CpuTurns, pieces_of
 from nbopt_backends.cpu.pipeline import KernelCompiler
 from nbopt_backends.cpu.plan import CpuPlan, Matrices, in_order
 from nbopt_backends.cpu.threads import Faster, Threads, threading_layer
@@ -24,7 +24,6 @@ from nbopt_backends.lowering.slices import sliced_text
 from nbopt_backends.lowering.text import Dialect, kernel_text, scalars_text
 from nbopt_backends.meaning.tree import tiles_of
 from nbopt_backends.plans.compiled import CompiledBackend
-from nbopt_backends.plans.launch import Launch
 
 DIALECT = Dialect(
     name="cpu",
@@ -55,26 +54,6 @@ _DRIVERS, _SUMS = source.text_of(cpu_drivers), source.text_of(cpu_sums)
 _CHUNKS, _ENDS = source.text_of(cpu_chunks), source.text_of(cpu_ends)
 
 
-class CpuLaunch(Launch):
-    """A step that is ready to run; `joined` is as in `NumbaCPU._joined`."""
-
-    __slots__ = ()
-
-    def __call__(self, count):
-        """Run the step; `count` is how many there were before it."""
-        for plan, numbers in zip(self.plans, self.numbers):
-            plan.give(numbers)
-        backend, passes = self.backend, 0
-        step = array("Q", (backend.rng_seed, count, 1))
-        address = step.buffer_info()[0]
-        for run, stages, n_stages in self.joined[1]:
-            if n_stages:
-                passes += run(stages, n_stages, address)
-            elif step[2] or not stages.guarded:
-                run()
-        backend.launches += passes  # apart from the call, in which other threads count theirs
-
-
 class NumbaCPU(CompiledBackend, HostBackend):
     """The backend ``"cpu"``: each program becomes one Numba kernel.
 
@@ -87,6 +66,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
     """
 
     name = "cpu"
+    takes_turns = True
 
     # Compiled code is shared by all instances of a process.
     _kernels = {}
@@ -114,14 +94,17 @@ class NumbaCPU(CompiledBackend, HostBackend):
     def prepare(self, updates):
         """Return a function that runs the updates.
 
-        It is one call into compiled code, and one more after each function of matrices.
+        It is one call into compiled code, and one more after each function of matrices or piece.
         """
-        plans = [*map(self.plan_of, updates)]
-        if len(updates) > 1:
+        plans, in_pieces = [*map(self.plan_of, updates)], updates[0].piece is not None
+        if len(updates) > 1 and not in_pieces:
             self.check_together(updates)
         for plan, update in zip(plans, updates):
             if update.shared:
                 plan.share(update.shared)
+        if in_pieces:
+            pieces = [update.piece for update in updates]
+            return CpuTurns(self, plans, updates, pieces_of(plans, pieces, self._runner))
         return CpuLaunch(self, plans, updates, self._joined(plans))
 
     def _joined(self, plans):

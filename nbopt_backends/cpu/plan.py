@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbopt.language.stages import Combine, Matrix, Pass, Scalars, axes_of
+from nbopt.language.stages import STEP, Combine, Matrix, Pass, Scalars, axes_of
 from nbopt_backends.cpu.chunks import CHUNK_FIELDS
 from nbopt_backends.cpu.drivers import FIELDS
 from nbopt_backends.cpu.slices import SlicedPass, workspace_of
@@ -37,6 +37,8 @@ class Record(NamedTuple):
         Whether it is a pass. Those of several plans that are alike become one.
     rank : int or None
         Of a reduction over the step: which one it is, see `Combine`. Its entry goes on with the results.
+    shares : bool
+        Whether it stores numbers of the whole step, which all plans have read then.
     """
 
     function: str
@@ -45,6 +47,7 @@ class Record(NamedTuple):
     entries: Any
     passes: bool = False
     rank: int | None = None
+    shares: bool = False
 
 
 class Matrices(NamedTuple):
@@ -221,7 +224,10 @@ class CpuPlan(Plan):
         table, function = self.layout.table, self.backend.scalars_of(stage, dtypes)
         numbers = self.numbers.ctypes.data, self.stride
         entry = [table.ctypes.data, table.shape[1], *numbers, len(rows), self.kept_alive(rows)]
-        return Record("run_scalars", stage.guarded, function.address, np.array([entry], np.int64))
+        shares = stage.extent == STEP and not stage.outputs
+        return Record(
+            "run_scalars", stage.guarded, function.address, np.array([entry], np.int64), shares=shares
+        )
 
 
 def in_order(plans):
@@ -242,11 +248,11 @@ def in_order(plans):
         if apart:
             segments += [record for _, record, _ in own]
         else:
-            segments.append(_records_of([*own], plans, kept))
+            segments.append(records_of([*own], plans, kept))
     return segments, kept
 
 
-def _records_of(found, plans, kept):
+def records_of(found, plans, kept):
     """Return some stages as one list of records, and add what they point to to the list `kept`."""
     joined: dict = {}
     for number, (order, record, plan) in enumerate(found):

@@ -19,6 +19,9 @@ class Pieces:
     def of(self, param):
         return self.places[param]
 
+    def begin(self, updates):
+        return self.turns
+
     def turns(self, together):
         self.together.append(together)
         if together:

@@ -23,12 +23,13 @@ from nbopt.torch.family.schedulefree import ScheduleFreeAdamW, ScheduleFreeRAdam
 from nbopt.torch.family.sgd import SGD
 from nbopt.torch.family.signs import AdaBelief, Lion, Tiger, Yogi
 from nbopt.torch.matrices import muon_groups
+from nbopt.torch.offload import Offload
 from nbopt.torch.optimizer import Optimizer
 
 __all__ = [
     "ADOPT", "ASGD", "CAME", "LAMB", "LARS", "MARS", "SGD", "SM3", "AdEMAMix", "AdaBelief", "Adadelta",
     "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "DAdaptAdam", "Lion", "Muon", "NAdam",
-    "Optimizer", "Prodigy", "RAdam", "RMSprop", "Rprop", "ScheduleFreeAdamW", "ScheduleFreeRAdam",
+    "Offload", "Optimizer", "Prodigy", "RAdam", "RMSprop", "Rprop", "ScheduleFreeAdamW", "ScheduleFreeRAdam",
     "ScheduleFreeSGD", "StableAdamW", "Tiger", "Yogi", "decay_groups", "muon_groups",
 ]  # fmt: skip
 

@@ -52,8 +52,8 @@ class Stepper(Saved, torch.optim.Optimizer):
     #: Whether means stand in place of the parameters.
     _aside = False
     _master_weights: Any = False
-    #: What has steps run piece by piece: ``of(param)`` is a parameter's piece; ``turns`` is as in
-    #: `nbopt.Backend.update`.
+    #: What has steps run piece by piece: ``of(param)`` is a parameter's piece, and ``begin(updates)`` returns
+    #: the ``turns`` of `nbopt.Backend.update`.
     _pieces: Any = None
 
     def __getattr__(self, name):
@@ -271,7 +271,7 @@ class Stepper(Saved, torch.optim.Optimizer):
             given = [*self._updates(owned)]
             updates = [*chain.from_iterable(given)]
             if updates:
-                self._backend.update(*updates, turns=self._pieces and self._pieces.turns)
+                self._backend.update(*updates, turns=self._pieces and self._pieces.begin(updates))
             self._norms = {}
             for number, (own, found) in enumerate(zip(owned, given)):
                 norm = own.optimizer.grad_norm_tensor if found else None

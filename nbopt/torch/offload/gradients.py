@@ -123,13 +123,15 @@ class Gradients:
     def begin_again(self, pairs):
         """Get ready for the next backward pass."""
         self.early = all(pair.is_seen() for pair in pairs if pair.seen is not None)
+        for pair in pairs:
+            pair.expected = max(1, pair.passes)
         self.forget(pairs)
 
     def forget(self, pairs):
         """Take gradients that have come early for missing."""
         self._in_block = [None, None]
         for pair in pairs:
-            pair.begin_again()
+            pair.forget()
 
 
 class Sums(Gradients):

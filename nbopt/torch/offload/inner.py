@@ -140,9 +140,12 @@ class Interface:
 
     def _in_mode(self, change):
         """Have the optimizer on the host change what stands in place of the parameters."""
+        self._follow_groups()
+        give_keys(self.param_groups, self._inner.param_groups)
         with self._hosts.values(self._inner) as send:
             change()
             send()
+        take_keys(self.param_groups, self._inner.param_groups)
 
     @contextmanager
     def ema(self):
@@ -153,6 +156,7 @@ class Interface:
         None
             The host has a place for all parameters as long as this lasts.
         """
+        self._follow_groups()
         with self._hosts.values(self._inner) as send:
             try:
                 with self._inner.ema():

@@ -157,9 +157,12 @@ class Offload(Interface, torch.optim.Optimizer):
             It becomes an entry of `param_groups` itself. If an error is raised, the groups stay what they
             were.
         """
-        super().add_param_group(param_group)
         if self._inner is None:
+            super().add_param_group(param_group)
             return
+        self._follow_groups()
+        give_keys(self.param_groups, self._inner.param_groups)
+        super().add_param_group(param_group)
         inner, group = self._inner, self.param_groups[-1]
         count = len(inner.param_groups)
         try:

@@ -101,10 +101,9 @@ class Pair:
         seen = self.seen
         return grad is not None and seen is not None and seen[0]() is grad and seen[1] == grad._version
 
-    def begin_again(self):
-        """Forget the gradient, after a step."""
-        self.expected, self.passes = max(1, self.passes), 0
-        self.seen, self.arrived = None, False
+    def forget(self):
+        """Forget the gradient."""
+        self.passes, self.seen, self.arrived = 0, None, False
 
 
 def _dtype_of_sum(param):

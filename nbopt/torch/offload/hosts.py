@@ -74,6 +74,8 @@ class Hosts:
             The optimizer on the host, which has their tensors already.
         owner : Offload
         """
+        if not new:
+            return
         claim([*new], owner, [pair.name for pair in new.values()])
         try:
             for pair in new.values():
@@ -90,6 +92,7 @@ class Hosts:
         for param in self.pairs.keys() - {*params}:
             pair = self.pairs.pop(param)
             self.gradients.drop(pair)
+            pair.bucket.pairs.remove(pair)
             del self.by_host[pair.host]
             release([param])
         ordered = {param: self.pairs[param] for param in params}

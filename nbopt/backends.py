@@ -66,7 +66,8 @@ def gen_backend(
     max_devices, compat_mode, deterministic_update, deterministic
         neon's; they do nothing here and are accepted with a warning.
     num_threads : int, optional
-        How many CPU threads to use at most.
+        How many CPU threads to use at most. Without it, all that Numba has; processes that torchrun has
+        started (``LOCAL_WORLD_SIZE``) divide them, unless ``NUMBA_NUM_THREADS`` is set.
     fast_math : bool
         Allow arithmetic that is not bit for bit the same everywhere.
 

@@ -288,3 +288,16 @@ def test_numbas_number_of_threads_and_its_settings_are_left_as_they_were():
         limit: {"threads": 0, "right": True, "parallel": parallel} for limit, parallel in limits.items()
     }
     assert report["changed"] == []
+
+
+def test_processes_of_one_machine_share_its_threads(monkeypatch):
+    """A process of torchrun takes its share, unless the user has said how many threads there are."""
+    every = threads.numba.config.NUMBA_NUM_THREADS
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    for given, expected in (("2", max(1, every // 2)), ("1000", 1), ("1", every), ("", every), ("x", every)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", given)
+        assert threads.Threads().allowed() == expected
+        assert threads.Threads(every).allowed() == every
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("NUMBA_NUM_THREADS", str(every))
+    assert threads.Threads().allowed() == every

@@ -63,6 +63,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def _processes_here():
+    """Return how many processes of one run share this machine's processors, if nobody has divided these."""
+    # torchrun sets it. It sets OMP_NUM_THREADS=1 as well, which Numba does not look at.
+    count = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(count)) if count.isdecimal() and "NUMBA_NUM_THREADS" not in os.environ else 1
+
+
 class Faster:
     """Calls one of two functions that do the same: the one that has been faster of late.
 
@@ -103,11 +110,12 @@ class Threads:
     Parameters
     ----------
     limit : int or None
-        How many threads to use at most; None: as many as Numba's current setting says.
+        How many threads to use at most. None: as many as Numba's current setting says; if that is not the
+        user's own, processes that torchrun has started on this machine share them.
     """
 
     def __init__(self, limit=None):
-        self.limit = limit
+        self.limit, self._processes = limit, _processes_here()
 
     def wanted(self):
         """Return how many threads a launch asks Numba for."""
@@ -116,9 +124,11 @@ class Threads:
 
     def allowed(self):
         """Return how many threads of Python's own may be started at most."""
-        return (
-            numba.get_num_threads() if self.limit is None else min(self.limit, numba.config.NUMBA_NUM_THREADS)
-        )
+        every = numba.config.NUMBA_NUM_THREADS
+        if self.limit is not None:
+            return min(self.limit, every)
+        current = numba.get_num_threads()
+        return current if current < every else max(1, every // self._processes)
 
     def serial(self):
         """Return whether launches must do with one thread.

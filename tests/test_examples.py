@@ -17,6 +17,7 @@ QUICK = {
     "sixteen_bits": ["--quick", "--out", "picture.png"],
     "toy_backend": [],
     "finetune": ["--quick", "--plot", "picture.png"],
+    "offload": ["--steps", "5", "--device", "cpu", "--plot", "picture.png"],
 }
 # What they draw there.
 DRAWS = {
@@ -28,6 +29,7 @@ NEEDS = {
     "own_optimizer": ("matplotlib", "tqdm"),
     "family": _PICTURE,
     "sixteen_bits": _PICTURE,
+    "offload": ("torch", "matplotlib", "tqdm"),
     "finetune": ("torch", "transformers", "accelerate", "matplotlib", "tqdm"),
 }
 ELSEWHERE = {"charlm", "digits", "regression"}

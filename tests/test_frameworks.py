@@ -18,6 +18,15 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 WITH = {"lr": 0.01, "weight_decay": 0.1}
 OURS, THEIRS = nbopt.torch.AdamW, torch.optim.AdamW
+
+
+class Offloaded(nbopt.torch.Offload):
+    """AdamW in the host's memory."""
+
+    def __init__(self, params, **options):
+        super().__init__(params, OURS, bucket_bytes=100, **options)
+
+
 EXAMPLES = [
     {"x": x, "labels": x.sum().view(1)}
     for x in torch.randn(32, 6, generator=torch.Generator().manual_seed(0)).unbind()
@@ -44,18 +53,18 @@ def values(module):
     return [p.detach().clone() for p in module.parameters()]
 
 
-def check(train, tmp_path):
+def check(train, tmp_path, ours=OURS):
     """Check that ours trains as PyTorch's does, and that a run that is resumed goes on with the same bits.
 
     ``train(kind, folder, stops, resumes)`` returns the parameters at the end. With `stops` it saves in the
     middle and ends there; with `resumes` it starts from there.
     """
     folders = [tmp_path / name for name in ("theirs", "ours", "resumed")]
-    expected, found = train(THEIRS, folders[0]), train(OURS, folders[1])
+    expected, found = train(THEIRS, folders[0]), train(ours, folders[1])
     torch.testing.assert_close(found, expected, rtol=2e-4, atol=2e-5)
-    half = train(OURS, folders[2], stops=True)
+    half = train(ours, folders[2], stops=True)
     assert not all(map(torch.equal, half, found))
-    resumed = train(OURS, folders[2], resumes=True)
+    resumed = train(ours, folders[2], resumes=True)
     assert all(map(torch.equal, resumed, found))
 
 
@@ -92,8 +101,9 @@ def test_lightning(tmp_path):
     check(train, tmp_path)
 
 
+@pytest.mark.parametrize("ours", [OURS, Offloaded])
 @pytest.mark.parametrize("way", ["class", "instance"])
-def test_trainer(way, tmp_path):
+def test_trainer(way, ours, tmp_path):
     """HF Trainer trains, whether it gets the class or an optimizer, with its own norm clip."""
     transformers = pytest.importorskip("transformers", reason="tox run -e frameworks installs transformers")
     pytest.importorskip("accelerate", reason="HF Trainer needs it: tox run -e frameworks installs it")
@@ -123,10 +133,11 @@ def test_trainer(way, tmp_path):
         assert type(inner) is kind
         return values(model)
 
-    check(train, tmp_path)
+    check(train, tmp_path, ours)
 
 
-def test_accelerate(tmp_path):
+@pytest.mark.parametrize("ours", [OURS, Offloaded])
+def test_accelerate(ours, tmp_path):
     """Accelerate trains, saves the state of all, and loads it."""
     accelerate = pytest.importorskip("accelerate", reason="tox run -e frameworks installs accelerate")
 
@@ -150,7 +161,7 @@ def test_accelerate(tmp_path):
                 accelerator.save_state(folder)
         return values(model)
 
-    check(train, tmp_path)
+    check(train, tmp_path, ours)
 
 
 def import_timm():

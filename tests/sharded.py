@@ -11,7 +11,7 @@ import warnings
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import nbopt.torch
@@ -76,6 +76,27 @@ def check_masters(mesh):
         assert states["master_param"].dtype == torch.float32
         assert (type(states["master_param"]) is DTensor) == sharded
     assert all(map(torch.equal, *found))
+
+
+def check_fsdp(mesh):
+    """FSDP2 that offloads has parameters on the CPU, which train as plain ones do. Offload refuses them."""
+    models = []
+    for sharded in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2))
+        if sharded:
+            for module in (model[0], model[2], model):
+                fully_shard(module, mesh=mesh, offload_policy=CPUOffloadPolicy(pin_memory=False))
+        optimizer = nbopt.torch.AdamW(model.parameters(), lr=0.01, backend="reference")
+        for step in range(4):
+            torch.manual_seed(step)
+            optimizer.zero_grad()
+            model(torch.randn(4, 8)).square().sum().backward()
+            optimizer.step()
+        models.append(model)
+    for param, other in zip(models[0].parameters(), models[1].parameters()):
+        torch.testing.assert_close(other.full_tensor(), param, rtol=1e-6, atol=1e-7)
+    assert raises(lambda: nbopt.torch.Offload(models[1], nbopt.torch.AdamW), "DTensor", "CPUOffloadPolicy")
 
 
 def memory():
@@ -146,6 +167,7 @@ def main(rank, world, file, steps):
     params[1].grad = distribute_tensor(torch.ones(6), mesh, [Replicate()])
     assert world == 1 or raises(optimizer.step, "parameter 1", "redistribute")
     check_masters(mesh)
+    check_fsdp(mesh)
     check_growth(mesh, steps)
     torch.distributed.destroy_process_group()
     print("done")

@@ -88,6 +88,12 @@ class Memory:
             rooms[which] = [max(rooms[which][turn::2], default=0) for turn in range(2)]
         return rooms
 
+    def needed(self, which):
+        """Return how many bytes a kind takes. PyTorch rounds pinned blocks up to powers of two."""
+        return sum(
+            1 << (size - 1).bit_length() if self._pinned and size else size for size in self.sizes()[which]
+        )
+
     def take(self, kinds=None):
         """Allocate the blocks of some kinds, and have the tensors of all parameters lie in them.
 

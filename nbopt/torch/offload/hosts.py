@@ -105,14 +105,14 @@ class Hosts:
             self._needs_all(inner),
             self.copies.pinned,
         )
-        sizes, sums = memory.sizes(), sum(pair.size_of_sum() for pair in new.values() if self._sums)
+        sums = sum(pair.size_of_sum() for pair in new.values() if self._sums)
         masters = 4 * sum(pair.param.numel() for pair in new.values() if pair.has_master)
         held = self.memory.held()
         parts = {
-            "masters": masters + sum(sizes["parameters"]) - held["parameters"],
+            "masters": masters + memory.needed("parameters") - held["parameters"],
             "states": bytes_of_states(inner, {pair.host for pair in new.values()}),
-            "gradients": sums + sum(sizes["gradients"]) - held["gradients"],
-            "copies": sum(sizes["copies"]) - held["copies"],
+            "gradients": sums + memory.needed("gradients") - held["gradients"],
+            "copies": memory.needed("copies") - held["copies"],
         }
         check_room({name: max(0, size) for name, size in parts.items()})
         for pair in new.values() if self._sums else ():
@@ -136,7 +136,7 @@ class Hosts:
         memory = self.memory
         if memory.whole or not (needs_all or self._needs_all(inner)):
             return
-        check_room({"gradients": sum(Memory(memory.buckets, True, False).sizes()["gradients"])})
+        check_room({"gradients": Memory(memory.buckets, True, self.copies.pinned).needed("gradients")})
         self.gradients.forget(self.pairs.values())
         self.turns.use(memory)
         memory.whole = True

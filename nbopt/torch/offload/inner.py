@@ -135,7 +135,7 @@ class Interface:
         }
 
     def close(self):
-        """Give up the parameters, so that another optimizer may offload them. Steps do nothing good then."""
+        """Give up the parameters, so that another optimizer may offload them. Take no step after that."""
         self._hosts.close()
 
     def _in_mode(self, change):

@@ -11,7 +11,8 @@ from nbopt.errors import ArgumentError, DeviceMemoryError, DtypeError, LayoutErr
 torch = pytest.importorskip("torch", reason="these tests need PyTorch: pip install nbopt[torch]")
 
 import nbopt.torch  # noqa: E402
-from nbopt.torch.offload import memory  # noqa: E402
+from nbopt.torch.offload import hosts, memory  # noqa: E402
+from nbopt.torch.offload.copies import Copies  # noqa: E402
 
 Offload = nbopt.torch.Offload
 SIZES = (1, 3000, 2**26)
@@ -66,7 +67,7 @@ def train(model, optimizer, steps=20, passes=1, clip=None, bad=None, start=0):
             torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         if step == bad:
             model[0].bias.grad[0] = float("nan")
-        if step == 2:
+        if step % 8 == 2:
             model[1].weight.grad = None
         optimizer.step()
 
@@ -192,6 +193,57 @@ def test_state_dicts(device, tmp_path):
     train(third, back, 2, start=6)
     train(other, offloaded, 2, start=6)
     check_equal(back, third, offloaded, other)
+
+
+class Late(Copies):
+    """Copies as a GPU may do them at worst: each when somebody waits for it, after what it waits for."""
+
+    def __init__(self, device):
+        super().__init__(device)
+        self._down, self._up = [], []
+
+    def _copied(self, stream, pairs, after):
+        stream.append(([*pairs], after))
+        return stream, len(stream)
+
+    @torch.no_grad()
+    def wait(self, event):
+        stream, count = event or ([], 0)
+        for place in range(count):
+            pairs, after = stream[place]
+            stream[place] = [], ()
+            for other in after:
+                self.wait(other)
+            for target, source in pairs:
+                target.copy_(source)
+
+    def hold(self, *events):
+        for event in events:
+            self.wait(event)
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_clip_norm": 0.5}, {"accumulate": "host"}])
+def test_late_copies(options, monkeypatch):
+    """Memory is written again, and values are read, when the copies before are done."""
+    results = []
+    for kind in (Copies, Late):
+        monkeypatch.setattr(hosts, "Copies", kind)
+        for size in SIZES:
+            model = made("cpu", DTYPES["mixed"])
+            optimizer = Offload(model, nbopt.torch.AdamW, bucket_bytes=size, ema_decay=0.9, **options)
+            for start, clip in ((0, None), (4, 0.1)):
+                train(
+                    model, optimizer, 4, passes=2, clip=None if "accumulate" in options else clip, start=start
+                )
+                with optimizer.ema():
+                    results.append([param.detach().clone() for param in model.parameters()])
+            with torch.no_grad():
+                model[0].weight.mul_(2.0)
+            train(model, optimizer, 2, start=8)
+            results.append([*model.parameters()])
+    count = len(results) // 2
+    for found, expected in zip(results[count:], results[:count]):
+        assert all(map(torch.equal, found, expected))
 
 
 def test_groups(device):

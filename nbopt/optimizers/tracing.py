@@ -211,8 +211,8 @@ class Trace:
                 if type(one[1]) is not Mirror and not (averages and one == EMA)
             ]
             names = ["step", "param", "grad", *states]
-            given = param, scale * grad if scaled else grad, *map(slots.get, states)
-            returned = called(own.rule, names, step, *given)
+            slotted = param, scale * grad if scaled else grad, *map(slots.get, states)
+            returned = called(own.rule, names, step, *slotted)
             stores = tracer.stores
             if averages:  # of what is stored, in the parameter's own dtype
                 mean = slots[EMA[0]]

@@ -233,7 +233,7 @@ def test_what_is_for_both_knows_neither(floor):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_one_module_drives_the_device(module):
-    """numba.cuda is imported by one module, PyTorch by its adapter, CuPy by none."""
+    """Both toolchains for CUDA are imported by one module, PyTorch by its adapter, CuPy by none."""
     devices = {
         name
         for name in DIRECT[module]

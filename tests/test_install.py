@@ -17,6 +17,7 @@ from helpers import thorough_but
 
 import nbopt
 from nbopt_backends.cpu.backend import NumbaCPU
+from nbopt_backends.cuda import toolchain
 
 ROOT = pathlib.Path(nbopt.__file__).parents[1]
 
@@ -140,11 +141,11 @@ def test_setting_later(monkeypatch):
 
 @pytest.mark.parametrize("extra", ["cuda12", "cuda13"])
 def test_extra(extra):
-    """The extras for GPUs ask for a NumPy that numba-cuda works with."""
+    """The extras for GPUs have a toolchain for each NumPy."""
     lines = (pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8").splitlines()
     (line,) = [line for line in lines if line.startswith(f"{extra} = ")]
     assert f'"numba-cuda[cu{extra[-2:]}]>=0.30"' in line
-    assert '"numpy<2.5"' in line
+    assert f"\"numba-cuda-mlir[cu{extra[-2:]}]==0.6.*; python_version >= '3.12'\"" in line
 
 
 needs_gpu = pytest.mark.skipif(
@@ -156,11 +157,22 @@ PROBLEM = "import json, nbopt\nprint(json.dumps(nbopt.backends.backend_problem('
 
 @pytest.mark.gpu
 @needs_gpu
+@pytest.mark.skipif(toolchain.MLIR, reason="numba-cuda-mlir works with it")
 def test_numpy_too_new():
-    """numba-cuda beside a NumPy that it does not work with is not usable. The reason names both."""
+    """numba-cuda beside a NumPy that it does not work with is not usable. The reason says what to install."""
     older = "import numpy\nnumpy.__dict__.pop('row_stack', None)\nnumpy.__version__ = '2.5.0'\n"
-    assert "does not work with NumPy 2.5.0" in python(older + PROBLEM)
+    found = python(older + PROBLEM, NBOPT_CUDA_COMPILER="numba-cuda")
+    assert "does not work with NumPy 2.5.0" in found
+    assert "numba-cuda-mlir" in found
+    assert '"numpy<2.5"' in found
     assert python(PROBLEM) is None
+
+
+def test_compiler():
+    """NBOPT_CUDA_COMPILER chooses the toolchain. One that is unknown is named, with those that there are."""
+    found = python(PROBLEM, NBOPT_CUDA_COMPILER="nvcc", NUMBA_ENABLE_CUDASIM="0")
+    assert "NBOPT_CUDA_COMPILER is 'nvcc'" in found
+    assert "numba-cuda or numba-cuda-mlir" in found
 
 
 @pytest.mark.gpu

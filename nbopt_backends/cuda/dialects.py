@@ -32,3 +32,30 @@ FAST = DIALECT._replace(ops={})
 SIMULATED = DIALECT._replace(
     name="cuda simulator", ops={}, header="from nbopt_backends.cuda.simulated import *\n\n"
 )
+
+# A branch would keep what it gives in memory; both values are there, and one is taken.
+_SELECTED = {
+    name: f"select({{0}} {sign} {{1}}, {{F}}(1), {{F}}(0))"
+    for name, sign in {
+        "equal": "==",
+        "not_equal": "!=",
+        "less": "<",
+        "less_equal": "<=",
+        "greater": ">",
+        "greater_equal": ">=",
+    }.items()
+}
+#: For numba-cuda-mlir.
+MLIR_DIALECT = DIALECT._replace(
+    name="cuda mlir",
+    ops={
+        **_EXACT,
+        **_SELECTED,
+        "sgn": "select({0} > {F}(0), {F}(1), select({0} < {F}(0), {F}(-1), "
+        "select({0} == {F}(0), {F}(0), {0})))",
+        "finite": "select(subtract({0}, {0}) == {F}(0), {F}(1), {F}(0))",
+        "where": "select({0} != {F}(0), {1}, {2})",
+    },
+    header="from nbopt_backends.cuda.primitives_mlir import *\n\n",
+)
+MLIR_FAST = MLIR_DIALECT._replace(ops=_SELECTED)

@@ -6,9 +6,9 @@ from nbopt.errors import ArgumentError, BackendError
 from nbopt_backends.cuda import toolchain
 from nbopt_backends.cuda.backend import DeviceBackend
 from nbopt_backends.cuda.device import Device, after_fork
-from nbopt_backends.cuda.dialects import DIALECT, FAST, SIMULATED
+from nbopt_backends.cuda.dialects import DIALECT, FAST, MLIR_DIALECT, MLIR_FAST, SIMULATED
 from nbopt_backends.cuda.simulated_device import SimulatedDevice, simulated_kernel
-from nbopt_backends.cuda.toolchain import SIMULATING, cuda
+from nbopt_backends.cuda.toolchain import MLIR, SIMULATING, cuda
 from nbopt_backends.lowering import source
 
 
@@ -61,7 +61,10 @@ class NumbaCUDA(DeviceBackend):
 
     def dialect(self):
         """Return how kernels are spelled."""
-        return SIMULATED if SIMULATING else FAST if self.fast_math else DIALECT
+        if SIMULATING:
+            return SIMULATED
+        exact, fast = (MLIR_DIALECT, MLIR_FAST) if MLIR else (DIALECT, FAST)
+        return fast if self.fast_math else exact
 
     def compile(self, function, cache):
         """Return a compiled kernel, all of whose arguments are int64."""

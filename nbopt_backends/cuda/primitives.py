@@ -5,15 +5,13 @@ arithmetic operation is one of NVVM's that rounds to nearest by itself, so that 
 contracts a product and a sum into one fma.
 """
 
-import ast
-import inspect
-import textwrap
 from math import inf  # noqa: F401  (kernels use it)
 from types import FunctionType
 from typing import NamedTuple
 
 from llvmlite import ir
 
+from nbopt_backends.cuda.helpers import HELPERS, Spelled, respelled
 from nbopt_backends.cuda.toolchain import ConfigStack, cgutils, cuda, intrinsic, types
 from nbopt_backends.lowering import formulas as scalar
 from nbopt_backends.meaning import xoroshiro
@@ -377,66 +375,13 @@ bits_float32, from_bits_float32 = _bit_casts(float32, _FLOAT, ir.IntType(32))
 bits_float64, from_bits_float64 = _bit_casts(float64, _DOUBLE, _WORD)
 
 
-@inline
-def address(row, slot, offset, item_size):
-    """Return the address of element `offset` of a slot; `row` is the address of the tensor's row."""
-    return load_int64(row, slot, -1) + offset * item_size
-
-
-@inline
-def place(geometry, row, slot, position):
-    """Return the address of the element at a C-order position of a slot that may be strided.
-
-    See `nbopt_backends.cpu.drivers` for geometries.
-    """
-    shape = load_int64(geometry, slot, -1)
-    here = load_int64(row, slot, -1)
-    if load_int64(shape, 0, -1) == 0:
-        here += position * load_int64(shape, 1, -1)
-    else:
-        ndim = load_int64(shape, 2, -1)
-        axis = ndim - 1
-        while axis >= 0:
-            extent = load_int64(shape, 3 + axis, -1)
-            outer = position // extent
-            here += (position - outer * extent) * load_int64(shape, 3 + ndim + axis, -1)
-            position = outer
-            axis -= 1
-    return here
-
-
-@inline
-def beats(x, y, kind):
-    """Return whether x goes before y in a search for the largest (kind 2) or smallest (kind 3) value.
-
-    NaN goes first.
-    """
-    return y == y and (x != x or (x > y if kind == 2 else x < y))
-
-
-class _Spelled(ast.NodeTransformer):
-    """Replaces infix arithmetic by calls of the operations above."""
-
-    names = {ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply", ast.Div: "divide"}
-
-    def visit_BinOp(self, node):
-        self.generic_visit(node)
-        if type(node.op) not in self.names:
-            return node
-        return ast.copy_location(
-            ast.Call(ast.Name(self.names[type(node.op)], ast.Load()), [node.left, node.right], []), node
-        )
-
-
 def _compiled(function):
-    """Compile a formula of `nbopt_backends.lowering.formulas` with this module's names and operations."""
-    tree = _Spelled().visit(ast.parse(textwrap.dedent(inspect.getsource(function))))
-    code = compile(ast.fix_missing_locations(tree), inspect.getsourcefile(function), "exec")
-    names: dict = {}
-    exec(code, globals(), names)
-    made = names[function.__name__]
-    return inline(FunctionType(made.__code__, globals(), function.__name__))
+    """Compile a formula with this module's names and operations."""
+    return inline(respelled(function, Spelled(), globals()))
 
+
+for _name, _helper in HELPERS.items():
+    globals()[_name] = inline(FunctionType(_helper.__code__, globals(), _name))
 
 # In the order of the file, so that formulas find those that they call.
 for _name, _formula in list(vars(scalar).items()):
@@ -458,15 +403,6 @@ def nearest_float16_float32(x):
     return _through_half(x) if x == x else from_bits_float32(0x7FC00000)
 
 
-@inline
-def narrowed(x):
-    """Return a float64 as a float32, NaN as the one whose upper half is bfloat16's canonical NaN.
-
-    PTX's conversion gives another NaN.
-    """
-    return float32(x) if x == x else from_bits_float32(0x7FC00000)
-
-
 # --- random bits: see nbopt_backends.meaning.xoroshiro; integers, so nothing is contracted ---
 
 
@@ -479,16 +415,6 @@ _absorb = inline(_integer(xoroshiro.absorb, mix=_mix))
 keys = once(uint64, uint64)(_integer(xoroshiro.keys, absorb=_absorb))
 seeded = once(uint64, uint64)(_integer(xoroshiro.seeded, mix=_mix))
 advanced = once(uint64, uint64, uint64)(_integer(xoroshiro.advanced))
-
-
-@inline
-def drawn(key_0, key_1, counter, draw):
-    """Return word number `draw` of a lane, whatever was drawn before."""
-    s0, s1 = seeded(key_0, key_1, counter)
-    word, s0, s1 = advanced(s0, s1)
-    for _ in range(draw):
-        word, s0, s1 = advanced(s0, s1)
-    return word
 
 
 def _slices(bits):

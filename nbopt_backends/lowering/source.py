@@ -105,7 +105,9 @@ _HELPERS = (
     "cpu.primitives",
     "cpu.random_bits",
     "cpu.walks",
+    "cuda.helpers",
     "cuda.primitives",
+    "cuda.primitives_mlir",
     "lowering.formulas",
     "meaning.tree",
     "meaning.xoroshiro",
@@ -123,9 +125,9 @@ _SETTINGS = (
 )
 
 
-def _numba_cuda_version():
+def _version(package):
     try:
-        return importlib.metadata.version("numba-cuda")
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
@@ -139,7 +141,8 @@ def _toolchain():
     specs = [importlib.util.find_spec(f"nbopt_backends.{name}") for name in _HELPERS]
     # Each module's file as it is installed: source or bytecode, in a folder or in an archive.
     helpers = b"".join(spec.loader.get_data(spec.origin) for spec in specs)
-    versions = f"{sys.version_info[:3]} {numba.__version__} {llvmlite.__version__} {_numba_cuda_version()}"
+    versions = f"{sys.version_info[:3]} {numba.__version__} {llvmlite.__version__} "
+    versions += f"{_version('numba-cuda')} {_version('numba-cuda-mlir')}"
     settings = [str(getattr(numba.config, name, None)) for name in _SETTINGS]
     return hashlib.sha256(helpers + f"{versions} {settings}".encode()).hexdigest()
 
@@ -178,7 +181,7 @@ def load(text, stem):
             return sys.modules[name]
         path = cache_folder() / f"{name}.py"
         with _alone(path):
-            _write(path, text.encode())
+            write(path, text.encode())
         module = types.ModuleType(name)
         module.__file__ = str(path)
         # Numba looks the module up by its name when it loads a cached kernel.
@@ -215,7 +218,7 @@ def _alone(path):
         lock.release()
 
 
-def _write(path, content):
+def write(path, content):
     """Bring the file to this content, by a rename, so that nobody sees half of it.
 
     Its time stays where nothing changes.
@@ -296,12 +299,17 @@ def _cache_files(module):
 
     They lie beside it, or in a folder of Numba's own if NUMBA_CACHE_DIR names one.
     """
-    folder = pathlib.Path(module.__file__).parent / "__pycache__"
-    if numba.config.CACHE_DIR:
-        folder = pathlib.Path(numba.config.CACHE_DIR) / UserProvidedCacheLocator.get_suitable_cache_subpath(
-            module.__file__
-        )
+    folder = numbas_folder(module.__file__)
     return sorted(folder.glob(f"{module.__name__}.*.nb[ic]"))
+
+
+def numbas_folder(file):
+    """Return the folder of Numba's cache files for a module, given its file's name."""
+    if numba.config.CACHE_DIR:
+        return pathlib.Path(numba.config.CACHE_DIR) / UserProvidedCacheLocator.get_suitable_cache_subpath(
+            file
+        )
+    return pathlib.Path(file).parent / "__pycache__"
 
 
 def _digest_file(path):
@@ -327,7 +335,7 @@ def _sound(module):
 def _sealed(result, module):
     """Write the digests of a module's cache files; return `result`."""
     for path in _cache_files(module):
-        _write(_digest_file(path), _digest(path))
+        write(_digest_file(path), _digest(path))
     return result
 
 

@@ -11,10 +11,21 @@ import sys
 if "EMULATED_KERNELS" in os.environ:
     sys.modules.update(dict.fromkeys(["torch", "jax", "cupy"]))
 
-    from numba.cuda.cudadrv import driver
+    from importlib.util import find_spec
 
-    def complete(linker):
-        """Return the PTX after link-time optimization, as code to load."""
-        return driver.ObjectCode.from_cubin(linker.get_linked_ptx() + b"\0")
+    if os.environ.get("NBOPT_CUDA_COMPILER") == "numba-cuda-mlir" or not find_spec("numba_cuda"):
+        from numba_cuda_mlir import cuda
 
-    driver._Linker.complete = complete
+        def compile_cubin(function, signature, **options):
+            """Return PTX in place of machine code."""
+            return cuda.compile_ptx(function, signature, **options)[0].encode() + b"\0"
+
+        cuda.compile_cubin = compile_cubin
+    else:
+        from numba.cuda.cudadrv import driver
+
+        def complete(linker):
+            """Return the PTX after link-time optimization, as code to load."""
+            return driver.ObjectCode.from_cubin(linker.get_linked_ptx() + b"\0")
+
+        driver._Linker.complete = complete

@@ -1,0 +1,491 @@
+"""What generated CUDA kernels are made of, for numba-cuda-mlir: the twin of `primitives`.
+
+Every arithmetic operation is a function of libdevice's that rounds to nearest by itself. Variables that get a
+value in a branch would live in local memory, so formulas select one of two values instead.
+"""
+
+import ast
+from math import inf  # noqa: F401  (kernels use it)
+from types import FunctionType
+from typing import Any, NamedTuple
+
+from nbopt_backends.cuda.helpers import HELPERS, Spelled, respelled
+from nbopt_backends.cuda.toolchain import (
+    T,
+    arith,
+    cuda,
+    func,
+    get_or_insert_function,
+    intrinsic,
+    ir,
+    llvm,
+    math_dialect,
+    types,
+)
+from nbopt_backends.lowering import formulas as scalar
+from nbopt_backends.meaning import xoroshiro
+
+float32, float64, int64, uint64 = types.float32, types.float64, types.int64, types.uint64
+_SUFFIX = {float32: "f", float64: "d"}
+
+#: Decorates a helper of generated text.
+inline = cuda.jit(device=True, inline="always")
+
+
+def once(*results):
+    """Return what decorates a function of numbers that is called many times in a kernel."""
+    return inline
+
+
+# --- memory ---
+
+
+def _values(builder, variables):
+    return [builder.load_var(variable) for variable in variables]
+
+
+def _number(value):
+    return arith.constant(T.i64(), value)
+
+
+def _small(value):
+    return arith.constant(T.i32(), value)
+
+
+def _wide(value):
+    """Return an integer as one of 64 bits."""
+    if isinstance(value.type, ir.IndexType):
+        return arith.index_cast(T.i64(), value)
+    return value if value.type == T.i64() else arith.extsi(T.i64(), value)
+
+
+def _pointer(address, index, size):
+    """Return the pointer to element `index` of global memory from `address` on."""
+    place = arith.addi(_wide(address), arith.muli(_wide(index), _number(size)))
+    return llvm.inttoptr(ir.Type.parse("!llvm.ptr<1>"), place)
+
+
+class _Storage(NamedTuple):
+    """How elements of one dtype lie in memory; see `primitives`.
+
+    Attributes
+    ----------
+    element : numba type
+    size : int
+    memory : callable
+        Returns MLIR's type of what is in memory.
+    widened, narrowed : callable
+        Emit the exact conversion from and to memory.
+    """
+
+    element: Any
+    size: int
+    memory: Any
+    widened: Any = lambda value: value
+    narrowed: Any = lambda value: value
+
+
+def _from_bfloat16(value):
+    return arith.bitcast(T.f32(), arith.shli(arith.extui(T.i32(), value), _small(16)))
+
+
+def _to_bfloat16(value):
+    return arith.trunci(T.i16(), arith.shrui(arith.bitcast(T.i32(), value), _small(16)))
+
+
+def _is_nan(*values):
+    return arith.cmpf(arith.CmpFPredicate.UNO, values[0], values[-1])
+
+
+def _from_float16(value):
+    return arith.extf(T.f32(), arith.bitcast(T.f16(), value))
+
+
+def _to_float16(value):
+    narrow = arith.bitcast(T.i16(), arith.truncf(T.f16(), value))
+    # PTX has a NaN of its own.
+    return arith.select(_is_nan(value), arith.constant(T.i16(), 0x7E00), narrow)
+
+
+_FLOAT32, _FLOAT64 = _Storage(float32, 4, T.f32), _Storage(float64, 8, T.f64)
+_BFLOAT16 = _Storage(float32, 2, T.i16, _from_bfloat16, _to_bfloat16)
+_FLOAT16 = _Storage(float32, 2, T.i16, _from_float16, _to_float16)
+_MLIR = {float32: T.f32, float64: T.f64, int64: T.i64}
+
+
+def _memory_access(storage):
+    """Return the load and the store intrinsic of one element."""
+
+    @intrinsic
+    def load(context, address, index, slot):
+        def codegen(builder, target, args, kwargs):
+            place = _pointer(*_values(builder, args[:2]), storage.size)
+            builder.store_var(
+                target, storage.widened(llvm.load(storage.memory(), place, alignment=storage.size))
+            )
+
+        return storage.element(int64, int64, int64), codegen
+
+    @intrinsic
+    def store(context, address, index, slot, value):
+        def codegen(builder, target, args, kwargs):
+            place = _pointer(*_values(builder, args[:2]), storage.size)
+            value = builder.mlir_convert(builder.load_var(args[3]), _MLIR[storage.element]())
+            llvm.store(storage.narrowed(value), place, alignment=storage.size)
+            builder.store_var(target, None)
+
+        return types.void(int64, int64, int64, storage.element), codegen
+
+    return load, store
+
+
+def _vector_access(name, storage, count):
+    """Return the four intrinsics of `count` elements, see `primitives`."""
+    per_access = 16 // storage.size
+    halves = storage.size == 2  # two elements in each of four 32-bit words
+    parts = range(count // per_access)
+
+    def vector():
+        return ir.VectorType.get([4 if halves else per_access], T.i32() if halves else storage.memory())
+
+    def pointer(address, index, part):
+        return _pointer(address, arith.addi(_wide(index), _number(part * per_access)), storage.size)
+
+    def taken(whole, k):
+        if not halves:
+            return llvm.extractelement(whole, _small(k))
+        word = llvm.extractelement(whole, _small(k // 2))
+        return arith.trunci(T.i16(), arith.shrui(word, _small(16)) if k % 2 else word)
+
+    def joined(values):
+        if halves:
+            wide = [arith.extui(T.i32(), value) for value in values]
+            values = [
+                arith.ori(low, arith.shli(high, _small(16))) for low, high in zip(wide[::2], wide[1::2])
+            ]
+        whole = llvm.mlir_undef(vector())
+        for k, value in enumerate(values):
+            whole = llvm.insertelement(whole, value, _small(k))
+        return whole
+
+    @intrinsic
+    def load(context, address, index):
+        def codegen(builder, target, args, kwargs):
+            address, index = _values(builder, args)
+            loaded = [llvm.load(vector(), pointer(address, index, part), alignment=16) for part in parts]
+            values = [storage.widened(taken(whole, k)) for whole in loaded for k in range(per_access)]
+            builder.store_var(target, tuple(values))
+
+        return types.UniTuple(storage.element, count)(int64, int64), codegen
+
+    @intrinsic
+    def store(context, address, index, *values):
+        def codegen(builder, target, args, kwargs):
+            address, index, *values = _values(builder, args)
+            values = [storage.narrowed(value) for value in (values[0] if len(values) == 1 else values)]
+            for part in parts:
+                whole = joined(values[part * per_access : (part + 1) * per_access])
+                llvm.store(whole, pointer(address, index, part), alignment=16)
+            builder.store_var(target, None)
+
+        return types.void(int64, int64, *[storage.element] * count), codegen
+
+    @intrinsic
+    def load_first(context, address, index, left):
+        def codegen(builder, target, args, kwargs):
+            address, index, left = map(_wide, _values(builder, args))
+            last, values = arith.subi(left, _number(1)), []
+            for k in range(count):
+                place = _pointer(address, arith.addi(index, arith.minsi(_number(k), last)), storage.size)
+                values.append(storage.widened(llvm.load(storage.memory(), place, alignment=storage.size)))
+            builder.store_var(target, tuple(values))
+
+        return types.UniTuple(storage.element, count)(int64, int64, int64), codegen
+
+    values = [f"v{k}" for k in range(count)]
+    lines = [f"def store_first(address, index, left, {', '.join(values)}):"]
+    for k, value in enumerate(values):
+        lines += [f"    if {k} < left:", f"        store_{name}(address, index + {k}, -1, {value})"]
+    made: dict = {}
+    exec("\n".join(lines), globals(), made)
+    return load, store, load_first, inline(made["store_first"])
+
+
+load_float32, store_float32 = _memory_access(_FLOAT32)
+load_float64, store_float64 = _memory_access(_FLOAT64)
+load_float16, store_float16 = _memory_access(_FLOAT16)
+load_bfloat16, store_bfloat16 = _memory_access(_BFLOAT16)
+load_int64, store_int64 = _memory_access(_Storage(int64, 8, T.i64))
+load_uint64, _ = _memory_access(_Storage(uint64, 8, T.i64))
+for _name, _storage, _count in (
+    ("float64", _FLOAT64, 2), ("float64", _FLOAT64, 4), ("float64", _FLOAT64, 8), ("float32", _FLOAT32, 4),
+    ("float32", _FLOAT32, 8), ("float16", _FLOAT16, 8), ("bfloat16", _BFLOAT16, 8),
+):  # fmt: skip
+    _words = [f"{word}_{_name}x{_count}" for word in ("load", "store", "load_first", "store_first")]
+    globals().update(zip(_words, _vector_access(_name, _storage, _count)))
+
+
+# --- operations ---
+
+
+def _called(builder, name, values):
+    """Emit a call of a function of libdevice's whose operands and result have one type."""
+    kind = values[0].type
+    kinds = ir.FunctionType.get([kind] * len(values), [kind])
+    callee = get_or_insert_function(name, kinds, builder.mlir_gpu_module)
+    return func.call(result=[kind], callee=callee.name.value, operands_=values)
+
+
+def _libdevice(names, arity=1):
+    """Return an intrinsic that calls one function for each floating type: `names` has it by the type."""
+
+    def typed(*operands):
+        kind = operands[0]
+        if kind not in names or any(operand != kind for operand in operands):
+            return None
+
+        def codegen(builder, target, args, kwargs):
+            builder.store_var(target, _called(builder, names[kind], _values(builder, args)))
+
+        return kind(*operands), codegen
+
+    if arity == 1:
+
+        @intrinsic
+        def call(context, a):
+            return typed(a)
+
+    else:
+
+        @intrinsic
+        def call(context, a, b):
+            return typed(a, b)
+
+    return call
+
+
+def _rounded(name, integer):
+    """Return an arithmetic intrinsic of two operands: rounded for floating types, `integer` for int64."""
+
+    @intrinsic
+    def call(context, a, b):
+        if a in _SUFFIX and a == b:
+
+            def codegen(builder, target, args, kwargs):
+                left, right = _values(builder, args)
+                if (
+                    name == "sub"
+                ):  # there is none of float64; -b is exact, so the sum rounds as the difference
+                    right = arith.negf(right)
+                function = f"__nv_{_SUFFIX[a]}{'add' if name == 'sub' else name}_rn"
+                builder.store_var(target, _called(builder, function, [left, right]))
+
+            return a(a, a), codegen
+        if isinstance(a, types.Integer) and isinstance(b, types.Integer) and integer:
+
+            def of_integers(builder, target, args, kwargs):
+                operands = map(_wide, _values(builder, args))
+                builder.store_var(target, getattr(arith, integer)(*operands))
+
+            return int64(int64, int64), of_integers
+        return None
+
+    return call
+
+
+add, subtract, multiply, divide = (
+    _rounded("add", "addi"),
+    _rounded("sub", "subi"),
+    _rounded("mul", "muli"),
+    _rounded("div", None),
+)
+sqrt = _libdevice({float32: "__nv_fsqrt_rn", float64: "__nv_dsqrt_rn"})
+exp, exp2, log, log2, tanh, rint = (
+    _libdevice({float32: f"__nv_{name}f", float64: f"__nv_{name}"})
+    for name in ("exp", "exp2", "log", "log2", "tanh", "rint")
+)
+power = _libdevice({float32: "__nv_powf", float64: "__nv_pow"}, 2)
+
+
+@intrinsic
+def absolute(context, a):
+    """Return the magnitude of a number."""
+
+    def codegen(builder, target, args, kwargs):
+        builder.store_var(target, math_dialect.absf(builder.load_var(args[0])))
+
+    return (a(a), codegen) if a in _SUFFIX else None
+
+
+def _extreme(name):
+    """Return maximum or minimum: see `primitives`."""
+
+    @intrinsic
+    def call(context, a, b):
+        if a not in _SUFFIX or a != b:
+            return None
+
+        def codegen(builder, target, args, kwargs):
+            operands = _values(builder, args)
+            found = _called(builder, f"__nv_{name}{'f' if a == float32 else ''}", operands)
+            nan = _called(builder, f"__nv_{_SUFFIX[a]}add_rn", operands)
+            builder.store_var(target, arith.select(_is_nan(*operands), nan, found))
+
+        return a(a, a), codegen
+
+    return call
+
+
+maximum, minimum = _extreme("fmax"), _extreme("fmin")
+
+
+@intrinsic
+def select(context, condition, a, b):
+    """Return a if a condition holds, else b: both are floating and of one type, or integers."""
+    if isinstance(a, types.Integer) and isinstance(b, types.Integer):
+        result = uint64 if uint64 in (a, b) else int64
+    elif a in _SUFFIX and a == b:
+        result = a
+    else:
+        return None
+
+    def codegen(builder, target, args, kwargs):
+        condition, *both = _values(builder, args)
+        builder.store_var(target, arith.select(condition, *(both if result in _SUFFIX else map(_wide, both))))
+
+    return result(types.boolean, result, result), codegen
+
+
+def _bit_casts(floating, llvm_float, llvm_integer):
+    @intrinsic
+    def bits(context, value):
+        def codegen(builder, target, args, kwargs):
+            found = arith.bitcast(llvm_integer(), builder.load_var(args[0]))
+            builder.store_var(target, found if floating == float64 else arith.extui(T.i64(), found))
+
+        return int64(floating), codegen
+
+    @intrinsic
+    def from_bits(context, value):
+        def codegen(builder, target, args, kwargs):
+            found = _wide(builder.load_var(args[0]))
+            found = found if floating == float64 else arith.trunci(llvm_integer(), found)
+            builder.store_var(target, arith.bitcast(llvm_float(), found))
+
+        return floating(int64), codegen
+
+    return bits, from_bits
+
+
+bits_float32, from_bits_float32 = _bit_casts(float32, T.f32, T.i32)
+bits_float64, from_bits_float64 = _bit_casts(float64, T.f64, T.i64)
+
+
+# --- formulas and helpers ---
+
+
+class _Selected(Spelled):
+    """Replaces what would branch as well."""
+
+    def visit_IfExp(self, node):  # noqa: N802
+        """Replace an `if` between values."""
+        self.generic_visit(node)
+        return ast.copy_location(
+            ast.Call(ast.Name("select", ast.Load()), [node.test, node.body, node.orelse], []), node
+        )
+
+    def visit_BoolOp(self, node):  # noqa: N802
+        """Replace `and` and `or`."""
+        self.generic_visit(node)
+        first, *others = node.values
+        for other in others:
+            first = ast.BinOp(first, ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr(), other)
+        return ast.copy_location(first, node)
+
+
+# In the order of the file, so that formulas find those that they call.
+for _name, _formula in list(vars(scalar).items()):
+    if isinstance(_formula, FunctionType):
+        globals()[_name] = inline(respelled(_formula, _Selected(), globals()))
+
+
+@intrinsic
+def _through_half(context, x):
+    def codegen(builder, target, args, kwargs):
+        builder.store_var(target, arith.extf(T.f32(), arith.truncf(T.f16(), builder.load_var(args[0]))))
+
+    return float32(float32), codegen
+
+
+@inline
+def nearest_float16_float32(x):
+    """Return a float32 rounded to nearest even in float16. NaN is canonical."""
+    return select(x == x, _through_half(x), from_bits_float32(0x7FC00000))
+
+
+# --- random bits: see nbopt_backends.meaning.xoroshiro; integers, so nothing is contracted ---
+
+
+def _word(value):
+    """Return an intrinsic that gives a uint64: as a global one beyond int64 can't be compiled (0.6.0)."""
+
+    @intrinsic
+    def word(context):
+        def codegen(builder, target, args, kwargs):
+            builder.store_var(target, _number(int(value.view("int64"))))
+
+        return uint64(), codegen
+
+    return word
+
+
+_WORDS = {name: _word(getattr(xoroshiro, name)) for name in ("_GAMMA", "_MIX_1", "_MIX_2")}
+
+
+class _WithWords(ast.NodeTransformer):
+    """Replaces names of such constants by calls."""
+
+    def visit_Name(self, node):
+        """Replace one."""
+        return ast.copy_location(ast.Call(node, [], []), node) if node.id in _WORDS else node
+
+
+def _integer(function, **names):
+    return inline(respelled(function, _WithWords(), {**vars(xoroshiro), **_WORDS, **names}))
+
+
+_mix = _integer(xoroshiro.mix)
+_absorb = _integer(xoroshiro.absorb, mix=_mix)
+keys = _integer(xoroshiro.keys, absorb=_absorb)
+seeded = _integer(xoroshiro.seeded, mix=_mix)
+advanced = _integer(xoroshiro.advanced)
+
+for _name, _helper in HELPERS.items():
+    spelling = _Selected() if _name == "narrowed" else ast.NodeTransformer()
+    globals()[_name] = inline(respelled(_helper, spelling, globals()))
+
+
+def _slices(bits):
+    """Return the intrinsic that takes words apart, see `primitives`."""
+
+    @intrinsic
+    def slices(context, *words):
+        def codegen(builder, target, args, kwargs):
+            words = _values(builder, args)
+            if isinstance(words[0], tuple):
+                (words,) = words
+            found = [
+                arith.andi(arith.shrui(word, _number(shift)), _number(2**bits - 1)) if bits < 64 else word
+                for word in words
+                for shift in range(0, 64, bits)
+            ]
+            builder.store_var(target, tuple(found))
+
+        return types.UniTuple(int64, 64 // bits * len(words))(*words), codegen
+
+    return slices
+
+
+slices16, slices32, slices64 = _slices(16), _slices(32), _slices(64)
+
+__all__ = [name for name in globals() if not name.startswith("_")]

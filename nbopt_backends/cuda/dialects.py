@@ -33,29 +33,27 @@ SIMULATED = DIALECT._replace(
     name="cuda simulator", ops={}, header="from nbopt_backends.cuda.simulated import *\n\n"
 )
 
-# A branch would keep what it gives in memory; both values are there, and one is taken.
+# A branch would keep what it gives in memory, so both values are there, and one is taken. ``!=`` is false for
+# NaN in 0.6.0.
 _SELECTED = {
-    name: f"select({{0}} {sign} {{1}}, {{F}}(1), {{F}}(0))"
-    for name, sign in {
-        "equal": "==",
-        "not_equal": "!=",
-        "less": "<",
-        "less_equal": "<=",
-        "greater": ">",
-        "greater_equal": ">=",
-    }.items()
+    **{
+        name: f"select({{0}} {sign} {{1}}, {{F}}(1), {{F}}(0))"
+        for name, sign in {
+            "equal": "==",
+            "less": "<",
+            "less_equal": "<=",
+            "greater": ">",
+            "greater_equal": ">=",
+        }.items()
+    },
+    "not_equal": "select({0} == {1}, {F}(0), {F}(1))",
+    "where": "select({0} == {F}(0), {2}, {1})",
+    "sgn": "select({0} > {F}(0), {F}(1), select({0} < {F}(0), {F}(-1), select({0} == {F}(0), {F}(0), {0})))",
 }
 #: For numba-cuda-mlir.
 MLIR_DIALECT = DIALECT._replace(
     name="cuda mlir",
-    ops={
-        **_EXACT,
-        **_SELECTED,
-        "sgn": "select({0} > {F}(0), {F}(1), select({0} < {F}(0), {F}(-1), "
-        "select({0} == {F}(0), {F}(0), {0})))",
-        "finite": "select(subtract({0}, {0}) == {F}(0), {F}(1), {F}(0))",
-        "where": "select({0} != {F}(0), {1}, {2})",
-    },
+    ops={**_EXACT, **_SELECTED, "finite": "select(subtract({0}, {0}) == {F}(0), {F}(1), {F}(0))"},
     header="from nbopt_backends.cuda.primitives_mlir import *\n\n",
 )
 MLIR_FAST = MLIR_DIALECT._replace(ops=_SELECTED)

@@ -327,7 +327,8 @@ def _extreme(name):
 
         def codegen(builder, target, args, kwargs):
             operands = _values(builder, args)
-            found = _called(builder, f"__nv_{name}{'f' if a == float32 else ''}", operands)
+            # They become libdevice's functions, as the formulas' min and max do. A module declares each once.
+            found = getattr(arith, name)(*operands)
             nan = _called(builder, f"__nv_{_SUFFIX[a]}add_rn", operands)
             builder.store_var(target, arith.select(_is_nan(*operands), nan, found))
 
@@ -336,7 +337,7 @@ def _extreme(name):
     return call
 
 
-maximum, minimum = _extreme("fmax"), _extreme("fmin")
+maximum, minimum = _extreme("maxnumf"), _extreme("minnumf")
 
 
 @intrinsic
@@ -384,17 +385,29 @@ bits_float64, from_bits_float64 = _bit_casts(float64, T.f64, T.i64)
 # --- formulas and helpers ---
 
 
-class _Selected(Spelled):
-    """Replaces what would branch as well."""
+class _Unequal(ast.NodeTransformer):
+    """Replaces ``a != b``, which is false for NaN (0.6.0)."""
 
-    def visit_IfExp(self, node):  # noqa: N802
+    def visit_Compare(self, node):
+        """Replace one."""
+        self.generic_visit(node)
+        if not isinstance(node.ops[0], ast.NotEq):
+            return node
+        equal = ast.copy_location(ast.Compare(node.left, [ast.Eq()], node.comparators), node)
+        return ast.copy_location(ast.UnaryOp(ast.Not(), equal), node)
+
+
+class _Selected(_Unequal, Spelled):
+    """Replaces infix arithmetic, and what would branch."""
+
+    def visit_IfExp(self, node):
         """Replace an `if` between values."""
         self.generic_visit(node)
         return ast.copy_location(
             ast.Call(ast.Name("select", ast.Load()), [node.test, node.body, node.orelse], []), node
         )
 
-    def visit_BoolOp(self, node):  # noqa: N802
+    def visit_BoolOp(self, node):
         """Replace `and` and `or`."""
         self.generic_visit(node)
         first, *others = node.values
@@ -461,7 +474,7 @@ seeded = _integer(xoroshiro.seeded, mix=_mix)
 advanced = _integer(xoroshiro.advanced)
 
 for _name, _helper in HELPERS.items():
-    spelling = _Selected() if _name == "narrowed" else ast.NodeTransformer()
+    spelling = _Selected() if _name == "narrowed" else _Unequal()
     globals()[_name] = inline(respelled(_helper, spelling, globals()))
 
 

@@ -14,7 +14,8 @@ import nbopt.torch  # noqa: E402
 SHAPES = [(20, 30), (17,), (2, 3, 4), (), (0, 3), (9,)]
 #: Two dtypes of 16 bits, and one that has no master.
 DTYPES = [torch.bfloat16] * 4 + [torch.float16, torch.float32]
-CLASSES = [name for name in nbopt.torch.__all__ if name[0].isupper() and name not in ("Optimizer", "Muon")]
+OTHERS = "Optimizer", "Muon", "Offload"
+CLASSES = [name for name in nbopt.torch.__all__ if name[0].isupper() and name not in OTHERS]
 
 
 def parameters(dtypes=DTYPES, seed=0):

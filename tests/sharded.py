@@ -99,6 +99,25 @@ def check_fsdp(mesh):
     assert raises(lambda: nbopt.torch.Offload(models[1], nbopt.torch.AdamW), "DTensor", "CPUOffloadPolicy")
 
 
+def check_ddp(rank):
+    """Offload takes the gradients that DDP has averaged."""
+    found = []
+    for offload in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.parallel.DistributedDataParallel(
+            torch.nn.Linear(8, 2), gradient_as_bucket_view=offload
+        )
+        make = nbopt.torch.Offload if offload else lambda params, kind, **options: kind(params, **options)
+        optimizer = make(model.parameters(), nbopt.torch.SGD, lr=0.1, momentum=0.9)
+        for step in range(4):
+            torch.manual_seed(10 * step + rank)
+            optimizer.zero_grad(set_to_none=step % 2 == 0)
+            model(torch.randn(4, 8)).square().sum().backward()
+            optimizer.step()
+        found.append([param.detach() for param in model.parameters()])
+    assert all(map(torch.equal, *found))
+
+
 def memory():
     """Return the bytes of the process that are in memory."""
     with open("/proc/self/statm") as file:
@@ -168,6 +187,7 @@ def main(rank, world, file, steps):
     assert world == 1 or raises(optimizer.step, "parameter 1", "redistribute")
     check_masters(mesh)
     check_fsdp(mesh)
+    check_ddp(rank)
     check_growth(mesh, steps)
     torch.distributed.destroy_process_group()
     print("done")

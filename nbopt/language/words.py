@@ -42,7 +42,8 @@ ELSEWHERE = {
     **dict.fromkeys(("weight_decay", "wdecay"), _DECAY),
     "amsgrad": "nbopt.AMSGrad is Adam with amsgrad=True",
     "maximize": "To maximize, negate the gradients",
-    **dict.fromkeys(("foreach", "fused", "capturable", "differentiable"), _FUSED),
+    "capturable": "Before the first step, write optimizer.capturable = True",
+    **dict.fromkeys(("foreach", "fused", "differentiable"), _FUSED),
 }
 
 #: Classes of the same meaning, by the names that they have here and in PyTorch.

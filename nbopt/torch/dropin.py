@@ -13,6 +13,7 @@ import torch
 
 from nbopt.errors import ArgumentError, DtypeError
 from nbopt.interface.backend import Backend
+from nbopt.optimizers import Optimizer
 from nbopt.torch.dropin_group import EXTRAS, DropInGroup
 from nbopt.torch.group import listed
 from nbopt.torch.rule import TorchRule
@@ -26,8 +27,8 @@ _STORED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _OF_GROUPS = {"lr", "learning_rate", "weight_decay", "wdecay", "betas", "momentum", "eps"}
 
 _PYTORCHS = """*args, **kwargs
-        Those of `torch.optim.{name}`. `foreach`, `fused` and `capturable` are taken and change nothing: each
-        step is fused."""
+        Those of `torch.optim.{name}`. `foreach` and `fused` are taken and change nothing: each step is
+        fused."""
 _ADDED = """
 
     Parameters
@@ -58,6 +59,8 @@ _ADDED = """
         the master, and round it to the parameter in the same pass. A master begins as the parameter, and
         takes over what else is written there (``model.load_state_dict``, ``param.copy_``); but not what is
         written through ``param.data``.
+    capturable : bool
+        Whether steps may be captured into a CUDA graph. PyTorch's own argument, where it has one.
     seed : int, optional
         Of stochastic rounding, see `nbopt.torch.Optimizer`.
     backend : str or Backend, optional
@@ -79,6 +82,7 @@ class DropIn(Stepper):
 
     made_of: type[TorchRule]
     _step_supports_amp_scaling = True
+    _asks_to_capture = False  # whether PyTorch's class does
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -93,6 +97,9 @@ class DropIn(Stepper):
             p for p in inspect.signature(DropIn.__init__).parameters.values() if p.kind is kinds.KEYWORD_ONLY
         ]
         given = cls.made_of.parameters() or [*inspect.signature(model["__init__"]).parameters.values()]
+        cls._asks_to_capture = "capturable" in {argument.name for argument in given}
+        if not cls._asks_to_capture:
+            extras.append(kinds("capturable", kinds.KEYWORD_ONLY, default=False))
         constructor.__signature__ = inspect.Signature([*given, *extras])  # type: ignore[attr-defined]
         constructor.__name__, constructor.__qualname__ = "__init__", f"{cls.__qualname__}.__init__"
         cls.__init__ = checked(constructor)  # type: ignore[method-assign]
@@ -131,6 +138,9 @@ class DropIn(Stepper):
         if seed is not None and isinstance(backend, Backend):
             raise ArgumentError("seed= goes with a backend's name; a backend that exists already has a seed")
         self._begin(rule, backend, seed_for(seed), master_weights)
+        if not self._asks_to_capture:
+            check = Optimizer.checks["capturable"]
+            self._capturable = check("capturable", kwargs.pop("capturable", False))
         super().__init__(*args, **kwargs)
         self._begun()
 
@@ -195,6 +205,14 @@ class DropIn(Stepper):
         finally:
             self.loss_scale = given
             self._guard(None)
+
+    def _settle_counts(self, owned):
+        if not self._backend.captures and any(own.group.get("capturable") for own in owned):
+            raise ArgumentError(
+                "capturable=True is for parameters on a GPU, as in PyTorch, and these are on "
+                f"{self._device}: leave it out, or move the model first"
+            )
+        super()._settle_counts(owned)
 
     def _guard(self, found_inf):
         """Leave the coming steps out if this tensor is not 0. The host doesn't look at it."""

@@ -45,7 +45,8 @@ class DropInGroup(Group):
 
     def watched(self):
         """Return the keys that have to be read at every step."""
-        known = (*self.optimizer.words, *self.optimizer.step_names(), "differentiable", *_OF_GROUPS)
+        further = ("differentiable", "capturable", *_OF_GROUPS)
+        known = (*self.optimizer.words, *self.optimizer.step_names(), *further)
         for key in self.group.keys() - set(known):
             word = torchs_word(key)
             if word in known:
@@ -59,6 +60,7 @@ class DropInGroup(Group):
             raise ArgumentError(
                 "nbopt's steps are no part of PyTorch's graph: use torch.optim for differentiable=True"
             )
+        rule.capturable = bool(found.get("capturable") or whole.capturable)
         for name in _OF_GROUPS:
             value = found.get(name, getattr(whole, name))
             if name != "cautious" or hasattr(rule, name):
@@ -72,6 +74,9 @@ class DropInGroup(Group):
             if word in found:
                 parts = rule.parts_of(word)
                 given: Any = found[word]
+                if word == "lr" and rule.capturable and _is_on_gpu(given):
+                    rule.learning_rate = given
+                    continue
                 if len(parts) == 1:
                     values = (given,)
                 else:
@@ -94,19 +99,22 @@ class DropInGroup(Group):
         """Set what has changed in the group's dictionary."""
         super().read()
         rule = self.optimizer
-        if rule.counter and self.group.get(rule.counter) is not rule.t:
+        if rule.counter and self.group.get(rule.counter) is not self.shown_count():
             rule.t = self.group[rule.counter]
 
     def stepped(self):
         """Show the count of steps, and the numbers that the rule keeps."""
         rule = self.optimizer
         if rule.counter:
-            self.group[rule.counter] = rule.t
+            self.group[rule.counter] = self.shown_count()
         self.group.update(rule.shown)
 
     def saved(self, group):
         """Return the group as a state dict has it: numbers in place of tensors."""
-        return {**group, **{name: value.item() for name, value in self.optimizer.shown.items()}}
+        rule, numbers = self.optimizer, {}
+        if rule.counter:
+            numbers[rule.counter] = int(group[rule.counter])
+        return {**group, **numbers, **{name: value.item() for name, value in rule.shown.items()}}
 
     def _stays(self, value):
         return super()._stays(value) or any(value is one for one in self.optimizer.shown.values())
@@ -201,6 +209,10 @@ def _all_words():
     for kind in kinds:  # it grows
         kinds += kind.__subclasses__()
     return frozenset(word for kind in kinds for word in kind.words)
+
+
+def _is_on_gpu(value):
+    return isinstance(value, torch.Tensor) and value.is_cuda and value.numel() == 1
 
 
 def _number(word, value):

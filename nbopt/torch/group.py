@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nbopt.errors import ArgumentError, SparseError
+from nbopt.errors import ArgumentError, SparseError, StateError
 from nbopt.language.trace import NeedsAxesError
 from nbopt.torch.masters import MASTER, MIRROR, has_master, mirrored
 from nbopt.torch.saving import copied
@@ -38,10 +38,13 @@ class Group:
         `nbopt.torch.masters`. What a share of now knows is not in it.
     sharded : bool
         Whether some of the parameters are DTensors.
+    count : torch.Tensor or None
+        The count of steps, a float64 on the device, if steps may be captured into a graph.
     """
 
     #: Whether the states of a state dict keep their dtypes.
     keeps_dtypes = False
+    _placed: Any = None
 
     def __init__(self, group, optimizer, warned):
         self.group, self.optimizer, self.warned = group, optimizer, warned
@@ -49,6 +52,7 @@ class Group:
         self.versions: dict[int, Any] = {}
         self.sharded = False
         self._places: Any = None
+        self.count: Any = None
         self._length = -1
         self._values: Any = None
         self._read: list = []
@@ -101,6 +105,34 @@ class Group:
         It is None if the group's norm is its own.
         """
         return None
+
+    def place_count(self):
+        """Have the count of steps in `count`, if steps may be captured, so that the group can show it."""
+        rule = self.optimizer
+        if not rule.counts_on_device(rule.be):
+            self.count = self._placed = None
+        elif self._placed is None or rule.__dict__.get("_t") is not self._placed:
+            device = "cpu" if rule.be.memory == "host" else torch.device("cuda", rule.be.device_id)
+            self.count = torch.full((), float(rule.t), dtype=torch.float64, device=device)
+            self._placed = rule.__dict__["_t"] = rule.be.wrap(self.count.view(1))
+
+    def shown_count(self):
+        """Return the count of steps as the group shows it, an int or `count`."""
+        return self.optimizer.t if self.count is None else self.count
+
+    def check_capture(self):
+        """Raise StateError where a step can't be captured into a graph."""
+        if not self.optimizer.capturable:
+            raise StateError(
+                f"{self.optimizer.classnm} takes a step while the current stream is captured into a CUDA "
+                "graph, which would repeat the numbers of this step in every replay: make the optimizer with "
+                "capturable=True, and take a step, before the capture"
+            )
+        if self.count is None:
+            raise StateError(
+                f"{self.optimizer.classnm} takes its first step while the current stream is captured into a "
+                "CUDA graph, and has no states yet: call optimizer.step() once before the capture"
+            )
 
     def stepped(self):
         """Note that a step was made. It can't fail any more."""
@@ -337,6 +369,13 @@ class Group:
         values = params
         for one in (*([MASTER] if masters else []), *self.kept(kind)):
             rows = [row for row, param in enumerate(params) if state.get(param, {}).get(one.name) is None]
+            be = self.optimizer.be
+            if rows and be.captures and be.capturing():
+                raise StateError(
+                    f"parameter {rows[0]} of those with gradients has no state {one.name} yet, and the "
+                    "current stream is being captured into a CUDA graph: call optimizer.step() once with "
+                    "these gradients before the capture"
+                )
             chosen = [params[row] for row in rows], [values[row] for row in rows]
             made = one.new(chosen[0], self.group, self.optimizer.state_dtype, chosen[1]) if rows else []
             for row, tensor in zip(rows, made):

@@ -54,6 +54,9 @@ class Optimizer(Stepper):
         the master, and round it to the parameter in the same pass. A master begins as the parameter, and
         takes over what else is written there (``model.load_state_dict``, ``param.copy_``); but not what is
         written through ``param.data``.
+    capturable : bool
+        Whether steps may be captured into a CUDA graph. Counts of steps, a learning rate that is a tensor on
+        the GPU, and the state of random bits are read and written there. On the CPU it changes nothing.
 
     Attributes
     ----------
@@ -113,7 +116,9 @@ class Optimizer(Stepper):
     """
 
     @checked
-    def __init__(self, params, optimizer, backend=None, seed=None, master_weights=False):
+    def __init__(
+        self, params, optimizer, backend=None, seed=None, master_weights=False, capturable=False
+    ):
         self._optimizer = _usable(optimizer)
         number = seed_for(seed)
         if seed is not None and isinstance(backend, Backend):
@@ -122,6 +127,7 @@ class Optimizer(Stepper):
                 "set_backend(..., rng_seed=...)"
             )
         self._begin(optimizer, backend, number, master_weights)
+        self._capturable = optimizers.Optimizer.checks["capturable"]("capturable", capturable)
         super().__init__(params, GroupKeys(optimizer).completed({}))
         self._begun()
 
@@ -139,7 +145,7 @@ class Optimizer(Stepper):
             key = "lr" if name == "learning_rate" else name
             text = f'write for group in optimizer.param_groups: group["{key}"] = {brief(value)}'
             raise ArgumentError(f"optimizer.{name} = ... does nothing, since each group has its own: {text}")
-        for known in ("loss_scale", "skip_nonfinite"):
+        for known in ("loss_scale", "skip_nonfinite", "capturable"):
             if one_letter_apart(name, known):
                 raise ArgumentError(
                     f"optimizer.{name} = ... does nothing; did you mean optimizer.{known} = {brief(value)}?"
@@ -222,7 +228,7 @@ class _RuleGroup(Group):
     def read(self):
         super().read()
         t = self.group.get("t")
-        if t is not self.optimizer.t:
+        if t is not self.shown_count():
             self.optimizer.t = t
 
     def take(self, found):
@@ -262,7 +268,7 @@ class _RuleGroup(Group):
         return 0
 
     def stepped(self):
-        self.group["t"] = self.optimizer.t
+        self.group["t"] = self.shown_count()
 
     def saved(self, group):
         epoch = group["epoch"]
@@ -272,6 +278,7 @@ class _RuleGroup(Group):
             **group,
             "optimizer": self.optimizer.classnm,
             "epoch": 0 if type(epoch) is NotSet else epoch,
+            "t": int(group["t"]),
             **more,
         }
 

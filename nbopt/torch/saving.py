@@ -10,7 +10,7 @@ from nbopt import checks
 from nbopt.errors import NboptError, StateError
 from nbopt.torch.counted import CountedState, CountedStates
 
-_TAKEN = "_device", "_loss_scale", "_skip_nonfinite", "_master_weights"
+_ATTRIBUTES = "_device", "_loss_scale", "_skip_nonfinite", "_master_weights", "_capturable"
 _STORAGE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -78,6 +78,7 @@ class Saved:
             changed then.
         """
         given: list[dict] = []
+        kept = self._in_graphs()
         if not isinstance(state_dict, dict):
             raise StateError(_no_state_dict(state_dict))
 
@@ -109,10 +110,36 @@ class Saved:
             super().load_state_dict(state_dict)  # type: ignore[misc]
         finally:
             hook.remove()
+        self._put_back(*kept)
         if "rng_state" in given[0]:
             self._backend.rng_set_state(given[0]["rng_state"])
         for own, skipped in zip(self._groups, given[0].get("skipped", [])):
             own.optimizer.skipped = skipped
+
+    def _in_graphs(self):
+        """Return the states, and the learning rates in memory, that graphs may read.
+
+        They are dictionaries: parameter -> its states; number of a group -> its rate.
+        """
+        states, rates = {}, {}
+        for number, own in enumerate(self._groups):
+            if own.count is not None:
+                states.update({param: dict(self.state.get(param, {})) for param in own.group["params"]})
+                rates[number] = own.group.get("lr")
+        return states, rates
+
+    @torch.no_grad()
+    def _put_back(self, states, rates):
+        """Write what was loaded into the memory of before, if graphs may read that."""
+        for param, before in states.items():
+            loaded = self.state.get(param, {})
+            for name, value in [*loaded.items()]:
+                if _is_like(value, before.get(name)):
+                    loaded[name] = before[name].copy_(value)
+        for number, rate in rates.items():
+            if isinstance(rate, torch.Tensor):
+                group = self.param_groups[number]
+                group["lr"] = rate.fill_(float(group["lr"]))
 
     def _check_loaded(self, found):
         """Return the groups of a state dict, completed; raise where it can't be loaded."""
@@ -186,7 +213,7 @@ class Saved:
             **super().__getstate__(),  # type: ignore[misc, dict-item]
             "_groups": [own.optimizer for own in owned],
             "_backend": (type(be), options, be.rng_get_state()),
-            **{name: getattr(self, name) for name in _TAKEN},
+            **{name: getattr(self, name) for name in _ATTRIBUTES},
             **self._taken_along(),
         }
 
@@ -261,6 +288,13 @@ def copied(value, device=None):
     if type(value) in (list, tuple):
         return type(value)(copied(item, device) for item in value)
     return copy.deepcopy(value)
+
+
+def _is_like(value, other):
+    """Return whether a tensor can be copied into another one, bit by bit."""
+    if not isinstance(value, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return False
+    return (value.shape, value.dtype, value.device) == (other.shape, other.dtype, other.device)
 
 
 def brief(value):

@@ -147,7 +147,10 @@ class SourcedRule(TorchRule):
 
     def take_step_state(self, name, value):
         """Go on from a number that a group has for one of these states, if it is not the one shown."""
-        if value is not self.shown.get(name):
+        known = self.shown.get(name)
+        if value is not known and known is not None and self.capturable:
+            known.fill_(float(value))  # a graph knows this memory
+        elif value is not known:
             self.shown.pop(name, None)
             self.step_states[name] = float(value)  # type: ignore[assignment]
 

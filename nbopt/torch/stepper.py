@@ -52,6 +52,7 @@ class Stepper(Saved, torch.optim.Optimizer):
     #: Whether means stand in place of the parameters.
     _aside = False
     _master_weights: Any = False
+    _capturable = False
     #: What has steps run piece by piece: ``of(param)`` is a parameter's piece, and ``begin(updates)`` returns
     #: the ``turns`` of `nbopt.Backend.update`.
     _pieces: Any = None
@@ -129,6 +130,7 @@ class Stepper(Saved, torch.optim.Optimizer):
         self._check_device(params)
         rule.be = self._backend
         rule.loss_scale, rule.skip_nonfinite = self._loss_scale, self._skip_nonfinite
+        rule.capturable = self._capturable
         for number, param in enumerate(params):
             if torch.nn.parameter.is_lazy(param):
                 raise LayoutError(
@@ -207,11 +209,35 @@ class Stepper(Saved, torch.optim.Optimizer):
         for own in self._groups:
             own.read_again()
 
+    @property
+    def capturable(self):
+        """Bool : whether steps may be captured into a CUDA graph, see `nbopt.Optimizer`.
+
+        In PyTorch's own classes that have a key ``"capturable"`` in their groups, that one counts as well. A
+        state dict does not have it.
+        """
+        return self._capturable
+
+    @capturable.setter
+    def capturable(self, capturable):
+        self._set_of_all("capturable", capturable)
+        for own in self._groups:
+            own.read_again()
+
     def _set_of_all(self, name, value):
         value = optimizers.Optimizer.checks[name](name, value)
         setattr(self, f"_{name}", value)
         for own in self._groups:
             setattr(own.optimizer, name, value)
+
+    def _settle_counts(self, owned):
+        """Have the counts of steps where they belong, and refuse what can't be captured."""
+        if self._backend.captures:
+            capturing = self._backend.capturing()
+            for own in owned:
+                if capturing:
+                    own.check_capture()
+                own.place_count()
 
     @property
     def skipped(self):
@@ -264,6 +290,7 @@ class Stepper(Saved, torch.optim.Optimizer):
             for own in owned:
                 own.read()
             self._check_mode()
+            self._settle_counts(owned)
             sizes = [len(group["params"]) for group in self.param_groups]
             if sizes != self._sizes:
                 self._forget()  # the positions of all parameters in the list of the whole step

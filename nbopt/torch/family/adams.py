@@ -54,16 +54,26 @@ class ADOPTRule(SourcedRule, optimizers.ADOPT):
     }
     renamed = _MOMENTS
     largest: Any = None
+    rooted = False
 
     def update_of(self, *args, **options):
-        """Compute the bound of the coming step, on the host."""
+        """Compute the bound of the coming step, on the host unless that does not know which one it is."""
         function = self.__dict__.get("clip_lambda")
-        self.largest = None if function is None else float(function(self.t + 1))
+        self.rooted = function is fourth_root and self.counts_on_device(self._backend())
+        if function is None or self.rooted:
+            self.largest = None
+        elif self.counts_on_device(self._backend()):
+            raise ArgumentError(
+                "a graph would repeat the bound of one step, so with capturable=True clip_lambda is None or "
+                "nbopt.torch.family.adams.fourth_root"
+            )
+        else:
+            self.largest = float(function(self.t + 1))
         return super().update_of(*args, **options)
 
     def _bound(self, step):
         """Return the bound of divided gradients in this step, if there is one."""
-        return self.largest
+        return step.t**0.25 if self.rooted else self.largest
 
     def settle(self, found):
         """Refuse what is no function."""

@@ -30,6 +30,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from benchmarks import OPTIMIZERS  # noqa: E402
 from benchmarks.models import gpt2, resnet50  # noqa: E402
+from gpu_graphs import replay  # noqa: E402
 from gpu_host import first_step, host_time  # noqa: E402
 
 import nbopt  # noqa: E402
@@ -439,6 +440,7 @@ def main(argv=None):
             gpt,
             norm_clip,
             sixteen_bits,
+            replay,
             over_2_31,
         )
     )

@@ -108,7 +108,6 @@ def test_a_checkpoint_goes_on_in_replays(cuda, monkeypatch):
         run.eager()
         run.eager()
     run.capture()
-    run.optimizer.learning_rate = 1e-3  # a number can be described
     saved = run.optimizer.state_dict([run.layer])
     run.graph.replay(3)
     rate.fill(0.5)
@@ -161,8 +160,8 @@ def test_what_cannot_be_captured_is_refused_and_the_capture_goes_on(cuda):
     assert_same(run.found(), again.found())
 
 
-def test_a_gradient_that_moved_is_told_of(cuda):
-    """The next step that is no replay sees that a graph reads other memory."""
+def test_what_graphs_do_not_know_is_told_of(cuda):
+    """The next step that is no replay sees gradients in other memory, and other numbers; once a capture."""
     run = Run(cuda, nbopt.RMSProp, ("float32",))
     run.eager()
     run.capture()
@@ -171,3 +170,61 @@ def test_a_gradient_that_moved_is_told_of(cuda):
     with pytest.warns(RuntimeWarning, match="gradients are in other memory than at the capture"):
         run.eager()
     run.eager()
+    run.capture()
+    run.optimizer.learning_rate = 0.5
+    with pytest.warns(RuntimeWarning, match="a hyper-parameter has changed since a step was captured"):
+        run.eager()
+    run.eager()
+
+
+def test_optimizers_of_one_step(cuda):
+    """A `MultiOptimizer` is captured as a whole: its optimizers count, and one of them sums a norm."""
+    found = []
+    for be, capturable in ((cuda, True), (reference(), False)):
+        with nbopt.use_backend(be):
+            layers = [nbopt.Parameters(*pairs_of(be, seed, ("float32",))) for seed in (1, 2)]
+            members = nbopt.RMSProp(), nbopt.Adam(gradient_clip_norm=0.5)
+            optimizer = nbopt.MultiOptimizer({"default": members[0], layers[1].name: members[1]})
+            for member in members:
+                member.capturable = capturable
+            optimizer.optimize(layers, 0)
+            if capturable:
+                graph = new_graph(be)
+                with graph.capture():
+                    optimizer.optimize(layers, 0)
+                graph.replay(3)
+            else:
+                for _ in range(3):
+                    optimizer.optimize(layers, 0)
+            assert [member.t for member in members] == [4, 4]
+            found.append([param.get() for layer in layers for param in layer.params])
+    assert_same(*found)
+
+
+def test_what_a_driver_refuses(cuda):
+    """The emulated driver is as strict as a real one in what the tests above depend on."""
+    from cuda.bindings import driver
+    from graphs import _done
+
+    mode, codes = driver.CUstreamCaptureMode, driver.CUresult
+    with cuda.device.entered():
+        stream, event = _done(driver.cuStreamCreate(1)), _done(driver.cuEventCreate(2))
+        memory, values = _done(driver.cuMemAlloc(64)), np.ones(16, np.float32)
+        _done(driver.cuEventRecord(event, 0))
+        for refused, call in (
+            (codes.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, lambda: driver.cuMemAlloc(64)),
+            (codes.CUDA_ERROR_STREAM_CAPTURE_ISOLATION, lambda: driver.cuStreamWaitEvent(stream, event, 0)),
+            (codes.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, lambda: driver.cuStreamSynchronize(stream)),
+            (
+                codes.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+                lambda: driver.cuMemcpyDtoHAsync(values.ctypes.data, memory, 64, stream),
+            ),
+        ):
+            _done(driver.cuStreamBeginCapture(stream, mode.CU_STREAM_CAPTURE_MODE_GLOBAL))
+            assert call()[0] == refused
+            assert driver.cuStreamEndCapture(stream)[0] == codes.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+        _done(driver.cuStreamBeginCapture(stream, mode.CU_STREAM_CAPTURE_MODE_GLOBAL))
+        with cuda.device.relaxed():
+            _done(driver.cuMemFree(_done(driver.cuMemAlloc(64))))
+        assert driver.cuStreamEndCapture(stream)[0] == codes.CUDA_SUCCESS
+        _done(driver.cuMemFree(memory))

@@ -398,7 +398,7 @@ def _attributes(optimizer: Any, state: dict[str, Any], hyperparameters: bool) ->
                     "it was saved"
                 )
             names = source.get_description(skip=["name", "optimizer_mapping"])["config"]
-            found += [(member, name, getattr(source, name)) for name in names]
+            found += [(*member.place_of(name), getattr(source, name)) for name in names]
     for path, member in members:
         own = saved_members[tuple(path)]
         found.append((member, "t", own["t"]))

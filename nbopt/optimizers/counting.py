@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from nbopt.arrays.tensor import Tensor
@@ -20,6 +21,31 @@ _OF_THE_HOST = {
     ("source", "epoch"): "step.epoch",
     ("source", "self.t"): "self.t, where step.t would do",
 }
+
+
+class RateInMemory:
+    """The learning rate of an optimizer that keeps it in an array, as checkpoints see it."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+
+    @property
+    def value(self) -> float:
+        """Float : the number, for which the host waits. Can be set: it is written in place."""
+        rate = self._optimizer.learning_rate
+        return float(rate.get().item() if isinstance(rate, Tensor) else rate)
+
+    @value.setter
+    def value(self, number: float) -> None:
+        optimizer = self._optimizer
+        optimizer.rate_tensor(optimizer._backend()).fill(number)
+
+
+def _in_memory(rate: Any) -> bool:
+    """Return whether a learning rate is an array of one element."""
+    if type(rate) is float or rate is None or isinstance(rate, numbers.Real):
+        return False
+    return math.prod(getattr(rate, "shape", (0,))) == 1
 
 
 class Counts:
@@ -103,9 +129,7 @@ class Counts:
 
     def stays_in_memory(self, name: str, value: Any) -> bool:
         """Return whether a learning rate is an array of one element that each step reads."""
-        if name != "learning_rate" or not self.capturable or isinstance(value, numbers.Real):
-            return False
-        return math.prod(getattr(value, "shape", (0,))) == 1
+        return name == "learning_rate" and self.capturable and _in_memory(value)
 
     def rate_tensor(self, be: Backend) -> Tensor | None:
         """Return the learning rate if it is in memory, where each step reads it; else None.
@@ -119,9 +143,32 @@ class Counts:
         Tensor or None
         """
         rate = self.learning_rate
-        if type(rate) is float or rate is None or isinstance(rate, numbers.Real):
+        if type(rate) is float or not _in_memory(rate):
             return None
         return read(be, rate, "the learning rate")
+
+    def get_description(self, skip: Iterable[str] = ()) -> dict[str, Any]:
+        """Describe the optimizer, see `nbopt.NervanaObject`. A learning rate in memory is read."""
+        found = super().get_description(skip)  # type: ignore[misc]
+        if _in_memory(found["config"].get("learning_rate")):
+            found["config"]["learning_rate"] = RateInMemory(self).value
+        return found
+
+    def place_of(self, name: str) -> tuple[Any, str]:
+        """Return the object and its attribute that a checkpoint sets to load a hyper-parameter.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        object
+            The optimizer, unless graphs read the value in memory.
+        str
+        """
+        in_memory = name == "learning_rate" and _in_memory(self.learning_rate)
+        return (RateInMemory(self), "value") if in_memory else (self, name)
 
     def check_frozen(self, trace: Trace) -> None:
         """Raise where a graph would freeze a number that is meant to change from step to step.

@@ -122,6 +122,8 @@ class Steady:
             return False
         if on_device:
             optimizer.check_frozen(trace)
+            if optimizer._cache().captures:  # the backend tells of what graphs don't know
+                return False
             return be.repeat(self.run, numbers, _nothing)
         attributes = optimizer.__dict__
         commit = partial(attributes.__setitem__, "_t", attributes.get("_t", 0) + 1)

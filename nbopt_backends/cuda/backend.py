@@ -15,7 +15,7 @@ from nbopt.interface.update import Update
 from nbopt.language.stages import Program
 from nbopt_backends.arrays.checks import convert, given_values, misfit
 from nbopt_backends.arrays.device import DeviceArray, from_foreign
-from nbopt_backends.cuda.capture import captured, tell_of_moved
+from nbopt_backends.cuda.capture import captured, tell_of_changes
 from nbopt_backends.cuda.counter import Counter
 from nbopt_backends.cuda.kernels import update_text
 from nbopt_backends.cuda.plan import DevicePlan
@@ -279,7 +279,7 @@ class DeviceBackend(CompiledBackend):
                 together = plans[0].joined = joined(plans)
             for matrices in together.matrices:
                 matrices.reserve()
-        tell_of_moved(updates, plans)
+        tell_of_changes(updates, plans)
         return DeviceLaunch(self, plans, updates, together)
 
     def new_plan(self, update, layout):

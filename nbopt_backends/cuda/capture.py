@@ -21,20 +21,33 @@ class Captured:
     ----------
     plans : list of DevicePlan
     joined : Joined
+    numbers : list of list of float
+        Those that the host gave.
     told : bool
-        Whether there was a warning, see `tell_of_moved`.
+        Whether there was a warning, see `tell_of_changes`.
     """
 
-    def __init__(self, plans, together):
-        self.plans, self.joined, self.told = plans, together, False
+    def __init__(self, plans, together, numbers):
+        self.plans, self.joined, self.numbers, self.told = plans, together, numbers, False
 
-    def is_elsewhere(self, plans):
-        """Return whether gradients of a later step are in other memory than at the capture."""
-        pairs = [(own.layout, later.layout) for own, later in zip(self.plans, plans)]
-        return len(plans) == len(self.plans) and any(
-            own.table.shape == later.table.shape and (own.table[:, 1] != later.table[:, 1]).any()
-            for own, later in pairs
-        )
+    def changes(self, updates, plans):
+        """Return in words how a later step of the same parameters differs, or an empty string."""
+        if [plan.program for plan in plans] != [plan.program for plan in self.plans]:
+            return ""  # it may be over other parameters
+        pairs = [(own.layout.table, later.layout.table) for own, later in zip(self.plans, plans)]
+        if any(own.shape != later.shape or (own[:, 0] != later[:, 0]).any() for own, later in pairs):
+            return ""
+        if any((own[:, 1] != later[:, 1]).any() for own, later in pairs):
+            return (
+                "gradients are in other memory than at the capture of a step into a CUDA graph, whose replays "
+                "go on to read that of before: write new gradients into the same arrays"
+            )
+        if [update.numbers for update in updates] != self.numbers:
+            return (
+                "a hyper-parameter has changed since a step was captured into a CUDA graph, whose replays go "
+                "on with that of before: make a learning rate that changes an array of one element on the GPU"
+            )
+        return ""
 
 
 class CapturedLaunch:
@@ -54,8 +67,8 @@ class CapturedLaunch:
         self._backend.launches += together.passes
 
 
-def tell_of_moved(updates, plans):
-    """Warn once if a graph reads gradients elsewhere than a later step of its optimizer does.
+def tell_of_changes(updates, plans):
+    """Warn once if a graph repeats, or reads elsewhere, what is another one in a later step.
 
     Parameters
     ----------
@@ -64,14 +77,10 @@ def tell_of_moved(updates, plans):
         Theirs.
     """
     last = updates[0].captures[-1] if updates and updates[0].captures else None
-    if last is not None and not last.told and last.is_elsewhere(plans):
+    changes = last.changes(updates, plans) if last is not None and not last.told else ""
+    if changes:
         last.told = True
-        warnings.warn(
-            "gradients are in other memory than at the capture of a step into a CUDA graph, whose replays go "
-            "on to read that of before: write new gradients into the same arrays, or capture the step again",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        warnings.warn(f"{changes}, or capture the step again", RuntimeWarning, stacklevel=2)
 
 
 def captured(backend, updates, stream):
@@ -113,4 +122,6 @@ def captured(backend, updates, stream):
         for matrices in together.matrices:
             matrices.reserve()
         device.synchronize(private)
-    return CapturedLaunch(backend, updates, Captured(plans, together), stream)
+    return CapturedLaunch(
+        backend, updates, Captured(plans, together, [update.numbers for update in updates]), stream
+    )

@@ -65,6 +65,8 @@ class Optimizer(Stepper):
     skip_nonfinite : bool
         Whether to leave everything as it is in a step where the norm of the gradients of a group is infinite
         or NaN.
+    capturable : bool
+        As given. It can be set before a step.
     skipped : list of int
         How many steps of each group were skipped so.
     master_weights : bool

@@ -39,8 +39,8 @@ class Captured:
             return ""
         if any((own[:, 1] != later[:, 1]).any() for own, later in pairs):
             return (
-                "gradients are in other memory than at the capture of a step into a CUDA graph, whose replays "
-                "go on to read that of before: write new gradients into the same arrays"
+                "gradients are in other memory than at the capture of a step into a CUDA graph, whose "
+                "replays go on to read that of before: write new gradients into the same arrays"
             )
         if [update.numbers for update in updates] != self.numbers:
             return (

@@ -1,4 +1,4 @@
-// CUDA's driver over host memory, as far as numba-cuda asks for it: one GPU, whose kernels are PTX, translated into C (ptx_to_c.py).
+// CUDA's driver over host memory, as far as numba-cuda asks for it: GPUs whose kernels are PTX, translated into C (ptx_to_c.py).
 //
 // Work on a stream is queued, and run as late as CUDA allows: when the host waits for it. So a buffer that is written again too early, or memory
 // that is given back too early, shows. Memory starts with 0xA5 in every byte and ends at a page that can't be touched. As with a real driver, most
@@ -42,8 +42,6 @@
 static std::recursive_mutex all;
 static pid_t process = 0;  // which has called cuInit
 static thread_local std::vector<CUcontext> contexts;
-static CUcontext primary = (CUcontext)&process;
-
 static CUcontext current() { return contexts.empty() ? nullptr : contexts.back(); }
 
 struct Calls {
@@ -92,12 +90,26 @@ struct Stream {
   uint64_t done = 0, queued = 0;
   Capture* capture = nullptr;  // the one that it is a part of
   Known known;
+  int gpu = 0;
+  bool is_default = false;
 };
+
+struct Gpu {  // its address is its context
+  Stream default_stream;
+};
+
+static const int most = 8;
+static Gpu gpus[most];
+
+static int number_of(CUcontext context) { return (Gpu*)context - gpus; }
+
+static int here() { return current() ? number_of(current()) : 0; }
 
 struct Event {
   Stream* stream = nullptr;
   uint64_t number = 0;
   double seconds = 0;
+  int gpu = 0;
   Capture* capture = nullptr;  // the one that it was recorded in last
   Known known;
 };
@@ -116,12 +128,11 @@ struct Graph {
   std::vector<std::function<void()>> nodes;
 };
 
-static Stream default_stream;
 static std::set<Stream*> streams;
 static std::set<Event*> events;
 
 static Stream* stream_of(CUstream handle) {
-  return handle == nullptr || handle == CU_STREAM_LEGACY || handle == CU_STREAM_PER_THREAD ? &default_stream : (Stream*)handle;
+  return handle == nullptr || handle == CU_STREAM_LEGACY || handle == CU_STREAM_PER_THREAD ? &gpus[here()].default_stream : (Stream*)handle;
 }
 
 static void finish(Stream* stream, uint64_t until) {
@@ -137,7 +148,7 @@ static void finish(Stream* stream, uint64_t until) {
 static void finish(Stream* stream) { finish(stream, stream->queued); }
 
 static void finish_all() {
-  finish(&default_stream);
+  for (Gpu& gpu : gpus) finish(&gpu.default_stream);
   for (Stream* stream : streams) finish(stream);
 }
 
@@ -145,11 +156,11 @@ static void queue(Stream* stream, Work work) {
   auto follow = [&](Stream* other) {
     if (other->done < other->queued) stream->queue.push_back({nullptr, other, other->queued}), stream->queued++;
   };
-  if (stream == &default_stream) {
+  if (stream->is_default) {
     for (Stream* other : streams)
-      if (other->blocking) follow(other);
+      if (other->blocking && other->gpu == stream->gpu) follow(other);
   } else if (stream->blocking) {
-    follow(&default_stream);
+    follow(&gpus[stream->gpu].default_stream);
   }
   stream->queue.push_back(std::move(work));
   stream->queued++;
@@ -184,9 +195,9 @@ static CUresult unsafe() {
 // The default stream waits for those that are blocking, and so can't be used while one of them is captured.
 static CUresult implicit(Stream* stream) {
   CUresult result = CUDA_SUCCESS;
-  if (stream == &default_stream)
+  if (stream->is_default)
     for (Stream* other : streams)
-      if (other->blocking && other->capture) result = spoil(other->capture, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
+      if (other->blocking && other->capture && other->gpu == stream->gpu) result = spoil(other->capture, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
   return result;
 }
 
@@ -218,7 +229,7 @@ API cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
 API cuStreamBeginCapture_v2(CUstream handle, CUstreamCaptureMode mode) {
   IN_CONTEXT;
   Stream* stream = stream_of(handle);
-  if (stream == &default_stream) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  if (stream->is_default) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   if (stream->capture) return CUDA_ERROR_ILLEGAL_STATE;
   stream->capture = new Capture{stream, mode, pthread_self()};
   stream->capture->members.insert(stream);
@@ -252,9 +263,9 @@ API cuStreamEndCapture(CUstream handle, CUgraph* made) {
 API cuStreamIsCapturing(CUstream handle, CUstreamCaptureStatus* status) {
   IN_CONTEXT;
   Stream* stream = stream_of(handle);
-  if (stream == &default_stream)
+  if (stream->is_default)
     for (Stream* other : streams)
-      if (other->blocking && other->capture) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+      if (other->blocking && other->capture && other->gpu == stream->gpu) return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
   *status = !stream->capture        ? CU_STREAM_CAPTURE_STATUS_NONE
             : stream->capture->valid ? CU_STREAM_CAPTURE_STATUS_ACTIVE
                                      : CU_STREAM_CAPTURE_STATUS_INVALIDATED;
@@ -287,6 +298,7 @@ API cuStreamCreate(CUstream* made, unsigned flags) {
   IN_CONTEXT;
   auto stream = new Stream;
   stream->blocking = !(flags & CU_STREAM_NON_BLOCKING);
+  stream->gpu = here();
   streams.insert(stream);
   *made = (CUstream)stream;
   return CUDA_SUCCESS;
@@ -319,7 +331,7 @@ API cuStreamWaitEvent(CUstream handle, CUevent event, unsigned) {
     return CUDA_SUCCESS;
   }
   if (!known->capture->active) return CUDA_ERROR_CAPTURED_EVENT;
-  if (stream == &default_stream) return spoil(known->capture, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
+  if (stream->is_default) return spoil(known->capture, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
   if (stream->capture && stream->capture != known->capture) {
     spoil(stream->capture, CUDA_SUCCESS);
     return spoil(known->capture, CUDA_ERROR_STREAM_CAPTURE_MERGE);
@@ -336,6 +348,7 @@ API cuStreamWaitEvent(CUstream handle, CUevent event, unsigned) {
 API cuEventCreate(CUevent* made, unsigned) {
   IN_CONTEXT;
   auto event = new Event;
+  event->gpu = here();
   events.insert(event);
   *made = (CUevent)event;
   return CUDA_SUCCESS;
@@ -351,6 +364,7 @@ API cuEventDestroy(CUevent event) {
 API cuEventRecord(CUevent handle, CUstream stream) {
   IN_CONTEXT;
   auto event = (Event*)handle;
+  if (event->gpu != stream_of(stream)->gpu) return CUDA_ERROR_INVALID_HANDLE;
   event->capture = stream_of(stream)->capture;
   if (event->capture) {
     if (!event->capture->valid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
@@ -398,6 +412,7 @@ API cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
 API cuInit(unsigned) {
   if (process && process != getpid()) return CUDA_ERROR_NOT_INITIALIZED;
   process = getpid();
+  for (int k = 0; k < most; k++) gpus[k].default_stream.gpu = k, gpus[k].default_stream.is_default = true;
   return CUDA_SUCCESS;
 }
 
@@ -406,14 +421,16 @@ API cuDriverGetVersion(int* version) {
   return CUDA_SUCCESS;
 }
 
+static int available() { return std::min(most, (int)setting("EMULATED_DEVICES", 2)); }
+
 API cuDeviceGetCount(int* count) {
-  *count = 1;
+  *count = available();
   return process ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED;
 }
 
 API cuDeviceGet(CUdevice* device, int number) {
   *device = number;
-  return number == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+  return 0 <= number && number < available() ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 
 API cuDeviceGetName(char* name, int size, CUdevice) {
@@ -421,8 +438,8 @@ API cuDeviceGetName(char* name, int size, CUdevice) {
   return CUDA_SUCCESS;
 }
 
-API cuDeviceGetUuid(CUuuid* uuid, CUdevice) {
-  memset(uuid, 0xA5, sizeof *uuid);
+API cuDeviceGetUuid(CUuuid* uuid, CUdevice device) {
+  memset(uuid, 0xA5 + device, sizeof *uuid);
   return CUDA_SUCCESS;
 }
 
@@ -441,8 +458,8 @@ API cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) {
   return CUDA_SUCCESS;
 }
 
-API cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
-  *context = primary;
+API cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
+  *context = (CUcontext)&gpus[device];
   return CUDA_SUCCESS;
 }
 
@@ -477,7 +494,7 @@ API cuCtxPopCurrent(CUcontext* context) {
 
 API cuCtxGetDevice(CUdevice* device) {
   IN_CONTEXT;
-  *device = 0;
+  *device = here();
   return CUDA_SUCCESS;
 }
 
@@ -497,10 +514,11 @@ static const uint64_t device_bit = 1ull << 46;
 struct Block {
   size_t size, mapped;
   char* mapping;
+  int gpu;
 };
 
 static std::map<uint64_t, Block> on_device, pinned;  // by their addresses
-static size_t in_use = 0;
+static size_t in_use[most];
 
 static size_t capacity() { return setting("EMULATED_MEMORY", 4l << 30); }
 
@@ -516,7 +534,7 @@ static const std::pair<const uint64_t, Block>* block_of(const std::map<uint64_t,
 API cuMemGetInfo(size_t* free, size_t* total) {
   IN_CONTEXT;
   *total = capacity();
-  *free = capacity() - in_use;
+  *free = capacity() - in_use[here()];
   return CUDA_SUCCESS;
 }
 
@@ -525,15 +543,15 @@ API cuMemAlloc(CUdeviceptr* made, size_t size) {
   if (size == 0) return CUDA_ERROR_INVALID_VALUE;
   UNSAFE;
   const size_t page = 4096, whole = (size + page - 1) / page * page, mapped = whole + 2 * page;
-  if (in_use + size > capacity()) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (in_use[here()] + size > capacity()) return CUDA_ERROR_OUT_OF_MEMORY;
   char* mapping = (char*)mmap(nullptr, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
   mprotect(mapping + page, whole, PROT_READ | PROT_WRITE);
   memset(mapping + page, 0xA5, whole);
   char* start = mapping + page + (whole - size) / 256 * 256;  // as near to the last page as CUDA's alignment allows
   *made = (uint64_t)start ^ device_bit;
-  on_device[*made] = {size, mapped, mapping};
-  in_use += size;
+  on_device[*made] = {size, mapped, mapping, here()};
+  in_use[here()] += size;
   return CUDA_SUCCESS;
 }
 
@@ -544,7 +562,7 @@ API cuMemFree(CUdeviceptr address) {
   UNSAFE;
   finish_all();
   munmap(block->second.mapping, block->second.mapped);
-  in_use -= block->second.size;
+  in_use[block->second.gpu] -= block->second.size;
   on_device.erase(block);
   return CUDA_SUCCESS;
 }
@@ -554,7 +572,7 @@ API cuMemHostAlloc(void** made, size_t size, unsigned) {
   UNSAFE;
   *made = malloc(size);
   memset(*made, 0xA5, size);
-  pinned[(uint64_t)*made] = {size, 0, nullptr};
+  pinned[(uint64_t)*made] = {size, 0, nullptr, 0};
   return CUDA_SUCCESS;
 }
 
@@ -569,9 +587,9 @@ API cuMemFreeHost(void* address) {
 
 API cuPointerGetAttribute(void* value, CUpointer_attribute attribute, CUdeviceptr address) {
   IN_CONTEXT;
-  const bool device = block_of(on_device, address);
+  const auto device = block_of(on_device, address);
   if (!device && !block_of(pinned, address)) return CUDA_ERROR_INVALID_VALUE;
-  if (attribute == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL) *(int*)value = 0;
+  if (attribute == CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL) *(int*)value = device ? device->second.gpu : 0;
   else if (attribute == CU_POINTER_ATTRIBUTE_MEMORY_TYPE) *(unsigned*)value = device ? CU_MEMORYTYPE_DEVICE : CU_MEMORYTYPE_HOST;
   else return CUDA_ERROR_NOT_SUPPORTED;
   return CUDA_SUCCESS;
@@ -602,7 +620,7 @@ API cuMemcpyHtoD(CUdeviceptr to, const void* from, size_t size) {
   UNSAFE;
   CUresult result = cuMemcpyHtoDAsync(to, from, size, nullptr);
   LOCKED;
-  finish(&default_stream);
+  finish(stream_of(nullptr));
   return result;
 }
 
@@ -610,7 +628,7 @@ API cuMemcpyDtoH(void* to, CUdeviceptr from, size_t size) {
   UNSAFE;
   CUresult result = cuMemcpyDtoHAsync(to, from, size, nullptr);
   LOCKED;
-  finish(&default_stream);
+  finish(stream_of(nullptr));
   return result;
 }
 
@@ -686,6 +704,10 @@ API cuLaunchKernelEx(const CUlaunchConfig* shape, CUfunction function, void** pa
   if (nothing) return CUDA_SUCCESS;
   std::vector<uint64_t> values;  // arguments are read now; each has 8 bytes
   for (int k = 0; k < kernel->n_params; k++) values.push_back(*(uint64_t*)params[k]);
+  if (stream_of(shape->hStream)->gpu != here()) return CUDA_ERROR_INVALID_HANDLE;
+  for (uint64_t value : values)  // as far as arguments tell: no GPU reads another one's memory
+    if (auto block = block_of(on_device, value))
+      if (block->second.gpu != here()) return CUDA_ERROR_ILLEGAL_ADDRESS;
   auto run = [=]() mutable {
     std::vector<void*> places;
     for (uint64_t& value : values) places.push_back(&value);

@@ -5,8 +5,8 @@ driver.cpp. What differs: ptxas is left out (sitecustomize.py), kernels run as C
 other libraries that use a GPU. Needs a C and a C++ compiler (Linux, x86-64), and numba-cuda[cu13]. Whatever
 is built stays in the folder `build` beside this file.
 
-Settings: EMULATED_MEMORY, the GPU's memory in bytes (4 GiB); EMULATED_NOTHING=1, with which kernels do
-nothing, so that what the host does can be timed.
+Settings: EMULATED_MEMORY, a GPU's memory in bytes (4 GiB); EMULATED_DEVICES, how many GPUs there are (2);
+EMULATED_NOTHING=1, with which kernels do nothing, so that what the host does can be timed.
 """
 
 import hashlib

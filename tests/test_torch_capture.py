@@ -103,6 +103,18 @@ def test_a_capture_needs_capturable_and_a_step_before(memory):
     assert torch.equal(before[2], given[2])
 
 
+def test_a_schedule_is_refused(memory):
+    """The error names PyTorch's schedulers."""
+    given = params()
+    optimizer = nbopt.torch.Optimizer(given, nbopt.RMSProp(schedule=nbopt.ExpSchedule(0.5)), capturable=True)
+    optimizer.param_groups[0]["epoch"] = 1
+    with pytest.raises(errors.StateError, match=r"ExpSchedule.*group's lr a tensor on the GPU, and take"):
+        optimizer.step()
+    optimizer.capturable = False
+    optimizer.step()
+    assert optimizer.param_groups[0]["t"] == 1
+
+
 def test_on_the_cpu():
     """PyTorch refuses its own `capturable` there; a rule of nbopt's takes no notice."""
     for make in (torch.optim.Adam, nbopt.torch.Adam):

@@ -16,6 +16,11 @@ _INSTEAD = {
     "nbopt.get_backend().array(x) a tensor, with a copy of its values": (
         "is no tensor: torch.as_tensor(x) makes one"
     ),
+    "write optimizer.schedule = None, make optimizer.learning_rate a tensor of one element on the GPU, and "
+    "write the rate of each epoch into that tensor": (
+        "give the rule no schedule, make the group's lr a tensor on the GPU, and take a scheduler of "
+        "PyTorch's, which writes into it"
+    ),
 }
 
 

@@ -5,10 +5,12 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers import same_bits
+from device_checks import assert_same, reference, trained
+from helpers import OPTIMIZERS, same_bits
 
 import nbopt
 from nbopt import errors
+from nbopt.interface.backend import Backend
 
 
 @pytest.fixture(params=["cpu", "reference"])
@@ -63,3 +65,29 @@ def test_a_rate_in_memory(host):
     rate[:] = 1.0
     optimizer.optimize([own], 0)
     assert (own.params[0] == 0.5 - 0.125 - 0.25).all()
+
+
+FURTHER = ("ADOPT", "AdEMAMix", "Adafactor", "CAME", "DAdaptAdam", "Prodigy", "ScheduleFreeRAdam")
+
+
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *FURTHER])
+def test_counts_in_memory_change_no_bits(name, monkeypatch):
+    """Every rule can have its count in memory, unless it reads the epoch; and the host goes on from it.
+
+    The reference stands for a device that captures.
+    """
+    make, found = OPTIMIZERS.get(name) or getattr(nbopt, name), []
+    monkeypatch.setattr(Backend, "captures", True)
+    for capturable in (True, False):
+        optimizer = make()
+        optimizer.capturable = capturable
+        if capturable and isinstance(optimizer, nbopt.ShiftAdaMax):
+            with pytest.raises(errors.StateError, match=r"reads step\.epoch"):
+                trained(reference(), optimizer)
+            return
+        values = trained(reference(), optimizer)
+        assert optimizer.t == 3
+        optimizer.capturable = not capturable
+        found.append(values + trained(reference(), optimizer))
+        assert optimizer.t == 6
+    assert_same(*found)

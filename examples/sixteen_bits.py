@@ -6,7 +6,7 @@ stochastically, each has its chance to move the weight, and on average all of it
 two networks in three settings, from the same seeds, draws their losses and prints a table::
 
     python examples/sixteen_bits.py              # less than a minute
-    python examples/sixteen_bits.py --seeds 3    # the language model three times: two minutes
+    python examples/sixteen_bits.py --full       # longer, from more seeds: minutes
     python examples/sixteen_bits.py --quick      # a run of seconds
     python examples/sixteen_bits.py --compare    # a longer table of optimizers and learning rates, no picture
 
@@ -84,7 +84,7 @@ class Task(NamedTuple):
     batch_size: int
 
 
-def digits_task(name="Adam", quick=False):
+def digits_task(name="Adam", size="usual"):
     """Return the job of examples/digits.py, with its own settings of the optimizer called `name`."""
     data = load_data()
 
@@ -96,11 +96,11 @@ def digits_task(name="Adam", quick=False):
     def optimizer(stochastic_round):
         return getattr(nbopt, name)(**OPTIMIZERS[name], stochastic_round=stochastic_round)
 
-    seeds, epochs = (1, 8) if quick else (5, 30)
+    seeds, epochs = {"quick": (1, 8), "usual": (2, 20), "full": (5, 30)}[size]
     return Task(f"Digits, {name}", data, network, optimizer, seeds, epochs, len(data[0]) // 64, 64)
 
 
-def language_task(rate=2e-3, quick=False, seeds=1):
+def language_task(rate=2e-3, size="usual"):
     """Return a language model's job, with Adam from `rate` to 0.
 
     It guesses the next character of the texts of Python's ``help()``.
@@ -121,7 +121,7 @@ def language_task(rate=2e-3, quick=False, seeds=1):
         ]
         return [embedding, *dense]
 
-    epochs = 1 if quick else 24
+    seeds, epochs = {"quick": (1, 1), "usual": (1, 8), "full": (3, 24)}[size]
 
     def optimizer(stochastic_round):
         return nbopt.Adam(stochastic_round, rate, schedule=nbopt.PolySchedule(epochs, 1))
@@ -214,7 +214,7 @@ def draw(results, path):
 def main(argv=None):
     """Train, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=1, help="how often the language model is trained")
+    parser.add_argument("--full", action="store_true", help="more seeds and epochs: minutes")
     parser.add_argument("--quick", action="store_true", help="one seed and fewer epochs: seconds")
     parser.add_argument(
         "--compare",
@@ -230,13 +230,14 @@ def main(argv=None):
         "--out", type=Path, default=Path("digits-out/sixteen_bits.png"), help="the picture's file"
     )
     args = parser.parse_args(argv)
+    size = "full" if args.full else "quick" if args.quick else "usual"
     if args.compare:
         tasks = [
-            *(digits_task(name, args.quick) for name in OPTIMIZERS),
-            *(language_task(rate, args.quick, args.seeds) for rate in (1e-3, 2e-3, 4e-3, 8e-3)),
+            *(digits_task(name, size) for name in OPTIMIZERS),
+            *(language_task(rate, size) for rate in (1e-3, 2e-3, 4e-3, 8e-3)),
         ]
     else:
-        tasks = [digits_task(quick=args.quick), language_task(quick=args.quick, seeds=args.seeds)]
+        tasks = [digits_task(size=size), language_task(size=size)]
     with threadpool_limits(1, user_api="blas"):  # matrices this small are multiplied faster by one thread
         results = {task.title: run(task, args.state_dtype) for task in tasks}
     if not args.compare:

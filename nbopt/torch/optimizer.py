@@ -118,9 +118,7 @@ class Optimizer(Stepper):
     """
 
     @checked
-    def __init__(
-        self, params, optimizer, backend=None, seed=None, master_weights=False, capturable=False
-    ):
+    def __init__(self, params, optimizer, backend=None, seed=None, master_weights=False, capturable=False):
         self._optimizer = _usable(optimizer)
         number = seed_for(seed)
         if seed is not None and isinstance(backend, Backend):

@@ -129,7 +129,7 @@ def test_the_text_of_cuda_kernels_is_the_golden_one(rng, name):
 
 def test_there_is_no_golden_file_without_its_test():
     expected = {*GOLDEN_OPTIMIZERS, *CUDA_KERNELS, "rmsprop_mixed", "strided_expression"}
-    assert {path.stem for path in GOLDEN.iterdir()} == expected
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == expected
 
 
 def test_the_text_does_not_depend_on_values_or_sizes(cpu, rng, kernel_texts):
@@ -524,7 +524,7 @@ def test_without_numba_the_reference_is_there_and_the_cpu_backend_says_what_to_i
     """
     report = python(textwrap.dedent(code), NBOPT_BACKEND="")
     assert report["available"] == ["reference"]
-    assert "pip install numba" in report["message"]
+    assert 'pip install "numba' in report["message"]
     assert not report["set"]
 
 

@@ -40,7 +40,7 @@ def test_groups():
     )  # fmt: skip
     be = optimizer._backend
     calls, given = [], be.update
-    be.update = lambda *updates: (calls.append(len(updates)), given(*updates))[1]
+    be.update = lambda *updates, **turns: (calls.append(len(updates)), given(*updates, **turns))[1]
     train(optimizer, params)
     assert len(calls) == 3
     muon = nbopt.torch.Muon(matrices[:2], lr=0.1, adjust_lr_fn="match_rms_adamw", backend="reference")

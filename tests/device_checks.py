@@ -738,29 +738,6 @@ def test_mirrors(cuda, rounding):
     assert [values.dtype.name for values in found[0]].count("bfloat16") == len(SHAPES)
 
 
-@pytest.mark.parametrize("capturable", [False, True])
-def test_steps_in_parts(cuda, capturable):
-    """All parts of a step have one update count, on the host or on the device."""
-
-    def run(be):
-        optimizers = [nbopt.Lion(stochastic_round=True, state_dtype="bfloat16") for _ in range(2)]
-        with nbopt.use_backend(be):
-            layers = [nbopt.Parameters(*pairs_of(be, seed, ("bfloat16",), BLOCKS)) for seed in (1, 2)]
-            for optimizer in optimizers:
-                optimizer.capturable = capturable
-            for _ in range(3):
-                parts = [optimizer.updates(be, [layer], 0) for optimizer, layer in zip(optimizers, layers)]
-                for part in be.in_parts([*parts, []]):
-                    part()
-            found = [p.get() for layer in layers for p in layer.params]
-            return [*found, np.array([be.rng_get_state()["updates"], *(one.t for one in optimizers)])]
-
-    found = run(cuda)
-    for a, b in zip(found, run(reference())):
-        assert (a == b).all()
-    assert found[-1].tolist() == [3, 3, 3]
-
-
 def test_blocks_of_random_bits_are_numbered_over_the_list_of_parameters(cuda):
     def run(be):
         return trained(

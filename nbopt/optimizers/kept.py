@@ -111,7 +111,7 @@ class KeepsStates:
         -------
         tuple of (str, State)
         """
-        last = self.further_states()
+        last = self.further_states() if self.ema_decay or self.mirror_dtype else ()
         if type(self).states is not KeepsStates.states:
             return (*self._declared(shape).items(), *last)
         names, kept = (*self.states_in_use(), *last), self._cache().declared

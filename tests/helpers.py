@@ -154,3 +154,25 @@ def values_of(layers):
     return [np.array(p) for layer in layers for p in layer.params] + [
         t.get() for layer in layers for states in layer.states for t in states
     ]
+
+
+def drawn(steps, shapes=((8, 5), (7,), ()), dtype="float64"):
+    """Return parameters, and their gradients in each of some steps."""
+    rng = np.random.default_rng(4)
+    params, *grads = (
+        [np.asarray(rng.standard_normal(shape), dtype) for shape in shapes] for _ in range(steps + 1)
+    )
+    return params, grads
+
+
+def layer_of(params):
+    """Return a layer of copies of parameters."""
+    return nbopt.Parameters(*((param.copy(), np.zeros_like(param)) for param in params))
+
+
+def trained(optimizer, layer, grads):
+    """Take a step with each list of gradients, and return the layer."""
+    for row in grads:
+        layer.grads = row
+        optimizer.optimize([layer], 0)
+    return layer

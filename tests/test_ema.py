@@ -4,33 +4,15 @@ import numpy as np
 import pytest
 
 import nbopt
-from tests.helpers import EVERY, same_bits, values_of
+from tests.helpers import EVERY, drawn, layer_of, same_bits, trained, values_of
 
 SHAPES = [(8, 5), (7,), ()]
-
-
-def drawn(steps=6, dtype="float64"):
-    rng = np.random.default_rng(4)
-    params, *grads = (
-        [np.asarray(rng.standard_normal(shape), dtype) for shape in SHAPES] for _ in range(steps + 1)
-    )
-    return params, grads
-
-
-def layer_of(params):
-    return nbopt.Parameters(*((param.copy(), np.zeros_like(param)) for param in params))
-
-
-def trained(optimizer, layer, grads):
-    for row in grads:
-        layer.grads = row
-        optimizer.optimize([layer], 0)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_formula(name):
     """The mean follows the stored parameters, changes nothing else, and takes their place for a while."""
-    params, grads = drawn()
+    params, grads = drawn(6)
     with nbopt.use_backend("reference"):
         plain, optimizer = EVERY[name](), EVERY[name](ema_decay=0.9)
         other, layer = layer_of(params), layer_of(params)
@@ -85,7 +67,7 @@ def test_bits(dtype):
 
 def test_checkpoint(host_backend, tmp_path):
     """A run that was saved goes on with the same means."""
-    params, grads = drawn()
+    params, grads = drawn(6)
     optimizer, layer, other, twin = (
         nbopt.Lion(ema_decay=0.9),
         layer_of(params),
@@ -103,7 +85,7 @@ def test_checkpoint(host_backend, tmp_path):
 
 def test_restored_after_an_error(host_backend):
     """An error inside of the block restores the parameters, too."""
-    params, grads = drawn()
+    params, grads = drawn(6)
     optimizer, layer = nbopt.Lion(ema_decay=0.9), layer_of(params)
     trained(optimizer, layer, grads)
     before = values_of([layer])

@@ -8,34 +8,15 @@ import pytest
 import nbopt
 from nbopt_backends.meaning.rounding import stochastic
 from nbopt_backends.meaning.xoroshiro import first_blocks, random_slices
-from tests.helpers import EVERY, same_bits, values_of
+from tests.helpers import EVERY, drawn, layer_of, same_bits, trained, values_of
 
 SHAPES = [(8, 5), (7,), ()]
-
-
-def drawn(steps=3, shapes=SHAPES, dtype="float32"):
-    rng = np.random.default_rng(4)
-    params, *grads = (
-        [np.asarray(rng.standard_normal(shape), dtype) for shape in shapes] for _ in range(steps + 1)
-    )
-    return params, grads
-
-
-def layer_of(params):
-    return nbopt.Parameters(*((param.copy(), np.zeros_like(param)) for param in params))
-
-
-def trained(optimizer, layer, grads):
-    for row in grads:
-        layer.grads = row
-        optimizer.optimize([layer], 0)
-    return layer
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_value(name):
     """The mirror is the stored parameter, rounded to nearest, and changes nothing else."""
-    params, grads = drawn()
+    params, grads = drawn(3, dtype="float32")
     with nbopt.use_backend("reference") as be:
         other = trained(EVERY[name](ema_decay=0.9), layer_of(params), grads)
         optimizer = EVERY[name](ema_decay=0.9, mirror_dtype="bfloat16")
@@ -53,7 +34,7 @@ def test_value(name):
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_stochastic(backend):
     """Stochastic rounding of the mirror has bits of its own, which depend on no other modifier."""
-    params, grads = drawn(2, [(70, 80), (50,)])
+    params, grads = drawn(2, [(70, 80), (50,)], dtype="float32")
     found = []
     for options in ({}, {"ema_decay": 0.9}, {"ema_decay": 0.9, "mirror_dtype": None}):
         with nbopt.use_backend(backend, rng_seed=3) as be:
@@ -79,7 +60,7 @@ def test_stochastic(backend):
 @pytest.mark.parametrize("rounding", [False, True])
 def test_backends(host_backend, rounding):
     """Every backend has the reference's bits: float32 parameters, gradients and mirrors of 16 bits."""
-    params, grads = drawn(2, [(70, 80), (50,)])
+    params, grads = drawn(2, [(70, 80), (50,)], dtype="float32")
     found = []
     for name in ("reference", host_backend.name):
         with nbopt.use_backend(name, rng_seed=3) as be:
@@ -92,7 +73,7 @@ def test_backends(host_backend, rounding):
 
 def test_skipped_steps(host_backend):
     """A step that is skipped leaves the mirror as it was; the first step makes it in any case."""
-    params, grads = drawn(2)
+    params, grads = drawn(2, dtype="float32")
     optimizer, layer = nbopt.AdamW(mirror_dtype="float16"), layer_of(params)
     optimizer.skip_nonfinite = True
     assert optimizer.mirrors([layer]) == [None] * 3
@@ -108,7 +89,7 @@ def test_skipped_steps(host_backend):
 
 def test_own_memory(host_backend):
     """A mirror may be memory of the user's, and steps are found again with it."""
-    params, grads = drawn(4)
+    params, grads = drawn(4, dtype="float32")
     optimizer, layer = nbopt.AdamW(mirror_dtype="float16"), layer_of(params)
     trained(optimizer, layer, grads[:1])
     own = np.zeros(SHAPES[0], "float16")
@@ -122,7 +103,7 @@ def test_own_memory(host_backend):
 
 def test_several_optimizers(host_backend, tmp_path):
     """A `MultiOptimizer` gives the mirrors of all layers, and checkpoints keep them."""
-    params, grads = drawn()
+    params, grads = drawn(3, dtype="float32")
     mapping = {"default": nbopt.Lion(mirror_dtype="bfloat16"), "mine": nbopt.AdamW()}
     optimizer = nbopt.MultiOptimizer(mapping)
     layers = [layer_of(params), nbopt.Parameters((params[0].copy(), grads[0][0]), name="mine")]

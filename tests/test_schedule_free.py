@@ -4,33 +4,14 @@ import numpy as np
 import pytest
 
 import nbopt
-from tests.helpers import same_bits, values_of
+from tests.helpers import drawn, layer_of, same_bits, trained, values_of
 
-SHAPES = [(8, 5), (7,), ()]
 KINDS = {
     "SGD": (nbopt.ScheduleFreeSGD, "SGDScheduleFree"),
     "AdamW": (nbopt.ScheduleFreeAdamW, "AdamWScheduleFree"),
     "RAdam": (nbopt.ScheduleFreeRAdam, "RAdamScheduleFree"),
 }
 each_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-def drawn(steps=12, dtype="float64"):
-    rng = np.random.default_rng(4)
-    params, *grads = (
-        [np.asarray(rng.standard_normal(shape), dtype) for shape in SHAPES] for _ in range(steps + 1)
-    )
-    return params, grads
-
-
-def layer_of(params):
-    return nbopt.Parameters(*((param.copy(), np.zeros_like(param)) for param in params))
-
-
-def trained(optimizer, layer, grads):
-    for row in grads:
-        layer.grads = row
-        optimizer.optimize([layer], 0)
 
 
 @each_kind
@@ -40,7 +21,7 @@ def test_average(host_backend, kind):
     schedulefree = pytest.importorskip(
         "schedulefree", reason="it is the other side: pip install schedulefree"
     )
-    params, grads = drawn()
+    params, grads = drawn(12)
     theirs = [torch.nn.Parameter(torch.from_numpy(param.copy())) for param in params]
     source = getattr(schedulefree, KINDS[kind][1])(theirs)
     source.train()
@@ -88,7 +69,7 @@ def test_evaluating_changes_nothing(host_backend, kind, dtype):
 
 def test_no_step(host_backend):
     """A step while averages stand in place of the parameters is refused, and changes nothing."""
-    params, grads = drawn()
+    params, grads = drawn(12)
     optimizer, layer, other = nbopt.ScheduleFreeAdamW(), layer_of(params), layer_of(params)
     trained(optimizer, layer, grads)
     optimizer.eval([layer, other])

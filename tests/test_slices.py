@@ -112,6 +112,17 @@ def test_same_bits(rule, dtype, stochastic_round):
         assert same_bits(reference, cpu)
 
 
+def test_batch_sizes():
+    """A batch size divides alike in narrow and in wide rows, whether its reciprocal is exact or not."""
+    for size in (3, 8):
+        found = []
+        for name in ("reference", "cpu"):
+            with nbopt.use_backend(name) as be:
+                be.bsz = size
+                found.append(run(centred(), *problem("float32", [(70, 64), (70, 65), (5, 4, 33)])).params)
+        assert all(map(same_bits, *found))
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_strided(rule):
     """A parameter that does not lie in one piece gives the bits of one that does."""

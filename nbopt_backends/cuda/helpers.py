@@ -19,7 +19,7 @@ def address(row, slot, offset, item_size):
 def place(geometry, row, slot, position):
     """Return the address of the element at a C-order position of a slot that may be strided.
 
-    See `nbopt_backends.cpu.drivers` for geometries.
+    See `nbopt_backends.cpu.chunks.run_strided_chunk` for geometries.
     """
     shape = load_int64(geometry, slot, -1)
     here = load_int64(row, slot, -1)

@@ -126,7 +126,7 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, sh
     Its arguments are the addresses of int64[rows, slots], the tensors' addresses; of the chunk table, see
     `CHUNK_FIELDS`, and its length; of the first row's numbers, and the bytes from one row's to the next; of
     uint64[2], the seed and the update count; of int64[rows, slots], the addresses of geometries, see
-    `nbopt_backends.cpu.drivers`; of an int64, which is 0 where the step is not taken; of float64[tiles,
+    `nbopt_backends.cpu.chunks`; of an int64, which is 0 where the step is not taken; of float64[tiles,
     reductions].
 
     Where a store rounds stochastically, `element` takes its random bits as well (u12, ...), and a thread goes

@@ -268,7 +268,7 @@ class Layout:
         int64[rows, width]: the addresses of each slot of each tensor, those of workspace included.
     geometries : dict
         (row, slot) -> the geometry of each slot of each row of the groups that are strided, see
-        `nbopt_backends.cpu.drivers`.
+        `nbopt_backends.cpu.chunks`.
     tile_starts : numpy.ndarray
         int64[rows + 1]: where each row's tiles begin among those of all rows, see
         `nbopt_backends.meaning.tree`.

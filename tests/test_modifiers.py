@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 import nbopt
-from tests.helpers import EVERY, same_bits, values_of
-from tests.test_ema import drawn, layer_of, trained
+from tests.helpers import EVERY, drawn, layer_of, same_bits, trained, values_of
 
 CAUTIOUS = {"adamw": (2, 36), "adam": (2, 36), "lion": (2, 28), "lamb": (3, 56), "ademamix": (2, 44),
 "adafactor": (3, 24)}  # fmt: skip
@@ -30,7 +29,7 @@ def gradients(grads, centralize=False, adaptive_clip=None, params=None):
 @pytest.mark.parametrize("name", EVERY)
 def test_gradients(name):
     """Every rule sees the gradient that NumPy makes."""
-    params, grads = drawn()
+    params, grads = drawn(6)
     options = {"centralize": True, "adaptive_clip": 0.3}
     with nbopt.use_backend("reference"):
         plain, optimizer = EVERY[name](), EVERY[name](**options)
@@ -115,7 +114,7 @@ def test_cautious(name):
         (update,) = EVERY[name](cautious=True).updates(be, [layer], 0)
         moved = [one for one in update.program.bytes_moved([4] * len(update.program.names)) if one]
         assert (len(moved), sum(moved)) == CAUTIOUS[name]
-    params, grads = drawn()
+    params, grads = drawn(6)
     with nbopt.use_backend("reference"):
         optimizer, layer = EVERY[name](cautious=True, learning_rate=0.1), layer_of(params)
         if hasattr(optimizer, "wdecay"):

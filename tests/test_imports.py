@@ -1,6 +1,7 @@
 """Imports point one way. The sources are read, so that an import inside a function counts as well."""
 
 import ast
+import functools
 import pathlib
 import sys
 
@@ -63,21 +64,32 @@ def imported(module):
             yield name, id(node) not in inside
 
 
-IMPORTS = {module: set(imported(module)) for module in MODULES}
-DIRECT = {module: {name for name, _ in found} for module, found in IMPORTS.items()}
-AT_IMPORT = {
-    module: {name for name, early in found if early and name in MODULES} for module, found in IMPORTS.items()
-}
+@functools.cache
+def imports():
+    """All modules' imports, as `imported` gives them; at first use, since to read them takes seconds."""
+    return {module: set(imported(module)) for module in MODULES}
 
 
-def reachable(module, imports=AT_IMPORT):
+@functools.cache
+def direct(module):
+    """What a module imports, at import time or inside functions."""
+    return {name for name, _ in imports()[module]}
+
+
+@functools.cache
+def at_import(module):
+    """Modules of the two packages that a module imports at import time."""
+    return {name for name, early in imports()[module] if early and name in MODULES}
+
+
+def reachable(module, imported_by=at_import):
     """Return all modules of the two packages that importing `module` imports.
 
     Their packages' __init__ files do not count.
     """
     found, waiting = set(), [module]
     while waiting:
-        for name in imports[waiting.pop()] & MODULES.keys() - found:
+        for name in imported_by(waiting.pop()) & MODULES.keys() - found:
             found.add(name)
             waiting.append(name)
     return found
@@ -132,13 +144,13 @@ def test_the_sources_are_found():
     assert {"nbopt", "nbopt.language.ops", "nbopt.optimizers.adam", "nbopt_backends.cpu.backend"} <= set(
         MODULES
     )
-    assert {"nbopt.errors", "nbopt.language.ops"} <= DIRECT["nbopt.language.expressions"]
-    assert "numba" in DIRECT["nbopt_backends.cpu.backend"]
-    assert "numba.cuda" in DIRECT["nbopt_backends.cuda.toolchain"]
+    assert {"nbopt.errors", "nbopt.language.ops"} <= direct("nbopt.language.expressions")
+    assert "numba" in direct("nbopt_backends.cpu.backend")
+    assert "numba.cuda" in direct("nbopt_backends.cuda.toolchain")
     assert {"nbopt.language.ops", "nbopt.language.trace", "nbopt.interface.backend"} <= reachable(
         "nbopt.optimizers.base"
     )
-    assert "nbopt.torch" not in AT_IMPORT["nbopt"]
+    assert "nbopt.torch" not in at_import("nbopt")
 
 
 @pytest.mark.parametrize("module", modules_of("nbopt"))
@@ -147,7 +159,7 @@ def test_the_interface_needs_numpy_alone(module):
     allowed = {"nbopt", "numpy", "ml_dtypes", "safetensors", *sys.stdlib_module_names}
     if under(module, ["nbopt.torch"]):  # which users import by its name
         allowed |= {"torch"}
-    assert {package_of(name) for name in DIRECT[module]} <= allowed
+    assert {package_of(name) for name in direct(module)} <= allowed
 
 
 def test_nothing_imports_the_adapter_to_pytorch():
@@ -155,7 +167,7 @@ def test_nothing_imports_the_adapter_to_pytorch():
     assert not [
         m
         for m in MODULES
-        if not under(m, ["nbopt.torch"]) and any(under(name, ["nbopt.torch"]) for name in DIRECT[m])
+        if not under(m, ["nbopt.torch"]) and any(under(name, ["nbopt.torch"]) for name in direct(m))
     ]
 
 
@@ -169,7 +181,7 @@ def test_imports_never_point_up(module):
     )
     above = {
         name
-        for name in DIRECT[module]
+        for name in direct(module)
         if (floor_of(name, floors) or 0) > (len(floors) if own is None else own)
     }
     assert not above
@@ -178,7 +190,7 @@ def test_imports_never_point_up(module):
 def test_the_language_imports_nothing_above():
     """Ops and errors import nothing of nbopt."""
     for module in ["nbopt.language.ops", "nbopt.errors"]:
-        assert not {name for name in DIRECT[module] if package_of(name) == "nbopt"}
+        assert not {name for name in direct(module) if package_of(name) == "nbopt"}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -188,7 +200,7 @@ def test_no_circles(module):
     Packages' __init__ files are for users.
     """
     assert module not in reachable(module)
-    assert module in PACKAGES or module not in reachable(module, DIRECT)
+    assert module in PACKAGES or module not in reachable(module, direct)
 
 
 SIDES = {
@@ -219,7 +231,7 @@ def of_side(side):
 def test_host_and_device_never_import_each_other(side, other):
     """What is for the host knows nothing of devices, and the other way round."""
     for module in of_side(side):
-        assert not (DIRECT[module] | reachable(module)) & of_side(other)
+        assert not (direct(module) | reachable(module)) & of_side(other)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +240,7 @@ def test_host_and_device_never_import_each_other(side, other):
 def test_what_is_for_both_knows_neither(floor):
     """Plans, lowering and checks serve the host and devices."""
     for module in [module for module in MODULES if under(module, [floor])]:
-        assert not (DIRECT[module] | reachable(module)) & (of_side("host") | of_side("device"))
+        assert not (direct(module) | reachable(module)) & (of_side("host") | of_side("device"))
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -236,7 +248,7 @@ def test_one_module_drives_the_device(module):
     """Both toolchains for CUDA are imported by one module, PyTorch by its adapter, CuPy by none."""
     devices = {
         name
-        for name in DIRECT[module]
+        for name in direct(module)
         if name.startswith(("numba.cuda", "numba_cuda", "cupy", "torch", "cuda"))
     }
     assert not devices or module == "nbopt_backends.cuda.toolchain" or under(module, ["nbopt.torch"])
@@ -247,4 +259,4 @@ def test_the_meaning_needs_no_numba(floor):
     """The definition of results, and what knows of arrays alone, run without Numba."""
     for module in [module for module in MODULES if under(module, [floor])]:
         for name in {module} | reachable(module):
-            assert not {other for other in DIRECT[name] if package_of(other) in ("numba", "llvmlite")}
+            assert not {other for other in direct(name) if package_of(other) in ("numba", "llvmlite")}

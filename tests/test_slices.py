@@ -79,6 +79,7 @@ def run(optimizer, params, steps):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
+@pytest.mark.covering
 def test_formula(host_backend, rule, dtype, tolerance):
     """Two steps equal the formula, for shapes of every number of axes together."""
     kind, line_by_line = RULES[rule]
@@ -97,7 +98,10 @@ def test_formula(host_backend, rule, dtype, tolerance):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize(("dtype", "stochastic_round"), [("float32", False), ("bfloat16", True)])
+@pytest.mark.parametrize(
+    ("dtype", "stochastic_round"), [("float32", False), ("float64", False), ("bfloat16", True)]
+)
+@pytest.mark.covering
 def test_same_bits(rule, dtype, stochastic_round):
     """The CPU backend gives the reference's bits."""
     kind, found = RULES[rule][0], {}

@@ -3,6 +3,8 @@
 import copy
 import io
 import pickle
+import sys
+import types
 
 import pytest
 
@@ -11,7 +13,13 @@ import nbopt
 torch = pytest.importorskip("torch", reason="these tests need PyTorch: pip install nbopt[torch]")
 pytest.importorskip("expecttest", reason="PyTorch's table of optimizers needs it: pip install expecttest")
 
-from torch.testing._internal.common_optimizers import optim_db  # noqa: E402
+# PyTorch's table takes one class for its own test runner from the table of all its operators, which takes
+# seconds to build.
+with pytest.MonkeyPatch.context() as patched:
+    without = types.ModuleType("torch.testing._internal.common_methods_invocations")
+    without.DecorateInfo = lambda *arguments, **options: None
+    patched.setitem(sys.modules, without.__name__, without)
+    from torch.testing._internal.common_optimizers import optim_db
 
 import nbopt.torch  # noqa: E402
 

@@ -28,6 +28,9 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 # There is a worker for each core, so that a second thread of a matrix product would only wait for the other
 # workers.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Threads of OpenMP, which are PyTorch's and Numba's, sleep between their loops. By default they wait for the
+# next one at full speed, on the core of another worker.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # A shell starts background jobs with Ctrl-C ignored, and the tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

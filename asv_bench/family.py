@@ -56,8 +56,7 @@ def costs(scale):
     Muon's kind is left out, whose products take nearly all of the time.
     """
     shapes = [(400, 300)] if scale.quick else [(4000, 3000)]
-    named = map(vars(nbopt.optimizers).get, nbopt.optimizers.__all__)
-    kinds = [kind for kind in named if isinstance(kind, type)]
+    kinds = [kind for kind in nbopt.optimizers.every() if isinstance(kind, type)]
     given = {"GradientDescentMomentum": {"learning_rate": 1e-3, "momentum_coef": 0.9}}
     steps = {
         kind.__name__: lambda kind=kind: Job(kind(**given.get(kind.__name__, {})), shapes).step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
 from collections.abc import Iterable
@@ -13,8 +14,21 @@ from nbopt.interface.backend import Backend
 _LONGEST = 90  # of a value in a text
 
 # Public class path -> class. Only what stands here can be built from a description: a description never
-# imports anything.
+# imports anything but the library's own modules.
 _registry: dict[str, type] = {}
+# Of classes of the library that are imported when they are first asked for: public path -> module.
+_homes: dict[str, str] = {}
+
+
+def offer(homes: dict[str, str]) -> None:
+    """Let descriptions name classes of the library whose modules are not imported before.
+
+    Parameters
+    ----------
+    homes : dict of str to str
+        Public class path -> module.
+    """
+    _homes.update(homes)
 
 
 def registered_class(path: str) -> type[Any]:
@@ -35,9 +49,11 @@ def registered_class(path: str) -> type[Any]:
     if isinstance(path, str) and path.startswith("neon.optimizers."):
         key = "nbopt." + path.rpartition(".")[2]
     try:
+        if key in _homes:
+            importlib.import_module(_homes[key])
         return _registry[key]
     except (KeyError, TypeError):
-        known = ", ".join(sorted(_registry))
+        known = ", ".join(sorted({*_registry, *_homes}))
         raise DescriptionError(
             f"a description names the class {path!r}, which is not a known Optimizer or Schedule. Known: "
             f"{known}. Import the module that defines the class first; nothing is imported because a "

@@ -44,7 +44,7 @@ WHOLE = {"muon", "normuon", "adamuon"}
 #: are from.
 OTHERS = {
     kind.__name__.lower(): kind
-    for kind in map(vars(nbopt.optimizers).get, nbopt.optimizers.__all__)
+    for kind in nbopt.optimizers.every()
     if isinstance(kind, type)
     and issubclass(kind, nbopt.Optimizer)
     and kind not in (nbopt.Optimizer, nbopt.MultiOptimizer)

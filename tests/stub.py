@@ -21,6 +21,8 @@ __all__ = [
 {names}
 ]
 
+def every() -> list[Any]: ...
+
 class _Schedule(Protocol):
     def get_learning_rate(self, learning_rate: Any, epoch: Any, /) -> Any: ...
 """

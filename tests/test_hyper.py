@@ -13,7 +13,7 @@ import pytest
 
 import nbopt
 from nbopt import checks, errors, optimizers
-from nbopt.optimizers.hyper import REQUIRED, TORCH, hyper
+from nbopt.optimizers.hyper import REQUIRED, hyper, torch_words
 
 
 class Blend(nbopt.Optimizer):
@@ -221,13 +221,14 @@ def test_table():
 
 def test_words_of_pytorch():
     """PyTorch's words keep their meaning, whatever a user's class declares."""
-    assert TORCH["betas"] == ("beta_1", "beta_2") and TORCH["etas"] == ("eta_minus", "eta_plus")
 
     class Other(nbopt.Optimizer):
         damping = hyper(0.5, torch="alpha")
         depth = hyper(0.5, torch="a_word_of_tests")
 
-    assert TORCH["alpha"] == ("decay_rate",) and TORCH.pop("a_word_of_tests") == ("depth",)
+    words = torch_words()
+    assert words["betas"] == ("beta_1", "beta_2") and words["etas"] == ("eta_minus", "eta_plus")
+    assert words["alpha"] == ("decay_rate",) and words["a_word_of_tests"] == ("depth",)
     with pytest.raises(errors.UnknownArgumentError, match="Write beta_1= and beta_2= in place of betas="):
         nbopt.Adam(betas=(0.9, 0.99))
 

@@ -3,6 +3,7 @@
 import ast
 import functools
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -260,3 +261,18 @@ def test_the_meaning_needs_no_numba(floor):
     for module in [module for module in MODULES if under(module, [floor])]:
         for name in {module} | reachable(module):
             assert not {other for other in direct(name) if package_of(other) in ("numba", "llvmlite")}
+
+
+LAZY = """
+import sys
+import nbopt
+later = ("nbopt.optimizers.", "nbopt_backends", "numba", "ml_dtypes")
+assert not [name for name in sys.modules if name.startswith(later)]
+assert nbopt.NervanaObject.gen_class({"type": "nbopt.Lion", "config": {}}) == nbopt.Lion()
+assert "nbopt.optimizers.muon" not in sys.modules
+"""
+
+
+def test_optimizers_are_imported_when_they_are_asked_for():
+    """Importing nbopt takes 20 ms more than NumPy: what not every program needs comes later."""
+    subprocess.run([sys.executable, "-c", LAZY], check=True)

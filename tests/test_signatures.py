@@ -111,8 +111,8 @@ SIGNATURES = {
     "Yogi": f"{FIRST}=0.01, beta_1=0.9, beta_2=0.999, epsilon=0.001, initial_accumulator_value=1e-06, {LAST}",
 }
 CLASSES = {
-    name: kind
-    for name, kind in vars(optimizers).items()
+    kind.__name__: kind
+    for kind in optimizers.every()
     if isinstance(kind, type) and issubclass(kind, optimizers.Optimizer)
 }
 #: Those whose arguments are numbers and flags.

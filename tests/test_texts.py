@@ -36,7 +36,7 @@ def test_described(name):
         made = getattr(nbopt, name)(*GIVEN.get(name, ()))
     assert repr(made).startswith(f"{name}(")
     assert len(repr(made)) < 150
-    assert eval(repr(made), vars(nbopt)) == made
+    assert eval(repr(made), {kind: getattr(nbopt, kind) for kind in DESCRIBED}) == made
 
 
 def test_changed():

@@ -58,6 +58,8 @@ __all__ = [
     "get_param_list",
 ]
 
+def every() -> list[Any]: ...
+
 class _Schedule(Protocol):
     def get_learning_rate(self, learning_rate: Any, epoch: Any, /) -> Any: ...
 

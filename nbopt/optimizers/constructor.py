@@ -19,7 +19,7 @@ import numpy as np
 from nbopt.errors import ArgumentError, UnknownArgumentError
 from nbopt.language.words import ARGUMENTS, ELSEWHERE
 from nbopt.naming import constructor_arguments
-from nbopt.optimizers.hyper import REQUIRED, TORCH
+from nbopt.optimizers.hyper import REQUIRED, torch_words
 
 _FIRST = ("stochastic_round", "learning_rate")
 
@@ -162,7 +162,7 @@ def _for_torch(called: str) -> str:
 
 def _meaning(name: str) -> tuple[str, ...]:
     """Return the hyper-parameters that another library's word stands for."""
-    return ARGUMENTS.get(name) or TORCH.get(name, ())
+    return ARGUMENTS.get(name) or torch_words().get(name, ())
 
 
 def _advice(called: str, names: Sequence[str], unknown: Iterable[str]) -> str:

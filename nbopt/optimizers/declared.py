@@ -123,7 +123,7 @@ def _declare(cls: Any, own: dict[str, Hyper]) -> None:
             delattr(cls, name)
         else:
             setattr(cls, name, declaration.default)
-    note_words(cls.hypers)
+    note_words(cls.hypers, cls.__module__)
 
 
 def _order(cls: Any) -> list[str]:

@@ -31,8 +31,9 @@ class _Mark(enum.Enum):
 REQUIRED: Any = _Mark.REQUIRED
 _OPEN: Any = _Mark.OPEN
 
-#: PyTorch's word -> the hyper-parameters that it stands for, as the first class has them that declared it.
-TORCH: dict[str, tuple[str, ...]] = {}
+#: PyTorch's word -> the hyper-parameters that it stands for: in the library's classes, and in those of users.
+_TORCH: dict[str, tuple[str, ...]] = {}
+_OF_USERS: dict[str, tuple[str, ...]] = {}
 
 
 class Hyper(NamedTuple):
@@ -95,16 +96,36 @@ def hyper(
     return Hyper(default, check, doc, torch, takes, instead)
 
 
-def note_words(hypers: dict[str, Hyper]) -> None:
-    """Note PyTorch's words for the hyper-parameters of a class. Those that are known keep their meaning.
+def torch_words() -> dict[str, tuple[str, ...]]:
+    """Return PyTorch's words, with the hyper-parameters that each stands for.
+
+    All of the library's classes are imported for that, since they declare them.
+
+    Returns
+    -------
+    dict
+        In the order of the words. One that several classes have means what it does in the library, and
+        there the fewest hyper-parameters.
+    """
+    from nbopt import optimizers
+
+    optimizers.every()
+    return dict(sorted({**_OF_USERS, **_TORCH}.items()))
+
+
+def note_words(hypers: dict[str, Hyper], module: str) -> None:
+    """Note PyTorch's words for the hyper-parameters of a class.
 
     Parameters
     ----------
     hypers : dict of str to Hyper
+    module : str
+        The class's.
     """
+    table = _TORCH if module.startswith("nbopt.") else _OF_USERS
     found: dict[str, tuple[str, ...]] = {}
     for name, declaration in hypers.items():
         if declaration.torch:
             found[declaration.torch] = (*found.get(declaration.torch, ()), name)
     for word, names in found.items():
-        TORCH.setdefault(word, names)
+        table[word] = min(table.get(word, names), names, key=len)

@@ -9,7 +9,7 @@ import warnings
 from nbopt import optimizers
 from nbopt.errors import ArgumentError
 from nbopt.naming import NervanaObject, constructor_arguments
-from nbopt.optimizers.hyper import TORCH
+from nbopt.optimizers.hyper import torch_words
 
 # Keys beside the hyper-parameters: ours, PyTorch's, and what a scheduler wants to find when it goes on from
 # an earlier run.
@@ -17,7 +17,7 @@ COUNTERS = ("t", "epoch")
 OTHERS = {"params", "param_names", "initial_lr", "optimizer", *COUNTERS}
 
 # PyTorch's word -> nbopt's words for the same. A group's learning rate is called "lr" and nothing else.
-WORDS = {word: names for word, names in TORCH.items() if word != "lr"}
+WORDS = {word: names for word, names in torch_words().items() if word != "lr"}
 # PyTorch's words for what few rules or none have. PyTorch's own groups have them too, turned off.
 _FURTHER = {"dampening", "nesterov", "maximize", "amsgrad", "centered", "lr_decay"}
 

@@ -5,7 +5,7 @@ import functools
 import inspect
 
 from nbopt.errors import NboptError, UnknownArgumentError
-from nbopt.optimizers.hyper import TORCH
+from nbopt.optimizers.hyper import torch_words
 
 _INSTEAD = {
     "x.astype(numpy.float32)": "x.float()",
@@ -41,7 +41,7 @@ def in_torchs_words(error):
 
 def torchs_word(name):
     """Return PyTorch's word for one of nbopt's for a hyper-parameter, or an empty text."""
-    return next((word for word, names in TORCH.items() if name in names and name != word), "")
+    return next((word for word, names in torch_words().items() if name in names and name != word), "")
 
 
 _INSTEAD_OF_ARGUMENTS = {

@@ -16,7 +16,7 @@ import nbopt
 from nbopt.errors import NboptError
 from nbopt_backends.cpu.backend import NumbaCPU
 from nbopt_backends.plans.compiled import MOST_LAYOUTS
-from nbopt_backends.plans.plan import Layout
+from nbopt_backends.plans.layout import Layout
 
 
 @pytest.fixture

@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from nbopt.checkpoints.state import Restoration, check_structure, state_dict
+from nbopt.checkpoints.restore import Restoration
+from nbopt.checkpoints.state import state_dict
+from nbopt.checkpoints.structure import check_structure
 from nbopt.errors import ArgumentError, CheckpointError
 from nbopt.layers import Layer
 from nbopt.optimizers.base import Optimizer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from nbopt.checkpoints import restore
 from nbopt.checkpoints import state as checkpoint
 from nbopt.layers import Layer
 
@@ -87,7 +88,7 @@ class Saved:
         While it is at work it holds a copy of what it overwrites in the host's memory, to be able to put it
         back.
         """
-        checkpoint.load_state_dict(self, state, layers, hyperparameters)  # type: ignore[arg-type]
+        restore.load_state_dict(self, state, layers, hyperparameters)  # type: ignore[arg-type]
 
     @classmethod
     def rebuilt(cls, description: dict[str, Any]) -> Optimizer:

@@ -160,7 +160,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
         Parameters
         ----------
         stage : Pass
-        group : nbopt_backends.plans.plan.Group
+        group : nbopt_backends.plans.layout.Group
 
         Returns
         -------
@@ -175,7 +175,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
         Parameters
         ----------
         stage : Pass
-        group : nbopt_backends.plans.plan.Group
+        group : nbopt_backends.plans.layout.Group
         extents : tuple of int
             The slots'.
         kind : (tuple of int, bool)

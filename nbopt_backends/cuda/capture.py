@@ -11,7 +11,7 @@ import warnings
 from nbopt.errors import StateError
 from nbopt_backends.cuda.stages import joined
 from nbopt_backends.cuda.streams import NOT_HERE
-from nbopt_backends.plans.plan import Layout, layout_key
+from nbopt_backends.plans.layout import Layout, layout_key
 
 
 class Captured:

@@ -3,12 +3,12 @@
 `nbopt_backends.cuda.kernels` shows a whole one.
 """
 
+from nbopt_backends.lowering.comment import rule_comment
 from nbopt_backends.lowering.text import (
     ITEM_SIZES,
     body_lines,
     by_reciprocals,
     rounded_stores,
-    rule_comment,
     scalar_divisors,
 )
 

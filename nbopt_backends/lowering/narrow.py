@@ -4,6 +4,7 @@ The results are those of `nbopt_backends.lowering.slices.sliced_text`. What a ro
 over its elements first.
 """
 
+from nbopt_backends.lowering.comment import rule_comment
 from nbopt_backends.lowering.slices import (
     ALIAS,
     NOTHING,
@@ -12,7 +13,7 @@ from nbopt_backends.lowering.slices import (
     loop_lines,
     setup_lines,
 )
-from nbopt_backends.lowering.text import ITEM_SIZES, body_lines, indented, rule_comment
+from nbopt_backends.lowering.text import ITEM_SIZES, body_lines, indented
 from nbopt_backends.meaning.slices import COLUMNS
 
 _VECTOR = 8

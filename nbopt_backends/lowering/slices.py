@@ -4,6 +4,7 @@ Their kernels walk a parameter row by row, see `nbopt_backends.meaning.slices`.
 """
 
 from nbopt.language.stages import is_slice
+from nbopt_backends.lowering.comment import rule_comment
 from nbopt_backends.lowering.text import (
     COMMON_OPS,
     ITEM_SIZES,
@@ -12,7 +13,6 @@ from nbopt_backends.lowering.text import (
     in_arithmetic,
     indented,
     rounded_stores,
-    rule_comment,
     scalar_divisors,
 )
 from nbopt_backends.meaning.slices import COLUMNS

@@ -11,7 +11,7 @@ from nbopt.language.summary import summary
 from nbopt_backends.arrays.checks import ArrayBackend
 from nbopt_backends.lowering import source
 from nbopt_backends.meaning.slices import kinds_of
-from nbopt_backends.plans.plan import Layout, layout_key
+from nbopt_backends.plans.layout import Layout, layout_key
 
 # Layouts that are remembered for one optimizer, and programs of assignments outside optimizers: far more than
 # a run has, so forgetting all of the latter at once does no harm.

@@ -11,8 +11,8 @@ import operator
 
 import numpy as np
 
+from nbopt.language.lines import ELEMENT, STEP, TENSOR, operands_of
 from nbopt.language.ops import PRIMITIVES, compute_dtype
-from nbopt.language.stages import ELEMENT, STEP, TENSOR, operands_of
 from nbopt_backends.meaning.rounding import FORMATS, kept_bits, nearest, stochastic
 from nbopt_backends.meaning.xoroshiro import first_blocks, random_slices
 

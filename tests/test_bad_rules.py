@@ -6,7 +6,7 @@ from helpers import same_bits, values_of
 
 import nbopt
 from nbopt.errors import NboptError, OperandError, TraceError
-from nbopt.language.stages import ELEMENT, STEP, TENSOR
+from nbopt.language.lines import ELEMENT, STEP, TENSOR
 from nbopt.language.trace import Tracer
 from nbopt.optimizers.tracing import Step
 

@@ -29,8 +29,10 @@ if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
 sys.path.insert(0, str(Path(__file__).parents[1] / "asv_bench"))
 import machine_code
 
+from nbopt.language.lines import STEP
 from nbopt.language.ops import PRIMITIVES
-from nbopt.language.stages import STEP, Program, Scalars
+from nbopt.language.program import Program
+from nbopt.language.stages import Scalars
 from nbopt_backends.cuda import toolchain
 from nbopt_backends.cuda.dialects import DIALECT, FAST
 from nbopt_backends.cuda.kernels import N_ARGUMENTS, update_text

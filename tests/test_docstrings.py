@@ -12,7 +12,7 @@ import pytest
 import nbopt
 from nbopt import errors, optimizers
 from nbopt.interface import backend
-from nbopt.language import ops, stages
+from nbopt.language import ops, program, stages
 from nbopt_backends.arrays import host
 from nbopt_backends.cpu import backend as numba_cpu
 from nbopt_backends.meaning import reference
@@ -22,7 +22,7 @@ SECTIONS = ("Parameters", "Attributes", "Returns", "Yields", "Raises", "Notes", 
 # What the authors of backends and of rules work with, beside what stands in nbopt.__all__.
 FOR_IMPLEMENTERS = [
     backend.Update,
-    stages.Program,
+    program.Program,
     stages.Pass,
     stages.Combine,
     stages.Scalars,

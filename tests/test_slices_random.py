@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import nbopt
 from nbopt.interface.update import Update
-from nbopt.language.stages import ELEMENT, TENSOR, along
+from nbopt.language.lines import ELEMENT, TENSOR, along
 from nbopt.language.trace import Tracer
 
 SHAPES = {2: [(3, 4), (5, 1), (2, 130), (70, 3)], 3: [(2, 3, 4), (1, 40, 5), (3, 1, 2)]}

@@ -6,7 +6,8 @@ from rules import Centred, Lamb
 
 import nbopt
 from nbopt.interface.update import Update, decide_together
-from nbopt.language.stages import ELEMENT, STEP, TENSOR, Combine, Pass, Scalars, Verdict, extents_of
+from nbopt.language.lines import ELEMENT, STEP, TENSOR, extents_of
+from nbopt.language.stages import Combine, Pass, Scalars, Verdict
 from nbopt.language.trace import Tracer
 from nbopt.optimizers.tracing import Step
 

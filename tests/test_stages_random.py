@@ -10,7 +10,7 @@ from line_by_line import run_step
 
 import nbopt
 from nbopt.interface.update import Update
-from nbopt.language.stages import ELEMENT, STEP, TENSOR
+from nbopt.language.lines import ELEMENT, STEP, TENSOR
 from nbopt.language.trace import Tracer
 
 SLOTS = {"a": ELEMENT, "b": ELEMENT, "c": ELEMENT, "each": TENSOR, "shared": STEP, "counter": STEP}

@@ -14,8 +14,8 @@ from helpers import EVERY, OTHERS, same_bits
 
 import nbopt
 from nbopt.errors import OperandError, TraceError
+from nbopt.language.lines import ELEMENT
 from nbopt.language.ops import PRIMITIVES
-from nbopt.language.stages import ELEMENT
 from nbopt.language.trace import Tracer
 
 

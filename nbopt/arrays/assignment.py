@@ -8,7 +8,7 @@ import numpy as np
 from nbopt.arrays.tensor import Tensor
 from nbopt.errors import OperandError, ShapeError
 from nbopt.language.expressions import Node, Operation, Reduction
-from nbopt.language.stages import ELEMENT
+from nbopt.language.lines import ELEMENT
 from nbopt.language.trace import Tracer, too_deep
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nbopt.arrays.tensor import Tensor
 from nbopt.errors import TraceError
-from nbopt.language.stages import Program
+from nbopt.language.program import Program
 
 _serials = attrgetter("serial")
 

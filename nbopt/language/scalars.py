@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nbopt.language.ops import PRIMITIVES, evaluate_numbers
 
 if TYPE_CHECKING:
-    from nbopt.language.stages import Line
+    from nbopt.language.lines import Line
 
 _SPELLED = {
     "add": "{0} + {1}",

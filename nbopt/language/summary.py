@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nbopt.language.stages import STEP, Combine, Matrix, Pass, Scalars, axes_of, is_slice
+from nbopt.language.lines import STEP, axes_of, is_slice
+from nbopt.language.stages import Combine, Matrix, Pass, Scalars
 
 if TYPE_CHECKING:
-    from nbopt.language.stages import Program
+    from nbopt.language.program import Program
 
 _OVER = {"tensor": "of each parameter", "step": "of all parameters"}
 

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 from nbopt.errors import TraceError
 from nbopt.language.cutter import cut
 from nbopt.language.expressions import Node, as_number
+from nbopt.language.lines import ELEMENT, STEP, TENSOR, along, axes_of, extents_of, is_number, operands_of
 from nbopt.language.scalars import evaluate
-from nbopt.language.stages import ELEMENT, STEP, TENSOR, along, axes_of, extents_of, is_number, operands_of
 from nbopt.language.values import Number, Slot, Value
 
 if TYPE_CHECKING:
+    from nbopt.language.lines import Line
+    from nbopt.language.program import Program
     from nbopt.language.scalars import ScalarCode
-    from nbopt.language.stages import Line, Program
 
 
 def too_deep() -> TraceError:

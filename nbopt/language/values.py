@@ -12,9 +12,9 @@ import numpy as np
 
 from nbopt.errors import TraceError
 from nbopt.language.expressions import Lazy, apply_named
+from nbopt.language.lines import ELEMENT, TENSOR, axes_of, is_number
 from nbopt.language.matrices import Product
 from nbopt.language.ops import COMPOSED, PRIMITIVES
-from nbopt.language.stages import ELEMENT, TENSOR, axes_of, is_number
 
 if TYPE_CHECKING:
     from nbopt.language.expressions import Node, Operand

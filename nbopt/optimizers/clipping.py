@@ -6,7 +6,7 @@ from nbopt import checks
 from nbopt.backends import get_backend
 from nbopt.interface.update import Update
 from nbopt.language.expressions import Operand
-from nbopt.language.stages import ELEMENT, STEP
+from nbopt.language.lines import ELEMENT, STEP
 from nbopt.language.trace import Tracer
 from nbopt.layers import as_gradient
 

@@ -12,8 +12,7 @@ import numpy as np
 from nbopt.arrays.tensor import Tensor
 from nbopt.errors import DtypeError, NboptError, ShapeError, StateError, TraceError
 from nbopt.interface.backend import Backend
-from nbopt.language.cutter import loses
-from nbopt.language.stages import ELEMENT, STEP, along
+from nbopt.language.lines import ELEMENT, STEP, along, loses
 from nbopt.layers import as_gradient, entries_of, wrapped
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from nbopt.errors import MissingError
 from nbopt.language.expressions import Node as Expr  # as users call it
 from nbopt.language.expressions import Operand, apply_named
-from nbopt.language.stages import ELEMENT, STEP
+from nbopt.language.lines import ELEMENT, STEP
 from nbopt.language.trace import Tracer
 from nbopt.language.values import Slot
 

@@ -12,9 +12,9 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nbopt.errors import TraceError
-from nbopt.language.cutter import needs
 from nbopt.language.expressions import Node, apply_named
-from nbopt.language.stages import ELEMENT, STEP, TENSOR, Program
+from nbopt.language.lines import ELEMENT, STEP, TENSOR, needed_of
+from nbopt.language.program import Program
 from nbopt.language.trace import Tracer, tracing
 from nbopt.optimizers.called import called
 from nbopt.optimizers.states import EMA, Mirror
@@ -222,7 +222,7 @@ class Trace:
                 tracer.store(slot.number, param, _MIRROR)
             if options.skips:
                 slots["skipped"][:] = slots["skipped"] + (1.0 - tracer.taken())
-            sums_norm = (options.clips or options.skips) and needs(tracer.code, norm.index)
+            sums_norm = (options.clips or options.skips) and norm.index in needed_of(tracer.code)
             if sums_norm:  # `taken` makes it one that skipped steps store, too
                 slots["grad_norm"][:] = apply_named("where", tracer.taken(), norm, norm)
             if options.counts:

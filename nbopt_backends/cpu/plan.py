@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nbopt.language.stages import STEP, Combine, Matrix, Pass, Scalars, axes_of
+from nbopt.language.lines import STEP, axes_of
+from nbopt.language.stages import Combine, Matrix, Pass, Scalars
 from nbopt_backends.cpu.chunks import CHUNK_FIELDS
 from nbopt_backends.cpu.drivers import FIELDS
 from nbopt_backends.cpu.slices import SlicedPass, workspace_of

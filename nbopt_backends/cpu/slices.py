@@ -5,7 +5,7 @@ See `nbopt_backends.meaning.slices`.
 
 import numpy as np
 
-from nbopt.language.stages import ELEMENT
+from nbopt.language.lines import ELEMENT
 from nbopt_backends.cpu.chunks import SLICED_FIELDS
 from nbopt_backends.cpu.ends import COLUMNS_KEPT, ROWS_JOINED, ROWS_KEPT
 from nbopt_backends.lowering.slices import fold_slots

@@ -12,7 +12,7 @@ import numpy as np
 from nbopt.arrays.tensor import Tensor
 from nbopt.errors import LayoutError
 from nbopt.interface.update import Update
-from nbopt.language.stages import Program
+from nbopt.language.program import Program
 from nbopt_backends.arrays.checks import convert, given_values, misfit
 from nbopt_backends.arrays.device import DeviceArray, from_foreign
 from nbopt_backends.cuda.capture import captured, tell_of_changes

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from nbopt.language.stages import axes_of
+from nbopt.language.lines import axes_of
 
 
 class Part:

@@ -6,7 +6,7 @@ for, so that narrow matrices leave few of them idle. A lane goes through its col
 of the columns of some rows is folded in shared memory.
 """
 
-from nbopt.language.stages import ELEMENT
+from nbopt.language.lines import ELEMENT
 from nbopt_backends.cuda.pieces import CHUNK_FIELDS, Pieces
 from nbopt_backends.cuda.tiles import joined, neutral
 from nbopt_backends.lowering.text import ITEM_SIZES, indented

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbopt.language.stages import ELEMENT
+from nbopt.language.lines import ELEMENT
 from nbopt_backends.cuda.slices import LANES
 from nbopt_backends.matrices.stage import batches_of
 from nbopt_backends.meaning.slices import COLUMNS, ROWS, shape_of, tiles_of_columns, walk_of

@@ -3,7 +3,7 @@
 Their kernels walk a parameter row by row, see `nbopt_backends.meaning.slices`.
 """
 
-from nbopt.language.stages import is_slice
+from nbopt.language.lines import is_slice
 from nbopt_backends.lowering.comment import rule_comment
 from nbopt_backends.lowering.text import (
     COMMON_OPS,

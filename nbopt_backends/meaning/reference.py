@@ -7,9 +7,10 @@ import math
 
 import numpy as np
 
+from nbopt.language.lines import ELEMENT, axes_of
 from nbopt.language.ops import PRIMITIVES, compute_dtype
 from nbopt.language.scalars import evaluate
-from nbopt.language.stages import ELEMENT, Combine, Matrix, Pass, Scalars, Verdict, axes_of
+from nbopt.language.stages import Combine, Matrix, Pass, Scalars, Verdict
 from nbopt_backends.arrays.host import HostBackend
 from nbopt_backends.matrices.blas import Blas
 from nbopt_backends.matrices.stage import run_matrix

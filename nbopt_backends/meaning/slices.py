@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbopt.language.lines import ELEMENT, axes_of, is_slice
 from nbopt.language.ops import PRIMITIVES
-from nbopt.language.stages import ELEMENT, axes_of, is_slice
 from nbopt_backends.meaning.tree import OPS, fold
 
 COLUMNS = 128

@@ -9,8 +9,8 @@ from operator import attrgetter
 import numpy as np
 
 from nbopt.errors import LayoutError
+from nbopt.language.lines import ELEMENT, is_slice
 from nbopt.language.ops import compute_dtype
-from nbopt.language.stages import ELEMENT, is_slice
 from nbopt_backends.arrays.memory import address_of, byte_range, reach
 from nbopt_backends.meaning.tree import TILE, tiles_of
 from nbopt_backends.meaning.xoroshiro import BLOCK, first_blocks

@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 
-from nbopt.language.stages import STEP
+from nbopt.language.lines import STEP
 
 _numbers = itertools.count()
 MOST_SETS = 8  # sets of tensors whose addresses are remembered for one layout

@@ -1,0 +1,245 @@
+"""Making stages of the lines of a trace, once it is known where each stands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nbopt.language.lines import BETWEEN, ELEMENT, LEAVES, STEP, TENSOR, is_number, is_slice, operands_of
+from nbopt.language.placing import Placed
+from nbopt.language.program import Program
+from nbopt.language.stages import Combine, Matrix, Pass, Scalars, Verdict
+
+if TYPE_CHECKING:
+    from nbopt.language.lines import Line
+    from nbopt.language.stages import Stage
+
+
+class Made(Placed):
+    """The program that one way of placing gives."""
+
+    def cut(self) -> Program:
+        """Return the program."""
+        self.given = self._give_numbers()
+        last = max(
+            [
+                self.place[index] + (self.code[index][0] in BETWEEN)
+                for index in self.place
+                if index not in self.counters
+            ],
+            default=0,
+        )
+        if self.guard is not None:
+            last = max(last, self.guard)
+        levels = tuple(self._level(level) for level in range(last + 1))
+        counters = [index for index in self.place if index in self.counters]
+        stages = [
+            self._stores([index for index in counters if self.extents[index] == extent], extent, False)
+            for extent in (STEP, TENSOR)
+        ]
+        size = next(
+            (
+                self.number[index]
+                for index, line in enumerate(self.code)
+                if line[0] == "size" and index in self.number
+            ),
+            None,
+        )
+        lengths = tuple(
+            (self.number[index], line[1])
+            for index, line in enumerate(self.code)
+            if line[0] == "length" and index in self.number
+        )
+        numbers = len(self.given), self.n_numbers, size
+        ends = tuple(stage for stage in stages if stage)
+        return Program(
+            self.all_names,
+            self.all_slots,
+            *numbers,
+            levels,
+            ends,
+            self.guard,
+            self.ndim,
+            len(self.all_names) - len(self.names),
+            lengths,
+        )
+
+    def _level(self, level: int) -> tuple[Stage, ...]:
+        code = self.code
+        stages: list[Stage] = []
+        for index in sorted(self.needed):
+            if code[index][0] == "reduce" and self.levels[index] == level:
+                stages.append(self._combine(index))
+        given = ("reduce", "only_if", "size", "length", "taken")
+        scalars = [
+            index
+            for index in sorted(self.needed)
+            if self.levels[index] == level
+            and is_number(self.extents[index])
+            and not (self.by_host[index] or self.knows[index] or index in self.counters)
+            and code[index][0] not in given
+            and (code[index][0] != "store" or index in self.number)
+        ]
+        for extent in (STEP, TENSOR):
+            stages += self._scalars([index for index in scalars if self.extents[index] == extent], extent)
+        if self.guard == level:
+            stages += [Verdict(self.number[line[1]]) for line in code if line[0] == "only_if"]
+        for index in sorted(self.needed):
+            if code[index][0] == "matrix" and self.levels[index] == level:
+                sources = tuple(self.slot[operand] for operand in operands_of(code[index]))
+                stages.append(Matrix(code[index][1], sources, self.slot[index], self._is_guarded(level)))
+        for extent in (STEP, TENSOR):
+            here = [
+                index
+                for index in self._sinks("store", level)
+                if self.extents[index] == extent and index not in self.counters
+            ]
+            stored = self._stores(here, extent, self._is_guarded(level))
+            stages += [stored] if stored else []
+        slices = {extent for extent in self.extents if is_slice(extent)}
+        found = [self._pass(level, extent) for extent in (*sorted(slices, key=int.bit_count), ELEMENT)]
+        return (*stages, *(one for one in found if one))
+
+    def _is_guarded(self, level: int) -> bool:
+        return self.guard is not None and level >= self.guard
+
+    def _sinks(self, op: str, level: int) -> list[int]:
+        return [index for index, place in self.place.items() if self.code[index][0] == op and place == level]
+
+    def _combine(self, index: int) -> Combine:
+        _, op, over, value = self.code[index]
+        level, extent = self.levels[index] - 1, self.extents[value]
+        guarded = self.guard is not None and level + 1 > self.guard
+        rank = self.rank.get(index)
+        if is_number(extent):
+            return Combine(op, over, level, ~self.number[value], self.number[index], guarded, rank=rank)
+        along_axes = is_slice(self.extents[index])
+        source = self._reductions(level, extent, along_axes).index(index)
+        return Combine(
+            op,
+            over,
+            level,
+            source,
+            self.slot[index] if along_axes else self.number[index],
+            guarded,
+            extent,
+            rank,
+        )
+
+    def _reductions(self, level: int, extent: int, along_axes: bool) -> list[int]:
+        """Return the reductions whose partial results the pass of a level over some extent gives."""
+        found = [
+            index for index in self._sinks("reduce", level) if self.extents[self.code[index][3]] == extent
+        ]
+        return [index for index in found if is_slice(self.extents[index]) == along_axes]
+
+    def _scalars(self, lines: list[int], extent: int) -> list[Scalars]:
+        if not lines:
+            return []
+        places: dict[int, int] = {}
+        code: list[Line] = []
+        for index in lines:
+            op, *operands = self.code[index]
+            if op == "load":
+                code.append(("load", *operands))
+            elif op == "store":  # where it is stored is another stage
+                code.append(("round", operands[0], self._operand(operands[1], places), self.numbered[index]))
+            else:
+                code.append((op, *(self._operand(operand, places) for operand in operands)))
+            places[index] = len(code) - 1
+        outputs = [(places[index], self.number[index]) for index in lines if index in self.number]
+        guarded = self.guard is not None and self.levels[lines[0]] > self.guard
+        return [Scalars(extent, tuple(code), tuple(outputs), guarded)] if outputs else []
+
+    def _stores(self, sinks: list[int], extent: int, guarded: bool) -> Scalars | None:
+        """Return the stage that stores to slots below the extent of elements."""
+        if not sinks:
+            return None
+        lines: list[int] = []
+        for index in sinks:
+            stack = [index]
+            while stack:
+                here = stack.pop()
+                if here not in lines and (here == index or here not in self.number):
+                    lines.append(here)
+                    stack.extend(operands_of(self.code[here]))
+        places: dict[int, int] = {}
+        code: list[Line] = []
+        for index in sorted(lines):
+            op, *rest = self.code[index]
+            if op == "store":
+                code.append(("store", rest[0], self._operand(rest[1], places), self.numbered[index]))
+            elif op in LEAVES:
+                code.append((op, *rest))
+            else:
+                code.append((op, *(self._operand(operand, places) for operand in rest)))
+            places[index] = len(code) - 1
+        return Scalars(extent, tuple(code), (), guarded)
+
+    def _pass(self, level: int, extent: int) -> Pass | None:
+        """Return the loop of a level over elements or slices, or None if it has nothing to do."""
+        stores = [index for index in self._sinks("store", level) if self.extents[index] == extent]
+        # Slices whose value was known before, and which are stored here: they had to wait.
+        late = {index for index in stores if is_slice(extent) and self.levels[index] < level}
+        reductions, folds = (self._reductions(level, extent, along_axes) for along_axes in (False, True))
+        left = [
+            index
+            for index in self.slot
+            if self.extents[index] == extent
+            and self.levels[index] == level
+            and self.code[index][0] not in BETWEEN
+        ]
+        wanted: set[int] = set()
+        given: list[int] = []  # what another stage has left
+        stack = [index for index in stores if index not in late]
+        stack += [
+            *left,
+            *(self.code[index][3] for index in (*reductions, *folds)),
+            *(self.code[index][2] for index in late),
+        ]
+        while stack:
+            here = stack.pop()
+            if here in wanted or here in given or is_number(self.extents[here]):
+                continue
+            if self.code[here][0] == "matrix":
+                given.append(here)
+                continue
+            if is_slice(self.extents[here]) and (
+                self.extents[here] != extent or self.levels[here] != level or self.code[here][0] == "reduce"
+            ):
+                given.append(here)
+                continue
+            wanted.add(here)
+            stored_before = self.code[here][0] == "store" and self.place[here] < level
+            stack.extend([] if stored_before else operands_of(self.code[here]))
+        if not wanted and not given and not late:
+            return None
+        given.sort()
+        code: list[Line] = [("load", self.slot[index]) for index in given]
+        places: dict[int, int] = {index: place for place, index in enumerate(given)}
+        for index in sorted(wanted | late):
+            op, *rest = self.code[index]
+            line: tuple[Any, ...]
+            if op == "load":
+                line = ("load", rest[0])
+            elif op == "store" and self.place[index] < level:
+                line = ("load", rest[0])
+            elif op == "store":
+                kind = "store" if self.place[index] == level else "round"
+                line = (kind, rest[0], self._operand(rest[1], places), self.numbered[index])
+            else:
+                line = (op, *(self._operand(operand, places) for operand in rest))
+            places[index] = len(code)
+            code.append(line)
+        code += [("store", self.slot[index], places[index], 0) for index in sorted(left)]
+        partial = tuple(
+            (self.code[index][1], self._operand(self.code[index][3], places)) for index in reductions
+        )
+        along_axes = tuple(
+            (self.code[index][1], self._operand(self.code[index][3], places), self.extents[index])
+            for index in folds
+        )
+        return Pass(self.all_names, tuple(code), partial, self._is_guarded(level), extent, along_axes)
+
+    def _operand(self, index: int, places: dict[int, int]) -> int:
+        """Return the operand code of a line in a stage whose own lines are in `places`."""
+        return places[index] if index in places else ~self.number[index]

@@ -47,24 +47,31 @@ def public_objects():
         yield value.__name__, value
 
 
+OBJECTS = dict(sorted(public_objects()))
+CLASSES = {name: value for name, value in OBJECTS.items() if inspect.isclass(value)}
+
+
+#: Public classes that are put together of others, which users never see.
+OF_PARTS = [nbopt.Backend, nbopt.Optimizer]
+
+
 def members(cls):
     """Yield (path, function or property) for the public members of a class.
 
     Those that only override another class's are left out.
     """
-    inherited = {name for other in cls.__mro__[1:] if other is not object for name in vars(other)}
-    for name, value in vars(cls).items():
-        value = value.__func__ if isinstance(value, classmethod) else value
-        if (
-            not name.startswith("_")
-            and name not in inherited
-            and (inspect.isfunction(value) or isinstance(value, property))
-        ):
-            yield f"{cls.__name__}.{name}", value
+    for place, part in enumerate(cls.__mro__[:-1] if cls in OF_PARTS else [cls]):
+        inherited = {name for other in cls.__mro__[place + 1 : -1] for name in vars(other)}
+        for name, value in vars(part).items():
+            value = value.__func__ if isinstance(value, classmethod) else value
+            if (
+                not name.startswith("_")
+                and name not in inherited
+                and (inspect.isfunction(value) or isinstance(value, property))
+            ):
+                yield f"{cls.__name__}.{name}", value
 
 
-OBJECTS = dict(sorted(public_objects()))
-CLASSES = {name: value for name, value in OBJECTS.items() if inspect.isclass(value)}
 MEMBERS = dict(member for cls in CLASSES.values() for member in members(cls))
 FUNCTIONS = {name: value for name, value in {**OBJECTS, **MEMBERS}.items() if inspect.isfunction(value)}
 

@@ -92,7 +92,12 @@ class Modifiers:
         return self.clip_value(value, self.param_clip_value)
 
     def modifies_param(self) -> bool:
-        """Return whether `modified_param` changes anything."""
+        """Return whether `modified_param` changes anything.
+
+        Returns
+        -------
+        bool
+        """
         return bool(self.param_decay) or bool(self.param_clip_value)
 
     def cautious_update(self, update: Expr, grad: Expr) -> Expr:

@@ -276,5 +276,5 @@ assert "nbopt.optimizers.muon" not in sys.modules
 
 
 def test_optimizers_are_imported_when_they_are_asked_for():
-    """Importing nbopt takes 20 ms more than NumPy: what not every program needs comes later."""
+    """Importing nbopt takes some 30 ms more than NumPy: what not every program needs comes later."""
     subprocess.run([sys.executable, "-c", LAZY], check=True)

@@ -114,19 +114,6 @@ class Update:
         self._tensors: Any = tensors
         self.key: Any = None if tensors is None else _key(tensors)
 
-    def restrict(self, tensors: Callable[[], Iterator[Tensor]], listing: tuple[list[int], list[int]]) -> None:
-        """Leave rows out.
-
-        Parameters
-        ----------
-        tensors : callable
-            As the constructor takes it, for the rows that stay.
-        listing : (list of int, list of int)
-            Which rows of the whole list these are, see the attribute.
-        """
-        self.list_tensors(tensors)
-        self.listing = listing
-
     @property
     def tensors(self) -> list[Any]:
         """Return a new list."""

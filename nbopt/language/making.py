@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from nbopt.language.lines import BETWEEN, ELEMENT, LEAVES, STEP, TENSOR, is_number, is_slice, operands_of
 from nbopt.language.placing import Placed
@@ -135,17 +136,7 @@ class Made(Placed):
     def _scalars(self, lines: list[int], extent: int) -> list[Scalars]:
         if not lines:
             return []
-        places: dict[int, int] = {}
-        code: list[Line] = []
-        for index in lines:
-            op, *operands = self.code[index]
-            if op == "load":
-                code.append(("load", *operands))
-            elif op == "store":  # where it is stored is another stage
-                code.append(("round", operands[0], self._operand(operands[1], places), self.numbered[index]))
-            else:
-                code.append((op, *(self._operand(operand, places) for operand in operands)))
-            places[index] = len(code) - 1
+        code, places = self._code(lines, lambda index: "round")  # where it is stored is another stage
         outputs = [(places[index], self.number[index]) for index in lines if index in self.number]
         guarded = self.guard is not None and self.levels[lines[0]] > self.guard
         return [Scalars(extent, tuple(code), tuple(outputs), guarded)] if outputs else []
@@ -162,17 +153,7 @@ class Made(Placed):
                 if here not in lines and (here == index or here not in self.number):
                     lines.append(here)
                     stack.extend(operands_of(self.code[here]))
-        places: dict[int, int] = {}
-        code: list[Line] = []
-        for index in sorted(lines):
-            op, *rest = self.code[index]
-            if op == "store":
-                code.append(("store", rest[0], self._operand(rest[1], places), self.numbered[index]))
-            elif op in LEAVES:
-                code.append((op, *rest))
-            else:
-                code.append((op, *(self._operand(operand, places) for operand in rest)))
-            places[index] = len(code) - 1
+        code, _ = self._code(sorted(lines), lambda index: "store")
         return Scalars(extent, tuple(code), (), guarded)
 
     def _pass(self, level: int, extent: int) -> Pass | None:
@@ -214,22 +195,12 @@ class Made(Placed):
         if not wanted and not given and not late:
             return None
         given.sort()
-        code: list[Line] = [("load", self.slot[index]) for index in given]
-        places: dict[int, int] = {index: place for place, index in enumerate(given)}
-        for index in sorted(wanted | late):
-            op, *rest = self.code[index]
-            line: tuple[Any, ...]
-            if op == "load":
-                line = ("load", rest[0])
-            elif op == "store" and self.place[index] < level:
-                line = ("load", rest[0])
-            elif op == "store":
-                kind = "store" if self.place[index] == level else "round"
-                line = (kind, rest[0], self._operand(rest[1], places), self.numbered[index])
-            else:
-                line = (op, *(self._operand(operand, places) for operand in rest))
-            places[index] = len(code)
-            code.append(line)
+
+        def kind_of(index: int) -> str:
+            here = self.place[index]
+            return "load" if here < level else "store" if here == level else "round"
+
+        code, places = self._code(sorted(wanted | late), kind_of, given)
         code += [("store", self.slot[index], places[index], 0) for index in sorted(left)]
         partial = tuple(
             (self.code[index][1], self._operand(self.code[index][3], places)) for index in reductions
@@ -243,3 +214,25 @@ class Made(Placed):
     def _operand(self, index: int, places: dict[int, int]) -> int:
         """Return the operand code of a line in a stage whose own lines are in `places`."""
         return places[index] if index in places else ~self.number[index]
+
+    def _code(
+        self, lines: Iterable[int], kind_of: Callable[[int], str], given: Sequence[int] = ()
+    ) -> tuple[list[Line], dict[int, int]]:
+        """Return the code of a stage, and the places of the trace's lines in it.
+
+        `kind_of` says whether a store is stored, only rounded, or loaded; `given` is what other stages left.
+        """
+        code: list[Line] = [("load", self.slot[index]) for index in given]
+        places = {index: place for place, index in enumerate(given)}
+        for index in lines:
+            op, *rest = self.code[index]
+            if op == "store" and (kind := kind_of(index)) != "load":
+                code.append((kind, rest[0], self._operand(rest[1], places), self.numbered[index]))
+            elif op == "store":
+                code.append(("load", rest[0]))
+            elif op in LEAVES:
+                code.append((op, *rest))
+            else:
+                code.append((op, *(self._operand(operand, places) for operand in rest)))
+            places[index] = len(code) - 1
+        return code, places

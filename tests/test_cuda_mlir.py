@@ -25,6 +25,7 @@ from nbopt_backends.cuda.dialects import MLIR_DIALECT, MLIR_FAST
 from nbopt_backends.cuda.kernels import N_ARGUMENTS, update_text
 from nbopt_backends.cuda.numbers import ends_text
 from nbopt_backends.cuda.reductions import sums_text
+from nbopt_backends.cuda.small import alone, named_text
 
 PROGRAMS = {**OPTIMIZERS, "lamb": Lamb, "careful": Careful}
 
@@ -73,13 +74,11 @@ def test_storage(dtype, kept):
 @pytest.mark.parametrize(
     ("text", "name", "count"),
     [
-        (ends_text(MLIR_DIALECT), "fold_large", 5),
-        (ends_text(MLIR_DIALECT), "fold_tiles", 6),
-        (ends_text(MLIR_DIALECT), "fold_rows", 8),
+        (alone(named_text("fold_rows"), "fold_rows", MLIR_DIALECT), "fold_rows", 8),
         (ends_text(MLIR_DIALECT), "join_slices", 3),
         (sums_text(MLIR_DIALECT, "float32"), "row_sums", 6),
     ],
-    ids=["fold_large", "fold_tiles", "fold_rows", "join_slices", "row_sums"],
+    ids=["fold_rows", "join_slices", "row_sums"],
 )
 def test_ends(text, name, count):
     """So are the ends of reductions, and sums outside of steps."""

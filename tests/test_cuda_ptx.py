@@ -32,13 +32,16 @@ import machine_code
 from nbopt.language.lines import STEP
 from nbopt.language.ops import PRIMITIVES
 from nbopt.language.program import Program
-from nbopt.language.stages import Scalars
+from nbopt.language.stages import Combine, Scalars
 from nbopt_backends.cuda import toolchain
+from nbopt_backends.cuda.closing import Closing
 from nbopt_backends.cuda.dialects import DIALECT, FAST
+from nbopt_backends.cuda.fused import tail_of
 from nbopt_backends.cuda.kernels import N_ARGUMENTS, update_text
-from nbopt_backends.cuda.numbers import ends_text, run_text
+from nbopt_backends.cuda.numbers import ends_text
 from nbopt_backends.cuda.reductions import sums_text
 from nbopt_backends.cuda.slices import slices_text
+from nbopt_backends.cuda.small import Small, alone, named_text, scalars_text
 from nbopt_backends.cuda.walks import kind_of
 from nbopt_backends.meaning.slices import walk_of
 
@@ -125,13 +128,14 @@ def assert_exact(ptx):
     assert "call" not in ptx
 
 
-def assert_float32_but_for_numbers(ptx):
+def assert_float32_but_for_numbers(ptx, *others):
     """The numbers of a parameter are float64, and rounded once each.
 
-    So are a tile's results, which are widened. Nothing is computed in float64.
+    So are a tile's results, which are widened. Only the `others` compute in float64.
     """
     double = {i for i in instructions(ptx) if ".f64" in i}
-    assert double <= {"ld.global.f64", "cvt.rn.f32.f64", "cvt.f64.f32", "st.global.f64", "mov.f64"}
+    moved = {"ld.global.f64", "cvt.rn.f32.f64", "cvt.f64.f32", "st.global.f64", "mov.f64"}
+    assert double <= moved | {*others}
 
 
 def assert_no_local_memory(ptx):
@@ -178,7 +182,8 @@ def test_passes_that_reduce_are_exact(name, strided, dtype, arithmetic, kept):
     assert_exact(ptx)
     assert_no_local_memory(ptx)
     if dtype != "float64":
-        assert_float32_but_for_numbers(ptx)
+        folds = "add.rn.f64", "max.f64", "min.f64", "setp.nan.f64", "selp.f64"  # of the tiles' results
+        assert_float32_but_for_numbers(ptx, *folds)
     found = instructions(ptx)
     assert (
         "bar.sync" in ptx
@@ -273,8 +278,7 @@ def test_passes_with_slices_that_may_be_skipped_leave_before_they_load_anything(
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        ("fold_large", 5),
-        ("fold_tiles", 6),
+        ("copy_numbers", 5),
         ("fold_rows", 8),
         ("join_slices", 3),
         ("judge", 3),
@@ -283,10 +287,33 @@ def test_passes_with_slices_that_may_be_skipped_leave_before_they_load_anything(
 )
 def test_ends_of_reductions_are_exact(name, count):
     """Sums of float64 round one by one."""
-    ptx = ptx_of(ends_text(DIALECT), name, count, (9, 0), "cuda_numbers")
+    is_end = name in ("join_slices", "advance")
+    text = ends_text(DIALECT) if is_end else alone(named_text(name), name, DIALECT)
+    ptx = ptx_of(text, name, count, (9, 0), "cuda_numbers")
     assert_no_local_memory(ptx)
-    if name not in ("judge", "advance"):
+    if name in ("fold_rows", "join_slices"):
         assert_exact(ptx)
+
+
+@pytest.mark.parametrize("name", ["rmsprop clipped", "skipping"])
+def test_what_ends_in_a_pass_is_exact(name):
+    """The last block folds, computes numbers and judges. It waits for the others by one atomic operation."""
+    program = program_of(name)
+    norm, (combine, scalars, *verdict) = program.passes()[0], program.levels[1][:-1]
+    assert isinstance(combine, Combine) and isinstance(scalars, Scalars)
+    parts = [Small(named_text("fold_rows"), "fold_rows", (0,) * 8, 1)]
+    parts.append(Small(scalars_text(scalars, DIALECT, {}), "run", (0,) * 7, 1))
+    parts += [Small(named_text("judge"), "judge", (0,) * 3, 1) for _ in verdict]
+    dtypes = ("float32",) * len(norm.names)
+    text = update_text(norm, DIALECT, dtypes, "float32", closing=Closing((), tail_of(parts)))
+    ptx = ptx_of(text, "update", N_ARGUMENTS, (9, 0))
+    assert_exact(ptx)
+    assert_no_local_memory(ptx)
+    assert {"atom.acq_rel.gpu.global.add.u64", "sqrt.rn.f64", "ld.global.v4.f32"} <= set(instructions(ptx))
+    assert instructions(ptx).count("atom.acq_rel.gpu.global.add.u64") == 1
+    compiled = machine_code.Kernel(text)
+    assert not compiled.spilled
+    assert compiled.registers <= 48  # a multiprocessor has five blocks of 256 threads then
 
 
 def test_scalar_code_is_exact():
@@ -301,7 +328,7 @@ def test_scalar_code_is_exact():
         ("store", 0, 5, 0),
     )
     ptx = ptx_of(
-        run_text(Scalars(STEP, code, ((5, 2),), True), DIALECT, {0: "float32"}),
+        alone(scalars_text(Scalars(STEP, code, ((5, 2),), True), DIALECT, {0: "float32"}), "run", DIALECT),
         "run",
         7,
         (9, 0),
@@ -311,7 +338,8 @@ def test_scalar_code_is_exact():
         instructions(ptx)
     )
     program = next(stage for _, stage in program_of("rmsprop clipped").stages() if isinstance(stage, Scalars))
-    assert_exact(ptx_of(run_text(program, DIALECT, {}), "run", 7, (9, 0), "cuda_numbers"))
+    text = alone(scalars_text(program, DIALECT, {}), "run", DIALECT)
+    assert_exact(ptx_of(text, "run", 7, (9, 0), "cuda_numbers"))
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "shift_adamax"])

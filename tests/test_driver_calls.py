@@ -74,6 +74,25 @@ def test_driver(job, make, dtype, expected):
     assert counted(10, step) == expected
 
 
+@pytest.mark.parametrize(
+    ("make", "skips", "launches"),
+    [
+        (lambda: nbopt.RMSProp(gradient_clip_norm=1.0), False, 2),
+        (lambda: nbopt.Adam(gradient_clip_norm=1.0), False, 2),
+        (nbopt.LAMB, False, 2),
+        (lambda: nbopt.LAMB(gradient_clip_norm=1.0), False, 3),
+        (nbopt.RMSProp, True, 2),
+    ],
+    ids=["rmsprop with a norm clip", "adam with one", "lamb", "lamb with one", "skipping"],
+)
+def test_what_is_small_needs_no_launch(job, make, skips, launches):
+    """Reductions end, numbers are computed, and counters count, at the end of the pass before."""
+    optimizer = make()
+    optimizer.skip_nonfinite = skips
+    step, _ = job(optimizer)
+    assert counted(10, step)["cuLaunchKernelEx"] == launches
+
+
 def test_copies_without_events(job):
     """Of two thousand copies few need an event, and each step uses the rate that it was given."""
     optimizer = nbopt.GradientDescentMomentum(1.0, 0.0)

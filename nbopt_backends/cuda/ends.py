@@ -1,20 +1,20 @@
-"""The ends of reductions: the tables that the kernels of `nbopt_backends.cuda.numbers` take."""
+"""The ends of reductions: what passes and small stages are given for them."""
 
 import math
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
 from nbopt.language.stages import Combine
 from nbopt_backends.cuda.numbers import ends_text
+from nbopt_backends.cuda.small import Small, named_text
 from nbopt_backends.cuda.walks import on_device
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.plans.chunks import chunk_table
 
 _OPS = {op: number for number, op in enumerate(OPS)}
 _VALUES = 256  # of slices that a block joins
-# Results of a parameter that one block folds. A power of two; where there are more, many blocks begin.
-MOST_RESULTS = 4096
 
 
 def ends_kernel(backend, name):
@@ -37,8 +37,10 @@ class Ends:
 
     Attributes
     ----------
-    launches : list of (tuple, (kernel, int, tuple))
-        Those that end reductions over parameters and along axes, as `Stages.launches` returns them.
+    entries : list of (tuple, Small or Kernel)
+        Those that end reductions along axes, and over numbers, as `Stages.entries` returns them.
+    outputs : dict
+        (level, extent) of a pass -> which of its reductions becomes which number of a parameter.
     over_the_step : dict of int to list of Combine
         Those over the step by the level at which they are known.
     """
@@ -48,20 +50,14 @@ class Ends:
         self._results, self._walks = results, walks
         self.over_the_step: dict = {}
         # Where a step is not taken, the ends of guarded reductions are of no use, and do no harm.
-        self.launches: list = []
+        self.entries: list = []
+        self.outputs: dict = {}
         self._step_records: dict = {}
         self._memory: list = []  # of the tables, which is kept
         ends = [(level, stage) for level, stage in plan.program.stages() if isinstance(stage, Combine)]
         for level, found in groupby(ends, key=lambda end: end[0]):
             stages = [stage for _, stage in found]
-            self._fold_tiles(
-                level,
-                [
-                    stage
-                    for stage in stages
-                    if isinstance(stage.over, str) and (stage.over == "tensor" or stage.source >= 0)
-                ],
-            )
+            self._over_parameters(level, [stage for stage in stages if stage.over == "tensor"])
             self._join_slices(level, [stage for stage in stages if not isinstance(stage.over, str)])
             over = [stage for stage in stages if stage.over == "step"]
             if over:
@@ -89,7 +85,7 @@ class Ends:
         return [(self._places[row], first + int(starts.values[row]) * memory.strides[0]) for row in full]
 
     def fold_rows(self, level, results, scratch):
-        """Return the launch that ends the reductions over the step that are known at a level.
+        """Return the small stage that ends the reductions over the step that are known at a level.
 
         Parameters
         ----------
@@ -111,36 +107,30 @@ class Ends:
             len(image.numbers.values),
             scratch,
         )
-        return ends_kernel(self._backend, "fold_rows"), self._backend.device.blocks(n_ends), arguments
+        blocks = self._backend.device.blocks(n_ends)
+        return Small(named_text("fold_rows"), "fold_rows", arguments, blocks)
 
     def _kept(self, values):
         self._memory.append(on_device(self._backend, values))
         return self._memory[-1]
 
-    def _fold_tiles(self, level, stages):
-        image, rows = self._image, self._layout.n_rows
-        if not stages:
-            return
-        backend, place = self._backend, (False, level, 0)
-        records = self._kept(np.array([self._record(stage) for stage in stages], np.int64))
-        starts = [self._results[stage.level, stage.extent][1].values for stage in stages if stage.source >= 0]
-        tiles = np.max([np.diff(own) for own in starts], axis=0) if starts else np.zeros(rows)
-        large = np.flatnonzero(tiles > MOST_RESULTS)
-        if len(large):
-            arguments = records.address, len(stages), self._kept(large).address, len(large), MOST_RESULTS
-            blocks = backend.device.blocks(len(stages) * len(large) * MOST_RESULTS, 1)
-            self.launches.append((place, (ends_kernel(backend, "fold_large"), blocks, arguments)))
-        arguments = records.address, len(stages), rows, image.numbers.address, image.stride, MOST_RESULTS
-        blocks = backend.device.blocks(len(stages) * rows)
-        self.launches.append((place, (ends_kernel(backend, "fold_tiles"), blocks, arguments)))
-
-    def _record(self, stage):
-        """Return the record of the end of a parameter's reduction, see `numbers.END_FIELDS`."""
-        output = stage.output if stage.over == "tensor" else -1
-        if stage.source < 0:
-            return [_OPS[stage.op], 0, ~stage.source, self._kept(self._layout.tile_starts).address, output]
-        memory, starts = self._results[stage.level, stage.extent]
-        return [_OPS[stage.op], memory.address + 8 * stage.source, memory.strides[0], starts.address, output]
+    def _over_parameters(self, level, stages):
+        """Note which results of passes are numbers of parameters, and copy what is a number already."""
+        image, copies = self._image, []
+        for stage in stages:
+            if stage.source < 0:
+                starts = self._kept(self._layout.tile_starts).address
+                copies.append([_OPS[stage.op], ~stage.source, starts, stage.output])
+            else:
+                self.outputs.setdefault((stage.level, stage.extent), []).append((stage.source, stage.output))
+                image.numbers.values[:, stage.output] = OPS[stage.op][1]  # what it is over no elements
+        if copies:
+            records, rows = self._kept(np.array(copies, np.int64)), self._layout.n_rows
+            arguments = records.address, len(copies), rows, image.numbers.address, image.stride
+            blocks = self._backend.device.blocks(len(copies) * rows, 1)
+            self.entries.append(
+                ((False, level, 0), Small(named_text("copy_numbers"), "copy_numbers", arguments, blocks))
+            )
 
     def _join_slices(self, level, stages):
         records, chunks = [], []
@@ -155,12 +145,17 @@ class Ends:
             return
         chunks = self._kept(np.concatenate(chunks))
         arguments = self._kept(np.array(records, np.int64)).address, chunks.address, chunks.shape[0]
-        launch = (
-            ends_kernel(self._backend, "join_slices"),
-            self._backend.device.blocks(chunks.shape[0]),
-            arguments,
-        )
-        self.launches.append(((False, level, 0), launch))
+        blocks = self._backend.device.blocks(chunks.shape[0])
+        kernel = Kernel(ends_kernel(self._backend, "join_slices"), blocks, arguments)
+        self.entries.append(((False, level, 0), kernel))
+
+
+class Kernel(NamedTuple):
+    """A launch that is neither a small stage nor a pass."""
+
+    kernel: object
+    blocks: int
+    arguments: tuple
 
 
 def slice_record(op, left, target):

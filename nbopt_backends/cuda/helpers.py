@@ -62,7 +62,21 @@ def drawn(key_0, key_1, counter, draw):
     return word
 
 
-HELPERS = {function.__name__: function for function in (address, place, beats, narrowed, drawn)}
+def arrived(node):
+    """Return 1 if this is the last one to arrive at a node, else 0: see `nbopt_backends.cuda.closing`.
+
+    What the others have written before is seen then. For one thread of a block.
+    """
+    last = load_int64(node, 1, -1) - 1
+    found = int64(1)
+    if last > 0:
+        found = int64(1) if counted_up(node) == last else int64(0)
+        if found != 0:
+            store_int64(node, 0, -1, int64(0))
+    return found
+
+
+HELPERS = {function.__name__: function for function in (address, place, beats, narrowed, drawn, arrived)}
 
 
 class Spelled(ast.NodeTransformer):

@@ -5,16 +5,17 @@ memory. Each block takes a chunk of the table, and strides on where there are fe
 threads share the chunk. No kernel depends on the number of blocks or threads for its results.
 """
 
+from nbopt_backends.cuda.closing import Closing, beginning, functions, tail_lines
 from nbopt_backends.cuda.pieces import CHUNK_FIELDS, Pieces, vector_width
 from nbopt_backends.cuda.tiles import reducing
 from nbopt_backends.lowering.text import indented, rounded_stores
 from nbopt_backends.meaning.xoroshiro import LANES
 
 #: How many int64 arguments a kernel takes.
-N_ARGUMENTS = 9
+N_ARGUMENTS = 10
 
 _KERNEL = """{head}
-def update(table, chunks, n_chunks, numbers, stride, random, views, taken, sums):
+def update(table, chunks, n_chunks, numbers, stride, random, views, taken, sums, after):
 {body}
 """
 
@@ -85,7 +86,7 @@ def goes_by_tiles(stage, dtypes, kept):
     return bool(stage.reductions or rounded_stores(stage, dtypes, kept))
 
 
-def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, shared=True):
+def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, shared=True, closing=None):
     """Return the text of the module that holds the kernel of a pass.
 
     For RMSProp on float32 it reads
@@ -105,7 +106,7 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, sh
         def multiplied(x0, x1, x2, s0, s1, s2, s3, s4, s5, s6):
             ...
 
-        def update(table, chunks, n_chunks, numbers, stride, random, views, taken, sums):
+        def update(table, chunks, n_chunks, numbers, stride, random, views, taken, sums, after):
             s0 = float32(load_float64(numbers, 0, -1))
             ...
             r0 = reciprocal_float32(s0)
@@ -127,7 +128,7 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, sh
     `CHUNK_FIELDS`, and its length; of the first row's numbers, and the bytes from one row's to the next; of
     uint64[2], the seed and the update count; of int64[rows, slots], the addresses of geometries, see
     `nbopt_backends.cpu.chunks`; of an int64, which is 0 where the step is not taken; of float64[tiles,
-    reductions].
+    reductions]; of what follows a pass that reduces, see `nbopt_backends.cuda.closing`, or 0.
 
     Where a store rounds stochastically, `element` takes its random bits as well (u12, ...), and a thread goes
     through its part of a block of the random stream, with the states of its lanes in registers:
@@ -161,7 +162,10 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, sh
         Whether all parameters have the same numbers. Then they are loaded before the loop over chunks, which
         takes fewer registers: RMSProp 32, else 36, and with 32 a multiprocessor has all the threads that it
         can have.
+    closing : Closing, optional
+        How a pass that reduces ends.
     """
+    closing = closing or Closing()
     pieces = Pieces(stage, dialect, dtypes, arithmetic, strided, kept or (0,) * len(dtypes), shared)
     form = (
         reducing
@@ -172,12 +176,17 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, sh
         if strided
         else _contiguous
     )
-    before = ["if load_int64(taken, 0, -1) == 0:", "    return"] if stage.guarded else []
+    head, end = pieces.head(), []
+    if stage.reductions:
+        head.append(functions(stage, dialect, closing))
+        before, end = beginning(stage, closing), tail_lines(closing)
+    else:
+        before = ["if load_int64(taken, 0, -1) == 0:", "    return"] if stage.guarded else []
     before += pieces.stream_keys()
     if shared:
         before += pieces.loaded_numbers()
-    body = [*(f"    {line}" for line in before), form(pieces)]
-    return dialect.header + _KERNEL.format(head="\n".join(pieces.head()), body="\n".join(body))
+    body = [*(f"    {line}" for line in before), form(pieces), *(f"    {line}" for line in end)]
+    return dialect.header + _KERNEL.format(head="\n".join(head), body="\n".join(body))
 
 
 def _contiguous(pieces):

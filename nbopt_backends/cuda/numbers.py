@@ -1,22 +1,23 @@
-"""The text of CUDA kernels on the numbers of parameters.
+"""The text of folds of results, of reductions along axes, and of the count of updates."""
 
-These are the ends of reductions, scalar code, and the step's condition.
-"""
-
-from nbopt_backends.lowering.text import COMMON_OPS, indented, number_lines
-
-#: What a record of the end of a parameter's reduction is: the op (0 sum, 1 max, 2 min); the address of the
-#: results of the tiles, or 0 if what is reduced is a number of each parameter; the bytes from one tile's
-#: result to the next, or which number; the address of int64[rows + 1], where each row's tiles begin; which
-#: number the result is, or -1 for none.
-END_FIELDS = 5
-#: That of a reduction over the step: the op, and which number the result is.
-STEP_FIELDS = 2
+from nbopt_backends.lowering.text import COMMON_OPS
 
 _FOLD = '''@inline
+def of_nothing(op):
+    """Return the result over no values."""
+    return float64(0) if op == 0 else (float64(-inf) if op == 1 else float64(inf))
+
+
+@inline
 def join(op, a, b):
     """Return what two values become."""
     return {add} if op == 0 else (maximum(a, b) if op == 1 else minimum(a, b))
+
+
+@inline
+def join_far(op, place, distance):
+    """Join a float64 with the one that lies so many bytes behind it, in place."""
+    store_float64(place, 0, -1, join(op, load_float64(place, 0, -1), load_float64(place + distance, 0, -1)))
 
 
 @inline
@@ -26,40 +27,36 @@ def fold(values, step, n, op):
         half = int64(1)
         while 2 * half < n:
             half *= 2
-        i, next_one = int64(cuda.threadIdx.x), cuda.blockDim.x * step
-        here, there = values + i * step, values + (i + half) * step
-        # Four at a time: their loads are under way together, where each store would hold up the next load.
-        while i + 3 * cuda.blockDim.x < n - half:
-            a, b = load_float64(here, 0, -1), load_float64(there, 0, -1)
-            c, d = load_float64(here + next_one, 0, -1), load_float64(there + next_one, 0, -1)
-            e, f = load_float64(here + 2 * next_one, 0, -1), load_float64(there + 2 * next_one, 0, -1)
-            g, h = load_float64(here + 3 * next_one, 0, -1), load_float64(there + 3 * next_one, 0, -1)
-            store_float64(here, 0, -1, join(op, a, b))
-            store_float64(here + next_one, 0, -1, join(op, c, d))
-            store_float64(here + 2 * next_one, 0, -1, join(op, e, f))
-            store_float64(here + 3 * next_one, 0, -1, join(op, g, h))
-            i += 4 * cuda.blockDim.x
-            here += 4 * next_one
-            there += 4 * next_one
+        i = int64(cuda.threadIdx.x)
         while i < n - half:
-            store_float64(here, 0, -1, join(op, load_float64(here, 0, -1), load_float64(there, 0, -1)))
+            join_far(op, values + i * step, half * step)
             i += cuda.blockDim.x
-            here += next_one
-            there += next_one
         cuda.syncthreads()
         n = half
+
+
+@inline
+def fold_apart(values, step, n, places, most, op):
+    """Fold those of n float64 that are a multiple of `most` apart, four at most, for the first `places`.
+
+    It is what a fold of all of them does first, since `most` is a power of two. A thread has a place.
+    """
+    place = int64(cuda.threadIdx.x)
+    while place < places:
+        first = values + place * step
+        if place + 2 * most < n:
+            join_far(op, first, 2 * most * step)
+        if place + most < n:
+            if place + 3 * most < n:
+                join_far(op, first + most * step, 2 * most * step)
+            join_far(op, first, most * step)
+        place += cuda.blockDim.x
 '''
 
-_ENDS = '''"""The ends of reductions, in the shape of nbopt_backends.meaning.tree, and a step's condition."""
+_ENDS = '''"""The ends of reductions along axes; the count of updates."""
 
 {header}
 {fold}
-
-@inline
-def of_nothing(op):
-    """Return the result over no values."""
-    return float64(0) if op == 0 else (float64(-inf) if op == 1 else float64(inf))
-
 
 @inline
 def distance(place, n, axes):
@@ -75,114 +72,6 @@ def distance(place, n, axes):
         place = outer
         axis -= 1
     return found
-
-
-def fold_large(ends, n_ends, rows, n_rows, width):
-    """Fold the results of large parameters' tiles, in place, until `width` are left of each.
-
-    There is a thread for each result that is left. It folds those that are a multiple of `width` behind it,
-    which is what a fold of all of them does first, since `width` is a power of two.
-
-    Parameters
-    ----------
-    ends, n_ends : int64
-        Address of int64[n_ends, {fields}].
-    rows, n_rows : int64
-        Address of int64[n_rows]: the parameters with more tiles than `width`.
-    width : int64
-    """
-    item = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
-    while item < n_ends * n_rows * width:
-        number = item // width
-        place, end = item - number * width, ends + number // n_rows * {bytes}
-        row = load_int64(rows, number - number // n_rows * n_rows, -1)
-        op, sums, step = load_int64(end, 0, -1), load_int64(end, 1, -1), load_int64(end, 2, -1)
-        first = load_int64(load_int64(end, 3, -1), row, -1)
-        here = sums + (first + place) * step
-        n = (load_int64(load_int64(end, 3, -1), row + 1, -1) - first - place + width - 1) // width
-        if sums == 0:
-            n = int64(0)
-        while n > 1:
-            half, i = int64(1), int64(0)
-            while 2 * half < n:
-                half *= 2
-            while i < n - half:
-                one, other = here + i * width * step, here + (i + half) * width * step
-                found = join(op, load_float64(one, 0, -1), load_float64(other, 0, -1))
-                store_float64(one, 0, -1, found)
-                i += 1
-            n = half
-        item += int64(cuda.gridDim.x) * cuda.blockDim.x
-
-
-def fold_tiles(ends, n_ends, rows, numbers, stride, most):
-    """Fold the results of each parameter's tiles, in place.
-
-    What is over a parameter is written to its numbers. There is a block for each parameter and each end.
-
-    Parameters
-    ----------
-    ends, n_ends : int64
-        Address of int64[n_ends, {fields}].
-    rows : int64
-    numbers, stride : int64
-        Address of the first row's numbers, and the bytes from one row's to the next.
-    most : int64
-        How many results `fold_large` has left of each parameter.
-    """
-    c = int64(cuda.blockIdx.x)
-    while c < n_ends * rows:
-        number = c // rows
-        row, end = c - number * rows, ends + number * {bytes}
-        op, sums, step = load_int64(end, 0, -1), load_int64(end, 1, -1), load_int64(end, 2, -1)
-        starts, output = load_int64(end, 3, -1), load_int64(end, 4, -1)
-        first = load_int64(starts, row, -1)
-        n = min(load_int64(starts, row + 1, -1) - first, most)
-        if sums != 0:
-            fold(sums + first * step, step, n, op)
-        if cuda.threadIdx.x == 0 and output >= 0:
-            own = numbers + row * stride
-            found = of_nothing(op)
-            if n > 0:
-                found = load_float64(own, step, -1) if sums == 0 else load_float64(sums + first * step, 0, -1)
-            store_float64(own, output, -1, found)
-        c += cuda.gridDim.x
-
-
-def fold_rows(ends, n_ends, results, n, numbers, stride, n_numbers, scratch):
-    """Fold the parameters' results, and write what is over the step to the numbers of all.
-
-    There is a block for each end.
-
-    Parameters
-    ----------
-    ends, n_ends : int64
-        Address of int64[n_ends, {step_fields}].
-    results, n : int64
-        Address of int64[n_ends, n]: the addresses of the results, in the order of the parameters.
-    numbers, stride : int64
-        As for `fold_tiles`.
-    n_numbers : int64
-        How many rows have numbers of their own.
-    scratch : int64
-        Address of float64[n_ends, n].
-    """
-    c = int64(cuda.blockIdx.x)
-    while c < n_ends:
-        end, values = ends + c * {step_bytes}, scratch + c * n * 8
-        op = load_int64(end, 0, -1)
-        i = int64(cuda.threadIdx.x)
-        while i < n:
-            store_float64(values, i, -1, load_float64(load_int64(results, c * n + i, -1), 0, -1))
-            i += cuda.blockDim.x
-        cuda.syncthreads()
-        fold(values, 8, n, op)
-        found = load_float64(values, 0, -1) if n > 0 else of_nothing(op)
-        row = int64(cuda.threadIdx.x)
-        while row < n_numbers:
-            store_float64(numbers + row * stride, load_int64(end, 1, -1), -1, found)
-            row += cuda.blockDim.x
-        c += cuda.gridDim.x
 
 
 def join_slices(records, chunks, n_chunks):
@@ -230,63 +119,14 @@ def advance(state):
     """Count an update: `state` is the address of the seed and the count, two int64. For one block."""
     if cuda.threadIdx.x == 0:
         store_int64(state, 1, -1, load_int64(state, 1, -1) + int64(1))
-
-
-def judge(condition, first, taken):
-    """Write to `taken`, the address of an int64, whether the float64 `condition` holds: is neither 0 nor NaN.
-
-    If it is not the `first` condition of a step, those before it must hold as well. For one block.
-    """
-    if cuda.threadIdx.x == 0:
-        value = load_float64(condition, 0, -1)
-        before = int64(1) if first != 0 else load_int64(taken, 0, -1)
-        store_int64(taken, 0, -1, before if value == value and value != float64(0) else int64(0))
-'''
-
-_SCALARS = '''{header}
-def run(table, width, first, stride, rows, n_rows, verdict):
-    """Do arithmetic on the numbers of so many parameters: a thread for each.
-
-    Parameters
-    ----------
-    table, width : int64
-        Address of int64[rows, width]: the addresses of the slots.
-    first, stride : int64
-        Address of the first row's numbers, and the bytes from one row's to the next.
-    rows, n_rows : int64
-        Address of int64[n_rows]: which parameters.
-    verdict : int64
-        Address of an int64: whether the step is taken.
-    """
-    taken = load_int64(verdict, 0, -1)
-    k = int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
-    while k < {rows}:
-        number = load_int64(rows, k, -1)
-        row, numbers = table + number * width * 8, first + number * stride
-{body}
-        k += int64(cuda.gridDim.x) * cuda.blockDim.x
 '''
 
 
 def fold_text(dialect):
-    """Return the text of ``fold(values, step, n, op)``, which ends a reduction."""
+    """Return the text of ``fold`` and `fold_apart`, which end reductions, and of `join` and `of_nothing`."""
     return _FOLD.format(add={**COMMON_OPS, **dialect.ops}["add"].format("a", "b"))
 
 
 def ends_text(dialect):
-    """Return the text of the module that ends reductions, judges whether a step is taken, and counts it."""
-    fields = {
-        "fields": END_FIELDS,
-        "bytes": 8 * END_FIELDS,
-        "step_fields": STEP_FIELDS,
-        "step_bytes": 8 * STEP_FIELDS,
-    }
-    return _ENDS.format(header=dialect.header, fold=fold_text(dialect), **fields)
-
-
-def run_text(stage, dialect, dtypes):
-    """Return the text of the module that does a stage of arithmetic on numbers: see `number_lines`."""
-    rows = "n_rows and taken != 0" if stage.guarded else "n_rows"
-    return _SCALARS.format(
-        header=dialect.header, rows=rows, body=indented(number_lines(stage, dialect, dtypes), 2)
-    )
+    """Return the text of the module that ends reductions along axes, and counts updates."""
+    return _ENDS.format(header=dialect.header, fold=fold_text(dialect))

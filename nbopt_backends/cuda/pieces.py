@@ -13,8 +13,9 @@ from nbopt_backends.lowering.text import (
 )
 
 #: Columns of a chunk table: the tensor's row, offset and length in elements, the number of its first block of
-#: random bits, and of its first tile.
-CHUNK_FIELDS = 5
+#: random bits, and of its first tile; the address of the node at which its tile arrives, see
+#: `nbopt_backends.cuda.closing`.
+CHUNK_FIELDS = 6
 
 _CHUNK = """number = load_int64(chunks, {fields} * c, -1)
 row = table + number * {row_bytes}

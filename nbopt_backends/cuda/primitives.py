@@ -245,6 +245,23 @@ load_bfloat16x8, store_bfloat16x8, load_first_bfloat16x8, store_first_bfloat16x8
 )
 
 
+@intrinsic
+def counted_up(context, address):
+    """Add 1 to an int64, and return what it was before.
+
+    What this thread's block has written until its last barrier is seen by whoever counts later, and what
+    those before have written is seen here.
+    """
+
+    def codegen(ctx, builder, signature, args):
+        kind = ir.FunctionType(_WORD, [_WORD, _WORD])
+        text = "atom.acq_rel.gpu.global.add.u64 $0, [$1], $2;"
+        call = ir.InlineAsm(kind, text, "=l,l,l,~{memory}", side_effect=True)
+        return builder.call(call, [args[0], _WORD(1)])
+
+    return types.int64(types.int64), codegen
+
+
 def _called(builder, name, args):
     """Emit a call of an NVVM or libdevice function whose operands and result have one type."""
     function_type = ir.FunctionType(args[0].type, [arg.type for arg in args])

@@ -225,6 +225,23 @@ for _name, _storage, _count in (
     globals().update(zip(_words, _vector_access(_name, _storage, _count)))
 
 
+@intrinsic
+def counted_up(context, address):
+    """Add 1 to an int64, and return what it was before: see `primitives`."""
+
+    def codegen(builder, target, args, kwargs):
+        found = llvm.inline_asm(
+            T.i64(),
+            [_wide(builder.load_var(args[0])), _number(1)],
+            "atom.acq_rel.gpu.global.add.u64 $0, [$1], $2;",
+            "=l,l,l,~{memory}",
+            has_side_effects=True,
+        )
+        builder.store_var(target, found)
+
+    return int64(int64), codegen
+
+
 # --- operations ---
 
 

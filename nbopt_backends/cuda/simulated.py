@@ -11,6 +11,7 @@ from types import FunctionType
 import numpy as np
 
 from nbopt.language.ops import PRIMITIVES
+from nbopt_backends.cuda.helpers import HELPERS
 from nbopt_backends.cuda.toolchain import cuda  # noqa: F401  (kernels use it)
 from nbopt_backends.lowering import formulas as scalar
 from nbopt_backends.meaning import xoroshiro
@@ -152,6 +153,13 @@ def place(geometry, row, slot, position):
     return here
 
 
+def counted_up(address):
+    """Add 1 to an int64, and return what it was before."""
+    before = load_int64(address, 0, -1)
+    store_int64(address, 0, -1, before + 1)
+    return before
+
+
 def beats(x, y, kind):
     """Return whether x goes before y in a search for the largest (kind 2) or smallest (kind 3) value.
 
@@ -165,6 +173,7 @@ for _name, _formula in list(vars(scalar).items()):
         globals()[_name] = FunctionType(_formula.__code__, globals(), _name)
 
 nearest_float16_float32 = globals()["nearest_float16_float32_by_integers"]
+arrived = FunctionType(HELPERS["arrived"].__code__, globals(), "arrived")
 keys, seeded, advanced = xoroshiro.keys, xoroshiro.seeded, xoroshiro.advanced
 
 

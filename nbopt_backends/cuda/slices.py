@@ -44,7 +44,7 @@ def first_of(run, n, lengths, steps):
 
 _KERNEL = """{header}
 {head}
-def update(table, chunks, n_chunks, numbers, stride, random, views, taken, sums):
+def update(table, chunks, n_chunks, numbers, stride, random, views, taken, sums, after):
 {before}    c = int64(cuda.blockIdx.x)
     while c < n_chunks:
 {chunk}
@@ -103,8 +103,8 @@ def slices_text(stage, extents, kinds, dialect, dtypes, arithmetic, strided=Fals
 
     Its arguments are those of `nbopt_backends.cuda.kernels.update_text`'s. A chunk is some units: its fields
     are the parameter's row, the first unit, how many there are (as many as `LANES` lanes take), the number of
-    the parameter's first block of random bits, and the address of the walk's record. The results of tiles of
-    rows go to `sums`, float64[tiles, reductions].
+    the parameter's first block of random bits, the address of the walk's record, and a 0. The results of
+    tiles of rows go to `sums`, float64[tiles, reductions].
 
     Parameters
     ----------

@@ -1,14 +1,18 @@
 """Stages: the launches of a program's stages over a layout, and what they need in device memory."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from nbopt.language.stages import Matrix, Pass, Scalars, Verdict
-from nbopt_backends.cuda.ends import Ends, ends_kernel
-from nbopt_backends.cuda.kernels import goes_by_tiles, threads_per_chunk
-from nbopt_backends.cuda.numbers import run_text
+from nbopt.language.stages import LEAVES, Combine, Matrix, Pass, Scalars, Verdict
+from nbopt_backends.cuda.closing import NODE_FIELDS, close_text
+from nbopt_backends.cuda.ends import Ends, Kernel
+from nbopt_backends.cuda.fused import PassLaunch, Queued, launches_of
+from nbopt_backends.cuda.kernels import goes_by_tiles, threads_per_chunk, update_text
+from nbopt_backends.cuda.nodes import Nodes
 from nbopt_backends.cuda.pack import Pack
+from nbopt_backends.cuda.small import Small, named_text, scalars_text
 from nbopt_backends.cuda.walks import Walks, on_device
 from nbopt_backends.matrices.stage import needed, run_matrix
 from nbopt_backends.meaning.tree import TILE
@@ -50,6 +54,8 @@ class Stages:
         )
         pack = Pack()
         self.taken = pack.add(np.ones(2, np.int64))
+        self._nodes = Nodes(np.diff(layout.tile_starts))
+        nodes = pack.add(self._nodes.table)
         self._chunks = self._chunk_tables(pack)
         scalars = [stage for _, stage in program.stages() if isinstance(stage, Scalars)]
         self._rows = {
@@ -62,9 +68,18 @@ class Stages:
             for level, stage in passes
             if stage.reductions
         }
+        closed = {place: Nodes(np.diff(walks.starts)) for place, walks in self._walks.items()}
+        self._leaves = {place: pack.add(own.leaves()) for place, own in closed.items()}
+        tables = {place: pack.add(own.table) for place, own in closed.items()}
         pack.allocate(backend)
         for place, geometry in geometries.items():
             self._views.values[place] = geometry.address
+        nodes.values[...] = self._nodes.at(nodes.address)
+        for chunks in self._chunks.values():
+            chunks.values[:, 5] = nodes.address + 8 * NODE_FIELDS * chunks.values[:, 5]
+        for place, table in tables.items():
+            table.values[...] = closed[place].at(table.address)
+            self._leaves[place].values[:] = table.address + 8 * NODE_FIELDS * self._leaves[place].values
         backend.upload(pack.device, pack.host)
         self._memory = pack.device
         self._sums = {place: memory.address for place, (memory, _) in results.items()}
@@ -83,7 +98,10 @@ class Stages:
             for tiles in {goes_by_tiles(stage, group.dtypes, group.kept) for stage in passes}:
                 table = group.cut(TILE if tiles else coarse)
                 blocks = starts[table[:, 0]] + table[:, 1] // BLOCK
-                tables[number, tiles] = pack.add(np.column_stack([table, blocks, layout.first_tiles(table)]))
+                nodes = self._nodes.of_results(table[:, 0], table[:, 1] // TILE)
+                tables[number, tiles] = pack.add(
+                    np.column_stack([table, blocks, layout.first_tiles(table), nodes])
+                )
         return tables
 
     def _results(self, pack, level, stage):
@@ -96,29 +114,55 @@ class Stages:
 
     # --- launches ---
 
-    def launches(self, taken):
-        """Return the launches of all stages but the verdicts, and the ends of reductions over the step.
+    def entries(self, taken, alone):
+        """Return what all stages take but the verdicts, and the ends of reductions over the step.
 
         Parameters
         ----------
         taken : int
             The address at which the step's verdict is.
+        alone : bool
+            Whether no other program is part of the step.
 
         Returns
         -------
-        list of (tuple, (kernel, int, tuple))
-            The place in the order of the step, see `Program.order`; kernel, blocks, arguments. Of a function
-            of matrices: None, 0, and what queues it on a stream.
+        list of (tuple, PassLaunch or Small or Kernel or Queued)
+            The place in the order of the step, see `Program.order`.
         """
-        found = self.ends.launches.copy()
+        found = self.ends.entries.copy()
         for place, stage in self.program.order():
             if isinstance(stage, Pass):
-                found += [(place, launch) for launch in self._passes(place[1], stage, taken)]
+                found += [(place, one) for one in self._passes(place[1], stage, taken)]
             elif isinstance(stage, Matrix):
-                found.append((place, self.matrices.launch(stage)))
+                found.append((place, Queued(self.matrices.launch(stage))))
             elif isinstance(stage, Scalars):
+                place = self._earliest(place, stage) if alone else place
                 found += [(place, self._scalars(stage, taken, *kind)) for kind in self._rows[stage]]
         return found
+
+    def _earliest(self, place, stage):
+        """Return where a stage of scalar code can stand: counters, which come last, as soon as all is known.
+
+        They stand where reductions end, so that they run at the end of a pass.
+        """
+        program, code = self.program, stage.code
+        if not place[0] or stage.outputs:
+            return place
+        needed = {value for line in code for value in _operands(line) if value < 0}
+        slots = {line[1] for line in code if line[0] in ("load", "store")}
+        level = program.verdict or 0 if ("taken",) in code else 0
+        for at, other in program.stages()[: -len(program.ends)]:
+            if isinstance(other, Pass) and not slots.isdisjoint(other.used()):
+                return place
+            known = [other.output] if isinstance(other, Combine) else ()
+            if isinstance(other, Scalars):
+                known = [output for _, output in other.outputs]
+                if not slots.isdisjoint(line[1] for line in other.code if line[0] in ("load", "store")):
+                    level = max(level, at)
+            if not needed.isdisjoint(~number for number in known):
+                level = max(level, at)
+        ends = [at for at, other in program.stages() if isinstance(other, Combine) and at >= level]
+        return (False, min(ends), place[2]) if ends else place
 
     def conditions(self):
         """Return the place of each verdict in the order of the step, and the address of its condition."""
@@ -130,43 +174,40 @@ class Stages:
         ]
 
     def _passes(self, level, stage, taken):
-        """Return the launches of a pass."""
+        """Return the launches of a pass, and of what ends its reductions if it knows slices."""
         backend, image, shared = self._backend, self._image, not self.program.differs()
         random = backend.counter.address or image.random.address
         numbers = image.numbers.address, image.stride, random
         last = taken, self._sums.get((level, stage.extent), 0)
+        outputs = tuple(self.ends.outputs.get((level, stage.extent), ()))
         walks, found = self._walks.get((level, stage.extent)), []
+
+        def arguments(chunks, n_chunks):
+            return image.table.address, chunks.address, n_chunks, *numbers, self._views.address, *last
+
         for group, kinds, chunks, _ in walks.parts if walks else ():
-            kernel = backend.kernel(
-                backend.walk_text(self.program, stage, group, kinds), backend.stem, "update"
-            )
-            arguments = (
-                image.table.address,
-                chunks.address,
-                chunks.shape[0],
-                *numbers,
-                self._views.address,
-                *last,
-            )
-            found.append((kernel, backend.device.blocks(chunks.shape[0]), arguments))
+            text = backend.walk_text(self.program, stage, group, kinds)
+            kernel, n_chunks = backend.kernel(text, backend.stem, "update"), chunks.shape[0]
+            given = *arguments(chunks, n_chunks), 0
+            found.append(Kernel(kernel, backend.device.blocks(n_chunks), given))
+        if found and stage.reductions:
+            leaves, parameters = self._leaves[level, stage.extent], np.count_nonzero(np.diff(walks.starts))
+            given = leaves.address, len(leaves.values), *numbers[:2], last[1]
+            text = partial(close_text, stage, backend.dialect())
+            blocks = backend.device.blocks(len(leaves.values))
+            found.append(PassLaunch(text, "close", blocks, given, parameters, True, outputs))
         for number, group in enumerate(self._layout.groups if walks is None else ()):
             chunks = self._chunks[number, goes_by_tiles(stage, group.dtypes, group.kept)]
             threads = threads_per_chunk(stage, group.dtypes, group.strided, group.kept)
-            kernel = backend.kernel(backend.text(stage, group, shared), backend.stem, "update")
-            arguments = (
-                image.table.address,
-                chunks.address,
-                len(chunks.values),
-                *numbers,
-                self._views.address,
-                *last,
-            )
-            found.append((kernel, backend.device.blocks(len(chunks.values), threads), arguments))
+            kind = group.dtypes, group.arithmetic, group.strided, group.kept, shared
+            text, n_chunks = partial(update_text, stage, backend.dialect(), *kind), len(chunks.values)
+            given, blocks = arguments(chunks, n_chunks), backend.device.blocks(n_chunks, threads)
+            reduces, parameters = bool(stage.reductions), len(group.rows)
+            found.append(PassLaunch(text, "update", blocks, given, parameters, reduces, outputs))
         return found
 
     def _scalars(self, stage, taken, dtypes, rows):
         backend, image, n_rows = self._backend, self._image, len(rows.values)
-        text = run_text(stage, backend.dialect(), dtypes)
         arguments = (
             image.table.address,
             image.table.values.shape[1],
@@ -176,11 +217,14 @@ class Stages:
             n_rows,
             taken,
         )
-        return (
-            backend.kernel(backend.marked(text), "cuda_numbers", "run"),
-            backend.device.blocks(n_rows, 1),
-            arguments,
-        )
+        text = scalars_text(stage, backend.dialect(), dtypes)
+        return Small(text, "run", arguments, backend.device.blocks(n_rows, 1))
+
+
+def _operands(line):
+    """Return the operands of a line of scalar code."""
+    op, *rest = line
+    return [] if op in LEAVES else rest[1:2] if op in ("store", "round") else rest
 
 
 class Matrices:
@@ -210,7 +254,7 @@ class Matrices:
         self._library.reserve(self.size)
 
     def launch(self, stage):
-        """Return what `Stages.launches` does for a function of matrices.
+        """Return what queues a function of matrices on a stream, given its handle.
 
         It is computed in skipped steps as well, since the host doesn't know of them; its result is stored by
         later passes alone.
@@ -224,7 +268,7 @@ class Matrices:
             with library.on(stream):
                 run_matrix(stage.function, batches, library)
 
-        return None, 0, queue
+        return queue
 
 
 class Joined(NamedTuple):
@@ -261,18 +305,15 @@ def joined(plans):
     backend, stages = plans[0].backend, [plan.stages for plan in plans]
     conditions = [condition for one in stages for condition in one.conditions()]
     taken = stages[0].taken.address if conditions else stages[0].taken.address + 8
-    entries = [entry for one in stages for entry in one.launches(taken)]
+    entries = [entry for one in stages for entry in one.entries(taken, len(plans) == 1)]
     for number, (place, address) in enumerate(sorted(conditions)):
-        entries.append((place, (ends_kernel(backend, "judge"), 1, (address, int(number == 0), taken))))
+        arguments = address, int(number == 0), taken
+        entries.append((place, Small(named_text("judge"), "judge", arguments, 1)))
     memory = _join_step_ends(plans, entries)
-    entries.sort(key=lambda entry: entry[0])
     matrices = [one.matrices for one in stages if one.matrices]
-    launches = [
-        arguments if kernel is None else backend.device.prepared(kernel, blocks, arguments)
-        for _, (kernel, blocks, arguments) in entries
-    ]
+    launches, used = launches_of(backend, entries)
     passes = sum(one.passes for one in stages)
-    return Joined(plans[1:], launches, matrices, passes, memory, backend.counter.address)
+    return Joined(plans[1:], launches, matrices, passes, memory + used, backend.counter.address)
 
 
 def _join_step_ends(plans, entries):

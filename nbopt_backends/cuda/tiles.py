@@ -8,6 +8,7 @@ tile, and what has come of them is folded in shared memory. Where that is too sm
 lane folds the halves of the halves first, in nested loops of two rounds each.
 """
 
+from nbopt_backends.cuda.closing import arrive
 from nbopt_backends.cuda.pieces import CHUNK_FIELDS
 from nbopt_backends.lowering.text import COMMON_OPS, ITEM_SIZES, indented
 from nbopt_backends.meaning.tree import TILE
@@ -42,7 +43,7 @@ _LOOP = """{buffers}
             half >>= 1
         if cuda.threadIdx.x == 0:
 {results}
-        cuda.syncthreads()
+        {arrive}
         c += cuda.gridDim.x"""
 
 
@@ -90,6 +91,7 @@ def reducing(pieces):
         leave=indented([f"b{r}[lane * {width} + {k}] = a0_{r}_{k}" for r, k in every], 3),
         joins=indented(joins, 4),
         results=indented(results, 3),
+        arrive=arrive(f"load_int64(chunks, {CHUNK_FIELDS} * c + 5, -1)", "b0"),
     )
 
 

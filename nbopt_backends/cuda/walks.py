@@ -224,6 +224,7 @@ class Walks:
                     cut[:, 1:],
                     np.full(len(cut), first_blocks[row]),
                     np.full(len(cut), len(records)),
+                    np.zeros(len(cut), np.int64),
                 ]
             )
             records += record

@@ -37,6 +37,7 @@ _MODIFIERS = {
         "ld st": "global shared param v2 v4",
         "bra call": "uni",
         "bar": "sync",
+        "atom": "acq_rel gpu global add",
         "mov selp and or xor not shl shr rem copysign prmt bfi ret": "",
     }.items()
     for name in names.split()
@@ -261,6 +262,15 @@ class Function:
         )
         return f"u8* to = {self.memory(parts, operands[0], bits_of(kind) // 8 * len(sources))}; {stored}"
 
+    def do_atom(self, parts, operands, kind):
+        """An addition; nothing else runs meanwhile, as kernels run on one core."""
+        target, place, value = operands
+        place, kind = self.memory(parts, place, bits_of(kind) // 8), f"u{bits_of(kind)}"
+        return (
+            f"{kind}* place = ({kind}*){place}; {kind} before = *place; "
+            f"*place += {self.value(value, kind)}; {self.assigned(target, kind, 'before')}"
+        )
+
     def do_cvt(self, parts, operands, kind):
         to, source = [part for part in parts[1:] if re.fullmatch(r"[busf](8|16|32|64)", part)]
         value = self.value(operands[1], source)
@@ -416,7 +426,8 @@ switch (t->next) {{ case 0:;
 static void run{number}(u32 blocks, u32 threads, void** P) {{
   struct thread{number}* all = malloc(threads * sizeof *all);
   u8* memory = aligned_alloc(64, {shared_size});
-  for (u32 block = 0; block < blocks; block++) {{
+  for (u32 k = 0; k < blocks; k++) {{  /* those with even numbers come first, then the others backwards */
+    u32 even = (blocks + 1) / 2, block = k < even ? 2 * k : 2 * (blocks - k) - 1;
     memset(all, 0xA5, threads * sizeof *all); memset(memory, 0xA5, {shared_size});
     for (u32 k = 0; k < threads; k++) all[k].next = all[k].done = 0;
     for (int turn = 0;; turn++) {{  /* every other turn from the last thread to the first */
@@ -441,9 +452,11 @@ def translated(ptx):
     """Return the C text of a PTX module."""
     ptx = re.sub(r"//[^\n]*", "", ptx)
     shared, size = {}, 64
-    for name, count in re.findall(r"\.shared\s+\.align\s+\d+\s+\.b8\s+([\w$]+)\[(\d+)\];", ptx):
+    for bits, name, count in re.findall(
+        r"\.shared\s+\.align\s+\d+\s+\.[bu](\d+)\s+([\w$]+)(?:\[(\d+)\])?;", ptx
+    ):
         shared[name] = size  # 0 is no address
-        size += -(-int(count) // 64) * 64
+        size += -(-int(bits) // 8 * int(count or 1) // 64) * 64
     arrays = re.findall(
         r"\.(?:const|global)\s+\.align\s+\d+\s+\.[bu](\d+)\s+([\w$]+)\[(\d+)\]\s*=\s*\{([^}]*)\};", ptx
     )

@@ -21,11 +21,13 @@ if not toolchain.MLIR or toolchain.cuda is None:
 
 import numpy as np
 
+from nbopt_backends.cuda.closing import Closing
 from nbopt_backends.cuda.dialects import MLIR_DIALECT, MLIR_FAST
+from nbopt_backends.cuda.fused import tail_of
 from nbopt_backends.cuda.kernels import N_ARGUMENTS, update_text
 from nbopt_backends.cuda.numbers import ends_text
 from nbopt_backends.cuda.reductions import sums_text
-from nbopt_backends.cuda.small import alone, named_text
+from nbopt_backends.cuda.small import Small, alone, named_text, scalars_text
 
 PROGRAMS = {**OPTIMIZERS, "lamb": Lamb, "careful": Careful}
 
@@ -83,6 +85,23 @@ def test_storage(dtype, kept):
 def test_ends(text, name, count):
     """So are the ends of reductions, and sums outside of steps."""
     assert assert_exact(toolchain.ptx(text, "cuda_numbers", name, count, (9, 0)))
+
+
+def test_a_pass_with_what_follows():
+    """So is a pass whose last block computes the factor of the norm clip."""
+    with nbopt.use_backend("reference") as be:
+        layer = nbopt.Parameters((np.zeros(3, np.float32), np.zeros(3, np.float32)))
+        program = nbopt.RMSProp(gradient_clip_norm=1.0).updates(be, [layer], 0)[0].program
+    norm, (_, scalars, *_) = program.passes()[0], program.levels[1]
+    parts = (
+        Small(named_text("fold_rows"), "fold_rows", (0,) * 8, 1),
+        Small(scalars_text(scalars, MLIR_DIALECT, {}), "run", (0,) * 7, 1),
+    )
+    closing = Closing((), tail_of(parts))
+    text = update_text(norm, MLIR_DIALECT, ("float32",) * len(norm.names), "float32", closing=closing)
+    ptx = toolchain.ptx(text, "cuda_kernel", "update", N_ARGUMENTS, (9, 0))
+    assert {"sqrt.rn.f64", "div.rn.f64"} <= set(assert_exact(ptx))
+    assert ptx.count("atom.acq_rel.gpu.global.add.u64") == 1
 
 
 def test_fast_math():

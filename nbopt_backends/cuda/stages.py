@@ -18,7 +18,7 @@ from nbopt_backends.matrices.stage import needed, run_matrix
 from nbopt_backends.meaning.tree import TILE
 from nbopt_backends.meaning.xoroshiro import BLOCK
 
-LARGEST_CHUNK = 16384  # elements; `asv_bench/gpu.py --tune` times others
+LARGEST_CHUNK = 4096  # elements; `asv_bench/gpu.py --tune` times others
 
 
 class Stages:

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nbopt.language.stages import LEAVES, Combine, Matrix, Pass, Scalars, Verdict
+from nbopt.language.lines import LEAVES
+from nbopt.language.stages import Combine, Matrix, Pass, Scalars, Verdict
 from nbopt_backends.cuda.closing import NODE_FIELDS, close_text
 from nbopt_backends.cuda.ends import Ends, Kernel
 from nbopt_backends.cuda.fused import PassLaunch, Queued, launches_of

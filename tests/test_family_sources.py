@@ -331,6 +331,24 @@ def test_rows_and_columns_without_gradients(name, backend):
     assert (values[0, 0] < 1.0) and values[2, 3] == 1.0
 
 
+@pytest.mark.parametrize("name", ["CAME", "Adafactor"])
+@pytest.mark.parametrize("scale", [0.0, 1e-18, 1.0, 1e18])
+def test_range(name, scale):
+    """Tiny and huge gradients, and rows and columns without any, step in float32 as in float64."""
+    params, grads = drawn("float64", 3, [(6, 5), (3, 4, 2, 3), (7, 1)], late=False)
+    for row in grads:
+        row[0][2] = row[0][:, 3] = row[1][1, 2] = 0.0
+    found = {}
+    with nbopt.use_backend("reference"):
+        for dtype in TOLERANCE:
+            scaled = [[(scale * grad).astype(dtype) for grad in row] for row in grads]
+            found[dtype] = ours(
+                getattr(nbopt, name)(), [param.astype(dtype) for param in params], scaled, dtype
+            ).params
+    for exact, single in zip(found["float64"], found["float32"], strict=True):
+        np.testing.assert_allclose(single, exact, rtol=2e-5, atol=2e-5)
+
+
 def made():
     """Return one label for each class."""
     return {kind.__name__: label for label, (kind, *_) in reversed(SOURCES.items())}

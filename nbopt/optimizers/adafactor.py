@@ -2,7 +2,7 @@
 
 from nbopt import checks
 from nbopt.optimizers.base import Optimizer
-from nbopt.optimizers.factored import factored, relative
+from nbopt.optimizers.factored import factored, inverse_roots
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.modifiers import CAUTIOUS, decayed
 from nbopt.optimizers.states import State
@@ -70,10 +70,12 @@ class Adafactor(Optimizer):
             row, column = states
             row[:] = row + share * (be.mean(square, axis=-1) - row)
             column[:] = column + share * (be.mean(square, axis=-2) - column)
-            mean_square = relative(be, row, self.epsilon_1) * column
+            of_row, of_column = inverse_roots(be, row, column, self.epsilon_1)
+            # In this order, since 0 times infinity would be no number.
+            update = grad * be.minimum(of_row * of_column, 1.0 / self.epsilon_1)
         else:
             (mean_square,) = states
             mean_square[:] = mean_square + share * (square - mean_square)
-        update = grad / be.sqrt(be.maximum(mean_square, be.square(self.epsilon_1)))
+            update = grad / be.sqrt(be.maximum(mean_square, be.square(self.epsilon_1)))
         excess = be.maximum(be.norm(update) / (size * self.clip_threshold), 1.0)
         param[:] = decayed(param, rate / excess * self.cautious_update(update, grad), step.lr * self.wdecay)

@@ -22,20 +22,26 @@ def factored(shape: tuple[int, ...]) -> tuple[State, State]:
     return State(axes=(*others, row)), State(axes=(*others, column))
 
 
-def relative(be: Backend, row: Expr, least: float = 0.0) -> Expr:
-    """Return the means of rows over their own mean, which is taken to be at least some number.
+def inverse_roots(be: Backend, row: Expr, column: Expr, least: float = 0.0) -> tuple[Expr, Expr]:
+    """Return a factor for each row and one for each column.
 
-    Times the means of columns they are about the means of elements.
+    Their product is 1 over the root of the mean square of an element, which is about ``row * column / (mean
+    of row)``. Roots and divisions of rows and columns cost next to nothing; those of elements would take more
+    time than the memory does.
 
     Parameters
     ----------
     be : Backend
-    row : Value
+    row, column : Value
+        The mean squares.
     least : float
+        The least mean of the rows.
 
     Returns
     -------
-    Value
+    (Value, Value)
+        Infinite where a row or a column is 0.
     """
     mean = be.mean(row, axis=-2)
-    return row / (be.maximum(mean, least) if least else mean)
+    # The root of each first: their quotient may be too small for float32.
+    return be.sqrt(be.maximum(mean, least) if least else mean) / be.sqrt(row), 1.0 / be.sqrt(column)

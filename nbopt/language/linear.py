@@ -72,8 +72,9 @@ def orthogonalize(
     flatten : bool
         Whether the parameter is one matrix: its first axis, and all others, as for kernels of convolutions.
     workspace : int, optional
-        The most bytes that batches may take besides; larger ones go in parts, of one matrix at least. Without
-        it 256 MiB.
+        The most bytes that matrices of one step may take at a time, and that batches may in their products;
+        more go in parts, of one parameter at least, and of one matrix. Without it 256 MiB. (On a GPU, it
+        bounds the products alone.)
 
     Returns
     -------

@@ -42,7 +42,7 @@ class MatrixOptimizer(Optimizer):
     workspace = hyper(
         None,
         checks.optional(checks.positive_int),
-        "The most bytes that the products may take besides; None: 256 MiB.",
+        "The most bytes that matrices may take besides, at a time; see `be.orthogonalize`. None: 256 MiB.",
     )
 
     def sides(self, param: Slot) -> tuple[tuple[int, ...], tuple[int, ...]]:

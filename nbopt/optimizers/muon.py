@@ -25,8 +25,10 @@ class Muon(MatrixOptimizer):
 
     Notes
     -----
-    The workspace is one copy of all matrices of a step, which the optimizer keeps, and what `workspace`
-    bounds, which is freed after each step.
+    A step on the CPU takes as much memory besides as all matrices of one shape (transposed ones among them),
+    or the bytes of `workspace` if these are fewer, or one parameter if that is larger. The optimizer keeps
+    it. On a GPU it is one copy of all matrices. The products take some three matrices more on the CPU, and
+    up to four times what `workspace` bounds on a GPU, which are freed after each step.
 
     References
     ----------

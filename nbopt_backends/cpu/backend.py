@@ -16,7 +16,8 @@ from nbopt_backends.cpu import ends as cpu_ends
 from nbopt_backends.cpu import sums as cpu_sums
 from nbopt_backends.cpu.launch import CpuLaunch, CpuTurns, pieces_of
 from nbopt_backends.cpu.pipeline import KernelCompiler
-from nbopt_backends.cpu.plan import CpuPlan, Matrices, in_order
+from nbopt_backends.cpu.plan import CpuPlan, in_order
+from nbopt_backends.cpu.records import Matrices
 from nbopt_backends.cpu.threads import Faster, Threads, threading_layer
 from nbopt_backends.lowering import source
 from nbopt_backends.lowering.narrow import narrow_text

@@ -4,7 +4,6 @@ import itertools
 import math
 from functools import partial
 from struct import Struct
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,56 +11,16 @@ from nbopt.language.lines import STEP, axes_of
 from nbopt.language.stages import Combine, Matrix, Pass, Scalars
 from nbopt_backends.cpu.chunks import CHUNK_FIELDS
 from nbopt_backends.cpu.drivers import FIELDS
-from nbopt_backends.cpu.slices import SlicedPass, workspace_of
+from nbopt_backends.cpu.records import Matrices, Record
+from nbopt_backends.cpu.rounds import in_rounds, rounds_of_plan, workspace_of
+from nbopt_backends.cpu.slices import SlicedPass
 from nbopt_backends.matrices.blas import Blas
 from nbopt_backends.matrices.stage import run_matrix
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.plans.plan import Plan
 
 _OPS = {op: number for number, op in enumerate(OPS)}
-
-
-class Record(NamedTuple):
-    """One stage, as `nbopt_backends.cpu.drivers.run_stages` takes it.
-
-    Attributes
-    ----------
-    function : str
-        What is done with each entry: one of `nbopt_backends.cpu.chunks` or `nbopt_backends.cpu.ends`.
-    guarded : bool
-        Whether it is left out once the step's condition is false.
-    argument : int
-        The same for all entries.
-    entries : numpy.ndarray or int
-        int64[entries, fields]; or the address of the only one.
-    passes : bool
-        Whether it is a pass. Those of several plans that are alike become one.
-    rank : int or None
-        Of a reduction over the step: which one it is, see `Combine`. Its entry goes on with the results.
-    shares : bool
-        Whether it stores numbers of the whole step, which all plans have read then.
-    """
-
-    function: str
-    guarded: bool
-    argument: int
-    entries: Any
-    passes: bool = False
-    rank: int | None = None
-    shares: bool = False
-
-
-class Matrices(NamedTuple):
-    """Functions of matrices, which run between two calls of `run_stages`.
-
-    Attributes
-    ----------
-    guarded : bool
-    run : callable
-    """
-
-    guarded: bool
-    run: Any
+_FOLDED = 1 << 14  # tiles whose results are worth an entry of their own
 
 
 class CpuPlan(Plan):
@@ -78,6 +37,11 @@ class CpuPlan(Plan):
     results : dict of int to list of (int, int)
         For each reduction over the step: each parameter's place in the list of all, and the address of what
         is reduced of it.
+    rounds : list of list of int
+        Which rows go through functions of matrices together, if not all do. All stages from `first_of_round`
+        on are run for one round after the other.
+    first_of_round : tuple
+        A place in the order of the step.
     """
 
     def __init__(self, backend, update, layout):
@@ -97,6 +61,7 @@ class CpuPlan(Plan):
         self._kept_alive: list = []
         self._partial = self._results(program)
         self.views = self._geometries()
+        self.rounds, self.first_of_round = rounds_of_plan(self)
         self._batches = workspace_of(self)
         sliced = [
             (level, stage)
@@ -149,11 +114,15 @@ class CpuPlan(Plan):
         if isinstance(stage, Combine):
             return self._combine(order, stage)
         if isinstance(stage, Matrix):
-            return [(order, Matrices(stage.guarded, self._matrices(stage)))]
+            return [
+                (order, Matrices(stage.guarded, self._matrices(stage, batches), number))
+                for number, batches in enumerate(self._batches)
+            ]
         if isinstance(stage, Pass) and (level, stage.extent) in self._sliced:
             found = self._sliced[level, stage.extent].records()
             found = [
-                Record("run_sliced_chunk", stage.guarded, kernel, chunks, True) for kernel, chunks in found
+                Record("run_sliced_chunk", stage.guarded, kernel, chunks, True, rows=rows)
+                for kernel, chunks, rows in found
             ]
         elif isinstance(stage, Pass):
             found = [self._pass(level, stage, group) for group in self.layout.groups]
@@ -163,10 +132,10 @@ class CpuPlan(Plan):
             found = [Record("decide", False, 0, self.numbers.ctypes.data + 8 * stage.condition)]
         return [(order, record) for record in found]
 
-    def _matrices(self, stage):
-        """Return a function that computes a function of matrices of all parameters."""
+    def _matrices(self, stage, batches):
+        """Return a function that computes a function of matrices of the parameters of a round."""
         slots = *stage.sources, stage.output
-        batches = [(own[:-1], own[-1]) for own in zip(*(self._batches.get(slot, []) for slot in slots))]
+        batches = [(own[:-1], own[-1]) for own in zip(*(batches.get(slot, []) for slot in slots))]
         return partial(run_matrix, stage.function, batches, Blas(self.backend.threads.allowed))
 
     def _pass(self, level, stage, group):
@@ -182,7 +151,7 @@ class CpuPlan(Plan):
         chunks[:, 7], chunks[:, 8] = self.views.ctypes.data + rows * self.views.strides[0], table.shape[1]
         function = "run_strided_chunk" if group.strided else "run_chunk"
         kernel = self.backend.kernel_of(stage, group).address
-        return Record(function, stage.guarded, kernel, chunks, passes=True)
+        return Record(function, stage.guarded, kernel, chunks, passes=True, rows=rows)
 
     def _combine(self, order, stage):
         """Return the records of the end of a reduction.
@@ -191,8 +160,8 @@ class CpuPlan(Plan):
         """
         op, numbers = _OPS[stage.op], (self.numbers.ctypes.data, self.stride)
         if not isinstance(stage.over, str):
-            entries = self._sliced[stage.level, stage.extent].end(stage)
-            return [(order, Record("combine_slice", stage.guarded, op, entries))]
+            entries, rows = self._sliced[stage.level, stage.extent].end(stage)
+            return [(order, Record("combine_slice", stage.guarded, op, entries, rows=rows))]
         if stage.over != "step":
             return [(order, self._fold_rows(stage, numbers[0] + 8 * stage.output, self.stride))]
         found = []
@@ -207,27 +176,48 @@ class CpuPlan(Plan):
         return [*found, (order, Record("combine_step", stage.guarded, op, entry, rank=stage.rank))]
 
     def _fold_rows(self, stage, target, step):
+        starts = np.zeros(self.layout.n_rows + 1, np.int64)
         if stage.source < 0:
             source = [0, self.numbers.ctypes.data + 8 * ~stage.source, self.stride]
         elif (stage.level, stage.extent) in self._sliced:
-            source = self._sliced[stage.level, stage.extent].source(stage.source)
+            sliced = self._sliced[stage.level, stage.extent]
+            source, starts = sliced.source(stage.source), sliced.starts
         else:
-            sums = self._partial[stage.level]
-            source = [
-                self.layout.tile_starts.ctypes.data,
-                sums.ctypes.data + 8 * stage.source,
-                sums.strides[0],
-            ]
-        entry = [*source, self.layout.n_rows, target, step, self._scratch.ctypes.data]
-        return Record("combine", stage.guarded, _OPS[stage.op], np.array([entry], np.int64))
+            sums, starts = self._partial[stage.level], self.layout.tile_starts
+            source = [starts.ctypes.data, sums.ctypes.data + 8 * stage.source, sums.strides[0]]
+        entries, rows = [], self._rows_of_folds(starts)
+        for first, last in itertools.pairwise(rows):
+            own = [source[0] and source[0] + 8 * first, source[1] + (0 if source[0] else first * source[2])]
+            place = self._scratch.ctypes.data + 8 * int(starts[first])
+            entries.append([*own, source[2], last - first, target + first * step, step, place])
+        entries, rows = np.array(entries, np.int64).reshape(-1, 7), rows[:-1] if self.rounds else None
+        return Record("combine", stage.guarded, _OPS[stage.op], entries, rows=rows)
+
+    def _rows_of_folds(self, starts):
+        """Return the rows where the entries begin that fold so many tiles, and the end of the last."""
+        rows = self.layout.n_rows
+        if self.rounds:
+            return [*range(rows + 1)]
+        found = [0]
+        for row in range(1, rows):
+            if starts[row] - starts[found[-1]] >= _FOLDED:
+                found.append(row)
+        return [*found, rows]
 
     def _scalars(self, stage, dtypes, rows):
         table, function = self.layout.table, self.backend.scalars_of(stage, dtypes)
         numbers = self.numbers.ctypes.data, self.stride
-        entry = [table.ctypes.data, table.shape[1], *numbers, len(rows), self.kept_alive(rows)]
+        first, each = self.kept_alive(rows), bool(self.rounds) and stage.extent != STEP
+        lists = [(1, first + 8 * place) for place in range(len(rows))] if each else [(len(rows), first)]
+        entries = [[table.ctypes.data, table.shape[1], *numbers, *own] for own in lists]
         shares = stage.extent == STEP and not stage.outputs
         return Record(
-            "run_scalars", stage.guarded, function.address, np.array([entry], np.int64), shares=shares
+            "run_scalars",
+            stage.guarded,
+            function.address,
+            np.array(entries, np.int64),
+            shares=shares,
+            rows=rows if each else None,
         )
 
 
@@ -242,14 +232,15 @@ def in_order(plans):
         What the records point to, besides the memory of the plans.
     """
     found = [(order, record, plan) for plan in plans for order, record in plan.records]
+    found.sort(key=lambda one: one[0])
     kept: list = []
     segments: list = []
-    ordered = sorted(found, key=lambda one: one[0])
-    for apart, own in itertools.groupby(ordered, key=lambda one: isinstance(one[1], Matrices)):
-        if apart:
-            segments += [record for _, record, _ in own]
-        else:
-            segments.append(records_of([*own], plans, kept))
+    for part in in_rounds(found, plans):
+        for apart, own in itertools.groupby(part, key=lambda one: isinstance(one[1], Matrices)):
+            if apart:
+                segments += [record for _, record, _ in own]
+            else:
+                segments.append(records_of([*own], plans, kept))
     return segments, kept
 
 

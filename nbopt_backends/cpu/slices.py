@@ -9,7 +9,6 @@ from nbopt.language.lines import ELEMENT
 from nbopt_backends.cpu.chunks import SLICED_FIELDS
 from nbopt_backends.cpu.ends import COLUMNS_KEPT, ROWS_JOINED, ROWS_KEPT
 from nbopt_backends.lowering.slices import fold_slots
-from nbopt_backends.matrices.stage import batches_of
 from nbopt_backends.meaning.slices import ROWS, kinds_of, shape_of, tiles_of_columns, walk_of
 from nbopt_backends.meaning.xoroshiro import BLOCK
 
@@ -54,7 +53,7 @@ class SlicedPass:
         self._contiguous = np.zeros(len(extents), np.int64)
 
     def records(self):
-        """Return the address of each kernel, with its chunks, int64[chunks, SLICED_FIELDS].
+        """Return the address of each kernel, its chunks, int64[chunks, SLICED_FIELDS], and their rows.
 
         There is a kernel for each combination of dtypes and column strides, for wide and for narrow rows.
         """
@@ -62,13 +61,13 @@ class SlicedPass:
         for group in self.plan.layout.groups:
             for kind, rows in kinds_of(self.plan.layout.shapes(group), extents, self.stage.extent).items():
                 kernel = self.plan.backend.sliced_kernel_of(self.stage, group, extents, kind)
-                found.append((kernel.address, self._chunks(group, rows)))
+                found.append((kernel.address, *self._chunks(group, rows)))
         return found
 
     def _chunks(self, group, rows):
         plan, layout = self.plan, self.plan.layout
         first_blocks = dict(zip(group.rows, group.first_blocks.tolist()))
-        found = []
+        found, owners = [], []
         for row in rows:
             walk = self._walks[row]
             table = layout.table[row]
@@ -84,7 +83,8 @@ class SlicedPass:
                 [*common, *part, *rest]
                 for part in _parts(walk, group.strided and self.stage.extent == ELEMENT)
             ]
-        return np.array(found, np.int64).reshape(-1, SLICED_FIELDS)
+            owners += [row] * (len(found) - len(owners))
+        return np.array(found, np.int64).reshape(-1, SLICED_FIELDS), owners
 
     def _record(self, row, group):
         """Return the address of a walk, as kernels take it."""
@@ -127,13 +127,13 @@ class SlicedPass:
         return [self.starts.ctypes.data, self.sums.ctypes.data + 8 * number, self.sums.strides[0]]
 
     def end(self, stage):
-        """Return the entries that end a reduction along axes, of all parameters.
+        """Return the entries that end a reduction along axes, of all parameters, and the rows of these.
 
         Parameters
         ----------
         stage : Combine
         """
-        entries = []
+        entries, owners = [], []
         for group in self.plan.layout.groups:
             for row in group.rows:
                 walk, keeps = self._walks[row], self._keeping[row][stage.source]
@@ -172,7 +172,8 @@ class SlicedPass:
                             *part,
                         ]
                     )
-        return np.array(entries, np.int64).reshape(len(entries), -1)
+                owners += [row] * (len(entries) - len(owners))
+        return np.array(entries, np.int64).reshape(len(entries), -1), owners
 
 
 def _steps(groups, strides):
@@ -202,26 +203,3 @@ def _parts(walk, whole_rows):
         for column in range(0, walk.columns, step):
             yield starts[band], starts[end], column, min(column + step, walk.columns)
         band = end
-
-
-def workspace_of(plan):
-    """Make the memory of a plan's workspace, and enter its addresses into the table.
-
-    Returns
-    -------
-    dict of int to list of numpy.ndarray
-        For each slot that holds matrices: the batches of equal shapes, ``[batch, *shape]``. They are in the
-        same order for all slots.
-    """
-    program, layout = plan.program, plan.layout
-    first, batches = len(program.names) - program.workspace, {}
-    for slot in range(first, len(program.names)):
-        for group in layout.groups:
-            shapes = layout.shapes(group)
-            if program.extents[slot] != ELEMENT:
-                shapes = {row: shape_of(shape, program.extents[slot]) for row, shape in shapes.items()}
-            for shape, rows in batches_of(shapes).items():
-                batch = np.zeros((len(rows), *shape), group.arithmetic)
-                batches.setdefault(slot, []).append(batch)
-                layout.table[rows, slot] = plan.kept_alive(batch) + np.arange(len(rows)) * batch.strides[0]
-    return batches

@@ -6,6 +6,8 @@ import numpy as np
 
 #: Multiplications of a product up to which BLAS (OpenBLAS) takes one thread.
 _SMALL = 1 << 18
+#: Elements of one large matrix that are added to another at a time.
+_SUMMED = 1 << 15
 
 
 def _quietly(job):
@@ -73,7 +75,10 @@ class Blas:
         """Return what `times` takes for the coefficients of a step: here ``a + b g + c g^2``."""
         found = self.gram(gram)  # symmetric
         found *= found.dtype.type(c)
-        found += found.dtype.type(b) * gram
+        rows = found.shape[-1] if len(found) > 1 else max(1, _SUMMED // found.shape[-1])
+        for start in range(0, found.shape[-1], rows):  # so that what is in between stays small
+            own = ..., slice(start, start + rows), slice(None)
+            found[own] += found.dtype.type(b) * gram[own]
         found.reshape(*found.shape[:-2], -1)[..., :: found.shape[-1] + 1] += found.dtype.type(a)
         return found
 

@@ -50,7 +50,7 @@ def _gram(x, other, steps, library):
     for number, (a, b, c) in enumerate(steps):
         step = library.polynomial(gram, a, b, c)
         if number + 1 < len(steps):
-            gram = library.times(step, a, library.times(step, a, gram))
+            gram = library.times(step, a, library.times(step, a, gram), gram)
             whole = library.whole(step, a) if whole is None else library.times(step, a, whole)
         elif whole is None:
             return library.times(step, a, x, other)

@@ -33,6 +33,42 @@ def batches_of(shapes):
     return found
 
 
+def rounds_of(functions, shapes):
+    """Return which of some parameters go through functions of matrices together.
+
+    A round takes as much workspace as the matrices of one shape do, or as the functions allow, if that is
+    less. One parameter is never cut.
+
+    Parameters
+    ----------
+    functions : list of Product or Orthogonalize
+    shapes : dict of int to (tuple of int, int)
+        The shapes and the bytes of an element, by the parameters' rows.
+
+    Returns
+    -------
+    list of list of int
+        The rows of each round.
+    """
+    sizes = {row: math.prod(shape) * itemsize for row, (shape, itemsize) in shapes.items()}
+    batches: dict[tuple, list[int]] = {}
+    for row, (shape, itemsize) in shapes.items():
+        batches.setdefault((*sorted(shape), itemsize), []).append(row)
+    totals = [sum(sizes[row] for row in rows) for rows in batches.values()]
+    allowed = [getattr(function, "workspace", None) or WORKSPACE for function in functions]
+    most, left = min(max(totals, default=0), *allowed), 0
+    found: list[list[int]] = []
+    for total, rows in zip(totals, batches.values()):
+        for number, row in enumerate(rows):
+            needed = total if number == 0 and total <= most else sizes[row]
+            if not found or needed > left:
+                found.append([])
+                left = most
+            found[-1].append(row)
+            left -= sizes[row]
+    return found
+
+
 def run_matrix(function, batches, library, method=None):
     """Compute a function of the matrices of some batches.
 

@@ -71,8 +71,9 @@ class Adafactor(Optimizer):
             row[:] = row + share * (be.mean(square, axis=-1) - row)
             column[:] = column + share * (be.mean(square, axis=-2) - column)
             of_row, of_column = inverse_roots(be, row, column, self.epsilon_1)
-            # In this order, since 0 times infinity would be no number.
-            update = grad * be.minimum(of_row * of_column, 1.0 / self.epsilon_1)
+            factor, most = of_row * of_column, 1.0 / self.epsilon_1
+            # Bounded before anything is multiplied, since 0 times infinity would be no number.
+            update = grad * be.where(factor > most, most, factor)
         else:
             (mean_square,) = states
             mean_square[:] = mean_square + share * (square - mean_square)

@@ -179,7 +179,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
         group : nbopt_backends.plans.layout.Group
         extents : tuple of int
             The slots'.
-        kind : (tuple of int, bool)
+        kind : (tuple of int, int)
             See `nbopt_backends.meaning.slices.kinds_of`.
 
         Returns
@@ -233,11 +233,9 @@ class NumbaCPU(CompiledBackend, HostBackend):
 
     def text_with_slices(self, stage, group, extents, kind):
         """Return the text of the kernel of a pass that knows slices."""
-        flags, narrow = kind
-        text_of = narrow_text if narrow else sliced_text
-        return self.marked(
-            text_of(stage, DIALECT, group.dtypes, group.arithmetic, group.kept, extents, flags)
-        )
+        flags, width = kind
+        given = stage, DIALECT, group.dtypes, group.arithmetic, group.kept, extents, flags
+        return self.marked(narrow_text(*given, width) if width else sliced_text(*given))
 
     def _compiled(self, key, text, name):
         key = (*key, self.fast_math)

@@ -165,6 +165,14 @@ def combine_slice(op, entry, step):
             place += row_step(walk, slot, next_row(walk, counted.ctypes.data))
         for k in range(size):
             store_result(target, k, float64_at(scratch, k), wide)
+    elif rows == 1:
+        here = band_address(walk, fold, 0, 0)
+        if wide:
+            for c in range(first, last):
+                put_float64(target, c, joined(op, result_of_none, float64_at(here, c)))
+        else:
+            for c in range(first, last):
+                put_float32(target, c, float32(joined(op, result_of_none, float64(float32_at(here, c)))))
     else:
         for start in range(0, size, columns):
             for c in range(start + first, start + last):

@@ -17,6 +17,7 @@ from nbopt_backends.meaning import tree
 from nbopt_backends.meaning.slices import COLUMNS
 
 _TILE = tree.TILE
+_LANES = 8
 
 
 def _joining(emit):
@@ -62,6 +63,38 @@ def _joining_eight(emit, llvm_type, size):
     return join_eight
 
 
+def _folding_row(emit, floating, llvm_type):
+    """Return an intrinsic that folds `COLUMNS` values at an address to one, in vectors of eight."""
+
+    @intrinsic
+    def fold_row(context, values):
+        def codegen(ctx, builder, signature, args):
+            vector = ir.VectorType(llvm_type, _LANES)
+            first = _pointer(builder, args[0], vector)
+            places = [builder.gep(first, [ir.Constant(ir.IntType(64), k)]) for k in range(COLUMNS // _LANES)]
+            found = [builder.load(place, align=floating.bitwidth // 8) for place in places]
+            while len(found) > 1:
+                half = len(found) // 2
+                found = [emit(builder, *pair) for pair in zip(found[:half], found[half:])]
+            whole, width = found[0], _LANES
+            while width > 1:
+                width //= 2
+                halves = [
+                    builder.shuffle_vector(
+                        whole,
+                        ir.Constant(whole.type, ir.Undefined),
+                        ir.Constant(ir.VectorType(ir.IntType(32), width), [*range(start, start + width)]),
+                    )
+                    for start in (0, width)
+                ]
+                whole = emit(builder, *halves)
+            return builder.extract_element(whole, ir.Constant(ir.IntType(32), 0))
+
+        return floating(types.int64), codegen
+
+    return fold_row
+
+
 def _folding(called, emit, load, store, size, full):
     """Return ``fold(values, n)``: it reduces n values from an address on, which it uses up, to one.
 
@@ -84,16 +117,13 @@ def _folding(called, emit, load, store, size, full):
         return load(values, 0)
 
     if full == COLUMNS:
+        whole = _folding_row(
+            emit, *{4: (types.float32, ir.FloatType()), 8: (types.float64, ir.DoubleType())}[size]
+        )
 
         @part(called=called)
         def fold(values, n):
-            if n == COLUMNS:
-                for k in range(16):
-                    join_eight(values, k, 16)
-                for k in range(2):
-                    join_eight(values, k, 2)
-                n = 2
-            return halved(values, n)
+            return whole(values) if n == COLUMNS else halved(values, n)
 
     else:
 

@@ -210,7 +210,13 @@ def address(context, row, slot, offset, item_size):
 def _called(name, builder, *args):
     """Emit a call of the overloaded LLVM function ``llvm.<name>`` on one floating type."""
     ty = args[0].type
-    function = builder.module.declare_intrinsic(f"llvm.{name}", [ty], ir.FunctionType(ty, [ty] * len(args)))
+    kind, signature = ty, ir.FunctionType(ty, [ty] * len(args))
+    if isinstance(ty, ir.VectorType):  # llvmlite knows no names of those
+        name, kind = f"{name}.v{ty.count}", ty.element
+        called = f"llvm.{name}{kind.intrinsic_name}"
+        function = builder.module.globals.get(called) or ir.Function(builder.module, signature, called)
+    else:
+        function = builder.module.declare_intrinsic(f"llvm.{name}", [kind], signature)
     return builder.call(function, args)
 
 

@@ -74,6 +74,12 @@ def row_step(walk, slot, group):
 
 
 @part
+def rows_of_band(walk, fold):
+    """Return how many rows a band has, a power of two."""
+    return load_int64(walk, load_int64(walk, 4, -1) + 2 * fold + 1, -1)
+
+
+@part
 def band_begins_at(walk, fold, digits):
     """Return whether the row that was counted is the first one of its band."""
     n, band = load_int64(walk, 1, -1), load_int64(walk, load_int64(walk, 4, -1) + 2 * fold + 1, -1)

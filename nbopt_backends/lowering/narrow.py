@@ -19,7 +19,7 @@ from nbopt_backends.meaning.slices import COLUMNS
 _VECTOR = 8
 _KERNEL = """{header}{comment}
 def update(slots, chunk, walk, numbers, random, _5, _6):
-    columns, results = load_int64(walk, 0, -1), load_int64(walk, 2, -1)
+    columns, results = {columns}, load_int64(walk, 2, -1)
     first, last = load_int64(chunk, 2, -1), load_int64(chunk, 3, -1)
     tile, together = 0, {tile} // columns
 {setup}
@@ -38,10 +38,11 @@ _PLAIN = """for i in range(m):
 {body}"""
 
 
-def narrow_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
+def narrow_text(stage, dialect, dtypes, arithmetic, kept, extents, flags, width=1):
     """Return the text of the module that holds the kernel of a pass that knows slices, for narrow rows.
 
-    Parameters, and what its ``update`` takes, are those of `sliced_text`.
+    Parameters, and what its ``update`` takes, are those of `sliced_text`. `width` is how many columns there
+    are, or 1 if that is not known.
 
     Returns
     -------
@@ -60,10 +61,12 @@ def narrow_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
         setup += [
             f"# {stage.names[slot]}: {dtypes[slot]}, a slice",
             f"o{slot} = row_offset(walk, {slot}, first)",
+            f"q{slot} = {base}",
+            f"d{slot} = row_step(walk, {slot}, inner) if groups > 0 else 0",
             f"spread{slot} = empty({COLUMNS + _VECTOR}, np.{arithmetic})",
         ]
         slots.append(f"p{slot} = spread{slot}.ctypes.data")
-        value = f"{arithmetic}(load_{dtypes[slot]}({base}, o{slot}{' + c' if flags[slot] else ''}, -1))"
+        value = f"{arithmetic}(load_{dtypes[slot]}(q{slot}, o{slot}{' + c' if flags[slot] else ''}, -1))"
         if flags[slot]:
             row += ["for c in range(columns):", f"    store_{arithmetic}(p{slot}, here + c, {slot}, {value})"]
         else:  # whole vectors, the end of which the next row overwrites
@@ -73,7 +76,7 @@ def narrow_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
                 f"    for k in range({_VECTOR}):",
                 f"        store_{arithmetic}(p{slot}, here + c + k, {slot}, x)",
             ]
-        step.append(f"o{slot} += row_step(walk, {slot}, group)")
+        step.append(slot)
     keeping = [bool(flags[slot]) for slot in fold_slots(stage, extents)]
     reduced = [(number, op, value, False) for number, (op, value) in enumerate(stage.reductions)]
     reduced += [
@@ -103,9 +106,10 @@ def narrow_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
         setup += [
             f"{bands} = empty({COLUMNS}, np.int64)",
             f"a{band} = band_address(walk, {band}, first, columns * {size})",
+            f"mask{band} = rows_of_band(walk, {band}) - 1",  # a band is a power of two
         ]
         before += [
-            f"if band_begins_at(walk, {band}, digits.ctypes.data):",
+            f"if digit & mask{band} == 0:",
             "    for c in range(columns):",
             f"        store_{arithmetic}(a{band}, c, {ALIAS}, {arithmetic}({NOTHING[op]}))",
             f"    a{band} += columns * {size}",
@@ -119,10 +123,23 @@ def narrow_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
         ]
     rows = [*before, *row]
     if rows:
-        rows += ["group = next_row(walk, digits.ctypes.data)", *step]
+        rows += [
+            "digit += 1",
+            "if digit < length:",
+            *(f"    o{slot} += d{slot}" for slot in step),
+            *["    pass"] * (not step),
+            "elif groups > 1:",
+            "    digit = 0",
+            "    put_int64(digits.ctypes.data, inner, length - 1)",
+            "    there = next_row(walk, digits.ctypes.data)",
+            *(f"    o{slot} += row_step(walk, {slot}, there)" for slot in step),
+        ]
         setup = [
-            "digits = empty(max(load_int64(walk, 1, -1), 1), np.int64)",
+            "groups, length = load_int64(walk, 1, -1), last_group(walk)",
+            "inner = max(groups - 1, 0)",
+            "digits = empty(inner + 1, np.int64)",
             "count_rows(walk, digits.ctypes.data, first)",
+            "digit = int64_at(digits.ctypes.data, inner)  # of the last group; kept up to date here",
             *setup,
         ]
     if each:
@@ -131,6 +148,7 @@ def narrow_text(stage, dialect, dtypes, arithmetic, kept, extents, flags):
         header=dialect.header,
         comment="\n".join(f"# {line}" for line in rule_comment(stage)),
         tile=COLUMNS,
+        columns=width if width > 1 else "load_int64(walk, 0, -1)",
         setup=indented(setup, 1),
         slots=indented(slots, 2),
         rows=indented(_ROWS.format(body=indented(rows, 1)).split("\n"), 2) if rows else "",

@@ -144,7 +144,7 @@ def walk_of(shape, extents, extent):
 def kinds_of(shapes, extents, extent):
     """Return which of some parameters can share a kernel of a pass.
 
-    Those can whose slots lie alike along the columns, if their rows are all narrow or all wide.
+    Those can whose slots lie alike along the columns, if their rows are of one kind.
 
     Parameters
     ----------
@@ -155,16 +155,24 @@ def kinds_of(shapes, extents, extent):
 
     Returns
     -------
-    dict of (tuple of int, bool) to list of int
-        For each slot, how many of its elements lie between two columns, 0 or 1; and whether rows are narrow
-        -> which parameters.
+    dict of (tuple of int, int) to list of int
+        For each slot, how many of its elements lie between two columns, 0 or 1; and how wide rows are, see
+        `width_of` -> which parameters.
     """
     kinds: dict[tuple, list[int]] = {}
     for row, shape in shapes.items():
         walk = walk_of(shape, extents, extent)
         flags = tuple(own[-1] if own else 0 for own in walk.strides)
-        kinds.setdefault((flags, walk.columns <= NARROW), []).append(row)
+        kinds.setdefault((flags, width_of(walk.columns)), []).append(row)
     return kinds
+
+
+def width_of(columns):
+    """Return what kind of kernel a walk with so many columns takes.
+
+    0: rows are wide. 1: they are narrow. 3: there are 3 columns, as in most kernels of convolutions.
+    """
+    return 3 if columns == 3 else int(columns <= NARROW)
 
 
 def is_coarser(extent, other):

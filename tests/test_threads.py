@@ -12,10 +12,13 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from numba import cfunc, int64, types
 
 import nbopt
 from nbopt_backends.cpu import threads
+from nbopt_backends.cpu.instructions import call_stage, int64_at, next_number, put_int64
 
 # What all scenarios share. Prints, at the end, one line of JSON. The interpreter changes threads as often as
 # it can.
@@ -288,6 +291,38 @@ def test_numbas_number_of_threads_and_its_settings_are_left_as_they_were():
         limit: {"threads": 0, "right": True, "parallel": parallel} for limit, parallel in limits.items()
     }
     assert report["changed"] == []
+
+
+@pytest.mark.skipif(threads.numba.config.NUMBA_NUM_THREADS < 2, reason="needs two threads")
+def test_late_thread():
+    """A thread that is held up finds its share done by another one, and no entry is done twice."""
+    entries = 200
+
+    @cfunc(types.void(int64, int64, int64))
+    def nothing(argument, entry, step):
+        return
+
+    @cfunc(types.void(int64, int64, int64))
+    def first_waits(function, entry, done):
+        put_int64(entry, 1, int64_at(entry, 1) + 1)
+        if int64_at(entry, 0) == 0:
+            for _ in range(10**8):
+                call_stage(function, 0, 0, 0)  # so that memory is read anew
+                if int64_at(done, 3) == entries - 1:
+                    put_int64(entry, 2, 1)
+                    break
+        else:
+            next_number(done + 24)
+
+    table = np.zeros((entries, 3), np.int64)  # number, how often it was done, whether all others were
+    table[:, 0] = np.arange(entries)
+    step = np.array([0, 0, 1, 0], np.int64)
+    given = [0, 0, first_waits.address, nothing.address, table.ctypes.data, table.strides[0], entries]
+    record = np.array([given], np.int64)
+    with nbopt.use_backend("cpu", num_threads=2) as be:
+        be.threads.run(be._run_stages(True), record.ctypes.data, 1, step.ctypes.data)
+    assert table[:, 1].tolist() == [1] * entries
+    assert table[0, 2] == 1
 
 
 def test_processes_of_one_machine_share_its_threads(monkeypatch):

@@ -50,15 +50,16 @@ def update(row, offset, n, place, scalars, random, sums):
 
 # All that may be relaxed without giving up NaN and infinities.
 _FAST = {"contract", "reassoc", "arcp", "afn", "nsz"}
-_RUN = int64(*[int64] * 3)  # run_stages
-_DRIVERS, _SUMS = source.text_of(cpu_drivers), source.text_of(cpu_sums)
-_CHUNKS, _ENDS = source.text_of(cpu_chunks), source.text_of(cpu_ends)
+_RUN = int64(*[int64] * 4)  # run_stages
+_DRIVERS = source.text_of(cpu_drivers)
+#: What is compiled by its name, see `NumbaCPU.driver`.
+_DRIVEN = [(module, source.text_of(module)) for module in (cpu_chunks, cpu_ends, cpu_sums)]
 
 
 class NumbaCPU(CompiledBackend, HostBackend):
     """The backend ``"cpu"``: each program becomes one Numba kernel.
 
-    A ``prange`` loop runs it over chunks of all tensors.
+    Threads share the chunks of all tensors.
 
     Parameters
     ----------
@@ -134,20 +135,20 @@ class NumbaCPU(CompiledBackend, HostBackend):
             first.joined = numbers, segments, parts, entries
         return first.joined
 
-    def _runner(self, elements, text=_DRIVERS, stem="drivers", name="run_stages", signature=_RUN):
-        """Return what runs a compiled function over so many elements.
+    def _runner(self, elements):
+        """Return what runs records over so many elements.
 
         It runs on all threads or, if the elements are few, on one; between the two on what is faster.
         """
-        serial = partial(self._function, text, stem, name, False, signature)
+        alone = partial(self._run_stages(False), 1)
         if not self.threads.worthwhile(elements):
-            return serial()
-        parallel = self._function(text, stem, name, True, signature)
+            return alone
+        parallel = self._run_stages(True)
 
         def run(*arguments):
-            return serial()(*arguments) if self.threads.serial() else self.threads.run(parallel, *arguments)
+            return alone(*arguments) if self.threads.serial() else self.threads.run(parallel, *arguments)
 
-        return run if self.threads.certain(elements) else Faster(run, serial())
+        return run if self.threads.certain(elements) else Faster(run, alone)
 
     def new_plan(self, update, layout):
         """Return a plan with everything compiled."""
@@ -213,7 +214,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
         Parameters
         ----------
         name : str
-            Of a function in `nbopt_backends.cpu.chunks` or `nbopt_backends.cpu.ends`.
+            Of a function in `chunks`, `ends` or `sums` of `nbopt_backends.cpu`.
 
         Returns
         -------
@@ -222,7 +223,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
         """
         found = NumbaCPU._functions.get(name)
         if found is None:
-            text = _CHUNKS if hasattr(cpu_chunks, name) else _ENDS
+            text = next(text for module, text in _DRIVEN if hasattr(module, name))
             with NumbaCPU._compile_lock:
                 found = NumbaCPU._functions[name] = self._compiled_module(text, name, "drivers")
         return found
@@ -267,25 +268,20 @@ class NumbaCPU(CompiledBackend, HostBackend):
         if problem := self.problem():
             raise BackendError(f'the backend "cpu" can\'t compile: {problem}')
 
-    def _function(self, text, stem, name, parallel, signature=None):
-        """Return one function of a generated module, compiled at first use.
-
-        Without a signature its arguments are int64.
-        """
-        key = (text, name, parallel)
+    def _run_stages(self, parallel):
+        """Return `nbopt_backends.cpu.drivers.run_stages`, compiled at first use."""
+        key = f"run_stages_{'parallel' if parallel else 'serial'}"
         found = NumbaCPU._functions.get(key)
         if found is None:
             with NumbaCPU._compile_lock:
                 self._check_now()
-                module = source.load(text, stem)
-                function = getattr(module, name)
-                signature = signature or types.void(*[int64] * function.__code__.co_argcount)
+                module = source.load(_DRIVERS, "drivers")
                 options = {"error_model": "numpy", "nogil": True, "parallel": parallel}
 
                 def make(cache):
                     # A function object of its own for each variant: Numba's cache tells variants by the
                     # function's name.
-                    return numba.njit(signature, cache=cache, **options)(_renamed(function, parallel))
+                    return numba.njit(_RUN, cache=cache, **options)(_renamed(module.run_stages, key))
 
                 found = NumbaCPU._functions[key] = source.compiled(make, module)
         return found
@@ -296,8 +292,14 @@ class NumbaCPU(CompiledBackend, HostBackend):
         """Return the sums of the rows of a C-contiguous (m, n) array."""
         m, n = matrix.shape
         sums = np.empty((m, max(1, tiles_of(n))))
-        run = self._runner(matrix.size, _SUMS, "sums", "row_sums", None)
-        run(matrix.ctypes.data, matrix.itemsize, m, n, sums.shape[1], sums.ctypes.data)
+        given = [matrix.ctypes.data, matrix.itemsize, m, n, sums.shape[1], sums.ctypes.data]
+        rows = np.array(given, np.int64)
+        stages = [("sum_tile", sums.size), ("sum_row", m)]
+        records = np.array(
+            [(0, 0, self.driver(name).address, rows.ctypes.data, 0, 1, count) for name, count in stages],
+            np.int64,
+        )
+        self._runner(matrix.size)(records.ctypes.data, len(records), 0)
         self.launches += 1
         return sums[:, 0].astype(matrix.dtype)
 
@@ -325,8 +327,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
         }
 
 
-def _renamed(function, parallel):
-    name = function.__name__ + ("_parallel" if parallel else "_serial")
+def _renamed(function, name):
     copy = FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
     copy.__qualname__ = name
     return copy

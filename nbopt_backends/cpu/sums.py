@@ -1,44 +1,40 @@
 """Sums outside of rules on the CPU, in the shape of `nbopt_backends.meaning.tree`.
 
-Compiled as `nbopt_backends.cpu.drivers` is.
+Each function that takes ``(argument, entry, step)`` is compiled by its name when a sum needs it, see
+`nbopt_backends.cpu.drivers`. The argument of both is the address of int64[6]: 0, 1 the address of a
+contiguous [m, n] of float32 or float64, and the bytes of an element; 2, 3 m and n; 4 how many tiles a row
+has, one if it has no elements; 5 the address of float64[m, tiles].
 """
 
 import numpy as np
-from numba import prange
 
 from nbopt_backends.cpu.primitives import (
     empty,
     fold_sum_float32,
     fold_sum_float64,
+    int64_at,
     load_float32,
     load_float64,
     part,
+    put_float64,
     store_float32,
     store_float64,
 )
 from nbopt_backends.meaning.tree import TILE
 
 
-def row_sums(matrix, size, m, n, tiles, sums):
-    """Sum each row of a matrix.
+def sum_tile(rows, c, step):
+    """Sum tile number `c` of all."""
+    matrix, size, n, tiles = int64_at(rows, 0), int64_at(rows, 1), int64_at(rows, 3), int64_at(rows, 4)
+    start = c % tiles * TILE
+    found = tile_sum(matrix + (c // tiles * n + start) * size, min(TILE, n - start), size)
+    put_float64(int64_at(rows, 5), c, found)
 
-    Parameters
-    ----------
-    matrix, size : int64
-        Address of a contiguous [m, n] of float32 or float64, and the bytes of an element.
-    m, n, tiles : int64
-        Each row has so many tiles: one if it has no elements.
-    sums : int64
-        Address of float64[m, tiles]. The first of each row becomes its sum; the others are used up.
-    """
-    for c in prange(m * tiles):
-        start = c % tiles * TILE
-        store_float64(
-            sums, c, -1, tile_sum(matrix + (c // tiles * n + start) * size, min(TILE, n - start), size)
-        )
-    if tiles > 1:
-        for row in range(m):
-            fold_sum_float64(sums + row * tiles * 8, tiles)
+
+def sum_row(rows, row, step):
+    """Fold the tiles of a row: the first of them becomes its sum, and the others are used up."""
+    tiles = int64_at(rows, 4)
+    fold_sum_float64(int64_at(rows, 5) + row * tiles * 8, tiles)
 
 
 @part

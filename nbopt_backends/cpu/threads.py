@@ -163,7 +163,7 @@ class Threads:
         return found.tolist()
 
     def run(self, function, *args):
-        """Call a parallel function, and leave Numba's number of threads as it was."""
+        """Call a parallel function with the number of threads, and leave Numba's number as it was."""
         current, wanted = numba.get_num_threads(), self.wanted()
         if threading_layer() == "workqueue":
             with _workqueue_lock:
@@ -173,15 +173,15 @@ class Threads:
 
 def _run_on(wanted, current, function, args):
     if wanted == current:
-        return function(*args)
+        return function(wanted, *args)
     numba.set_num_threads(wanted)
     try:
-        return function(*args)
+        return function(wanted, *args)
     finally:
         numba.set_num_threads(current)
 
 
 @numba.njit(parallel=True)
-def _flushing(found, smallest):
-    for thread in numba.prange(len(found)):
+def _flushing(threads, found, smallest):
+    for thread in numba.prange(threads):
         found[thread] = smallest[0] * np.float32(0.5) == np.float32(0)

@@ -46,7 +46,6 @@ def run_stages(threads, stages, n_stages, step):
     int64
         How many passes ran.
     """
-    memory = empty(threads * SHARE, np.int8)
     passes = 0
     for s in range(n_stages):
         stage = stages + s * FIELDS * 8
@@ -59,6 +58,7 @@ def run_stages(threads, stages, n_stages, step):
             for k in range(count):
                 call_stage(function, argument, first + k * size, step)
         else:
+            memory = empty(threads * SHARE, np.int8)
             for thread in range(threads):
                 share = memory.ctypes.data + thread * SHARE
                 put_int64(share, 0, count * thread // threads)

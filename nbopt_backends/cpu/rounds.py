@@ -8,7 +8,8 @@ import math
 
 import numpy as np
 
-from nbopt.language.stages import ELEMENT, Combine, Pass, Verdict
+from nbopt.language.lines import ELEMENT
+from nbopt.language.stages import Combine, Pass, Verdict
 from nbopt_backends.cpu.records import Matrices
 from nbopt_backends.matrices.stage import batches_of, rounds_of
 from nbopt_backends.meaning.slices import shape_of

@@ -537,6 +537,37 @@ def test_norm():
     assert optimizer.grad_norm is None
 
 
+def test_one_norm():
+    """The norm is that of all groups with a bound, whatever their rules; other groups are left out."""
+    by_axes = nbopt.SM3(learning_rate=0.1, gradient_clip_norm=0.5)
+    results = []
+    for clips in (True, False):
+        bound = 0.5 if clips else None
+        params = [torch.nn.Parameter(torch.ones(shape)) for shape in ((4,), (7,), (2, 3), (5,), (3,))]
+        groups = [
+            {"params": params[:1]},
+            {"params": params[1:2], "optimizer": nbopt.AdamW(gradient_clip_norm=bound)},
+            {"params": params[2:4], "optimizer": copy.deepcopy(by_axes)},
+            {"params": params[4:], "gradient_clip_norm": None},
+        ]
+        groups[2]["gradient_clip_norm"] = bound
+        rule = nbopt.GradientDescentMomentum(1.0, 0.0, gradient_clip_norm=bound)
+        optimizer = nbopt.torch.Optimizer(groups, rule, backend="reference")
+        for step in range(3):
+            torch.manual_seed(step)
+            for p in params:
+                p.grad = torch.randn(p.shape)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in params[:4]])
+            if not clips:
+                torch.nn.utils.clip_grad_norm_(params[:4], 0.5)
+            optimizer.step()
+            if clips:
+                torch.testing.assert_close(optimizer.grad_norm.float(), norm)
+        results.append(params)
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("left", ["other shapes", "no gradient", "fewer", "group"])
 @pytest.mark.parametrize("rule", ["axes", "elements", "dampening"])
 def test_removed_parameters(rule, left):

@@ -147,11 +147,6 @@ class DropInGroup(Group):
         if self._counts:
             self._forget_counts()
 
-    def set_of_updates(self):
-        """Return what groups have in common whose gradients have one norm."""
-        rule = self.optimizer
-        return id(self.whole) if rule.gradient_clip_norm or rule.skip_nonfinite else None
-
     def check_saved(self, saved, states):
         """Raise where a saved group, or its states, are of something else."""
         rule = self.optimizer

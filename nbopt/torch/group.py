@@ -99,12 +99,9 @@ class Group:
         """
         return []
 
-    def set_of_updates(self):
-        """Return what all groups whose gradients have one norm have in common.
-
-        It is None if the group's norm is its own.
-        """
-        return None
+    def needs_norm(self):
+        """Return whether steps need the norm of the gradients, which is one over all groups that need it."""
+        return bool(self.optimizer.gradient_clip_norm or self.optimizer.skip_nonfinite)
 
     def place_count(self):
         """Have the count of steps in `count`, if steps may be captured, so that the group can show it."""

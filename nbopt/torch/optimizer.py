@@ -63,8 +63,7 @@ class Optimizer(Stepper):
     loss_scale : float, or torch.Tensor of one element
         What the loss was multiplied by: gradients of all groups are divided by it.
     skip_nonfinite : bool
-        Whether to leave everything as it is in a step where the norm of the gradients of a group is infinite
-        or NaN.
+        Whether to leave everything as it is in a step where the norm of all gradients is infinite or NaN.
     capturable : bool
         As given. It can be set before a step.
     skipped : list of int
@@ -100,7 +99,11 @@ class Optimizer(Stepper):
 
     Gradients are taken as they are, whatever ``be.bsz``: PyTorch's are those of mean losses. Parameters
     without a gradient are skipped; which ones they are does not change the random bits of the others'
-    stochastic rounding. The norm clip is over the parameters of one group.
+    stochastic rounding.
+
+    `gradient_clip_norm` bounds the norm of the gradients of all groups that have a bound together, as
+    `torch.nn.utils.clip_grad_norm_` does over all parameters; each group has its own bound. Reductions over
+    the step that such a group's rule makes itself are over all these groups, too.
 
     Formulas are nbopt's (neon's), and differ from those of PyTorch's optimizers of similar names:
 

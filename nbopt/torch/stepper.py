@@ -184,7 +184,7 @@ class Stepper(Saved, torch.optim.Optimizer):
 
     @property
     def skip_nonfinite(self):
-        """Bool : whether a step stores nothing if the norm of a group's gradients is infinite or NaN.
+        """Bool : whether a step stores nothing if the norm of all gradients is infinite or NaN.
 
         See `nbopt.Optimizer`. A state dict does not have it.
         """

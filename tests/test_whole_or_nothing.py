@@ -145,7 +145,7 @@ def test_a_compilation_of_the_driver_that_fails(cpu, monkeypatch):
     """What runs the stages is compiled before anything changes."""
     training = Training("norm clip")
     with monkeypatch.context() as patch:
-        patch.setattr(type(cpu), "_function", failing(type(cpu)._function, 1, RuntimeError))
+        patch.setattr(type(cpu), "_run_stages", failing(type(cpu)._run_stages, 1, RuntimeError))
         assert_nothing_happens(cpu, training, RuntimeError)
     assert_goes_on_as(Training("norm clip"), training)
 

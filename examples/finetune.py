@@ -124,7 +124,7 @@ def draw(found, path):
 
 
 def main(argv=None):
-    """Train with all of these optimizers, draw the picture and print a table; return what was noted, by name."""
+    """Train with all these optimizers, draw the picture and print a table; return what was noted, by name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--steps", type=int, default=50)

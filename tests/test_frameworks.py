@@ -226,3 +226,58 @@ def test_timm(tmp_path):
         return values(model)
 
     check(train, tmp_path)
+
+
+class HostAlone:
+    """PyTorch, for a module that copies between a device and the host, with the host as its device.
+
+    Streams do at once what they are given.
+    """
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+    def empty_like(self, tensor, pin_memory=False, **options):
+        return torch.empty_like(tensor, **options)
+
+    cuda = mock.MagicMock()
+
+
+def test_torchao(monkeypatch):
+    """Torchao's offload makes an optimizer for each parameter; the bits are those of one for all."""
+    pytest.importorskip("torchao", reason="tox run -e frameworks installs torchao")
+    offload = importlib.import_module("torchao.optim.cpu_offload")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        monkeypatch.setattr(offload, "torch", HostAlone())
+        monkeypatch.setattr(offload, "get_available_devices", lambda: ["cuda"])
+
+    def made(kind):
+        model = Model().to(device)
+        groups = [{"params": [*model.layers[0].parameters()], "lr": 0.02}, {"params": model.layers[2].weight}]
+        groups[1]["params"] = [groups[1]["params"]]
+        return model, kind(groups)
+
+    def trained(model, optimizer, start, steps):
+        for step in range(start, start + steps):
+            batch = {name: EXAMPLES[step][name].to(device)[None] for name in ("x", "labels")}
+            model(**batch)["loss"].backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return [param.detach().cpu() for param in model.parameters()]
+
+    def offloaded(groups):
+        return offload.CPUOffloadOptimizer(groups, OURS, minimal_size=10, **WITH)
+
+    expected = trained(*made(lambda groups: OURS(groups, **WITH)), 0, 8)
+    model, optimizer = made(offloaded)
+    trained(model, optimizer, 0, 4)
+    saved = optimizer.state_dict()
+    assert len(saved["offloaded"]) == 1 and len(optimizer.param_groups) == 3
+    again, resumed = made(offloaded)
+    again.load_state_dict(model.state_dict())
+    resumed.load_state_dict(saved)
+    for host, param in ((host, param) for param, host in resumed.param_d2h_map.items()):
+        host.copy_(param.detach())
+    assert all(map(torch.equal, trained(again, resumed, 4, 4), trained(model, optimizer, 4, 4)))
+    assert all(map(torch.equal, trained(model, optimizer, 8, 0), expected))

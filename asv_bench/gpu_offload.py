@@ -114,9 +114,10 @@ def main():
 
         def copies(hosts=optimizer._hosts):
             pairs = hosts.pairs.values()
-            here = hosts.copies.down([(pair.gradient, pair.param.grad) for pair in pairs], hosts.copies.now())
+            params, gradients = [*hosts.pairs], [pair.gradient for pair in pairs]
+            here = hosts.copies.down(gradients, [param.grad for param in params], hosts.copies.now())
             hosts.copies.wait(here)
-            hosts.copies.wait(hosts.copies.up([(pair.param, pair.host) for pair in pairs]))
+            hosts.copies.wait(hosts.copies.up(params, [pair.host for pair in pairs]))
 
         times = {"offload": timed(whole, args), "copies": timed(copies, args)}
         with mock.patch.object(Copies, "_copied", lambda *given: None):

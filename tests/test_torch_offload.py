@@ -202,8 +202,8 @@ class Late(Copies):
         super().__init__(device)
         self._down, self._up = [], []
 
-    def _copied(self, stream, pairs, after):
-        stream.append(([*pairs], after))
+    def _copied(self, stream, targets, sources, after):
+        stream.append(([*zip(targets, sources, strict=True)], after))
         return stream, len(stream)
 
     @torch.no_grad()

@@ -16,6 +16,8 @@ class Pieces:
         self.count, self.places = count, {param: place % count for place, param in enumerate(params)}
         self.together, self.taken = [], []
 
+    dealt = None
+
     def of(self, param):
         return self.places[param]
 

@@ -52,6 +52,7 @@ class Group:
         self.versions: dict[int, Any] = {}
         self.sharded = False
         self._places: Any = None
+        self._pieces: Any = None
         self.count: Any = None
         self._length = -1
         self._values: Any = None
@@ -78,7 +79,7 @@ class Group:
     def forget(self):
         """Look at everything afresh in the next step."""
         self.shares.clear()
-        self._places = None
+        self._places = self._pieces = None
 
     def kept(self, kind=None):
         """Return the states that there are now, a list of `Kept`.
@@ -295,7 +296,7 @@ class Group:
         else:
             kinds = {None: range(len(given[0]))}
         if whole._pieces is not None:
-            kinds = _cut(kinds, given[1], whole._pieces.of)
+            kinds = self._cut(kinds, given[1], whole._pieces)
         else:
             kinds = {(kind, None): places for kind, places in kinds.items()}
         if self.shares.keys() - kinds.keys():
@@ -333,6 +334,18 @@ class Group:
             self._places = dtypes, places
         found = zip((states, mirrored(states)), self._places[1])
         return {(None, states): places for states, places in found if places}
+
+    def _cut(self, kinds, owners, pieces):
+        """Return the places of some kinds of parameters by kind and piece."""
+        known = self._pieces
+        if known is not None and known[0] is pieces.dealt and known[1] == kinds and _same(known[2], owners):
+            return known[3]
+        found: dict[tuple, list[int]] = {}
+        for kind, places in kinds.items():
+            for place in places:
+                found.setdefault((kind, pieces.of(owners[place])), []).append(place)
+        self._pieces = pieces.dealt, kinds, [*owners], found
+        return found
 
     def _forget_gone(self, kinds=()):
         """Forget what was found for parameters that have left the group.
@@ -384,13 +397,9 @@ class Group:
         return new
 
 
-def _cut(kinds, owners, piece_of):
-    """Return the places of some kinds of parameters by kind and piece."""
-    found: dict[tuple, list[int]] = {}
-    for kind, places in kinds.items():
-        for place in places:
-            found.setdefault((kind, piece_of(owners[place])), []).append(place)
-    return found
+def _same(objects, others):
+    """Return whether two lists are of the same objects."""
+    return len(objects) == len(others) and all(map(is_, objects, others))
 
 
 def listed(params):

@@ -53,8 +53,8 @@ class Stepper(Saved, torch.optim.Optimizer):
     _aside = False
     _master_weights: Any = False
     _capturable = False
-    #: What has steps run piece by piece: ``of(param)`` is a parameter's piece, and ``begin(updates)`` returns
-    #: the ``turns`` of `nbopt.Backend.update`.
+    #: What has steps run piece by piece: ``of(param)`` is a parameter's piece, as long as ``dealt`` is the
+    #: same object, and ``begin(updates)`` returns the ``turns`` of `nbopt.Backend.update`.
     _pieces: Any = None
 
     def __getattr__(self, name):

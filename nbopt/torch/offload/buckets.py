@@ -1,7 +1,10 @@
 """Buckets: the parameters that are copied and updated together, and the host's memory for their copies."""
 
+from operator import attrgetter
+
 import torch
 
+_grad, _version, _pointer = attrgetter("grad"), attrgetter("_version"), torch.Tensor.data_ptr
 _ALIGNED = 64
 
 
@@ -12,6 +15,8 @@ class Bucket:
     ----------
     number : int
     pairs : list of Pair
+    params, hosts, gradients : list of torch.Tensor
+        The pairs' own.
     turn : int
         0 or 1: which of two blocks of memory its copies go to.
     event : object
@@ -19,9 +24,46 @@ class Bucket:
     """
 
     def __init__(self, number, pairs):
-        self.number, self.pairs, self.turn, self.event = number, pairs, number % 2, None
+        self.number, self.turn, self.event = number, number % 2, None
+        self.pairs = pairs
+        self.params = [pair.param for pair in pairs]
+        self.hosts = [pair.host for pair in pairs]
+        self.gradients = [pair.gradient for pair in pairs]
+        # Of which value of each parameter the host has a copy: what changes whenever somebody writes it.
+        self._versions: list = [None] * len(pairs)
+        self._pointers: list = [None] * len(pairs)
+        self._number_pairs()
+
+    def _number_pairs(self):
+        for place, pair in enumerate(self.pairs):
+            pair.bucket, pair.place = self, place
+
+    def drop(self, pair):
+        """Forget a pair."""
+        for own in (self.pairs, self.params, self.hosts, self.gradients, self._versions, self._pointers):
+            del own[pair.place]
+        self._number_pairs()
+
+    def updated(self):
+        """Return the pairs that a step updates: those whose gradients are there."""
+        return [pair for pair, grad in zip(self.pairs, map(_grad, self.hosts)) if grad is not None]
+
+    def new_ones(self):
+        """Return the pairs whose parameters somebody else has written since `take` was called."""
+        versions, pointers = [*map(_version, self.params)], [*map(_pointer, self.params)]
+        if versions == self._versions and pointers == self._pointers:
+            return []
+        found = zip(self.pairs, versions, self._versions, pointers, self._pointers)
+        return [pair for pair, version, taken, now, then in found if version != taken or now != then]
+
+    def take(self, pairs):
+        """Note that the host has the values that the parameters of some pairs have now."""
+        if len(pairs) == len(self.pairs):
+            self._versions, self._pointers = [*map(_version, self.params)], [*map(_pointer, self.params)]
+            return
         for pair in pairs:
-            pair.bucket = self
+            self._versions[pair.place] = pair.param._version
+            self._pointers[pair.place] = pair.param.data_ptr()
 
     def room(self, which):
         """Return how many bytes its parameters take in one of the kinds of memory, see `Memory`."""

@@ -23,13 +23,13 @@ class Copies:
         """Return an event of what the device was given so far, by whoever calls."""
         return torch.cuda.current_stream(self.device).record_event() if self.pinned else None
 
-    def down(self, pairs, *after):
+    def down(self, targets, sources, *after):
         """Copy from the device to the host.
 
         Parameters
         ----------
-        pairs : iterable of (torch.Tensor, torch.Tensor)
-            Targets and sources. A source may be freed as soon as this returns.
+        targets, sources : list of torch.Tensor
+            A source may be freed as soon as this returns.
         *after : event
             What the copies wait for.
 
@@ -38,23 +38,22 @@ class Copies:
         event
             Of these copies and all earlier ones to the host.
         """
-        return self._copied(self._down, pairs, after)
+        return self._copied(self._down, targets, sources, after)
 
-    def up(self, pairs, *after):
+    def up(self, targets, sources, *after):
         """Copy from the host to the device, as `down` does."""
-        return self._copied(self._up, pairs, after)
+        return self._copied(self._up, targets, sources, after)
 
     @torch.no_grad()
-    def _copied(self, stream, pairs, after):
+    def _copied(self, stream, targets, sources, after):
         if stream is None:
-            for target, source in pairs:
-                target.copy_(source)
+            _copy(targets, sources)
             return None
         for event in filter(None, after):
             stream.wait_event(event)
         with torch.cuda.stream(stream):
-            for target, source in pairs:
-                target.copy_(source, non_blocking=True)
+            _copy(targets, sources, non_blocking=True)
+            for source in sources:
                 if source.is_cuda:  # its memory must not be another tensor's before it is read
                     source.record_stream(stream)
             return stream.record_event()
@@ -68,3 +67,9 @@ class Copies:
         """Have the device wait for events before it does what it is given from now on. The host doesn't."""
         for event in filter(None, events):
             torch.cuda.current_stream(self.device).wait_event(event)
+
+
+def _copy(targets, sources, non_blocking=False):
+    """Copy tensors into others of their shapes, by one call: from Python each would cost twice as much."""
+    if targets:
+        torch._foreach_copy_(targets, sources, non_blocking)

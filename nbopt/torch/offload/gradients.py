@@ -1,12 +1,15 @@
 """Gradients on their way to the host: during the backward pass where there is room, else during the step."""
 
 import weakref
+from operator import attrgetter
 from typing import Any
 
 import torch
 
 from nbopt.errors import ArgumentError, SparseError
 from nbopt.torch.offload.pairs import check_grad
+
+_grad, _arrived = attrgetter("grad"), attrgetter("arrived")
 
 
 class Gradients:
@@ -68,7 +71,7 @@ class Gradients:
             and not _are_averaged()
             and self._has_room(pair.bucket)
         ):
-            pair.bucket.event = self.copies.down([(pair.gradient, grad)], self.copies.now())
+            pair.bucket.event = self.copies.down([pair.gradient], [grad], self.copies.now())
             pair.arrived = True
 
     def _has_room(self, bucket):
@@ -113,18 +116,21 @@ class Gradients:
     def bring(self, bucket, start):
         """Queue the copies of those gradients of a bucket that are not on the host, or have changed there."""
         self._in_block[bucket.turn] = bucket
-        missing = [
-            pair
-            for pair in bucket.pairs
-            if pair.param.grad is not None and not (pair.arrived and pair.is_seen())
-        ]
-        bucket.event = self.copies.down(((pair.gradient, pair.param.grad) for pair in missing), start)
+        targets, grads = bucket.gradients, [*map(_grad, bucket.params)]
+        if any(grad is None for grad in grads) or any(map(_arrived, bucket.pairs)):
+            missing = [
+                (pair.gradient, grad)
+                for pair, grad in zip(bucket.pairs, grads)
+                if grad is not None and not (pair.arrived and pair.is_seen(grad))
+            ]
+            targets, grads = [target for target, _ in missing], [grad for _, grad in missing]
+        bucket.event = self.copies.down(targets, grads, start)
 
     def begin_again(self, pairs):
         """Get ready for the next backward pass."""
-        self.early = all(pair.is_seen() for pair in pairs if pair.seen is not None)
+        self.early = all(pair.is_seen(pair.param.grad) for pair in pairs if pair.seen is not None)
         for pair in pairs:
-            pair.expected = max(1, pair.passes)
+            pair.expected = pair.passes or 1
         self.forget(pairs)
 
     def forget(self, pairs):
@@ -160,7 +166,7 @@ class Sums(Gradients):
         if self._in_block[bucket.turn] is not bucket or pair in self._waiting[bucket.turn]:
             self._add_up(bucket.turn)
         self._in_block[bucket.turn] = bucket
-        bucket.event = self.copies.down([(pair.gradient, grad)], self.copies.now())
+        bucket.event = self.copies.down([pair.gradient], [grad], self.copies.now())
         self._waiting[bucket.turn][pair] = None
         pair.param.grad = None
 

@@ -2,10 +2,12 @@
 
 from contextlib import contextmanager
 from itertools import chain
+from operator import attrgetter, is_
 
 import torch
 
 from nbopt.errors import ArgumentError
+from nbopt.torch.kinds import likeness, never
 from nbopt.torch.masters import MASTER, has_master, refresh
 from nbopt.torch.offload.buckets import Memory, dealt
 from nbopt.torch.offload.copies import Copies
@@ -13,6 +15,8 @@ from nbopt.torch.offload.gradients import Gradients, Sums
 from nbopt.torch.offload.memory import bytes_of_states, check_room
 from nbopt.torch.offload.pairs import Pair, claim, release
 from nbopt.torch.offload.turns import Turns
+
+_grad = attrgetter("grad")
 
 
 class Hosts:
@@ -39,6 +43,7 @@ class Hosts:
         self.gradients = (Sums if sums else Gradients)(self.copies)
         self.turns = Turns(self.copies, self.gradients, self.by_host)
         self.memory = Memory([], False, False)
+        self._alike = never
 
     def paired(self, groups):
         """Return pairs for those parameters of some groups that have none, which get no memory yet."""
@@ -86,18 +91,20 @@ class Hosts:
             raise
         self.pairs.update(new)
         self.by_host.update({pair.host: pair for pair in new.values()})
+        self._alike = never
 
     def keep(self, params):
         """Forget all parameters but these, and have the others in this order."""
         for param in self.pairs.keys() - {*params}:
             pair = self.pairs.pop(param)
             self.gradients.drop(pair)
-            pair.bucket.pairs.remove(pair)
+            pair.bucket.drop(pair)
             del self.by_host[pair.host]
             release([param])
         ordered = {param: self.pairs[param] for param in params}
         self.pairs.clear()
         self.pairs.update(ordered)
+        self._alike = never
 
     def _deal(self, pairs, new, inner):
         memory = Memory(
@@ -122,14 +129,39 @@ class Hosts:
         self.memory.give_back()
         memory.take()
         self.memory = memory
-        for pair in pairs.values():
-            pair.forget_value()
 
     def _needs_all(self, inner):
         """Return whether all gradients have to be on the host before the first update, as far as is known."""
         return not self._sums and (
             inner.skip_nonfinite or any(own.optimizer.gradient_clip_norm for own in inner._owned())
         )
+
+    def see_gradients(self):
+        """Check all parameters and gradients, and have the host's tensors say which of these there are.
+
+        Returns
+        -------
+        list of Pair
+            Those with gradients.
+        """
+        pairs, gradients = [*self.pairs.values()], self.gradients
+        params = [*self.pairs]
+        found = [*map(_grad, params)]
+        # One call sees whether all is as in the last step, which is what mostly is.
+        if not self._alike(*params, *found):
+            for pair in pairs:
+                pair.check()
+            there = [gradients.is_there(pair) for pair in pairs]
+            if not all(there) or gradients.adds_up:
+                for pair, is_there in zip(pairs, there):
+                    pair.host.grad = gradients.on_host(pair) if is_there else None
+                return [pair for pair, is_there in zip(pairs, there) if is_there]
+            self._alike = likeness(params, found)
+        for bucket in self.memory.buckets:
+            if not all(map(is_, map(_grad, bucket.hosts), bucket.gradients)):
+                for host, gradient in zip(bucket.hosts, bucket.gradients):
+                    host.grad = gradient
+        return pairs
 
     def make_room(self, inner, needs_all=False):
         """Have room for all gradients, if they have to be on the host before the first update."""
@@ -149,26 +181,30 @@ class Hosts:
         Parameters
         ----------
         inner : Stepper
-        pairs : set of Pair
+        pairs : list of Pair
         """
-        event, waits = None, []
-        for own in inner._owned():
-            stochastic = bool(own.optimizer.stochastic_round)
-            for pair in [self.by_host[host] for host in own.group["params"]]:
-                if pair not in pairs or not pair.is_new():
-                    continue
-                if pair.has_master:
-                    value, states = pair.param.detach().to("cpu", copy=True), inner.state[pair.host]
-                    if MASTER.name in states:
-                        refresh(value, states[MASTER.name], stochastic)
-                    else:
-                        states[MASTER.name] = value.to(torch.float32)
+        written = {pair for bucket in self.memory.buckets for pair in bucket.new_ones()}
+        if not written:
+            return
+        new = [pair for pair in pairs if pair in written]
+        rounds = {
+            self.by_host[host]: bool(own.optimizer.stochastic_round)
+            for own in inner._owned()
+            for host in own.group["params"]
+        }
+        hosts, params = [], []
+        for pair in new:
+            if pair.has_master:
+                value, states = pair.param.detach().to("cpu", copy=True), inner.state[pair.host]
+                if MASTER.name in states:
+                    refresh(value, states[MASTER.name], rounds[pair])
                 else:
-                    waits.append((pair.host, pair.param.detach()))
-                pair.taken()
-        if waits:
-            event = self.copies.down(waits, self.copies.now())
-        self.copies.wait(event)
+                    states[MASTER.name] = value.to(torch.float32)
+            else:
+                hosts.append(pair.host)
+                params.append(pair.param)
+            pair.bucket.take([pair])
+        self.copies.wait(self.copies.down(hosts, params, self.copies.now()))
 
     @contextmanager
     def values(self, inner):
@@ -180,21 +216,22 @@ class Hosts:
             It copies them to the device, which waits for them.
         """
         pairs = [pair for pair in self.pairs.values() if pair.host in inner.state]
-        self.refresh(inner, {*pairs})
+        self.refresh(inner, pairs)
         copied = [pair for pair in pairs if pair.has_master]
 
         def send():
-            event = self.copies.up([(pair.param, pair.host) for pair in pairs], self.copies.now())
+            params, hosts = [pair.param for pair in pairs], [pair.host for pair in pairs]
+            event = self.copies.up(params, hosts, self.copies.now())
             self.copies.hold(event)
             self.copies.wait(event)
             for pair in pairs:
-                pair.taken()
+                pair.bucket.take([pair])
 
         self.memory.apart = True
         self.memory.take(["copies"])
         try:
-            down = [(pair.host, pair.param.detach()) for pair in copied]
-            self.copies.wait(self.copies.down(down, self.copies.now()))
+            hosts, params = [pair.host for pair in copied], [pair.param for pair in copied]
+            self.copies.wait(self.copies.down(hosts, params, self.copies.now()))
             yield send
         finally:
             self.memory.apart = False

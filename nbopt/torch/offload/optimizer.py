@@ -116,13 +116,9 @@ class Offload(Interface, torch.optim.Optimizer):
         inner, hosts, gradients = self._inner, self._hosts, self._hosts.gradients
         self._follow_groups()
         give_keys(self.param_groups, inner.param_groups)
-        pairs = hosts.pairs.values()
-        for pair in pairs:
-            pair.check()
-        for pair in pairs:
-            pair.host.grad = gradients.on_host(pair) if gradients.is_there(pair) else None
+        pairs = hosts.see_gradients()
         hosts.make_room(inner)
-        hosts.refresh(inner, {pair for pair in pairs if pair.host.grad is not None})
+        hosts.refresh(inner, pairs)
         scaler = {
             name: value.to("cpu")
             for name in ("grad_scale", "found_inf")
@@ -139,7 +135,7 @@ class Offload(Interface, torch.optim.Optimizer):
             for name in scaler:
                 del inner.__dict__[name]
         take_keys(self.param_groups, inner.param_groups)
-        gradients.begin_again(pairs)
+        gradients.begin_again(hosts.pairs.values())
 
     def zero_grad(self, set_to_none=True):
         """Forget all gradients, those on the host included; see `torch.optim.Optimizer.zero_grad`."""

@@ -27,6 +27,8 @@ class Pair:
         What gradients are added up in on the host, if they are.
     has_master : bool
     bucket : Bucket
+    place : int
+        In the bucket.
     passes, expected : int
         How many backward passes have given a gradient since the last step, and how many did before that.
     seen : tuple or None
@@ -55,10 +57,9 @@ class Pair:
         self.gradient = torch.empty(0, dtype=param.dtype)
         self.total = None
         self.has_master = False
-        self.bucket = None
+        self.bucket, self.place = None, 0
         self.passes, self.expected = 0, 1
         self.seen, self.arrived = None, False
-        self._taken = None
 
     def check(self):
         """Raise if the parameter is not what it was when the optimizer was made."""
@@ -69,18 +70,6 @@ class Pair:
                 f"{_kind_of(device, dtype, shape)} when the optimizer was made: move and convert the model "
                 "first (model.to(...)), and make the optimizer then"
             )
-
-    def is_new(self):
-        """Return whether somebody else has written the parameter since `taken` was called."""
-        return self._taken != (self.param._version, self.param.data_ptr())
-
-    def taken(self):
-        """Note that the host has the parameter's value of now."""
-        self._taken = self.param._version, self.param.data_ptr()
-
-    def forget_value(self):
-        """Note that the host has no value of the parameter."""
-        self._taken = None
 
     def size_of_sum(self):
         """Return how many bytes the sum of its gradients takes on the host."""
@@ -95,9 +84,8 @@ class Pair:
         """Note which gradient a backward pass has left."""
         self.seen, self.arrived = (weakref.ref(grad), grad._version), False
 
-    def is_seen(self):
-        """Return whether the parameter's gradient is still the one of `saw`, and as it was."""
-        grad = self.param.grad
+    def is_seen(self, grad):
+        """Return whether a gradient is still the one of `saw`, and as it was."""
         seen = self.seen
         return grad is not None and seen is not None and seen[0]() is grad and seen[1] == grad._version
 

@@ -23,6 +23,11 @@ class Turns:
         self._left: list = [None, None]  # the last copies to the device from each block
         self._memory = None
 
+    @property
+    def dealt(self):
+        """List : another one whenever parameters are dealt out to buckets anew."""
+        return self.buckets
+
     def use(self, memory):
         """Go on with other memory, whose buckets may be others."""
         for event in self._left:
@@ -55,7 +60,7 @@ class Turns:
         copies, gradients = self.copies, self.gradients
         start = copies.now()  # the device may read parameters, and write gradients, until then
         buckets = gradients.in_turn(
-            [bucket for bucket in self.buckets if any(pair.host.grad is not None for pair in bucket.pairs)]
+            [bucket for bucket in self.buckets if any(host.grad is not None for host in bucket.hosts)]
         )
         waiting = [[bucket for bucket in buckets if bucket.turn == turn] for turn in range(2)]
         for own in waiting:
@@ -78,8 +83,10 @@ class Turns:
 
     def _send(self, bucket, start):
         """Queue the copies of a bucket's new parameters to the device."""
-        updated = [pair for pair in bucket.pairs if pair.host.grad is not None]
-        event = self.copies.up(((pair.param, pair.host) for pair in updated), start)
+        updated = bucket.updated()
+        params, hosts = bucket.params, bucket.hosts
+        if len(updated) < len(params):
+            params, hosts = [pair.param for pair in updated], [pair.host for pair in updated]
+        event = self.copies.up(params, hosts, start)
         self._left[bucket.turn] = event
-        for pair in updated:
-            pair.taken()
+        bucket.take(updated)

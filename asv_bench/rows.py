@@ -148,10 +148,12 @@ def mirrored(scale):
         "nbopt": lambda: job.step,
         "streaming": lambda: stream,
         "PyTorch fused and a copy": lambda: peers.mirrored_torch_step(scale.large),
+        "DeepSpeed CPUAdam and a copy": lambda: peers.mirrored_deepspeed_step(scale.large),
     }
     result = side_by_side(steps, scale.rounds, bytes=moved_bytes(*arrays), streaming_by=way)
     result.faster("streaming", ">= 0.95")
     result.faster("PyTorch fused and a copy", ">= 1.4")
+    result.faster("DeepSpeed CPUAdam and a copy", ">= 1")
     return result
 
 

@@ -54,8 +54,18 @@ def mirrored_torch_step(shapes):
     """PyTorch's fused AdamW over float32 masters, and a copy of these to bfloat16."""
     torch = requires_torch()
     parameters = _torch_parameters(shapes)
+    return _and_a_copy(torch.optim.AdamW(parameters, lr=1e-3, fused=True), parameters)
+
+
+def mirrored_deepspeed_step(shapes):
+    """DeepSpeed's CPUAdam over float32 masters, whose gradients are float32 too, and a copy to bfloat16."""
+    adam = requires_deepspeed()
+    parameters = _torch_parameters(shapes)
+    return _and_a_copy(adam.DeepSpeedCPUAdam(parameters, lr=1e-3, adamw_mode=True), parameters)
+
+
+def _and_a_copy(optimizer, parameters):
     mirrors = [param.detach().bfloat16() for param in parameters]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, fused=True)
 
     def step():
         optimizer.step()

@@ -13,6 +13,8 @@ import nbopt
 
 torch = pytest.importorskip("torch", reason="these tests need PyTorch: pip install nbopt[torch]")
 
+from torch.optim.optimizer import register_optimizer_step_pre_hook  # noqa: E402
+
 import nbopt.torch  # noqa: E402
 
 NAMES = [
@@ -139,17 +141,57 @@ def test_hooks_in_backward():
 
 
 def test_step_hooks():
-    """Hooks before and after a step are called, and so is what a profiler looks for."""
+    """Hooks before and after a step are called, and may give it another closure."""
     calls = []
     param = torch.nn.Parameter(torch.ones(3))
     param.grad = torch.ones(3)
     optimizer = nbopt.torch.SGD([param], lr=1.0, backend="reference")
-    optimizer.register_step_pre_hook(lambda o, args, kwargs: calls.append("before"))
+    own = optimizer.register_step_pre_hook(
+        lambda o, args, kwargs: calls.append(("before", args[0] is o, len(args), [*kwargs]))
+    )
     optimizer.register_step_post_hook(lambda o, args, kwargs: calls.append("after"))
+    every = register_optimizer_step_pre_hook(lambda o, args, kwargs: ((o, lambda: calls.append("loss")), {}))
     optimizer.register_state_dict_pre_hook(lambda o: calls.append("state"))
-    optimizer.step()
+    try:
+        optimizer.step(closure=lambda: 1.0)
+    finally:
+        every.remove()
+    own.remove()
+    assert optimizer.step(lambda: 2.0) == 2.0
     optimizer.state_dict()
-    assert calls == ["before", "after", "state"] and type(optimizer).step.hooked
+    # The hook of all optimizers is the first, so the other one finds what it has given.
+    assert calls == [("before", True, 2, []), "loss", "after", "after", "state"]
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Optimizer", "Offload"])
+def test_hooks_once(kind):
+    """A class of a user's that extends ``step`` has its hooks called once."""
+    base, calls = getattr(nbopt.torch, kind), []
+
+    class Extended(base):
+        def step(self, closure=None):
+            calls.append("step")
+            return super().step(closure)
+
+    param = torch.nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    given = {"SGD": (), "Optimizer": (nbopt.RMSProp(),), "Offload": (nbopt.torch.SGD,)}[kind]
+    optimizer = Extended([param], *given)
+    optimizer.register_step_post_hook(lambda o, args, kwargs: calls.append("after"))
+    optimizer.step()
+    assert calls == ["step", "after"] and not torch.equal(param, torch.ones(3))
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, nbopt.torch.SGD])
+def test_profiler(make):
+    """A profiler that is on sees a step by its class, as PyTorch's."""
+    param = torch.nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    optimizer = make([param], lr=1.0)
+    optimizer.step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        optimizer.step()
+    assert [event.name for event in seen.events() if "Optimizer" in event.name] == ["Optimizer.step#SGD.step"]
 
 
 def test_shared_memory():

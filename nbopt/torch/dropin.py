@@ -16,6 +16,7 @@ from nbopt.interface.backend import Backend
 from nbopt.optimizers import Optimizer
 from nbopt.torch.dropin_group import EXTRAS, DropInGroup
 from nbopt.torch.group import listed
+from nbopt.torch.hooks import hooked
 from nbopt.torch.rule import TorchRule
 from nbopt.torch.seeds import seed_for
 from nbopt.torch.stepper import Stepper
@@ -178,6 +179,7 @@ class DropIn(Stepper):
         """
         self._add(param_group, super().add_param_group)
 
+    @hooked
     def step(self, closure=None):
         """Update all parameters that have gradients, in place; see `torch.optim.Optimizer.step`.
 

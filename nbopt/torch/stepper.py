@@ -19,6 +19,7 @@ from nbopt.layers import wrapped
 from nbopt.optimizers.kept import check_agreed
 from nbopt.torch.counted import CountedState
 from nbopt.torch.group import Group
+from nbopt.torch.hooks import hooked
 from nbopt.torch.saving import Saved
 from nbopt.torch.shards import local
 from nbopt.torch.states import MEAN
@@ -262,6 +263,7 @@ class Stepper(Saved, torch.optim.Optimizer):
             return torch.linalg.vector_norm(torch.stack(norms))
         return norms[0] if norms else None
 
+    @hooked
     def step(self, closure=None):
         """Update all parameters that have gradients, in place: all of them, or none where something is wrong.
 

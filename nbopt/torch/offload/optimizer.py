@@ -5,6 +5,7 @@ from operator import is_
 import torch
 
 from nbopt import checks
+from nbopt.torch.hooks import hooked
 from nbopt.torch.offload.hosts import Hosts
 from nbopt.torch.offload.inner import Interface, give_keys, made, take_keys
 from nbopt.torch.offload.turns import NeedsAllError
@@ -90,6 +91,7 @@ class Offload(Interface, torch.optim.Optimizer):
 
     # --- a step ---
 
+    @hooked
     def step(self, closure=None):
         """Update all parameters that have gradients, in place; see `torch.optim.Optimizer.step`.
 

@@ -9,8 +9,15 @@ time, so the plain run leaves out what ``--thorough`` adds:
   each operation.
 - ``@pytest.mark.covering``: of a matrix of parameters the plain run takes one diagonal, in which each value
   of each parameter occurs, on each backend but the reference, where it takes all.
+
+``--rest`` runs, alone, what is too long for the plain run and fit for continuous integration:
+
+- ``@pytest.mark.rest``: tests whose promise another test of the plain run proves. With arguments the plain
+  run keeps the cases whose id is like one of them (``"*-adam-*"``). The reference compiles nothing, so the
+  plain run keeps its cases. ``where=["gpu"]`` names the places where the mark holds, as for `thorough`.
 """
 
+import fnmatch
 import gc
 import operator
 import os
@@ -72,6 +79,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--thorough", action="store_true", help="also run what is slow and rarely fails, and whole matrices"
     )
+    parser.addoption(
+        "--rest", action="store_true", help="run, alone, what continuous integration adds to the plain run"
+    )
 
 
 def pytest_configure(config):
@@ -87,28 +97,51 @@ def pytest_itemcollected(item):
 
 def pytest_collection_modifyitems(config, items):
     if not config.option.thorough:
-        left_out = {item for item in items if is_thorough(item)}
-        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
-        items[:] = [item for item in items if item not in left_out]
+        chosen = {
+            item for item in items if not is_thorough(item) and is_of_the_rest(item) == config.option.rest
+        }
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = [item for item in items if item in chosen]
 
 
 def pytest_collection_finish(session):
     gc.freeze()  # what is there by now stays: the many collections of a compilation need not look at it
 
 
+def places_of(item):
+    """Where a test runs, in the words of the marks."""
+    if item.get_closest_marker("gpu"):
+        return {"everywhere", "gpu", "compiled"}
+    if SIMULATING:
+        return {"everywhere", "simulated"}
+    return {"everywhere"} if is_on_the_reference(item, "nbopt_backend") else {"everywhere", "compiled"}
+
+
+def is_on_the_reference(item, *names):
+    """Whether one of these parameters of a test is the reference, which compiles nothing."""
+    return hasattr(item, "callspec") and any(item.callspec.params.get(name) == "reference" for name in names)
+
+
 def is_thorough(item):
     """Whether ``--thorough`` alone runs a test."""
-    places = {"everywhere"}
-    if item.get_closest_marker("gpu"):
-        places |= {"gpu", "compiled"}
-    elif SIMULATING:
-        places.add("simulated")
-    elif not (hasattr(item, "callspec") and item.callspec.params.get("nbopt_backend") == "reference"):
-        places.add("compiled")
+    places = places_of(item)
     if any(places & set(mark.args or ["everywhere"]) for mark in item.iter_markers("thorough")):
         return True
     return (
         len(places) > 1 and item.get_closest_marker("covering") is not None and not is_on_the_diagonal(item)
+    )
+
+
+def is_of_the_rest(item):
+    """Whether ``--rest`` runs a test, and the plain run does not."""
+    if is_on_the_reference(item, "nbopt_backend", "backend"):
+        return False
+    places = places_of(item)
+    name = item.callspec.id if hasattr(item, "callspec") else ""
+    return any(
+        places & set(mark.kwargs.get("where", places))
+        and not any(fnmatch.fnmatchcase(name, kept) for kept in mark.args)
+        for mark in item.iter_markers("rest")
     )
 
 

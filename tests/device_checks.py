@@ -129,6 +129,7 @@ def test_both_rules_of_radam_have_the_references_bits(cuda):
     thorough_but([("float32",), ("float32", "float64")], ("float32", "float64"), where=["gpu"]),
     ids="-".join,
 )
+@pytest.mark.rest(where=["simulated"])
 def test_clips_have_the_references_bits(cuda, dtypes):
     def optimizer():
         return nbopt.RMSProp(gradient_clip_norm=0.3, gradient_clip_value=0.02, param_clip_value=1.5)
@@ -139,6 +140,7 @@ def test_clips_have_the_references_bits(cuda, dtypes):
     )
 
 
+@pytest.mark.rest(where=["simulated"])
 def test_the_norm_clip_goes_by_c_order_for_strided_gradients(cuda):
     def pairs(be, seed, dtypes, shapes):
         rng = np.random.default_rng(seed)
@@ -207,6 +209,7 @@ def test_every_op(cuda, dtype):
     [(op, axis) for op in ("sum", "max", "min") for axis in (None, 0, 1)] + [("argmax", 1), ("argmin", 1)],
 )
 @pytest.mark.covering
+@pytest.mark.rest(where=["simulated"])
 def test_reductions_have_the_references_bits(cuda, op, axis, dtype):
     rng = np.random.default_rng(3)
     n = 12 if axis == 0 else 300
@@ -333,6 +336,7 @@ def test_reductions_over_many_tensors(cuda, name):
 
 @pytest.mark.parametrize("rounding", thorough_but([False, True], True, where=DEVICES))
 @pytest.mark.parametrize("name", thorough_but(["lamb", "careful"], "careful", where=DEVICES))
+@pytest.mark.rest
 def test_reductions_of_strided_tensors(cuda, name, rounding):
     """They go by C order; the tensors' memory does not matter, nor where it begins."""
 
@@ -461,6 +465,7 @@ def test_a_step_with_the_norm_clip_reads_nothing_back_and_waits_for_nothing(cuda
     assert not same_bits(before, layer.params[0].get())
 
 
+@pytest.mark.rest(where=["simulated"])
 def test_what_a_step_copies_to_the_device(cuda, monkeypatch):
     layer = nbopt.Parameters(*pairs_of(cuda, 1, ("float32",)))
     optimizer = nbopt.GradientDescentMomentum(0.1, 0.9, gradient_clip_norm=1.0)
@@ -709,6 +714,8 @@ def test_every_optimizer_replays_the_references_16_bits(cuda, name, dtype):
 @pytest.mark.parametrize("rounding", [False, True, 3])
 @pytest.mark.parametrize("mix", thorough_but(MIXES, *MIXES[:3], where=["gpu"]), ids="-".join)
 @pytest.mark.covering
+@pytest.mark.rest(where=["simulated"])
+@pytest.mark.rest("float32-*", "*-None", where=["gpu"])
 def test_every_mix_and_rounding_has_the_references_bits(cuda, mix, rounding, state_dtype):
     def run(be):
         return trained(
@@ -738,6 +745,7 @@ def test_mirrors(cuda, rounding):
     assert [values.dtype.name for values in found[0]].count("bfloat16") == len(SHAPES)
 
 
+@pytest.mark.rest(where=["simulated"])
 def test_blocks_of_random_bits_are_numbered_over_the_list_of_parameters(cuda):
     def run(be):
         return trained(
@@ -776,6 +784,7 @@ def test_a_run_goes_on_from_a_stored_state_of_the_generator(cuda):
 
 
 @pytest.mark.parametrize("rounding", thorough_but([True, 4], True, where=["gpu"]))
+@pytest.mark.rest(where=["simulated"])
 def test_strided_and_unaligned_tensors_get_the_bits_of_their_positions(cuda, rounding):
     def pairs(be, seed, dtypes, shapes):
         rng = np.random.default_rng(seed)
@@ -812,6 +821,7 @@ def test_assignments_round_as_their_target_says(cuda, dtype, value):
 @each_16
 @pytest.mark.parametrize("to", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.covering
+@pytest.mark.rest(where=["simulated"])
 def test_every_pattern_of_16_bits_widens_and_narrows_as_in_the_reference(cuda, dtype, to):
     patterns = np.arange(0, 65536, 5 if cuda.device.name == "simulator" else 1, dtype=np.uint16).view(
         cuda.storage_dtype(dtype)
@@ -830,6 +840,7 @@ def test_every_pattern_of_16_bits_widens_and_narrows_as_in_the_reference(cuda, d
 @pytest.mark.parametrize("wide", ["float32", "float64"])
 @np.errstate(all="ignore")
 @pytest.mark.covering
+@pytest.mark.rest(where=["simulated"])
 def test_boundaries_round_to_nearest_as_in_the_reference(cuda, dtype, wide):
     middle = np.arange(0, 65536, 7, dtype=np.uint16).view(cuda.storage_dtype(dtype)).astype(wide)
     middle = middle[np.isfinite(middle)]
@@ -890,6 +901,7 @@ def test_explain_shows_the_text_that_is_compiled(cuda):
 @pytest.mark.parametrize(
     "dtypes", thorough_but([("float32",), ("bfloat16", "float64")], ("float32",), where=["gpu"]), ids="-".join
 )
+@pytest.mark.rest(where=["simulated"])
 def test_a_gradient_that_is_not_finite_skips_the_step_without_the_host_reading_anything(
     cuda, monkeypatch, dtypes, options
 ):

@@ -935,6 +935,7 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
 @pytest.mark.covering
+@pytest.mark.rest("nbi-garbage")
 def test_a_corrupted_cache_is_built_again_with_one_warning(cache, damage, suffix):
     folder, new_process = cache
     cpu_step()

@@ -106,6 +106,7 @@ each_way = pytest.mark.parametrize("way", [by_file, in_memory])
 @each_way
 @each_run
 @pytest.mark.covering
+@pytest.mark.rest("cpu-adam-*", "cpu-asgd-*")
 def test_a_run_that_is_loaded_goes_on_as_if_nothing_had_happened(backend, tmp_path, name, storage, way):
     dtype, options = STORAGES[storage]
 
@@ -976,6 +977,7 @@ def test_a_truncated_file_is_refused(reference, tmp_path, small):
         assert check_damaged(tmp_path / "run", small[:length]), length
 
 
+@pytest.mark.rest
 def test_a_flipped_byte_is_refused_or_does_no_harm(reference, tmp_path, small):
     rng = random.Random(2)
     refused = 0

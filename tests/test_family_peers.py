@@ -153,6 +153,7 @@ def test_asgds_average_is_pytorchs(dtype):
 
 @each_dtype
 @pytest.mark.parametrize("label", OPTAX)
+@pytest.mark.rest("*-float32")
 def test_20_steps_end_where_optaxs_do(label, dtype):
     jax = pytest.importorskip("jax", reason="optax's optimizers are the other side: pip install optax")
     optax = pytest.importorskip("optax", reason="optax's optimizers are the other side: pip install optax")

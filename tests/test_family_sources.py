@@ -239,6 +239,7 @@ def theirs(place, options, params, grads):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("label", SOURCES)
+@pytest.mark.rest("*-float32")
 def test_source(label, dtype):
     """30 steps end where the source's do."""
     kind, options, place, their_options = SOURCES[label]
@@ -319,6 +320,7 @@ FACTORED = [(name, backend) for name in ("CAME", "Adafactor", "SM3") for backend
 @pytest.mark.parametrize(
     ("name", "backend"), thorough_but(FACTORED, *FACTORED[::2], ("CAME", "cpu"), several=True)
 )
+@pytest.mark.rest
 def test_rows_and_columns_without_gradients(name, backend):
     """A row and a column whose gradients are 0, as dead inputs and outputs have, stay finite in float32."""
     values, grad = np.ones((6, 5), np.float32), np.full((6, 5), 0.01, np.float32)

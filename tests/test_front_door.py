@@ -107,6 +107,7 @@ def test_the_regression_example_fits_down_to_the_noise(tmp_path, optimizer):
         ["--bf16"],
     ),
 )
+@pytest.mark.rest
 def test_the_language_model_learns(tmp_path, capsys, options):
     torch = pytest.importorskip("torch", reason="the example needs PyTorch, matplotlib and tqdm")
     pytest.importorskip("matplotlib", reason="the example needs PyTorch, matplotlib and tqdm")
@@ -133,6 +134,7 @@ def test_the_example_learns_the_digits(tmp_path, capsys):
 @pytest.mark.parametrize(
     "checked", [CHECKED, pytest.param(None, marks=pytest.mark.thorough)], ids=["some", "every"]
 )
+@pytest.mark.rest
 def test_the_report_says_what_was_found_and_that_all_is_well(monkeypatch, capsys, checked):
     """It compares what it lists; the plain run lists a few, since other tests compare every optimizer."""
     made = report._optimizers

@@ -78,6 +78,7 @@ class Run:
 
 
 @pytest.mark.parametrize("name", RULES)
+@pytest.mark.rest("adam *", "rmsprop", "stochastic *")
 def test_replays_have_the_bits_of_steps(cuda, name):
     """A step, 20 replays, a step, a replay: as 23 steps, and the counters go on."""
     make, dtypes = RULES[name]
@@ -97,6 +98,7 @@ def test_replays_have_the_bits_of_steps(cuda, name):
     assert_same(one.found(), other.found())
 
 
+@pytest.mark.rest
 def test_a_checkpoint_goes_on_in_replays(cuda, monkeypatch):
     """What is loaded is written in place, so a graph of before goes on from it. No step reads back."""
     run = Run(cuda, *RULES["adam with a norm clip"])

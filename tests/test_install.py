@@ -107,6 +107,7 @@ print(json.dumps({"message": message, "available": available, "before": before, 
 
 
 @pytest.mark.parametrize("setting", ["NUMBA_DISABLE_JIT", "NUMBA_SLP_VECTORIZE"])
+@pytest.mark.rest("NUMBA_DISABLE_JIT")
 def test_setting(setting):
     """If a setting of Numba's stops the CPU backend, it says so before a step.
 

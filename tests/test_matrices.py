@@ -181,6 +181,7 @@ def test_adjust(backend):
     np.testing.assert_allclose(found, u * s @ v, atol=near)
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_skipped(backend):
     """A step that is skipped stores nothing; the next one is as if it had not been."""
     be = backend

@@ -32,6 +32,7 @@ def test_value(name):
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.rest
 def test_stochastic(backend):
     """Stochastic rounding of the mirror has bits of its own, which depend on no other modifier."""
     params, grads = drawn(2, [(70, 80), (50,)], dtype="float32")

@@ -75,6 +75,7 @@ class Own(nbopt.Optimizer):
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.rest
 def test_own(backend):
     """A user's rule has all of them, and its last assignment decays."""
     params, grads = drawn(3)
@@ -94,6 +95,7 @@ def test_own(backend):
         np.testing.assert_allclose(param, wanted, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.rest
 def test_steady():
     """Another number of a modifier traces and compiles nothing."""
     params, grads = drawn(3)
@@ -166,6 +168,7 @@ def test_sources():
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
+@pytest.mark.rest("adamw")
 def test_bits(name):
     """The CPU backend gives the reference's bits with all of them."""
     params, grads = drawn(3)

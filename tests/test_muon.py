@@ -84,6 +84,7 @@ WORDS = {"lr": "learning_rate", "weight_decay": "wdecay", "momentum": "momentum_
 
 
 @pytest.mark.parametrize("given", OPTIONS)
+@pytest.mark.rest("given0")
 def test_torch(given):
     """Ten steps end where PyTorch's do: natively and in the PyTorch door, which gives the same bits."""
     torch = pytest.importorskip("torch", reason="the other side is in PyTorch: pip install torch")
@@ -141,6 +142,7 @@ KIN = {
 
 
 @pytest.mark.parametrize("label", KIN)
+@pytest.mark.rest("NorMuon")
 def test_kin(label):
     """NorMuon and AdaMuon end where pytorch_optimizer's do, kernels of convolutions among them."""
     peers = pytest.importorskip("pytorch_optimizer", reason="the other side: pip install pytorch_optimizer")

@@ -56,6 +56,7 @@ def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing_but_the_count
 )
 @pytest.mark.covering
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest("cpu-momentum-*")
 def test_finite_steps_have_the_bits_of_steps_without_the_option(backend, name, clip):
     clips = {}
     if clip and name != "shift_adamax":  # which has none
@@ -151,6 +152,7 @@ def test_the_counter_is_kept_by_copies_and_from_one_backend_to_another(rng):
 
 
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest
 def test_random_bits_go_on_over_skipped_steps(backend):
     """A skipped step takes its number of updates, so what follows does not depend on why nothing happened."""
     states = []
@@ -201,6 +203,7 @@ def test_a_loss_scale_that_is_a_power_of_two_undoes_itself_exactly(backend, clip
 @pytest.mark.parametrize("clip", [{}, {"gradient_clip_norm": 0.3}], ids=["no clip", "norm clip"])
 @pytest.mark.covering
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest("cpu-no clip-*")
 def test_a_scale_in_an_array_has_the_bits_of_the_number_and_is_read_at_every_step(
     backend, clip, param, dtype
 ):
@@ -329,6 +332,7 @@ def several(rng, skipping, **options):
 @pytest.mark.parametrize("options", [{}, {"gradient_clip_norm": 0.1}], ids=["no clip", "norm clip"])
 @pytest.mark.parametrize("bad", range(3))
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest("cpu-0-no clip")
 def test_the_optimizers_of_a_step_are_skipped_together(backend, rng, bad, options):
     multi, optimizers, layers = several(rng, (True, True, True), **options)
     multi.optimize(layers, 0)

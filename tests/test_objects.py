@@ -191,6 +191,7 @@ def test_gen_class_does_not_change_its_argument_and_keeps_nothing_of_it(make):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest("cpu-adam", "cpu-shift_adamax")
 def test_a_rebuilt_optimizer_trains_to_the_same_bits(backend, rng, name):
     options = {} if name == "adadelta" else {"schedule": nbopt.ExpSchedule(0.5)}
     layers, optimizer = layers_of([(4, 3)], rng), OPTIMIZERS[name](**options)
@@ -951,6 +952,7 @@ def neon_layers(rng, dtype=np.float32):
 
 @each_neon
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest("cpu-rmsprop")
 def test_neons_loops_give_the_same_bits_as_our_classes(backend, rng, name):
     ours, neons, options = NEON[name]
     backend.bsz = 16

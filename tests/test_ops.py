@@ -132,6 +132,7 @@ def test_cpu_equals_reference(name, dtype):
 @pytest.mark.parametrize(
     "name", thorough_but([name for name, arity in ARITY.items() if arity > 1], *BESIDE_A_NUMBER)
 )
+@pytest.mark.rest("shift", "where", "power")
 def test_cpu_equals_reference_beside_a_number(name):
     x, *others = operands(np.float32, ARITY[name])
     # One kernel serves them all.
@@ -335,6 +336,7 @@ def test_shift_by_an_integer_is_exact(backend, dtype):
 
 @each_dtype
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest("cpu-float32")
 def test_int_powers_multiply_in_a_fixed_order(backend, dtype):
     (x,) = operands(dtype, 1)
     t = backend.array(x, dtype=dtype)
@@ -516,6 +518,7 @@ def reduced(be, name, array, axis, keepdims=True):
 @pytest.mark.parametrize(("shape", "axes"), CASES, ids=str)
 @pytest.mark.covering
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest("cpu-(257*")
 def test_reductions_equal_numpys_in_float64(backend, shape, axes, dtype):
     x = sample(shape, dtype)
     wide = x.astype(np.float64)
@@ -553,6 +556,7 @@ def test_reductions_go_over_everything_and_arg_reductions_over_axis_1_by_default
 
 
 @each_dtype
+@pytest.mark.rest("float32")
 def test_reductions_have_the_references_bits(dtype):
     rng = np.random.default_rng(11)
     cases = [(sample(shape, dtype), axes) for shape, axes in CASES]

@@ -182,6 +182,7 @@ def test_none_and_zero_turn_a_clip_off(backend, rng, name, off):
 
 
 @pytest.mark.parametrize("name", ["momentum", "plain", "adam"])
+@pytest.mark.rest("cpu-momentum")
 def test_the_magnitude_of_a_clip_value_is_its_bound(backend, rng, name):
     tensors = draw(rng, name)
     for tensor in tensors:  # both bounds are needed

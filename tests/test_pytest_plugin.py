@@ -55,6 +55,7 @@ def names_run(result):
     ],
     ids=["default", "commas", "repeated", "all"],
 )
+@pytest.mark.rest("default", "all")
 def test_a_test_runs_once_on_each_chosen_backend(project, arguments, expected):
     assert names_run(project(ONE_TEST, *arguments)) == expected
 

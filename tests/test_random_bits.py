@@ -217,6 +217,7 @@ DELIVERED = [
 
 @pytest.mark.parametrize(("dtype", "rounding", "mantissa", "word", "seen"), DELIVERED, ids=lambda x: str(x))
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest("cpu-bfloat16-*", "cpu-float32-*")
 def test_assignments_get_these_bits(backend, dtype, rounding, mantissa, word, seen):
     n = 2 * BLOCK + 300
     target = backend.zeros(n, dtype)

@@ -167,6 +167,7 @@ def test_skipped(be, spoil, counts, rng):
 
 
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest
 def test_lamb_skips(be, rng):
     """skip_nonfinite around a rule with reductions of its own; the first step makes states of zero."""
     optimizer = Lamb()
@@ -183,6 +184,7 @@ def test_lamb_skips(be, rng):
     assert optimizer.skipped == 1 and optimizer.t == 2
 
 
+@pytest.mark.rest
 def test_condition_that_is_no_flag(be, rng):
     """Any number other than 0 and NaN lets the step go on; two conditions have to hold."""
 
@@ -241,6 +243,7 @@ def test_stochastic(be, rule, rng):
 @pytest.mark.thorough("gpu")
 @each_rule
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.rest("cpu-float32-Lamb", "cpu-bfloat16-Centred")
 def test_bits(be, rule, dtype):
     """The bits are those of the reference, in whatever order the parameters lie in memory.
 
@@ -359,6 +362,7 @@ AXES = [
 
 @pytest.mark.parametrize(("shape", "axis"), AXES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.rest("cpu-float32-*", "cpu-bfloat16-*", "cuda-float32-*")
 def test_sums_outside(be, shape, axis, dtype):
     """The sums of a tensor are what a rule finds for a parameter with these elements.
 

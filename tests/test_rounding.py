@@ -260,6 +260,7 @@ def how_many(backend):
 
 @each_kind
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest("cpu-* to *float16, True", "cpu-float64 to float32, 6")
 def test_it_is_unbiased_and_only_the_two_neighbours_occur(backend, kind):
     n = how_many(backend)
     rounded = many_roundings(backend, n, kind)
@@ -953,6 +954,7 @@ hashes = [hashlib.sha256(x.tobytes()).hexdigest() for x in found]
 """
 
 
+@pytest.mark.rest
 def test_a_generic_processor_gives_the_same_bits():
     show = "print(*hashes, instructions._has_half_instructions())"
     generic = {**os.environ, "NUMBA_CPU_NAME": "generic"}

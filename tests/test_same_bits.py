@@ -127,6 +127,7 @@ def test_two_threads_are_two():
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @with_dtypes(NEON)
 @pytest.mark.covering
+@pytest.mark.rest("nesterov-*", "shift_adamax-*-1 tensor")
 def test_special_values(name, dtype, sizes):
     result = assert_same(layers_of(Values(dtype), sizes, number_of_states(name)), OPTIMIZERS[name])
     values = np.concatenate([array.ravel() for array in result])
@@ -142,6 +143,7 @@ def test_special_values_of_the_others(name, dtype):
 
 @single
 @pytest.mark.parametrize("name", thorough_but([name for name in ALL if name != "shift_adamax"], *CLIPPED))
+@pytest.mark.rest("nesterov-*")
 def test_value_clips_of_special_values(name, dtype):
     assert_same(
         layers_of(Values(dtype), SIZES["7 tensors"], number_of_states(name)),
@@ -283,6 +285,7 @@ def test_strided_and_mixed_lists_of_special_values(name):
 
 
 @pytest.mark.parametrize("name", thorough_but(WITH_NORM_CLIP, "nesterov"))
+@pytest.mark.rest
 def test_norm_clip_of_strided_and_mixed_lists(name):
     result = assert_same(
         layers_of_layouts(Values(np.float32, special=False), 0),

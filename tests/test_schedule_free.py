@@ -15,6 +15,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @each_kind
+@pytest.mark.rest("cpu-AdamW")
 def test_average(host_backend, kind):
     """What eval puts in place of the parameters is the source's average, and train puts back every bit."""
     torch = pytest.importorskip("torch", reason="the other side is made of PyTorch: pip install torch")
@@ -47,6 +48,7 @@ def test_average(host_backend, kind):
 
 @each_kind
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.rest("cpu-float32-AdamW", "cpu-bfloat16-SGD")
 def test_evaluating_changes_nothing(host_backend, kind, dtype):
     """Steps go on with the same bits, stochastic rounding included, however often averages were looked at."""
     storage, found = host_backend.storage_dtype(dtype), []

@@ -80,6 +80,7 @@ def run(optimizer, params, steps):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
 @pytest.mark.covering
+@pytest.mark.rest
 def test_formula(host_backend, rule, dtype, tolerance):
     """Two steps equal the formula, for shapes of every number of axes together."""
     kind, line_by_line = RULES[rule]
@@ -102,6 +103,7 @@ def test_formula(host_backend, rule, dtype, tolerance):
     ("dtype", "stochastic_round"), [("float32", False), ("float64", False), ("bfloat16", True)]
 )
 @pytest.mark.covering
+@pytest.mark.rest("float64-False-axes", "bfloat16-True-rows")
 def test_same_bits(rule, dtype, stochastic_round):
     """The CPU backend gives the reference's bits."""
     kind, found = RULES[rule][0], {}
@@ -116,6 +118,7 @@ def test_same_bits(rule, dtype, stochastic_round):
         assert same_bits(reference, cpu)
 
 
+@pytest.mark.rest
 def test_batch_sizes():
     """A batch size divides alike in narrow and in wide rows, whether its reciprocal is exact or not."""
     for size in (3, 8):

@@ -323,6 +323,7 @@ def zero_the_middle(path):
 
 
 @pytest.mark.parametrize("damage", [truncate, zero_the_middle], ids=lambda damage: damage.__name__)
+@pytest.mark.rest("truncate")
 def test_damaged_cache_files_are_built_again_with_one_warning(warm, damage):
     for path in files(warm, "*.nbc"):
         damage(path)
@@ -333,6 +334,7 @@ def test_damaged_cache_files_are_built_again_with_one_warning(warm, damage):
     assert str(warm) in report["warnings"][0]
 
 
+@pytest.mark.rest
 def test_a_cache_that_was_repaired_is_good_for_the_next_process(warm):
     for path in files(warm, "*.nb?"):
         path.write_bytes(b"this is no cache file")
@@ -478,6 +480,7 @@ def test_training_goes_on_with_a_read_only_folder(nobodys_folder):
 
 
 @needs_users
+@pytest.mark.rest
 def test_training_goes_on_where_the_folder_becomes_read_only_later(nobodys_folder):
     """As when a disk is full: the folder was found good, and then nothing can be written."""
     later = "from nbopt_backends.lowering import source\nsource.cache_folder().chmod(0o500)\n"
@@ -557,6 +560,7 @@ print(json.dumps(wrong))
 """
 
 
+@pytest.mark.rest
 def test_kernels_of_other_processes_bring_their_own_functions(tmp_path):
     """A kernel on disk sums with its own fold, though this process has another one of the same number."""
     assert python(FOLDS, "sum", NBOPT_CACHE_DIR=str(tmp_path)) == []

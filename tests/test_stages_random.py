@@ -171,6 +171,7 @@ def test_rounded(reference, drawn):
 
 
 @given(st.lists(updates, min_size=2, max_size=2))
+@pytest.mark.rest
 def test_together(reference, drawn):
     """Two updates of a step: those that have conditions are skipped together."""
     check(reference, [plain_of(reference, *one) for one in drawn])

@@ -75,6 +75,7 @@ def run(optimizer, layer, steps):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("float64", 1e-14)])
+@pytest.mark.rest("cpu-float32-*")
 def test_every_extent(host_backend, dtype, tolerance):
     """Each state has the shape that it was declared with, and goes on from its beginning."""
     optimizer, layer, steps = Counted(), layer_of(dtype), steps_of(3, dtype)

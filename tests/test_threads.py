@@ -259,6 +259,7 @@ def test_launch_goes_the_faster_way(monkeypatch):
     assert taken[-50:].count("two") >= 48
 
 
+@pytest.mark.rest("omp")
 def test_threads_may_step_different_optimizers_at_once(layer):
     report = scenario(STEPPING, NUMBA_THREADING_LAYER=layer)
     assert report == {
@@ -272,6 +273,7 @@ def test_threads_may_step_different_optimizers_at_once(layer):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can't fork")
+@pytest.mark.rest("omp")
 def test_a_process_forked_after_a_parallel_step_trains_and_so_does_its_parent(layer):
     report = scenario(FORKING, NUMBA_THREADING_LAYER=layer)
     assert report == {

@@ -127,6 +127,7 @@ def same_states(theirs, ours, dtype):
 
 
 @pytest.mark.parametrize(("name", "kwargs", "dtype", "backend"), [*cases()])
+@pytest.mark.rest("*-reference", "AdamW-*amsgrad*-cpu", "SGD-*nesterov*-cpu")
 def test_pytorchs_table(name, kwargs, dtype, backend):
     """Each entry of PyTorch's table of optimizers moves parameters and states as torch.optim does."""
     (theirs, expected), (ours, found) = pair(name, kwargs, dtype, backend)
@@ -361,6 +362,7 @@ def test_resets(name, reset):
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.rest
 def test_dampening_that_begins(backend):
     """Dampening may be turned on and off between steps. A parameter's first gradient is not dampened."""
     results = []
@@ -641,6 +643,7 @@ def test_stochastic_rounding():
 
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.rest
 def test_clip_and_skip(groups, backend):
     """The norm of all groups' gradients is clipped as by clip_grad_norm_.
 

@@ -116,6 +116,7 @@ def test_saved():
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.rest
 def test_nonfinite(backend):
     """A step with NaN gradients changes nothing, in groups of both kinds."""
     params = parameters([(4, 6), (5,)])

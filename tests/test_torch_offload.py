@@ -89,6 +89,7 @@ def check_equal(plain, model, offloaded, other):
 @pytest.mark.covering
 @pytest.mark.parametrize("dtypes", DTYPES)
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.rest("*adamw*", "*prodigy*")
 def test_bits(device, case, dtypes):
     """Twenty steps, in buckets of any size; and with two backward passes, some clipped by the user."""
     kind, options = CASES[case]
@@ -223,6 +224,7 @@ class Late(Copies):
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient_clip_norm": 0.5}, {"accumulate": "host"}])
+@pytest.mark.rest("options1")
 def test_late_copies(options, monkeypatch):
     """Memory is written again, and values are read, when the copies before are done."""
     results = []

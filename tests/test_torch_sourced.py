@@ -125,6 +125,7 @@ def plain(value):
 
 
 @each_case
+@pytest.mark.rest("*-{}")
 def test_source(name, kwargs):
     """30 steps end where the source's do, with the same states and numbers of the groups."""
     params, grads = drawn("float64")
@@ -309,6 +310,7 @@ def test_clips():
 
 @pytest.mark.parametrize("door", ["sourced", "Optimizer"])
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.rest("reference-*", "cpu-sourced")
 def test_one_estimate(door, backend):
     """All groups share one estimate: they move as one group does."""
     params, grads = drawn("float64", 12)

@@ -8,6 +8,7 @@ more.
 
 import gc
 import pickle
+import re
 import weakref
 from functools import partial
 from types import SimpleNamespace
@@ -892,6 +893,33 @@ def test_explain_shows_the_text_that_is_compiled(cuda):
     text = nbopt.explain(nbopt.RMSProp(), [nbopt.Parameters((cuda.ones(4), cuda.ones(4)))])
     assert "# mean_square = " in text and "def update(table, chunks, n_chunks, numbers, " in text
     assert "GPU" in cuda.report()
+
+
+def test_explain_shows_what_is_launched(cuda):
+    """The small stages of a step are shown inside of the passes that they are parts of, or by themselves."""
+    optimizer = nbopt.Adam(gradient_clip_norm=1.0)
+    optimizer.capturable = True
+    layer = nbopt.Parameters((cuda.ones(4), cuda.ones(4)))
+    text = nbopt.explain(optimizer, [layer])
+    norm, pass_ = text.split("def update(")[1:]
+    norm, pass_ = (re.findall(r"^ +(\w+)_\d\(load_int64\(after", part, re.M) for part in (norm, pass_))
+    assert norm == ["run", "fold_rows", "run", "run"] and pass_ == ["advance"]
+    optimizer.optimize([layer], 0)
+    before = cuda.compilations
+    optimizer.optimize([layer], 0)
+    assert cuda.compilations == before and optimizer.t == 2
+
+
+@pytest.mark.parametrize("resident", [2**20, 0])
+def test_first_numbers_in_each_block_or_by_themselves(cuda, monkeypatch, resident):
+    """Where a GPU can't run all blocks at once, the first numbers are a launch of their own."""
+    monkeypatch.setattr(cuda.device, "resident_blocks", resident)
+    found = []
+    for be, capturable in ((cuda, True), (reference(), False)):
+        optimizer = nbopt.Adam()
+        optimizer.capturable = capturable
+        found.append(trained(be, optimizer, ("float32", "float64"), 3))
+    assert_same(*found)
 
 
 # --- steps that are skipped, and loss scales ---

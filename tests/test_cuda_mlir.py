@@ -23,7 +23,7 @@ import numpy as np
 
 from nbopt_backends.cuda.closing import Closing
 from nbopt_backends.cuda.dialects import MLIR_DIALECT, MLIR_FAST
-from nbopt_backends.cuda.fused import tail_of
+from nbopt_backends.cuda.fused import parts_of
 from nbopt_backends.cuda.kernels import N_ARGUMENTS, update_text
 from nbopt_backends.cuda.numbers import ends_text
 from nbopt_backends.cuda.reductions import sums_text
@@ -97,7 +97,7 @@ def test_a_pass_with_what_follows():
         Small(named_text("fold_rows"), "fold_rows", (0,) * 8, 1),
         Small(scalars_text(scalars, MLIR_DIALECT, {}), "run", (0,) * 7, 1),
     )
-    closing = Closing((), tail_of(parts))
+    closing = Closing((), parts_of(parts))
     text = update_text(norm, MLIR_DIALECT, ("float32",) * len(norm.names), "float32", closing=closing)
     ptx = toolchain.ptx(text, "cuda_kernel", "update", N_ARGUMENTS, (9, 0))
     assert {"sqrt.rn.f64", "div.rn.f64"} <= set(assert_exact(ptx))

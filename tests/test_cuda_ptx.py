@@ -36,7 +36,7 @@ from nbopt.language.stages import Combine, Scalars
 from nbopt_backends.cuda import toolchain
 from nbopt_backends.cuda.closing import Closing
 from nbopt_backends.cuda.dialects import DIALECT, FAST
-from nbopt_backends.cuda.fused import tail_of
+from nbopt_backends.cuda.fused import parts_of
 from nbopt_backends.cuda.kernels import N_ARGUMENTS, update_text
 from nbopt_backends.cuda.numbers import ends_text
 from nbopt_backends.cuda.reductions import sums_text
@@ -287,8 +287,7 @@ def test_passes_with_slices_that_may_be_skipped_leave_before_they_load_anything(
 )
 def test_ends_of_reductions_are_exact(name, count):
     """Sums of float64 round one by one."""
-    is_end = name in ("join_slices", "advance")
-    text = ends_text(DIALECT) if is_end else alone(named_text(name), name, DIALECT)
+    text = ends_text(DIALECT) if name == "join_slices" else alone(named_text(name), name, DIALECT)
     ptx = ptx_of(text, name, count, (9, 0), "cuda_numbers")
     assert_no_local_memory(ptx)
     if name in ("fold_rows", "join_slices"):
@@ -305,7 +304,7 @@ def test_what_ends_in_a_pass_is_exact(name):
     parts.append(Small(scalars_text(scalars, DIALECT, {}), "run", (0,) * 7, 1))
     parts += [Small(named_text("judge"), "judge", (0,) * 3, 1) for _ in verdict]
     dtypes = ("float32",) * len(norm.names)
-    text = update_text(norm, DIALECT, dtypes, "float32", closing=Closing((), tail_of(parts)))
+    text = update_text(norm, DIALECT, dtypes, "float32", closing=Closing((), parts_of(parts)))
     ptx = ptx_of(text, "update", N_ARGUMENTS, (9, 0))
     assert_exact(ptx)
     assert_no_local_memory(ptx)

@@ -93,6 +93,25 @@ def test_what_is_small_needs_no_launch(job, make, skips, launches):
     assert counted(10, step)["cuLaunchKernelEx"] == launches
 
 
+CAPTURABLE = {
+    "rmsprop": (nbopt.RMSProp, "float32", 1),
+    "adam": (nbopt.Adam, "float32", 1),
+    "stochastic": (lambda: nbopt.Adam(stochastic_round=True), "bfloat16", 1),
+    "norm clip": (lambda: nbopt.Adam(gradient_clip_norm=1.0), "float32", 2),
+    "lamb": (nbopt.LAMB, "float32", 2),
+}
+
+
+@pytest.mark.parametrize("name", CAPTURABLE)
+def test_what_a_graph_captures(job, name):
+    """Under `capturable` a step is as few launches: counts and what follows from them are in passes."""
+    make, dtype, launches = CAPTURABLE[name]
+    optimizer = make()
+    optimizer.capturable = True
+    step, _ = job(optimizer, dtype)
+    assert counted(10, step) == {"cuCtxGetCurrent": 1.0, "cuLaunchKernelEx": launches}
+
+
 def test_copies_without_events(job):
     """Of two thousand copies few need an event, and each step uses the rate that it was given."""
     optimizer = nbopt.GradientDescentMomentum(1.0, 0.0)

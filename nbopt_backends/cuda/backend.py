@@ -17,13 +17,11 @@ from nbopt_backends.arrays.checks import convert, given_values, misfit
 from nbopt_backends.arrays.device import DeviceArray, from_foreign
 from nbopt_backends.cuda.capture import captured, tell_of_changes
 from nbopt_backends.cuda.counter import Counter
-from nbopt_backends.cuda.kernels import update_text
+from nbopt_backends.cuda.launches import Kernel
 from nbopt_backends.cuda.plan import DevicePlan
 from nbopt_backends.cuda.reductions import sums_text
-from nbopt_backends.cuda.slices import slices_text
-from nbopt_backends.cuda.stages import joined
+from nbopt_backends.cuda.stages import joined, planned_together
 from nbopt_backends.cuda.streams import Rings, Streams, stream_handle
-from nbopt_backends.cuda.walks import walks_of
 from nbopt_backends.lowering import source
 from nbopt_backends.meaning.tree import tiles_of
 from nbopt_backends.plans.compiled import CompiledBackend
@@ -71,6 +69,8 @@ class DeviceLaunch(Launch):
             if left:
                 device.leave()
         backend.launches += self.joined.passes
+        if self.joined.counts:
+            backend.counter.note()
 
 
 class DeviceBackend(CompiledBackend):
@@ -261,7 +261,8 @@ class DeviceBackend(CompiledBackend):
         stream = self.streams.captured()
         if stream:
             return captured(self, updates, stream)
-        if any(update.captures is not None for update in updates):
+        counts = any(update.captures is not None for update in updates)
+        if counts:
             self.counter.begin(self.rng_seed, self._updates)
             self.counts_on_device = True
         with self.device.entered():
@@ -273,10 +274,11 @@ class DeviceBackend(CompiledBackend):
             if (
                 together is None
                 or together.counter != self.counter.address
+                or together.counts is not counts
                 or len(together.others) != len(plans) - 1
                 or not all(map(is_, together.others, plans[1:]))
             ):
-                together = plans[0].joined = joined(plans)
+                together = plans[0].joined = joined(plans, counts)
             for matrices in together.matrices:
                 matrices.reserve()
         tell_of_changes(updates, plans)
@@ -293,9 +295,10 @@ class DeviceBackend(CompiledBackend):
     # --- random numbers ---
 
     def counted(self):
-        """Queue the count of an update."""
-        with self.device.entered():
-            self.counter.advance(self.streams.current())
+        """Queue the count of an update, unless the launches of its step do that."""
+        if not self.counter.is_counted():
+            with self.device.entered():
+                self.counter.advance(self.streams.current())
 
     def rng_reset(self):
         """Do what `Backend.rng_reset` does."""
@@ -320,36 +323,16 @@ class DeviceBackend(CompiledBackend):
 
     # --- compiled code ---
 
-    def text(self, stage, group, shared=True):
-        """Return the text of the kernel of a pass for a group of tensors; `shared` as in `update_text`."""
-        options = (group.strided, group.kept, shared)
-        return self.marked(update_text(stage, self.dialect(), group.dtypes, group.arithmetic, *options))
+    def texts(self, update, layout):
+        """Return the texts of the kernels that a step of the update launches, each with the stem of its file.
 
-    def walk_text(self, program, stage, group, kinds):
-        """Return the text of the kernel of a pass that knows slices, for tensors of a group.
-
-        `kinds` is as in `slices_text`.
+        What else is launched with others in the same step, such as a MultiOptimizer's, is not known here.
         """
-        options = (group.strided, group.kept, not program.differs())
-        return self.marked(
-            slices_text(
-                stage, program.extents, kinds, self.dialect(), group.dtypes, group.arithmetic, *options
-            )
-        )
-
-    def texts(self, program, layout):
-        """Return the texts of the kernels of a program's passes."""
-        found, shared = [], not program.differs()
-        for stage in program.loops():
-            for group in layout.groups:
-                if stage.has_slices(program.extents):
-                    found += [
-                        self.walk_text(program, stage, group, kinds)
-                        for kinds in walks_of(stage, program, layout, group)
-                    ]
-                else:
-                    found.append(self.text(stage, group, shared))
-        return found
+        with self.device.entered():
+            plan = self.new_plan(update, layout)
+            launches, _ = planned_together([plan], update.captures is not None)
+        kernels = [launch for launch in launches if isinstance(launch, Kernel)]
+        return [*dict.fromkeys((kernel.text, kernel.stem) for kernel in kernels)]
 
     def sums_kernel(self, name, arithmetic):
         """Return a kernel of `reductions.sums_text`."""

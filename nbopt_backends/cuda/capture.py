@@ -65,6 +65,7 @@ class CapturedLaunch:
             for launch in together.launches:
                 launch(self._stream)
         self._backend.launches += together.passes
+        self._backend.counter.note()
 
 
 def tell_of_changes(updates, plans):
@@ -115,7 +116,7 @@ def captured(backend, updates, stream):
         backend.check_together(updates)
         for plan, update in zip(plans, updates):
             plan.share(update.shared)
-        together = joined(plans)
+        together = joined(plans, True)
         for plan, update in zip(plans, updates):
             plan.give(update.numbers, 0, 0)
             backend.upload(plan.image.device, plan.image.host)

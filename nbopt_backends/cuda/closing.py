@@ -1,10 +1,15 @@
-"""The text with which a pass ends its own reductions.
+"""The text with which a pass ends its own reductions, and runs small stages.
 
 Blocks finish in any order, and the last one goes on. Whatever is waited for is a *node*: a counter in memory,
 and how many have to arrive there. The block that arrives last folds what the others have left, in the tree of
 `nbopt_backends.meaning.tree`, so no bit depends on which block that is. Then it arrives at the next node: a
 tile's at that of its parameter, and the parameter's at `after`, where all parameters of the launch arrive.
 The block that is the last one there runs the *tail*: the small stages between this pass and the next one.
+The blocks of a pass that reduces nothing arrive at `after` themselves.
+
+Small stages before the first pass, such as numbers that depend on a count in memory, can be its *head*: each
+block computes them for itself, and writes the same as all others. The count goes on in a tail, which is after
+all of them.
 
 Who arrives last makes the counter 0 again, so the next launch, or the next replay of a graph, finds it so.
 
@@ -26,7 +31,7 @@ from nbopt_backends.meaning.tree import OPS
 #: folded into one then.
 NODE_FIELDS = 9
 ARRIVED, EXPECTED, NEXT, ROW, FIRST, COUNT, PLACES, MOST, LEFT = range(NODE_FIELDS)
-#: What `after` begins with; the arguments of the tail's functions follow.
+#: What `after` begins with; the arguments of the tail's functions follow, then those of the head's.
 AFTER_FIELDS = 2
 
 _OPS = {op: number for number, op in enumerate(OPS)}
@@ -87,8 +92,8 @@ def close(leaves, n_leaves, numbers, stride, sums, after):
 {end}'''
 
 
-class Tail(NamedTuple):
-    """Small stages that run at the end of a pass.
+class Parts(NamedTuple):
+    """Small stages that run inside a pass.
 
     Attributes
     ----------
@@ -103,29 +108,35 @@ class Tail(NamedTuple):
 
 
 class Closing(NamedTuple):
-    """What a pass that reduces ends with.
+    """What a pass ends with, and begins with.
 
     Attributes
     ----------
     outputs : tuple of (int, int)
         Which of its reductions becomes which number of the parameter, if they are over parameters.
-    tail : Tail
+    tail : Parts
+        What the last block does in the end.
+    head : Parts
+        What each block does in the beginning.
     """
 
     outputs: tuple = ()
-    tail: Tail = Tail()
+    tail: Parts = Parts()
+    head: Parts = Parts()
 
 
 def functions(stage, dialect, closing):
-    """Return the text of the functions that the lines of `arrive` and `tail_lines` call.
+    """Return the text of the functions that the lines of `beginning`, `arrive` and `ending` call.
 
     Parameters
     ----------
     stage : nbopt.language.stages.Pass
-        With reductions.
     dialect : Dialect
     closing : Closing
     """
+    parts = [*closing.head.functions, *closing.tail.functions]
+    if not stage.reductions:
+        return "\n".join([*[fold_text(dialect)] * any("of_nothing" in part for part in parts), *parts])
     n = len(stage.reductions)
     kinds = [_OPS[op] for op, *_ in stage.reductions]
     ops = f"int64({kinds[-1]})"
@@ -146,23 +157,26 @@ def functions(stage, dialect, closing):
         outputs="".join(f"{'    ' * 4}{line}\n" for line in lines * bool(stores)),
         **fields,
     )
-    return "\n".join([fold_text(dialect), closed, *closing.tail.functions])
+    return "\n".join([fold_text(dialect), closed, *parts])
 
 
 def beginning(stage, closing):
     """Return the lines at the beginning of the kernel.
 
-    Where the step is not taken, one block runs the tail, which has what is not guarded.
+    Where the step is not taken, a pass goes over no chunk, and still runs the tail, which has what is not
+    guarded.
     """
+    lines = _calls(closing.head, AFTER_FIELDS + sum(count for _, count in closing.tail.calls))
+    lines += ["cuda.syncthreads()"] * bool(lines)
+    reduces = ["closes = int64(0)"] * bool(stage.reductions)
     if not stage.guarded:
-        return ["closes = int64(0)"]
+        return lines + reduces
     if not closing.tail.calls:
-        return ["if load_int64(taken, 0, -1) == 0:", "    return", "closes = int64(0)"]
-    return [
-        "there = load_int64(taken, 0, -1)",
-        "n_chunks = n_chunks if there != 0 else int64(0)",
-        "closes = int64(1) if there == 0 and cuda.blockIdx.x == 0 else int64(0)",
-    ]
+        return [*lines, "if load_int64(taken, 0, -1) == 0:", "    return", *reduces]
+    lines += ["there = load_int64(taken, 0, -1)", "n_chunks = n_chunks if there != 0 else int64(0)"]
+    if stage.reductions:  # no tile arrives then
+        lines.append("closes = int64(1) if there == 0 and cuda.blockIdx.x == 0 else int64(0)")
+    return lines
 
 
 def arrive(node, flag):
@@ -170,16 +184,34 @@ def arrive(node, flag):
     return f"closes |= closed({node}, {flag}, sums, numbers, stride, after)"
 
 
-def tail_lines(closing):
-    """Return the lines at the end of the kernel."""
-    if not closing.tail.calls:
-        return []
-    lines, place = [], AFTER_FIELDS
-    for name, count in closing.tail.calls:
+def ending(stage, closing):
+    """Return the lines at the end of the kernel.
+
+    The blocks of a pass that does not reduce arrive at `after` themselves.
+    """
+    calls = _calls(closing.tail, AFTER_FIELDS)
+    lines = [line for call in calls for line in ("    cuda.syncthreads()", f"    {call}")]
+    if not lines or stage.reductions:
+        return ["if closes != 0:"] * bool(lines) + lines
+    return [
+        "flag = cuda.shared.array(1, int64)",
+        "cuda.syncthreads()",
+        "if cuda.threadIdx.x == 0:",
+        "    flag[0] = arrived(after)",
+        "cuda.syncthreads()",
+        "if flag[0] != 0:",
+        *lines,
+    ]
+
+
+def _calls(parts, place):
+    """Return the lines that call small stages, whose arguments begin at a place behind `after`."""
+    lines = []
+    for name, count in parts.calls:
         arguments = ", ".join(f"load_int64(after, {place + k}, -1)" for k in range(count))
-        lines += ["    cuda.syncthreads()", f"    {name}({arguments})"]
+        lines.append(f"{name}({arguments})")
         place += count
-    return ["if closes != 0:", *lines]
+    return lines
 
 
 def close_text(stage, dialect, closing):
@@ -188,5 +220,5 @@ def close_text(stage, dialect, closing):
         header=dialect.header,
         functions=functions(stage, dialect, closing),
         arrive=arrive("load_int64(leaves, c, -1)", "flag"),
-        end="".join(f"    {line}\n" for line in tail_lines(closing)),
+        end="".join(f"    {line}\n" for line in ending(stage, closing)),
     )

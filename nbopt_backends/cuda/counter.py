@@ -4,7 +4,13 @@ import threading
 
 import numpy as np
 
-from nbopt_backends.cuda.ends import ends_kernel
+from nbopt_backends.cuda.small import Small, named_text
+
+
+class _Own(threading.local):
+    """What each thread has: whether the launches that it has just queued count the update."""
+
+    counted = False
 
 
 class Counter:
@@ -20,7 +26,7 @@ class Counter:
 
     def __init__(self, backend):
         self._backend, self._memory, self.advance, self.address = backend, None, None, None
-        self._lock = threading.Lock()
+        self._lock, self._own = threading.Lock(), _Own()
 
     def begin(self, seed, updates):
         """Let the device count from now on. Without effect if it does so already."""
@@ -28,10 +34,24 @@ class Counter:
             if self.address is None:
                 self._memory = self._backend.allocate((2,), np.uint64)
                 self.set(seed, updates)
-                kernel, device = ends_kernel(self._backend, "advance"), self._backend.device
-                with device.entered():
-                    self.advance = device.prepared(kernel, 1, (self._memory.address,))
+                with self._backend.device.entered():
+                    launch = self.stage(self._memory.address).alone(self._backend)
+                    self.advance = launch.prepared(self._backend)
                 self.address = self._memory.address
+
+    @staticmethod
+    def stage(address):
+        """Return the small stage that counts an update, given the counter's address."""
+        return Small(named_text("advance"), "advance", (address,), 1)
+
+    def note(self):
+        """Note that what this thread has queued counts the update."""
+        self._own.counted = True
+
+    def is_counted(self):
+        """Return whether `note` was called in this thread since this was asked."""
+        found, self._own.counted = self._own.counted, False
+        return found
 
     def set(self, seed, updates):
         """Write the state, in place."""

@@ -2,11 +2,11 @@
 
 import math
 from itertools import groupby
-from typing import NamedTuple
 
 import numpy as np
 
 from nbopt.language.stages import Combine
+from nbopt_backends.cuda.launches import Kernel
 from nbopt_backends.cuda.numbers import ends_text
 from nbopt_backends.cuda.small import Small, named_text
 from nbopt_backends.cuda.walks import on_device
@@ -15,11 +15,6 @@ from nbopt_backends.plans.chunks import chunk_table
 
 _OPS = {op: number for number, op in enumerate(OPS)}
 _VALUES = 256  # of slices that a block joins
-
-
-def ends_kernel(backend, name):
-    """Return a kernel of `numbers.ends_text`."""
-    return backend.kernel(backend.marked(ends_text(backend.dialect())), "cuda_numbers", name)
 
 
 class Ends:
@@ -146,16 +141,9 @@ class Ends:
         chunks = self._kept(np.concatenate(chunks))
         arguments = self._kept(np.array(records, np.int64)).address, chunks.address, chunks.shape[0]
         blocks = self._backend.device.blocks(chunks.shape[0])
-        kernel = Kernel(ends_kernel(self._backend, "join_slices"), blocks, arguments)
+        text = self._backend.marked(ends_text(self._backend.dialect()))
+        kernel = Kernel(text, "cuda_numbers", "join_slices", blocks, arguments)
         self.entries.append(((False, level, 0), kernel))
-
-
-class Kernel(NamedTuple):
-    """A launch that is neither a small stage nor a pass."""
-
-    kernel: object
-    blocks: int
-    arguments: tuple
 
 
 def slice_record(op, left, target):

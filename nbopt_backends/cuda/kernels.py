@@ -5,7 +5,7 @@ memory. Each block takes a chunk of the table, and strides on where there are fe
 threads share the chunk. No kernel depends on the number of blocks or threads for its results.
 """
 
-from nbopt_backends.cuda.closing import Closing, beginning, functions, tail_lines
+from nbopt_backends.cuda.closing import Closing, beginning, ending, functions
 from nbopt_backends.cuda.pieces import CHUNK_FIELDS, Pieces, vector_width
 from nbopt_backends.cuda.tiles import reducing
 from nbopt_backends.lowering.text import indented, rounded_stores
@@ -128,7 +128,7 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, sh
     `CHUNK_FIELDS`, and its length; of the first row's numbers, and the bytes from one row's to the next; of
     uint64[2], the seed and the update count; of int64[rows, slots], the addresses of geometries, see
     `nbopt_backends.cpu.chunks`; of an int64, which is 0 where the step is not taken; of float64[tiles,
-    reductions]; of what follows a pass that reduces, see `nbopt_backends.cuda.closing`, or 0.
+    reductions]; of `after`, see `nbopt_backends.cuda.closing`, or 0.
 
     Where a store rounds stochastically, `element` takes its random bits as well (u12, ...), and a thread goes
     through its part of a block of the random stream, with the states of its lanes in registers:
@@ -163,7 +163,7 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, sh
         takes fewer registers: RMSProp 32, else 36, and with 32 a multiprocessor has all the threads that it
         can have.
     closing : Closing, optional
-        How a pass that reduces ends.
+        What the pass begins and ends with.
     """
     closing = closing or Closing()
     pieces = Pieces(stage, dialect, dtypes, arithmetic, strided, kept or (0,) * len(dtypes), shared)
@@ -176,13 +176,9 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, sh
         if strided
         else _contiguous
     )
-    head, end = pieces.head(), []
-    if stage.reductions:
-        head.append(functions(stage, dialect, closing))
-        before, end = beginning(stage, closing), tail_lines(closing)
-    else:
-        before = ["if load_int64(taken, 0, -1) == 0:", "    return"] if stage.guarded else []
-    before += pieces.stream_keys()
+    called = functions(stage, dialect, closing)
+    head, end = [*pieces.head(), *[called] * bool(called)], ending(stage, closing)
+    before = [*beginning(stage, closing), *pieces.stream_keys()]
     if shared:
         before += pieces.loaded_numbers()
     body = [*(f"    {line}" for line in before), form(pieces), *(f"    {line}" for line in end)]

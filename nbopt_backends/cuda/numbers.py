@@ -1,4 +1,4 @@
-"""The text of folds of results, of reductions along axes, and of the count of updates."""
+"""The text of folds of results, and of the ends of reductions along axes."""
 
 from nbopt_backends.lowering.text import COMMON_OPS
 
@@ -53,7 +53,7 @@ def fold_apart(values, step, n, places, most, op):
         place += cuda.blockDim.x
 '''
 
-_ENDS = '''"""The ends of reductions along axes; the count of updates."""
+_ENDS = '''"""The ends of reductions along axes."""
 
 {header}
 {fold}
@@ -113,12 +113,6 @@ def join_slices(records, chunks, n_chunks):
                 store_float32(target, i, -1, float32(found))
             i += cuda.blockDim.x
         c += cuda.gridDim.x
-
-
-def advance(state):
-    """Count an update: `state` is the address of the seed and the count, two int64. For one block."""
-    if cuda.threadIdx.x == 0:
-        store_int64(state, 1, -1, load_int64(state, 1, -1) + int64(1))
 '''
 
 
@@ -128,5 +122,5 @@ def fold_text(dialect):
 
 
 def ends_text(dialect):
-    """Return the text of the module that ends reductions along axes, and counts updates."""
+    """Return the text of the module that ends reductions along axes."""
     return _ENDS.format(header=dialect.header, fold=fold_text(dialect))

@@ -1,11 +1,12 @@
 """The text of small stages: those on the numbers of parameters, between the passes.
 
-Each is a function that is a kernel, or a part of the one before it: what its last block does, see
-`nbopt_backends.cuda.closing`.
+Each is a function that is a kernel, or a part of a pass's: what its last block does in the end, or each block
+in the beginning, see `nbopt_backends.cuda.closing`.
 """
 
 from typing import NamedTuple
 
+from nbopt_backends.cuda.launches import Kernel
 from nbopt_backends.cuda.numbers import fold_text
 from nbopt_backends.lowering.text import indented, number_lines
 
@@ -115,7 +116,14 @@ _RUN = '''
         k += {blocks} * cuda.blockDim.x
 '''
 
-_TEXTS = {"copy_numbers": _COPY, "fold_rows": _FOLD_ROWS, "judge": _JUDGE}
+_ADVANCE = '''
+{inline}def {name}(state):
+    """Count an update: `state` is the address of the seed and the count, two int64. For one block."""
+    if cuda.threadIdx.x == 0:
+        store_int64(state, 1, -1, load_int64(state, 1, -1) + int64(1))
+'''
+
+_TEXTS = {"copy_numbers": _COPY, "fold_rows": _FOLD_ROWS, "judge": _JUDGE, "advance": _ADVANCE}
 _FIELDS = {
     "copy_fields": COPY_FIELDS,
     "copy_bytes": 8 * COPY_FIELDS,
@@ -135,22 +143,26 @@ class Small(NamedTuple):
     arguments : tuple of int
     blocks : int
         As a kernel.
+    repeatable : bool
+        Whether blocks can run it at the same time: it gives the same numbers each time, and reads none of
+        them.
     """
 
     text: str
     name: str
     arguments: tuple
     blocks: int
+    repeatable: bool = False
 
     def inside(self, number):
         """Return the text as part `number` of another kernel, and the function's name there."""
         name = f"{self.name}_{number}"
         return self.text.format(name=name, **_INSIDE), name
 
-    def compiled(self, backend):
-        """Return it as a kernel of a backend."""
-        text = alone(self.text, self.name, backend.dialect())
-        return backend.kernel(backend.marked(text), "cuda_numbers", self.name)
+    def alone(self, backend):
+        """Return it as a launch of its own: a `Kernel`."""
+        text = backend.marked(alone(self.text, self.name, backend.dialect()))
+        return Kernel(text, "cuda_numbers", self.name, self.blocks, self.arguments)
 
 
 def alone(text, name, dialect):
@@ -160,7 +172,7 @@ def alone(text, name, dialect):
 
 
 def named_text(name):
-    """Return the text of ``copy_numbers``, ``fold_rows`` or ``judge``, with the places of `Small.text`."""
+    """Return the text of one of `_TEXTS`, with the places of `Small.text`."""
     return _filled(_TEXTS[name], **_FIELDS)
 
 

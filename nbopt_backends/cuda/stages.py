@@ -8,11 +8,13 @@ import numpy as np
 from nbopt.language.lines import LEAVES
 from nbopt.language.stages import Combine, Matrix, Pass, Scalars, Verdict
 from nbopt_backends.cuda.closing import NODE_FIELDS, close_text
-from nbopt_backends.cuda.ends import Ends, Kernel
-from nbopt_backends.cuda.fused import PassLaunch, Queued, launches_of
+from nbopt_backends.cuda.ends import Ends
+from nbopt_backends.cuda.fused import planned
 from nbopt_backends.cuda.kernels import goes_by_tiles, threads_per_chunk, update_text
+from nbopt_backends.cuda.launches import Kernel, PassLaunch, Queued
 from nbopt_backends.cuda.nodes import Nodes
 from nbopt_backends.cuda.pack import Pack
+from nbopt_backends.cuda.slices import slices_text
 from nbopt_backends.cuda.small import Small, named_text, scalars_text
 from nbopt_backends.cuda.walks import Walks, on_device
 from nbopt_backends.matrices.stage import needed, run_matrix
@@ -20,6 +22,7 @@ from nbopt_backends.meaning.tree import TILE
 from nbopt_backends.meaning.xoroshiro import BLOCK
 
 LARGEST_CHUNK = 4096  # elements; `asv_bench/gpu.py --tune` times others
+_LAST = (True, 1 << 30, 0)  # behind all places in the order of a step
 
 
 class Stages:
@@ -187,25 +190,36 @@ class Stages:
             return image.table.address, chunks.address, n_chunks, *numbers, self._views.address, *last
 
         for group, kinds, chunks, _ in walks.parts if walks else ():
-            text = backend.walk_text(self.program, stage, group, kinds)
-            kernel, n_chunks = backend.kernel(text, backend.stem, "update"), chunks.shape[0]
+            form = group.dtypes, group.arithmetic, group.strided, group.kept, shared
+            text = slices_text(stage, self.program.extents, kinds, backend.dialect(), *form)
+            n_chunks = chunks.shape[0]
             given = *arguments(chunks, n_chunks), 0
-            found.append(Kernel(kernel, backend.device.blocks(n_chunks), given))
+            blocks = backend.device.blocks(n_chunks)
+            found.append(Kernel(backend.marked(text), backend.stem, "update", blocks, given))
         if found and stage.reductions:
             leaves, parameters = self._leaves[level, stage.extent], np.count_nonzero(np.diff(walks.starts))
             given = leaves.address, len(leaves.values), *numbers[:2], last[1]
             text = partial(close_text, stage, backend.dialect())
             blocks = backend.device.blocks(len(leaves.values))
-            found.append(PassLaunch(text, "close", blocks, given, parameters, True, outputs))
+            found.append(PassLaunch(text, "close", blocks, given, parameters, True, False, outputs))
         for number, group in enumerate(self._layout.groups if walks is None else ()):
             chunks = self._chunks[number, goes_by_tiles(stage, group.dtypes, group.kept)]
             threads = threads_per_chunk(stage, group.dtypes, group.strided, group.kept)
             kind = group.dtypes, group.arithmetic, group.strided, group.kept, shared
             text, n_chunks = partial(update_text, stage, backend.dialect(), *kind), len(chunks.values)
             given, blocks = arguments(chunks, n_chunks), backend.device.blocks(n_chunks, threads)
-            reduces, parameters = bool(stage.reductions), len(group.rows)
-            found.append(PassLaunch(text, "update", blocks, given, parameters, reduces, outputs))
+            reduces, begins = bool(stage.reductions), self._begins(stage, blocks)
+            arrivals = len(group.rows) if reduces else blocks
+            found.append(PassLaunch(text, "update", blocks, given, arrivals, reduces, begins, outputs))
         return found
+
+    def _begins(self, stage, blocks):
+        """Return whether the blocks of a pass can each run the small stages before it.
+
+        That costs as much time as a launch of their own if the GPU runs all blocks at once, and more if not.
+        A pass that may be left out reads the verdict of stages before it.
+        """
+        return not stage.guarded and blocks <= self._backend.device.resident_blocks
 
     def _scalars(self, stage, taken, dtypes, rows):
         backend, image, n_rows = self._backend, self._image, len(rows.values)
@@ -219,7 +233,8 @@ class Stages:
             taken,
         )
         text = scalars_text(stage, backend.dialect(), dtypes)
-        return Small(text, "run", arguments, backend.device.blocks(n_rows, 1))
+        repeatable = all(line[0] != "store" for line in stage.code)
+        return Small(text, "run", arguments, backend.device.blocks(n_rows, 1), repeatable)
 
 
 def _operands(line):
@@ -288,6 +303,8 @@ class Joined(NamedTuple):
         What they take besides the memory of the plans.
     counter : int or None
         The backend's `Counter.address` that they were made for.
+    counts : bool
+        Whether they count the update there.
     """
 
     others: list
@@ -296,12 +313,34 @@ class Joined(NamedTuple):
     passes: int
     memory: list
     counter: int | None
+    counts: bool
 
 
-def joined(plans):
-    """Return the launches of several plans in the order of a step.
+def joined(plans, counts):
+    """Return the launches of several plans in the order of a step; see `Joined`."""
+    launches, memory = planned_together(plans, counts)
+    backend, stages = plans[0].backend, [plan.stages for plan in plans]
+    prepared = [launch.prepared(backend) for launch in launches]
+    matrices = [one.matrices for one in stages if one.matrices]
+    passes = sum(one.passes for one in stages)
+    return Joined(plans[1:], prepared, matrices, passes, memory, backend.counter.address, counts)
+
+
+def planned_together(plans, counts):
+    """Return the launches of several plans, not compiled yet, and what memory they take.
 
     What is guarded in any looks at one verdict.
+
+    Parameters
+    ----------
+    plans : list of DevicePlan
+    counts : bool
+        Whether the launches count the update in memory.
+
+    Returns
+    -------
+    list of Kernel or Queued
+    list of DeviceArray
     """
     backend, stages = plans[0].backend, [plan.stages for plan in plans]
     conditions = [condition for one in stages for condition in one.conditions()]
@@ -310,11 +349,11 @@ def joined(plans):
     for number, (place, address) in enumerate(sorted(conditions)):
         arguments = address, int(number == 0), taken
         entries.append((place, Small(named_text("judge"), "judge", arguments, 1)))
+    if counts:
+        entries.append((_LAST, backend.counter.stage(backend.counter.address or 0)))
     memory = _join_step_ends(plans, entries)
-    matrices = [one.matrices for one in stages if one.matrices]
-    launches, used = launches_of(backend, entries)
-    passes = sum(one.passes for one in stages)
-    return Joined(plans[1:], launches, matrices, passes, memory + used, backend.counter.address)
+    launches, used = planned(backend, entries)
+    return launches, memory + used
 
 
 def _join_step_ends(plans, entries):

@@ -70,9 +70,9 @@ class CompiledBackend(ArrayBackend):
         """Return the text of the kernel of a pass for a group of tensors."""
         raise NotImplementedError(f"{type(self).__name__} has no texts of kernels")
 
-    def texts(self, program, layout):
-        """Return the texts of the kernels of a program's passes."""
-        found = []
+    def texts(self, update, layout):
+        """Return the texts of an update's kernels, each with the stem of its file."""
+        found, program = [], update.program
         for stage in program.loops():
             for group in layout.groups:
                 if stage.has_slices(program.extents):
@@ -80,7 +80,7 @@ class CompiledBackend(ArrayBackend):
                     found += [self.text_with_slices(stage, group, program.extents, kind) for kind in kinds]
                 else:
                     found.append(self.text(stage, group))
-        return found
+        return [(text, self.stem) for text in found]
 
     def text_with_slices(self, stage, group, extents, kind):
         """Return the text of the kernel of a pass that knows slices, for a group of tensors.
@@ -104,9 +104,9 @@ class CompiledBackend(ArrayBackend):
         arrays, kept = self.checked_columns(update)
         program = update.program
         layout = Layout(arrays, program, layout_key(arrays, kept), self.memory)
-        texts = self.texts(program, layout)
+        texts = self.texts(update, layout)
         stages = [_stages(program, group, layout.shapes(group)) for group in layout.groups]
-        return [*stages, *(f"# {source.load(text, self.stem).__file__}\n{text}" for text in texts)]
+        return [*stages, *(f"# {source.load(text, stem).__file__}\n{text}" for text, stem in texts)]
 
 
 def _stages(program, group, shapes):

@@ -19,11 +19,15 @@ class Graph:
             self.stream = int(_done(driver.cuStreamCreate(1)))
 
     @contextmanager
-    def capture(self):
-        """Capture what the backend does, in the mode in which most is forbidden."""
+    def capture(self, given=True):
+        """Capture what the backend does, in the mode in which most is forbidden.
+
+        The backend is given the stream, unless a library says which one it is.
+        """
         be = self.be
         be.synchronize()
-        be.stream = self.stream
+        if given:
+            be.stream = self.stream
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
         with be.device.entered():
             _done(driver.cuStreamBeginCapture(self.stream, mode))
@@ -32,7 +36,8 @@ class Graph:
         finally:
             with be.device.entered():
                 result, made = driver.cuStreamEndCapture(self.stream)
-            be.stream = None
+            if given:
+                be.stream = None
         assert result == driver.CUresult.CUDA_SUCCESS, result
         with be.device.entered():
             self.made = _done(driver.cuGraphInstantiate(made, 0))

@@ -24,6 +24,8 @@ from nbopt.language.scalars import evaluate
 from nbopt.language.values import Number, Slot, Value
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from nbopt.language.lines import Line
     from nbopt.language.program import Program
     from nbopt.language.scalars import ScalarCode
@@ -44,7 +46,7 @@ def _called(extent: int) -> str:
 
 
 class NeedsAxesError(Exception):
-    """A rule depends on how many axes the parameters have, and is to be traced for each number of axes."""
+    """A rule depends on the parameters' number of axes or dtype, and is to be traced for each."""
 
 
 class _Tracing(threading.local):
@@ -66,6 +68,8 @@ class Tracer:
         Their extents, see `nbopt.language.stages`; all vary with elements without it.
     ndim : int, optional
         How many axes the parameters have. Without it a rule that asks raises `NeedsAxesError`.
+    dtype : numpy.dtype, optional
+        The parameters' dtype, if `ndim` is given.
 
     Attributes
     ----------
@@ -85,10 +89,15 @@ class Tracer:
     """
 
     def __init__(
-        self, names: Iterable[str], slots: Iterable[int] | None = None, ndim: int | None = None
+        self,
+        names: Iterable[str],
+        slots: Iterable[int] | None = None,
+        ndim: int | None = None,
+        dtype: np.dtype[Any] | None = None,
     ) -> None:
         self.names = tuple(names)
         self.ndim: Any = ndim
+        self.dtype: Any = dtype
         self.slot_extents = tuple(slots or (ELEMENT,) * len(self.names))
         self.code: list[Line] = []
         self._extents: list[int] = []

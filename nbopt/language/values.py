@@ -113,9 +113,9 @@ class Value(Lazy):
         """Return what to type in a rule for a function or method that another library calls `name`."""
         if name in _SHAPES:
             return (
-                "One rule serves parameters of all shapes and dtypes. Give those that need another rule an "
-                "optimizer of their own: nbopt.MultiOptimizer goes by layers, nbopt.torch.Optimizer by "
-                "groups of parameters."
+                "The parameter tells: param.ndim, param.shape, param.size, param.dtype. Parameters that need "
+                "another rule can have an optimizer of their own: nbopt.MultiOptimizer goes by layers, "
+                "nbopt.torch.Optimizer by groups of parameters."
             )
         return super().advice(name)
 
@@ -273,6 +273,14 @@ class Slot(Value):
     def ndim(self) -> int:
         """Return how many axes the parameter has: the rule is traced for each number of axes."""
         return len(axes_of(self.tracer.axes(), self.tracer.ndim))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Return the parameter's dtype, which only the parameter tells: the rule is traced for each dtype."""
+        if self.number:
+            raise TraceError(f"a rule can't ask for {self.name}.dtype, only for param.dtype")
+        self.tracer.axes()
+        return self.tracer.dtype
 
     @property
     def shape(self) -> tuple[Node, ...]:

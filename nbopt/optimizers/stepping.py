@@ -11,7 +11,7 @@ from typing import Any
 from nbopt import checks
 from nbopt.arrays.tensor import Tensor
 from nbopt.backends import get_backend
-from nbopt.errors import StateError, TraceError
+from nbopt.errors import NboptError, StateError, TraceError
 from nbopt.interface.backend import Backend
 from nbopt.interface.update import Update
 from nbopt.language.trace import NeedsAxesError
@@ -113,7 +113,7 @@ class Steps(GradNorm, KeepsStates, Described):
                     update = self._update(be, layers, [params[row] for row in rows], epoch, None, True)
                     update.listing = sizes, rows
             return [update]
-        sizes, kinds = self._kinds(params)
+        sizes, kinds = self._kinds(be, params)
         found: list[Update] = []
         for kind, own in kinds:
             try:
@@ -128,7 +128,7 @@ class Steps(GradNorm, KeepsStates, Described):
         return found
 
     def by_axes(self) -> bool:
-        """Return whether the rule is traced for each number of axes that parameters have.
+        """Return whether the rule is traced for each number of axes and each dtype that parameters have.
 
         Returns
         -------
@@ -137,10 +137,10 @@ class Steps(GradNorm, KeepsStates, Described):
         return type(self).states is not KeepsStates.states or self._cache().by_axes
 
     def trace_by_axes(self) -> None:
-        """Note that the rule depends on the parameters' number of axes."""
+        """Note that the rule depends on the parameters' number of axes or dtype."""
         self._cache().by_axes = True
 
-    def _kinds(self, params: list[Any]) -> tuple[list[int], Any]:
+    def _kinds(self, be: Backend, params: list[Any]) -> tuple[list[int], Any]:
         """Return the sizes of all parameters, and the kinds of those that have gradients.
 
         A kind is what the trace depends on.
@@ -148,8 +148,8 @@ class Steps(GradNorm, KeepsStates, Described):
         Returns
         -------
         list of int
-        list of ((int, tuple of (str, State)), list of int)
-            The number of axes and the declared states; the places of the parameters.
+        list of ((int, tuple of (str, State), numpy.dtype), list of int)
+            The number of axes, the declared states and the dtype; the places of the parameters.
         """
         cache = self._cache()
         try:
@@ -160,14 +160,16 @@ class Steps(GradNorm, KeepsStates, Described):
             sizes, rows = rows_with_gradients(params)
             shapes: dict[tuple[Any, ...], list[int]] = {}
             for row in rows:
-                shapes.setdefault(tuple(getattr(params[row][0][0], "shape", ())), []).append(row)
+                param = params[row][0][0]
+                shape = tuple(getattr(param, "shape", ()))
+                shapes.setdefault((shape, _dtype(be, param)), []).append(row)
             cache.shapes = serials, sizes, shapes, None, None
         _, sizes, shapes, known, kinds = cache.shapes
-        declared = [self.declared_states(shape) for shape in shapes]  # hyper-parameters may matter
+        declared = [self.declared_states(shape) for shape, _ in shapes]  # hyper-parameters may matter
         if declared != known:
             found: dict[tuple[Any, ...], list[int]] = {}
-            for (shape, rows), states in zip(shapes.items(), declared):
-                found.setdefault((len(shape), states), []).extend(rows)
+            for ((shape, dtype), rows), states in zip(shapes.items(), declared):
+                found.setdefault((len(shape), states, dtype), []).extend(rows)
             kinds = [(kind, sorted(rows)) for kind, rows in found.items()]
             cache.shapes = (*cache.shapes[:3], declared, kinds)
         return sizes, kinds
@@ -247,23 +249,16 @@ class Steps(GradNorm, KeepsStates, Described):
         return float(bsz), read(self._backend(), scale, "the loss scale")
 
     def options(
-        self,
-        states: Any = None,
-        loss_scale: bool = False,
-        ndim: int | None = None,
-        on_device: bool = False,
-        rate: bool = False,
+        self, kind: Any = None, loss_scale: bool = False, on_device: bool = False, rate: bool = False
     ) -> Any:
         """Return what the base class puts around the rule now.
 
         Parameters
         ----------
-        states : tuple of (str, State), optional
-            What `declared_states` returns, which is asked without it.
+        kind : (int, tuple of (str, State), numpy.dtype), optional
+            As for `update_of`.
         loss_scale : bool
             Whether the loss scale is in memory.
-        ndim : int, optional
-            How many axes the parameters have, if the rule depends on it.
         on_device : bool
             Whether the count of steps is in memory.
         rate : bool
@@ -273,12 +268,9 @@ class Steps(GradNorm, KeepsStates, Described):
         -------
         Options
         """
-        if states is None:
-            states = self.declared_states()
-        clips = bool(self.gradient_clip_norm)
-        return Options(
-            states, clips, self.skip_nonfinite, loss_scale, self.counts_each, ndim, on_device, rate
-        )
+        ndim, states, dtype = kind or (None, self.declared_states(), None)
+        clips, skips = bool(self.gradient_clip_norm), self.skip_nonfinite
+        return Options(states, clips, skips, loss_scale, self.counts_each, ndim, on_device, rate, dtype)
 
     def shared_numbers(self, be: Backend, options: Any, rate: Any) -> list[Tensor]:
         """Return the optimizer's own numbers that a step reads and stores in memory.
@@ -324,8 +316,9 @@ class Steps(GradNorm, KeepsStates, Described):
         epoch : int
         bsz : int
             The batch size by which gradients are divided.
-        kind : (int, tuple of (str, State)), optional
-            The number of axes of the parameters, and the states beside them, if the rule depends on these.
+        kind : (int, tuple of (str, State), numpy.dtype), optional
+            The parameters' number of axes, the states beside them and the parameters' dtype, if the rule
+            depends on these.
         counts : bool
             Whether it is the update that counts the step, of several for one.
         stores : bool, optional
@@ -347,9 +340,8 @@ class Steps(GradNorm, KeepsStates, Described):
         divisor, loss_scale = self._divisor(bsz)
         kept, be = self._cache(), self._backend()
         on_device, in_memory = self.settle_count(be), self.rate_tensor(be)
-        ndim, states = kind or (None, self.declared_states())
         rate = self._rate(epoch) if in_memory is None else self.learning_rate
-        options = self.options(states, loss_scale is not None, ndim, on_device, in_memory is not None)
+        options = self.options(kind, loss_scale is not None, on_device, in_memory is not None)
         kept.trace, numbers = kept.traces.of(self, options, rate, divisor, epoch)
         if on_device:
             self.check_frozen(kept.trace)
@@ -394,6 +386,14 @@ class Steps(GradNorm, KeepsStates, Described):
             if type(rate) is not float or not 0.0 <= rate < math.inf:
                 rate = checks.non_negative(f"the rate of {self.schedule!r} at epoch {epoch}", rate)
         return rate
+
+
+def _dtype(be: Backend, param: Any) -> Any:
+    """Return a parameter's dtype; None if the backend can't take it, which another error says later."""
+    try:
+        return param.dtype if isinstance(param, Tensor) else be.wrap(param).dtype
+    except NboptError:
+        return None
 
 
 def _flat(params: list[Any]) -> Any:

@@ -54,6 +54,8 @@ class Options(NamedTuple):
         Whether the count of steps is in memory: then there is a slot ``step_t``.
     rate : bool
         Whether the learning rate is: then there is a slot ``step_lr``.
+    dtype : numpy.dtype or None
+        The parameters' dtype, if the rule depends on it or on the number of axes.
     """
 
     states: tuple[Any, ...]
@@ -64,6 +66,7 @@ class Options(NamedTuple):
     ndim: int | None = None
     on_device: bool = False
     rate: bool = False
+    dtype: Any = None
 
     def columns(self) -> dict[str, int]:
         """Return the slots of each parameter, by their names: what each varies with."""
@@ -154,7 +157,8 @@ class Trace:
         """
         rate, divisor, epoch = given
         columns, shared = options.columns(), options.shared()
-        tracer = Tracer((*columns, *shared), (*columns.values(), *(STEP,) * len(shared)), options.ndim)
+        extents = (*columns.values(), *(STEP,) * len(shared))
+        tracer = Tracer((*columns, *shared), extents, options.ndim, options.dtype)
         reader = Reader(tracer, optimizer)
         known: dict[str, Any] = {}
         if not options.on_device:
@@ -258,10 +262,12 @@ class Trace:
         str
         """
         named = {**self.options._asdict(), "states": tuple(name for name, _ in self.options.states)}
+        if self.options.dtype is not None:
+            named["dtype"] = self.options.dtype.name
         options = [
             f"{name} = {value!r}"
             for name, value in named.items()
-            if name not in ("counts", "ndim", "on_device", "rate") or value not in (False, None)
+            if name not in ("counts", "ndim", "on_device", "rate", "dtype") or value not in (False, None)
         ]
         attributes = [f"self.{name} = {value!r}" for name, value in zip(self._guard_names, self._guarded)]
         tests = [f"a test of a number is {found!r}" for found in self._found]

@@ -8,6 +8,7 @@ import torch
 
 from nbopt.errors import ArgumentError, SparseError, StateError
 from nbopt.language.trace import NeedsAxesError
+from nbopt.torch.kinds import numpy_dtype
 from nbopt.torch.masters import MASTER, MIRROR, has_master, mirrored
 from nbopt.torch.saving import copied
 from nbopt.torch.shards import is_sharded, local, local_grads
@@ -320,9 +321,10 @@ class Group:
         for place, param in enumerate(params):
             shape = tuple(param.shape)
             states = self.optimizer.declared_states(shape)
-            if masters and has_master(param):
-                states = mirrored(states)
-            kinds.setdefault((len(shape), states), []).append(place)
+            mirrors = masters and has_master(param)
+            states = mirrored(states) if mirrors else states
+            kind = len(shape), states, numpy_dtype(torch.float32 if mirrors else param.dtype)
+            kinds.setdefault(kind, []).append(place)
         return kinds
 
     def _kinds_by_masters(self, params):
@@ -333,7 +335,7 @@ class Group:
                 places[has_master(param)].append(place)
             self._places = dtypes, places
         found = zip((states, mirrored(states)), self._places[1])
-        return {(None, states): places for states, places in found if places}
+        return {(None, states, None): places for states, places in found if places}
 
     def _cut(self, kinds, owners, pieces):
         """Return the places of some kinds of parameters by kind and piece."""

@@ -3,12 +3,23 @@
 One call sees whether it is still so.
 """
 
+from functools import cache
 from operator import attrgetter
 
+import numpy as np
 import torch
 
 _nbytes, _dtype, _shape = map(attrgetter, ("nbytes", "dtype", "shape"))
 _stride, _is_contiguous = torch.Tensor.stride, torch.Tensor.is_contiguous
+
+
+@cache
+def numpy_dtype(dtype):
+    """Return one of PyTorch's dtypes as NumPy's (ml_dtypes' for bfloat16), or None if there is none."""
+    try:
+        return np.dtype(str(dtype).rpartition(".")[2])
+    except TypeError:
+        return None
 
 
 def kinds_of(params, grads):

@@ -86,12 +86,12 @@ class NervanaObject:
 
     @property
     def classnm(self) -> str:
-        """Str : the name of the class."""
+        """The name of the class."""
         return type(self).__name__
 
     @property
     def modulenm(self) -> str:
-        """Str : the path of the class, as a description's ``type`` gives it."""
+        """The path of the class, as a description's ``type`` gives it."""
         return _class_path(type(self))
 
     def get_description(self, skip: Iterable[str] = ()) -> dict[str, Any]:

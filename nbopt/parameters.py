@@ -176,7 +176,7 @@ class Parameters(NervanaObject):
 
     @property
     def params(self) -> tuple[Any, ...]:
-        """Tuple : the parameters, as they were given or set last."""
+        """The parameters, as they were given or set last."""
         return self._params
 
     @params.setter
@@ -187,7 +187,7 @@ class Parameters(NervanaObject):
 
     @property
     def states(self) -> list[list[Tensor]]:
-        """List of list of Tensor : what optimizers keep for each parameter."""
+        """What optimizers keep for each parameter: a list of tensors."""
         return self._states
 
     @states.setter
@@ -210,7 +210,7 @@ class Parameters(NervanaObject):
 
     @property
     def grads(self) -> tuple[Any, ...]:
-        """Tuple : the gradients, as they were given or set last."""
+        """The gradients, as they were given or set last."""
         return _Fixed(self._grads)
 
     @grads.setter

@@ -86,17 +86,17 @@ class Tensor(Node):
 
     @property
     def size(self) -> int:
-        """Int : the number of elements."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def ndim(self) -> int:
-        """Int : the number of dimensions."""
+        """The number of dimensions."""
         return len(self.shape)
 
     @property
     def rounding(self) -> bool | int:
-        """Bool or int : how stored values are rounded; see `nbopt.arrays.tensor.normalise_rounding`."""
+        """How stored values are rounded; see `nbopt.arrays.tensor.normalise_rounding`."""
         return self._rounding
 
     @rounding.setter
@@ -168,7 +168,7 @@ class Tensor(Node):
 
     @property
     def is_contiguous(self) -> bool:
-        """Bool : whether the elements lie one after the other in memory, in C order."""
+        """Whether the elements lie one after the other in memory, in C order."""
         return bool(self.storage.flags.c_contiguous)
 
     def reshape(self, *shape: Any) -> Tensor:

@@ -81,7 +81,7 @@ class Backend(Assigning, RandomState):
 
     @property
     def bsz(self) -> int:
-        """Int : the batch size that optimizers divide gradients by."""
+        """The batch size that optimizers divide gradients by."""
         return self._bsz
 
     @bsz.setter
@@ -94,7 +94,7 @@ class Backend(Assigning, RandomState):
 
     @property
     def default_dtype(self) -> np.dtype[Any]:
-        """numpy.dtype : neon's name of `datatype`."""
+        """What neon calls `datatype`."""
         return self.datatype
 
     @default_dtype.setter

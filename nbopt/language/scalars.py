@@ -137,7 +137,7 @@ class ScalarCode(NamedTuple):
 
     @property
     def own(self) -> tuple[str, ...]:
-        """Tuple of str : the attributes of the optimizer that are read."""
+        """The attributes of the optimizer that are read."""
         return tuple(
             sorted(
                 {

@@ -85,7 +85,7 @@ class Value(Lazy):
 
     @property
     def T(self) -> Factors:  # noqa: N802
-        """Factors : the transpose, a factor of `be.matmul`."""
+        """The transpose, a factor of `be.matmul`."""
         return self.factors().transposed()
 
     def factors(self) -> Factors:
@@ -220,7 +220,7 @@ class Factors(Value):
 
     @property
     def index(self) -> int:  # type: ignore[override]
-        """Int : the line, which is emitted if nothing has asked for it yet."""
+        """The line, which is emitted if nothing has asked for it yet."""
         if self._line is None:
             lines = [*dict.fromkeys(line for line, _ in self.parts)]
             product = Product(tuple((lines.index(line), flipped) for line, flipped in self.parts))

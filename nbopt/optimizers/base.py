@@ -251,5 +251,5 @@ class Optimizer(Steps, Counts, Modifiers, Clips, Saved, Declared, Described):
 
     @property
     def has_own_optimize(self) -> bool:
-        """Bool : whether its class overrides `optimize`, so that no rule says what a step does."""
+        """Whether its class overrides `optimize`, so that no rule says what a step does."""
         return type(self).optimize is not Optimizer.optimize

@@ -31,7 +31,7 @@ class RateInMemory:
 
     @property
     def value(self) -> float:
-        """Float : the number, for which the host waits. Can be set: it is written in place."""
+        """The number, for which the host waits. Can be set: it is written in place."""
         rate = self._optimizer.learning_rate
         return float(rate.get().item() if isinstance(rate, Tensor) else rate)
 
@@ -64,7 +64,7 @@ class Counts:
 
     @property
     def t(self) -> int:
-        """Int : the number of steps so far. If it is on a device, reading it waits for them. Can be set."""
+        """The number of steps so far. If it is on a device, reading it waits for them. Can be set."""
         count = self.__dict__.get("_t", 0)
         return int(count.get()[0]) if isinstance(count, Tensor) else count
 

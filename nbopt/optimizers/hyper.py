@@ -52,7 +52,7 @@ class Hyper(NamedTuple):
 
     @property
     def type(self) -> str:
-        """Str : what it takes, as documentation says it. The check knows."""
+        """What it takes, as documentation says it. The check knows."""
         return self.takes or getattr(self.check, "type", "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nbopt import checks
 from nbopt.arrays.tensor import Tensor
 from nbopt.errors import ArgumentError
 from nbopt.interface.backend import Backend
@@ -70,7 +71,8 @@ class KeepsStates:
     mirror_dtype: Any
     skip_nonfinite: Any
     capturable: Any
-    skipped_tensor: Any
+    _backend: Any
+    _skipped: Any
 
     def states_in_use(self) -> tuple[str, ...]:
         """Return the names of the states that the rule takes now.
@@ -155,7 +157,7 @@ class KeepsStates:
 
     @property
     def step_states(self) -> dict[str, Tensor]:
-        """Dict of str to Tensor : the states that are one number for all parameters.
+        """The states that are one number for all parameters.
 
         On a device, reading one waits for the steps so far.
         """
@@ -191,6 +193,34 @@ class KeepsStates:
             value = state.beginning(rate) if tensor is None else value_of(tensor)
             tensor = kept[name] = be.array([value], state.dtype or "float64", name)
         return tensor
+
+    @property
+    def skipped(self) -> int:
+        """How many calls `skip_nonfinite` has skipped.
+
+        On a device, reading it waits for the steps so far. Can be set.
+        """
+        counter = self.__dict__.get("_skipped", 0)
+        return int(counter.get()[0]) if isinstance(counter, Tensor) else counter
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        count, known = checks.count("skipped", count), self.__dict__.get("_skipped")
+        if isinstance(known, Tensor) and self.capturable:
+            known.set([count])  # a graph knows this memory
+        else:
+            self._skipped = count
+
+    @property
+    def skipped_tensor(self) -> Tensor:
+        """The count in `skipped` as one float64 of the current backend.
+
+        Use it in expressions that must not make the host wait.
+        """
+        be, counter = self._backend(), self.__dict__.get("_skipped")
+        if not isinstance(counter, Tensor) or counter.be is not be:
+            counter = self._skipped = be.array([self.skipped], "float64")
+        return counter
 
     def share_step_states(self, other: KeepsStates) -> None:
         """Have the states that are one number in common with another optimizer.

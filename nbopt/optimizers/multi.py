@@ -119,7 +119,7 @@ class MultiOptimizer(Optimizer):
 
     @property
     def skipped(self) -> int:
-        """Int : the largest count of its optimizers.
+        """The largest count of its optimizers.
 
         Those that have `skip_nonfinite` are skipped together. It is set on each of them.
         """
@@ -138,7 +138,7 @@ class MultiOptimizer(Optimizer):
 
     @property
     def grad_norm(self) -> float | None:
-        """Float or None : the norm of the gradients of those of its optimizers that have one, together."""
+        """The norm of the gradients of all its optimizers that have one, together; None if none has."""
         once = {id(optimizer): optimizer for optimizer in self.optimizer_mapping.values()}
         norms = [getattr(optimizer, "grad_norm", None) for optimizer in once.values()]
         found = [norm for norm in norms if norm is not None]

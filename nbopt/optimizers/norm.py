@@ -19,7 +19,7 @@ class GradNorm:
 
     @property
     def grad_norm(self) -> float | None:
-        """Float or None : the norm of the gradients of the last call, before any clip.
+        """The norm of the gradients of the last call, before any clip.
 
         It is that of all gradients together, divided by the batch size and the loss scale. None if the call
         needed no norm: only `gradient_clip_norm` and `skip_nonfinite` do. On a device, reading it waits for
@@ -30,7 +30,7 @@ class GradNorm:
 
     @property
     def grad_norm_tensor(self) -> Tensor | None:
-        """Tensor or None : the same as one float64 of the backend, which each call overwrites.
+        """The same as one float64 of the backend, which each call overwrites, or None.
 
         The host does not wait for it.
         """

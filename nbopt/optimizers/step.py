@@ -37,7 +37,7 @@ class Step:
 
     @property
     def scale(self) -> Any:
-        """Float or Value : the norm-clip factor, 1.0 if clipping is off.
+        """The norm-clip factor, 1.0 if clipping is off.
 
         A rule that reads it applies it itself; in any other rule `grad` is scaled already.
         """
@@ -46,7 +46,7 @@ class Step:
 
     @property
     def loss_scale(self) -> Any:
-        """Number or Value : what the loss was multiplied by. `grad` is divided by it already."""
+        """What the loss was multiplied by. `grad` is divided by it already."""
         return self._given["loss_scale"]()
 
     def sum(self, x: Operand) -> Expr:

@@ -208,34 +208,6 @@ class Steps(GradNorm, KeepsStates, Described):
         trace = self.trace_in_use()
         return update
 
-    @property
-    def skipped(self) -> int:
-        """Int : how many calls `skip_nonfinite` has skipped.
-
-        On a device, reading it waits for the steps so far. Can be set.
-        """
-        counter = self.__dict__.get("_skipped", 0)
-        return int(counter.get()[0]) if isinstance(counter, Tensor) else counter
-
-    @skipped.setter
-    def skipped(self, count: int) -> None:
-        count, known = checks.count("skipped", count), self.__dict__.get("_skipped")
-        if isinstance(known, Tensor) and self.capturable:
-            known.set([count])  # a graph knows this memory
-        else:
-            self._skipped = count
-
-    @property
-    def skipped_tensor(self) -> Tensor:
-        """Tensor : `skipped` as one float64 of the current backend.
-
-        Use it in expressions that must not make the host wait.
-        """
-        be, counter = self._backend(), self.__dict__.get("_skipped")
-        if not isinstance(counter, Tensor) or counter.be is not be:
-            counter = self._skipped = be.array([self.skipped], "float64")
-        return counter
-
     def _backend(self) -> Backend:
         """Return the current backend, or the own one that an adapter has given this optimizer."""
         return get_backend() if self.be is None else self.be

@@ -76,22 +76,22 @@ class DeviceArray:
 
     @property
     def size(self):
-        """Int : the number of elements."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def ndim(self):
-        """Int : the number of dimensions."""
+        """The number of dimensions."""
         return len(self.shape)
 
     @property
     def flags(self):
-        """DeviceArray : itself, which has ``c_contiguous`` and ``writeable``, as NumPy's flags do."""
+        """Itself, which has ``c_contiguous`` and ``writeable``, as NumPy's flags do."""
         return self
 
     @property
     def writeable(self):
-        """Bool : whether it may be written, as NumPy's flags say it."""
+        """Whether it may be written, as NumPy's flags say it."""
         return not self.readonly
 
     def view(self, offset, shape, strides):

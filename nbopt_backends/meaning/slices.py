@@ -79,7 +79,7 @@ class Walk(NamedTuple):
 
     @property
     def rows(self):
-        """Int : how many rows there are."""
+        """How many rows there are."""
         return int(np.prod(self.groups, dtype=np.int64))
 
     def outputs(self, slot):

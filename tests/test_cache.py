@@ -1,5 +1,7 @@
 """The folder of cached kernels: where it is, and what many processes do to it at the same time."""
 
+import ctypes
+import hashlib
 import json
 import os
 import pathlib
@@ -14,6 +16,7 @@ import numba
 import pytest
 
 import nbopt
+from nbopt_backends.cpu import objects
 from nbopt_backends.lowering import source
 
 
@@ -100,11 +103,28 @@ def test_no_home(place, monkeypatch, variable, value):
 # Forks processes that compile one small kernel each into one folder. What they import is imported once,
 # before.
 MANY = """
-import json, os, sys, time, traceback, warnings
+import ctypes, json, os, sys, time, traceback, warnings
 import filelock, numba
+from nbopt_backends.cpu import objects
 from nbopt_backends.lowering import source
 
-def work(round, action, at):
+def machine_code(round, action, at):
+    made = []
+
+    def compiler(function):
+        made.append(numba.cfunc("int64(int64)")(function))
+        if action == "end in the middle":
+            os._exit(1)
+        return made[-1]
+
+    time.sleep(max(0, at - time.time()))
+    text = f"def double(x):\\n    return 2 * x + {round}\\n"
+    found = objects.function_of(text, "double", "small", compiler)
+    assert ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(found.address)(20) == 40 + round
+    assert found.found == (not made)
+    return len(made)
+
+def numbas_files(round, action, at):
     module = source.load(f"def double(x):\\n    return 2 * x + {round}\\n", "small")
     made = []
 
@@ -127,7 +147,7 @@ def fork(action, round, at=0):
         return child, reader
     try:
         warnings.simplefilter("error")
-        answer = work(round, action, at)
+        answer = globals()[sys.argv[3]](round, action, at)
     except BaseException:
         answer = traceback.format_exc()
     os.write(writer, json.dumps(answer).encode())
@@ -152,15 +172,15 @@ print(json.dumps(answers))
 """
 
 
-def together(tmp_path, rounds):
-    """Run rounds of [(number of processes, what they do), ...].
+def together(tmp_path, rounds, way):
+    """Run rounds of [(number of processes, what they do), ...], for one of the two kinds of files.
 
     Return for each how often it compiled, or what it raised. It is None if the process was ended.
     """
     path = os.pathsep.join(
         [str(pathlib.Path(nbopt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     ).rstrip(os.pathsep)
-    arguments = [sys.executable, "-W", "error", "-c", MANY, json.dumps(rounds), str(tmp_path)]
+    arguments = [sys.executable, "-W", "error", "-c", MANY, json.dumps(rounds), str(tmp_path), way]
     done = subprocess.run(
         arguments,
         env={**os.environ, "PYTHONPATH": path},
@@ -173,28 +193,31 @@ def together(tmp_path, rounds):
     return json.loads(done.stdout)
 
 
+ways = pytest.mark.parametrize("way", ["machine_code", "numbas_files"])
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
 @needs_fork
+@ways
 @pytest.mark.parametrize("rounds", [3, pytest.param(20, marks=pytest.mark.thorough)])
-def test_sixteen_processes(tmp_path, rounds):
+def test_sixteen_processes(tmp_path, rounds, way):
     """Sixteen processes that start with one empty folder compile once, and none warns.
 
     Later ones find what the first has compiled.
     """
-    for found in together(tmp_path, [[(16, "compile"), (1, "compile")]] * rounds):
+    for found in together(tmp_path, [[(16, "compile"), (1, "compile")]] * rounds, way):
         assert sorted(found[:16], key=str) == [0] * 15 + [1]
         assert found[16] == 0
 
 
 @needs_fork
-def test_ended_in_the_middle(tmp_path):
+@ways
+def test_ended_in_the_middle(tmp_path, way):
     """A process that was ended while it wrote leaves nothing that is taken to be damaged.
 
     The next one compiles, without a warning.
     """
-    ((ended, *found),) = together(tmp_path, [[(1, "end in the middle"), (4, "compile")]])
+    ((ended, *found),) = together(tmp_path, [[(1, "end in the middle"), (4, "compile")]], way)
     assert ended is None
     assert sorted(found, key=str) == [0, 0, 0, 1]
 
@@ -220,6 +243,28 @@ def small(tmp_path, monkeypatch):
     return compiled
 
 
+def test_machine_code_that_cannot_be_linked(tmp_path, monkeypatch):
+    """Machine code that calls what there is not is compiled again: LLVM would end the process."""
+    monkeypatch.setenv("NBOPT_CACHE_DIR", str(tmp_path / "kernels"))
+    text = f"# {tmp_path}\ndef third(x):\n    return x // 3\n"
+
+    def compiled():
+        found = objects.function_of(text, "third", "small", numba.cfunc("int64(int64)"))
+        assert ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64)(found.address)(21) == 7
+        return not found.found
+
+    assert [compiled(), compiled()] == [True, False]
+    (path,) = (tmp_path / "kernels").glob("*.object")
+    content = (
+        path.read_bytes().partition(b"\n")[2].replace(b'"needs": [', b'"needs": ["nbopt_there_is_none", ')
+    )
+    content = content.replace(b", ]", b"]", 1)
+    path.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [compiled(), compiled()] == [True, False]
+
+
 def test_numba_cache_dir(small, tmp_path, monkeypatch):
     """A damaged kernel is found in the folder that NUMBA_CACHE_DIR names, too."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "numba"))
@@ -239,7 +284,7 @@ def test_waits_for_nobody_for_ever(small, tmp_path, monkeypatch):
     held, done = threading.Event(), threading.Event()
 
     def hold():
-        with source._alone(text):
+        with source.alone(text):
             held.set()
             done.wait(60)
 

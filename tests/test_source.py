@@ -23,7 +23,7 @@ from helpers import NEON, OPTIMIZERS, layers_of
 from numba.core.dispatcher import Dispatcher
 
 import nbopt
-from nbopt_backends.cpu import primitives
+from nbopt_backends.cpu import objects, primitives
 from nbopt_backends.cpu.backend import NumbaCPU
 from nbopt_backends.cuda.dialects import DIALECT
 from nbopt_backends.cuda.kernels import update_text
@@ -42,14 +42,14 @@ def cpu():
 def kernel_texts(monkeypatch):
     """The texts of the kernels that are made from now on, even if the process has them already."""
     texts = []
-    load = source.load
+    function_of = objects.function_of
 
-    def noted(text, stem):
+    def noted(text, name, stem, compiler):
         if stem == "kernel":
             texts.append(text)
-        return load(text, stem)
+        return function_of(text, name, stem, compiler)
 
-    monkeypatch.setattr(source, "load", noted)
+    monkeypatch.setattr(objects, "function_of", noted)
     monkeypatch.setattr(NumbaCPU, "_kernels", {})
     return texts
 
@@ -296,7 +296,7 @@ def test_the_first_process_keeps_text_and_kernels_in_the_folder_that_nbopt_cache
     assert report["folder"] == str(folder)
     assert report["compilations"] >= 2  # RMSProp, with and without the clip, and Adam
     assert report["numba"] > report["compilations"]
-    for pattern in ("nbopt_kernel_*.py", "*.nbi", "*.nbc"):
+    for pattern in ("nbopt_kernel_*.py", "nbopt_kernel_*.object", "nbopt_drivers_*.object"):
         assert files(folder, pattern)
     assert all(
         path.stat().st_uid == os.getuid() and not path.stat().st_mode & 0o022 for path in folder.rglob("*")
@@ -325,7 +325,7 @@ def zero_the_middle(path):
 @pytest.mark.parametrize("damage", [truncate, zero_the_middle], ids=lambda damage: damage.__name__)
 @pytest.mark.rest("truncate")
 def test_damaged_cache_files_are_built_again_with_one_warning(warm, damage):
-    for path in files(warm, "*.nbc"):
+    for path in files(warm, "*.object"):
         damage(path)
     report = python(TRAIN, "small", NBOPT_CACHE_DIR=str(warm))
     assert report["same"]
@@ -336,7 +336,7 @@ def test_damaged_cache_files_are_built_again_with_one_warning(warm, damage):
 
 @pytest.mark.rest
 def test_a_cache_that_was_repaired_is_good_for_the_next_process(warm):
-    for path in files(warm, "*.nb?"):
+    for path in files(warm, "*.object"):
         path.write_bytes(b"this is no cache file")
     damaged, repaired = (python(TRAIN, "small", NBOPT_CACHE_DIR=str(warm)) for _ in range(2))
     assert (damaged["same"], damaged["compilations"], len(damaged["warnings"])) == (True, 1, 1)

@@ -322,7 +322,7 @@ def test_late_thread():
     given = [0, 0, first_waits.address, nothing.address, table.ctypes.data, table.strides[0], entries]
     record = np.array([given], np.int64)
     with nbopt.use_backend("cpu", num_threads=2) as be:
-        be.threads.run(be._run_stages(True), record.ctypes.data, 1, step.ctypes.data)
+        be.threads.run(be._run_stages(), be._together(), record.ctypes.data, 1, step.ctypes.data)
     assert table[:, 1].tolist() == [1] * entries
     assert table[0, 2] == 1
 

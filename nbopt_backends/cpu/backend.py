@@ -1,8 +1,8 @@
 """NumbaCPU: fused kernels over NumPy arrays, on all cores."""
 
+import ctypes
 import threading
 from functools import partial
-from types import FunctionType
 
 import numba
 import numpy as np
@@ -13,12 +13,13 @@ from nbopt_backends.arrays.host import HostBackend
 from nbopt_backends.cpu import chunks as cpu_chunks
 from nbopt_backends.cpu import drivers as cpu_drivers
 from nbopt_backends.cpu import ends as cpu_ends
+from nbopt_backends.cpu import objects
 from nbopt_backends.cpu import sums as cpu_sums
 from nbopt_backends.cpu.launch import CpuLaunch, CpuTurns, pieces_of
 from nbopt_backends.cpu.pipeline import KernelCompiler
 from nbopt_backends.cpu.plan import CpuPlan, in_order
 from nbopt_backends.cpu.records import Matrices
-from nbopt_backends.cpu.threads import Faster, Threads, threading_layer
+from nbopt_backends.cpu.threads import Faster, Threads, parallel_for, threading_layer
 from nbopt_backends.lowering import source
 from nbopt_backends.lowering.narrow import narrow_text
 from nbopt_backends.lowering.slices import sliced_text
@@ -50,10 +51,9 @@ def update(row, offset, n, place, scalars, random, sums):
 
 # All that may be relaxed without giving up NaN and infinities.
 _FAST = {"contract", "reassoc", "arcp", "afn", "nsz"}
-_RUN = int64(*[int64] * 4)  # run_stages
-_DRIVERS = source.text_of(cpu_drivers)
+_RUN = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)  # run_stages
 #: What is compiled by its name, see `NumbaCPU.driver`.
-_DRIVEN = [(module, source.text_of(module)) for module in (cpu_chunks, cpu_ends, cpu_sums)]
+_DRIVEN = [(module, source.text_of(module)) for module in (cpu_drivers, cpu_chunks, cpu_ends, cpu_sums)]
 
 
 class NumbaCPU(CompiledBackend, HostBackend):
@@ -73,6 +73,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
     # Compiled code is shared by all instances of a process.
     _kernels = {}
     _functions = {}
+    _parallel = None
     _compile_lock = threading.RLock()
 
     def __init__(self, **options):
@@ -140,13 +141,16 @@ class NumbaCPU(CompiledBackend, HostBackend):
 
         It runs on all threads or, if the elements are few, on one; between the two on what is faster.
         """
-        alone = partial(self._run_stages(False), 1)
+        run_stages = self._run_stages()
+        alone = partial(run_stages, 1, 0)
         if not self.threads.worthwhile(elements):
             return alone
-        parallel = self._run_stages(True)
+        together = self._together()
 
         def run(*arguments):
-            return alone(*arguments) if self.threads.serial() else self.threads.run(parallel, *arguments)
+            if self.threads.serial():
+                return alone(*arguments)
+            return self.threads.run(run_stages, together, *arguments)
 
         return run if self.threads.certain(elements) else Faster(run, alone)
 
@@ -214,7 +218,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
         Parameters
         ----------
         name : str
-            Of a function in `chunks`, `ends` or `sums` of `nbopt_backends.cpu`.
+            Of a function in `chunks`, `drivers`, `ends` or `sums` of `nbopt_backends.cpu`.
 
         Returns
         -------
@@ -223,7 +227,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
         """
         found = NumbaCPU._functions.get(name)
         if found is None:
-            text = next(text for module, text in _DRIVEN if hasattr(module, name))
+            text = next(text for module, text in _DRIVEN if name in vars(module))
             with NumbaCPU._compile_lock:
                 found = NumbaCPU._functions[name] = self._compiled_module(text, name, "drivers")
         return found
@@ -248,19 +252,20 @@ class NumbaCPU(CompiledBackend, HostBackend):
 
     def _compiled_module(self, text, name, stem):
         self._check_now()
-        module = source.load(text, stem)
-        function = getattr(module, name)
-        signature = types.void(*[int64] * function.__code__.co_argcount)
-        options = {
-            "error_model": "numpy",
-            "fastmath": _FAST if self.fast_math and name == "update" else False,
-            "pipeline_class": KernelCompiler,
-        }
-        kernel = source.compiled(
-            lambda cache: numba.cfunc(signature, cache=cache, **options)(function), module
-        )
-        self.compilations += stem == self.stem and not kernel.cache_hits
-        return kernel
+        found = objects.function_of(text, name, stem, self._compile)
+        self.compilations += stem == self.stem and not found.found
+        return found
+
+    def _compile(self, function):
+        """Return Numba's ``cfunc`` of a function of int64."""
+        name = function.__name__
+        result = int64 if name == "run_stages" else types.void
+        return numba.cfunc(
+            result(*[int64] * function.__code__.co_argcount),
+            error_model="numpy",
+            fastmath=_FAST if self.fast_math and name == "update" else False,
+            pipeline_class=KernelCompiler,
+        )(function)
 
     def _check_now(self):
         """Refuse to compile if a setting that came after the backend was made forbids it."""
@@ -268,23 +273,16 @@ class NumbaCPU(CompiledBackend, HostBackend):
         if problem := self.problem():
             raise BackendError(f'the backend "cpu" can\'t compile: {problem}')
 
-    def _run_stages(self, parallel):
-        """Return `nbopt_backends.cpu.drivers.run_stages`, compiled at first use."""
-        key = f"run_stages_{'parallel' if parallel else 'serial'}"
-        found = NumbaCPU._functions.get(key)
-        if found is None:
-            with NumbaCPU._compile_lock:
-                self._check_now()
-                module = source.load(_DRIVERS, "drivers")
-                options = {"error_model": "numpy", "nogil": True, "parallel": parallel}
+    def _run_stages(self):
+        """Return `nbopt_backends.cpu.drivers.run_stages`, to be called from Python."""
+        return _RUN(self.driver("run_stages").address)
 
-                def make(cache):
-                    # A function object of its own for each variant: Numba's cache tells variants by the
-                    # function's name.
-                    return numba.njit(_RUN, cache=cache, **options)(_renamed(module.run_stages, key))
-
-                found = NumbaCPU._functions[key] = source.compiled(make, module)
-        return found
+    def _together(self):
+        """Return the address of what `run_stages` needs to wake threads."""
+        with NumbaCPU._compile_lock:
+            if NumbaCPU._parallel is None:
+                NumbaCPU._parallel = np.array([parallel_for(), self.driver("take").address], np.int64)
+        return NumbaCPU._parallel.ctypes.data
 
     # --- sums ---
 
@@ -325,9 +323,3 @@ class NumbaCPU(CompiledBackend, HostBackend):
             "flush to zero": flush,
             "cache folder": str(source.cache_folder()),
         }
-
-
-def _renamed(function, name):
-    copy = FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
-    copy.__qualname__ = name
-    return copy

@@ -6,6 +6,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
+import llvmlite.binding
 import numba
 import numpy as np
 from numba.np.ufunc import parallel
@@ -49,6 +50,15 @@ def threading_layer():
                 for name in added:
                     del os.environ[name]
         return numba.threading_layer()
+
+
+def parallel_for():
+    """Return the address of the threading layer's ``parallel_for``, as Numba's own parallel loops call it.
+
+    It is ``void(function, arguments, lengths, steps, data, dimensions, arrays, threads)``.
+    """
+    threading_layer()
+    return llvmlite.binding.address_of_symbol("numba_parallel_for")
 
 
 def _after_fork():

@@ -101,6 +101,7 @@ _HELPERS = (
     "cpu.ends",
     "cpu.folds",
     "cpu.instructions",
+    "cpu.objects",
     "cpu.pipeline",
     "cpu.primitives",
     "cpu.random_bits",
@@ -175,13 +176,11 @@ def load(text, stem):
     """
     if isinstance(text, types.ModuleType):
         return text
-    name = f"nbopt_{stem}_{hashlib.sha256((_toolchain() + text).encode()).hexdigest()[:16]}"
+    name = _name(text, stem)
     with _lock:
         if name in sys.modules:
             return sys.modules[name]
-        path = cache_folder() / f"{name}.py"
-        with _alone(path):
-            write(path, text.encode())
+        path = place(text, stem)
         module = types.ModuleType(name)
         module.__file__ = str(path)
         # Numba looks the module up by its name when it loads a cached kernel.
@@ -194,8 +193,27 @@ def load(text, stem):
         return module
 
 
+def _name(text, stem):
+    return f"nbopt_{stem}_{hashlib.sha256((_toolchain() + text).encode()).hexdigest()[:16]}"
+
+
+def place(text, stem):
+    """Return the path of a module's text, after writing it where it isn't there, or None if it has no text.
+
+    Parameters
+    ----------
+    text, stem
+        As for `load`.
+    """
+    if isinstance(text, types.ModuleType):
+        return None
+    path = cache_folder() / f"{_name(text, stem)}.py"
+    write(path, text.encode())
+    return path
+
+
 @contextlib.contextmanager
-def _alone(path):
+def alone(path):
     """Keep other processes away from a module's files while the block runs.
 
     It yields whether they are kept away. They are not where one of them stays for too long. Where there are
@@ -221,11 +239,12 @@ def _alone(path):
 def write(path, content):
     """Bring the file to this content, by a rename, so that nobody sees half of it.
 
-    Its time stays where nothing changes.
+    Its time stays where nothing changes. It returns whether the file has the content now; if not, it has
+    warned.
     """
     try:
         if path.read_bytes() == content:
-            return
+            return True
     except OSError:
         pass
     try:
@@ -234,7 +253,27 @@ def write(path, content):
             file.write(content)
         os.replace(temporary, path)
     except OSError as error:
-        _warn_once(f"writing {path.parent}", f"the kernel's text can't be written to {path}: {error}")
+        _warn_once(f"writing {path.parent}", f"a kernel can't be written to {path}: {error}")
+        return False
+    return True
+
+
+def warn_of_waiting(file):
+    """Warn, once, that a kernel is compiled without the cache, since another process keeps its lock."""
+    trouble = f"another process has kept {file} locked for {_PATIENCE} s; it is compiled without the cache"
+    _warn_once(f"waiting {cache_folder()}", trouble)
+
+
+def warn_of_writing(error):
+    """Warn, once, that kernels can't be cached."""
+    trouble = f"kernels can't be cached in {cache_folder()}: {error}"
+    _warn_once(f"writing {cache_folder()}", f"{trouble}. They are compiled again in every process")
+
+
+def warn_of_damage():
+    """Warn, once, that cached kernels were damaged."""
+    trouble = f"cached kernels in {cache_folder()} were damaged and have been built again"
+    _warn_once(f"damage {cache_folder()}", trouble)
 
 
 def compiled(make, module):
@@ -258,14 +297,10 @@ def compiled(make, module):
 def _compiled(make, module):
     if module.__spec__ is not None:
         return make(False)
-    with _lock, _alone(pathlib.Path(module.__file__)) as alone:
-        if alone:
+    with _lock, alone(pathlib.Path(module.__file__)) as undisturbed:
+        if undisturbed:
             return _cached(make, module)
-        trouble = (
-            f"another process has kept {module.__file__} locked for {_PATIENCE} s; it is compiled without "
-            "the cache"
-        )
-        _warn_once(f"waiting {cache_folder()}", trouble)
+        warn_of_waiting(module.__file__)
         return make(False)
 
 
@@ -281,16 +316,10 @@ def _cached(make, module):
         result = _sealed(make(True), module)
     except Exception as error:
         result = make(False)
-        _warn_once(
-            f"writing {cache_folder()}",
-            f"kernels can't be cached in {cache_folder()}: {error}. They are compiled again in every process",
-        )
+        warn_of_writing(error)
     else:
         if damaged:
-            _warn_once(
-                f"damage {cache_folder()}",
-                f"cached kernels in {cache_folder()} were damaged and have been built again",
-            )
+            warn_of_damage()
     return result
 
 

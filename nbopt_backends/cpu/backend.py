@@ -1,6 +1,5 @@
 """NumbaCPU: fused kernels over NumPy arrays, on all cores."""
 
-import ctypes
 import threading
 from functools import partial
 
@@ -11,10 +10,10 @@ from numba import int64, types
 from nbopt.errors import BackendError
 from nbopt_backends.arrays.host import HostBackend
 from nbopt_backends.cpu import chunks as cpu_chunks
-from nbopt_backends.cpu import drivers as cpu_drivers
 from nbopt_backends.cpu import ends as cpu_ends
 from nbopt_backends.cpu import objects
 from nbopt_backends.cpu import sums as cpu_sums
+from nbopt_backends.cpu.drivers import drivers
 from nbopt_backends.cpu.launch import CpuLaunch, CpuTurns, pieces_of
 from nbopt_backends.cpu.pipeline import KernelCompiler
 from nbopt_backends.cpu.plan import CpuPlan, in_order
@@ -51,9 +50,8 @@ def update(row, offset, n, place, scalars, random, sums):
 
 # All that may be relaxed without giving up NaN and infinities.
 _FAST = {"contract", "reassoc", "arcp", "afn", "nsz"}
-_RUN = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * 5)  # run_stages
 #: What is compiled by its name, see `NumbaCPU.driver`.
-_DRIVEN = [(module, source.text_of(module)) for module in (cpu_drivers, cpu_chunks, cpu_ends, cpu_sums)]
+_DRIVEN = [(module, source.text_of(module)) for module in (cpu_chunks, cpu_ends, cpu_sums)]
 
 
 class NumbaCPU(CompiledBackend, HostBackend):
@@ -218,7 +216,7 @@ class NumbaCPU(CompiledBackend, HostBackend):
         Parameters
         ----------
         name : str
-            Of a function in `chunks`, `drivers`, `ends` or `sums` of `nbopt_backends.cpu`.
+            Of a function in `chunks`, `ends` or `sums` of `nbopt_backends.cpu`.
 
         Returns
         -------
@@ -258,12 +256,10 @@ class NumbaCPU(CompiledBackend, HostBackend):
 
     def _compile(self, function):
         """Return Numba's ``cfunc`` of a function of int64."""
-        name = function.__name__
-        result = int64 if name == "run_stages" else types.void
         return numba.cfunc(
-            result(*[int64] * function.__code__.co_argcount),
+            types.void(*[int64] * function.__code__.co_argcount),
             error_model="numpy",
-            fastmath=_FAST if self.fast_math and name == "update" else False,
+            fastmath=_FAST if self.fast_math and function.__name__ == "update" else False,
             pipeline_class=KernelCompiler,
         )(function)
 
@@ -274,14 +270,16 @@ class NumbaCPU(CompiledBackend, HostBackend):
             raise BackendError(f'the backend "cpu" can\'t compile: {problem}')
 
     def _run_stages(self):
-        """Return `nbopt_backends.cpu.drivers.run_stages`, to be called from Python."""
-        return _RUN(self.driver("run_stages").address)
+        """Return `run_stages` of `nbopt_backends.cpu.drivers`, to be called from Python."""
+        with NumbaCPU._compile_lock:
+            self._check_now()
+            return drivers()[0]
 
     def _together(self):
         """Return the address of what `run_stages` needs to wake threads."""
         with NumbaCPU._compile_lock:
             if NumbaCPU._parallel is None:
-                NumbaCPU._parallel = np.array([parallel_for(), self.driver("take").address], np.int64)
+                NumbaCPU._parallel = np.array([parallel_for(), drivers()[1]], np.int64)
         return NumbaCPU._parallel.ctypes.data
 
     # --- sums ---

@@ -1,18 +1,16 @@
 """What runs a step on the CPU: one call from Python into compiled code, which goes through all stages.
 
-The functions here are compiled from a copy of this file in the cache folder. What the stages do is compiled
-apart, where a step has such a stage, and reached by address: see `chunks` and `ends` in this folder.
+The two functions here never change, so they are built of LLVM's instructions at once: Numba's own work in
+Python takes 0.7 s for them, LLVM a few milliseconds. What the stages do is compiled apart, where a step has
+such a stage, and reached by address: see `chunks` and `ends` in this folder.
 """
 
-from nbopt_backends.cpu.primitives import (
-    call_parallel_for,
-    call_stage,
-    int64_at,
-    load_int64,
-    next_number,
-    put_int64,
-    stack_memory,
-)
+import functools
+
+from llvmlite import ir
+from numba.core.cgutils import alloca_once_value, for_range
+
+from nbopt_backends.cpu.objects import built, called_from_python
 
 #: A stage is a record of int64[FIELDS]: 0 whether it is left out once the step's condition is false; 1
 #: whether it is a pass; 2 the address of ``void function(argument, entry, step)``; 3 the argument; 4 the
@@ -21,104 +19,132 @@ FIELDS = 7
 
 #: Bytes from one thread's share to the next: two cache lines, which threads would take from each other.
 SHARE = 128
-_HEAD = 128  # bytes in front of the shares
+
+_WORD, _NOTHING = ir.IntType(64), ir.VoidType()
 
 
-def run_stages(threads, parallel, stages, n_stages, step):
-    """Run the stages of a step, one after the other.
+@functools.cache
+def drivers():
+    """Return `run_stages` as a Python function, and the address of `take`."""
+    module = ir.Module("nbopt_drivers")
+    _run_stages(module)
+    _take(module)
+    run_stages, take = built(str(module), "run_stages", "take")
+    return called_from_python("run_stages", run_stages), take
 
-    Parameters
-    ----------
-    threads : int64
-        How many share a stage.
-    parallel : int64
-        If these are several, the address of int64[2]: those of Numba's ``parallel_for`` and of `take`.
-    stages : int64
-        Address of int64[n_stages, FIELDS].
-    n_stages : int64
-    step : int64
-        Address of int64[3]: the seed, the update count, and whether the step is taken, which a stage may
-        change.
 
-    Returns
-    -------
-    int64
-        How many passes ran.
+def _run_stages(module):
+    """Build what runs the stages of a step, one after the other. Python calls it with five ints.
+
+    - `threads`: how many share a stage.
+    - `parallel`: if these are several, the address of int64[2]: those of Numba's ``parallel_for`` and of
+      `take`.
+    - `stages`, `count`: the address of int64[count, FIELDS].
+    - `step`: that of int64[3]: the seed, the update count, and whether the step is taken, which a stage may
+      change.
+
+    It returns how many passes ran.
     """
-    passes = 0
-    # int64[12]: what `take` reads; the first share, how many there are, and the bytes from one to the next,
-    # as `parallel_for` takes them. Then the shares.
-    memory = stack_memory(_HEAD + (threads * SHARE if threads > 1 else 0))
-    for s in range(n_stages):
-        stage = stages + s * FIELDS * 8
-        if load_int64(stage, 0, -1) != 0 and load_int64(step, 2, -1) == 0:
-            continue
-        passes += load_int64(stage, 1, -1)
-        function, argument = load_int64(stage, 2, -1), load_int64(stage, 3, -1)
-        first, size, count = load_int64(stage, 4, -1), load_int64(stage, 5, -1), load_int64(stage, 6, -1)
-        if threads == 1 or count == 1:  # wakes no thread
-            for k in range(count):
-                call_stage(function, argument, first + k * size, step)
-        else:
-            shares = memory + _HEAD
-            for thread in range(threads):
-                put_int64(shares + thread * SHARE, 0, count * thread // threads)
-                put_int64(shares + thread * SHARE, 1, count * (thread + 1) // threads)
-            put_int64(memory, 0, shares)
-            put_int64(memory, 1, threads)
-            put_int64(memory, 2, function)
-            put_int64(memory, 3, argument)
-            put_int64(memory, 4, first)
-            put_int64(memory, 5, size)
-            put_int64(memory, 6, step)
-            put_int64(memory, 8, shares)
-            put_int64(memory, 9, threads)
-            put_int64(memory, 10, SHARE)
-            call_parallel_for(
-                int64_at(parallel, 0),
-                int64_at(parallel, 1),
-                memory + 64,
-                memory + 72,
-                memory + 80,
-                memory,
-                0,
-                1,
-                threads,
-            )
-    return passes
-
-
-def take(own, lengths, steps, work):
-    """Take entries until none are left: of a thread's own share first, then of the others'.
-
-    A share is in the order of memory. A thread that comes late, or gets no processor for a while, finds its
-    share done by others. The parameters are those of NumPy's inner loops.
-
-    Parameters
-    ----------
-    own : int64
-        Address of int64[1]: the address of the thread's first share. A share is int64[2], the next entry and
-        the one after the last.
-    lengths : int64
-        Address of int64[1]: how many shares the thread gets.
-    steps : int64
-        Not used.
-    work : int64
-        Address of int64[7]: the address of the first share, how many there are, and `function`, `argument`,
-        `first`, `size` and `step` as in `run_stages`.
-    """
-    shares, threads = int64_at(work, 0), int64_at(work, 1)
-    function, argument, first, size = (
-        int64_at(work, 2),
-        int64_at(work, 3),
-        int64_at(work, 4),
-        int64_at(work, 5),
+    builder, (_, arguments, _) = _begun(module, "run_stages", 3, _WORD)
+    threads, parallel, stages, count, step = (
+        _python(builder, "PyLong_AsLongLong", _WORD, _at(builder, arguments, number)) for number in range(5)
     )
-    step, thread = int64_at(work, 6), (int64_at(own, 0) - shares) // SHARE
-    for k in range(threads):
-        share = shares + (thread + k) % threads * SHARE
-        end = int64_at(share, 1)
-        entry = next_number(share)
-        while entry < end:
-            call_stage(function, argument, first + entry * size, step)
-            entry = next_number(share)
+    interpreter = _python(builder, "PyEval_SaveThread", _WORD)
+    passes = alloca_once_value(builder, _WORD(0))
+    # int64[5]: the first share, how many there are, the bytes from one to the next, a stage, and the step.
+    # Then the shares.
+    memory = builder.alloca(ir.IntType(8), builder.mul(builder.add(threads, _WORD(1)), _WORD(SHARE)))
+    memory.align = SHARE
+    memory = builder.ptrtoint(memory, _WORD)
+    shares = builder.add(memory, _WORD(SHARE))
+    for number, value in ((0, shares), (1, threads), (2, _WORD(SHARE)), (4, step)):
+        _put(builder, memory, number, value)
+    with for_range(builder, count) as each:
+        stage = builder.add(stages, builder.mul(each.index, _WORD(8 * FIELDS)))
+        free, taken = (
+            _is(builder, "==", _at(builder, stage, 0), 0),
+            _is(builder, "!=", _at(builder, step, 2), 0),
+        )
+        with builder.if_then(builder.or_(free, taken)):
+            builder.store(builder.add(builder.load(passes), _at(builder, stage, 1)), passes)
+            entries = _at(builder, stage, 6)
+            alone = builder.or_(_is(builder, "==", threads, 1), _is(builder, "==", entries, 1))
+            with builder.if_else(alone) as (serial, shared):
+                with serial, for_range(builder, entries) as one:  # wakes no thread
+                    _run_entry(builder, stage, one.index, step)
+                with shared:
+                    _put(builder, memory, 3, stage)
+                    with for_range(builder, threads) as one:
+                        share = builder.add(shares, builder.mul(one.index, _WORD(SHARE)))
+                        after = builder.mul(entries, builder.add(one.index, _WORD(1)))
+                        _put(builder, share, 0, builder.udiv(builder.mul(entries, one.index), threads))
+                        _put(builder, share, 1, builder.udiv(after, threads))
+                    # As NumPy calls the inner loop of a ufunc: with the addresses of one array's first
+                    # element, of how many elements there are, and of the bytes from one to the next.
+                    places = [builder.add(memory, _WORD(8 * number)) for number in range(3)]
+                    given = [_at(builder, parallel, 1), *places, memory, _WORD(0), _WORD(1), threads]
+                    _call(builder, _at(builder, parallel, 0), given)
+    _python(builder, "PyEval_RestoreThread", _NOTHING, interpreter)
+    builder.ret(_python(builder, "PyLong_FromLongLong", _WORD, builder.load(passes)))
+
+
+def _take(module):
+    """Build what takes entries until none are left: of a thread's own share first, then of the others'.
+
+    A share is int64[2], the next entry and the one after the last, in the order of memory. A thread that
+    comes late, or gets no processor for a while, finds its share done by others. It is called like the inner
+    loop of a ufunc, over the shares, and works on from the first that it is given.
+    """
+    builder, (own, _, _, work) = _begun(module, "take", 4, _NOTHING)
+    shares, threads, _, stage, step = (_at(builder, work, number) for number in range(5))
+    thread = builder.udiv(builder.sub(_at(builder, own, 0), shares), _WORD(SHARE))
+    with for_range(builder, threads) as each:
+        number = builder.urem(builder.add(thread, each.index), threads)
+        share = builder.add(shares, builder.mul(number, _WORD(SHARE)))
+        again = builder.append_basic_block("again")
+        builder.branch(again)
+        builder.position_at_end(again)
+        entry = builder.atomic_rmw("add", _pointer(builder, share), _WORD(1), "monotonic")
+        with builder.if_then(builder.icmp_signed("<", entry, _at(builder, share, 1))):
+            _run_entry(builder, stage, entry, step)
+            builder.branch(again)
+    builder.ret_void()
+
+
+def _run_entry(builder, stage, number, step):
+    entry = builder.add(_at(builder, stage, 4), builder.mul(number, _at(builder, stage, 5)))
+    _call(builder, _at(builder, stage, 2), [_at(builder, stage, 3), entry, step])
+
+
+def _begun(module, name, arity, result):
+    """Return a builder of a new function of int64, and its arguments."""
+    function = ir.Function(module, ir.FunctionType(result, [_WORD] * arity), name)
+    return ir.IRBuilder(function.append_basic_block("entry")), function.args
+
+
+def _pointer(builder, address):
+    return builder.inttoptr(address, _WORD.as_pointer())
+
+
+def _at(builder, address, number):
+    return builder.load(builder.gep(_pointer(builder, address), [_WORD(number)]))
+
+
+def _put(builder, address, number, value):
+    builder.store(value, builder.gep(_pointer(builder, address), [_WORD(number)]))
+
+
+def _is(builder, comparison, value, number):
+    return builder.icmp_signed(comparison, value, _WORD(number))
+
+
+def _call(builder, address, arguments):
+    kind = ir.FunctionType(_NOTHING, [_WORD] * len(arguments))
+    builder.call(builder.inttoptr(address, kind.as_pointer()), arguments)
+
+
+def _python(builder, name, result, *arguments):
+    """Call a function of Python's C API. Objects and the states of threads are int64."""
+    kind = ir.FunctionType(result, [_WORD] * len(arguments))
+    function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+    return builder.call(function, arguments)

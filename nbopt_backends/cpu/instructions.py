@@ -356,27 +356,6 @@ def _call(arity):
 
 
 @intrinsic
-def call_parallel_for(context, loop, function, arguments, lengths, steps, data, dimensions, arrays, threads):
-    """Call Numba's ``parallel_for`` by its address.
-
-    It calls a function on several threads, as NumPy calls the inner loop of a generalised ufunc.
-    """
-    return _call(8)
-
-
-@intrinsic
-def stack_memory(context, size):
-    """Return the address of so many bytes of the stack, which last until the function returns."""
-
-    def codegen(ctx, builder, signature, args):
-        found = builder.alloca(ir.IntType(8), args[0])
-        found.align = 64
-        return builder.ptrtoint(found, ir.IntType(64))
-
-    return types.int64(types.int64), codegen
-
-
-@intrinsic
 def call_kernel(context, kernel, row, offset, n, place, scalars, random, sums):
     """Call a compiled kernel by its address."""
     return _call(7)

@@ -6,6 +6,7 @@ second. Each object gets an engine of its own, so functions of one name in two o
 """
 
 import contextlib
+import ctypes
 import hashlib
 import json
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from nbopt_backends.lowering import source
 from nbopt_backends.lowering.notice import while_compiling
 
 # What was loaded stays loaded: plans know functions by their addresses.
-_engines: list[Any] = []
+_kept: list[Any] = []
 
 
 class Function(NamedTuple):
@@ -68,14 +69,14 @@ def function_of(text, name, stem, compiler):
         made = _compiled(text, name, stem, compiler)
         if not undisturbed:
             source.warn_of_waiting(place)
-        elif _kept(path, made) and damaged:
+        elif _written(path, made) and damaged:
             source.warn_of_damage()
     return Function(made.address, False)
 
 
 def _compiled(text, name, stem, compiler):
     made = compiler(getattr(source.load(text, stem), name))
-    _engines.append(made)
+    _kept.append(made)
     return made
 
 
@@ -84,7 +85,7 @@ def _target():
     return hashlib.sha256(repr(cpu_target.target_context.codegen().magic_tuple()).encode()).hexdigest()[:8]
 
 
-def _kept(path, made):
+def _written(path, made):
     """Write a function that was compiled to a file, and return whether that worked."""
     try:
         library = made._library
@@ -124,9 +125,51 @@ def _known(symbol):
 
 
 def _loaded(code, name):
-    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine = _engine("")
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    _engines.append(engine)
     return engine.get_function_address(name)
+
+
+def built(text, *names):
+    """Return the addresses of some functions of a module that is given as LLVM's own text."""
+    engine = _engine(text)
+    engine.finalize_object()
+    return [engine.get_function_address(name) for name in names]
+
+
+def _engine(text):
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
+    _kept.append(llvm.create_mcjit_compiler(llvm.parse_assembly(text), machine))
+    return _kept[-1]
+
+
+class _Method(ctypes.Structure):
+    """Python's ``PyMethodDef``."""
+
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    ]
+
+
+_FASTCALL = 0x80  # METH_FASTCALL
+
+
+def called_from_python(name, address):
+    """Return a Python function of compiled code that takes and gives Python's objects.
+
+    Calls through ctypes take a microsecond or two more.
+
+    Parameters
+    ----------
+    name : str
+    address : int
+        Of ``PyObject* function(PyObject* self, PyObject** arguments, ssize_t count)``.
+    """
+    kind = ctypes.PYFUNCTYPE(ctypes.py_object, *[ctypes.c_void_p] * 3)
+    make = kind(("PyCFunction_NewEx", ctypes.pythonapi))
+    _kept.append(_Method(name.encode(), address, _FASTCALL, None))
+    return make(ctypes.addressof(_kept[-1]), None, None)

@@ -568,6 +568,48 @@ def test_one_norm():
         torch.testing.assert_close(found, expected)
 
 
+class Centred(nbopt.Optimizer):
+    """Descends gradients less their mean over the group, which a further reduction may weigh."""
+
+    def __init__(self, weighs=False, gradient_clip_norm=None, name=None):
+        super().__init__(name=name)
+        self.learning_rate, self.weighs, self.gradient_clip_norm = 1.0, weighs, gradient_clip_norm
+
+    def rule(self, step, param, grad):
+        mean = step.mean(grad)
+        if self.weighs:
+            mean = mean * step.max(grad)
+        param[:] = param - step.lr * (grad - mean)
+
+
+@pytest.mark.parametrize(("backend", "count"), [("reference", 6), ("cpu", 2)])
+def test_own_reductions(backend, count):
+    """The norm is one over all groups that clip. Other reductions of a rule are over its own group."""
+    bounds, results = (0.5, 0.25, None, 0.125, 0.5, None), []
+    for clips in (True, False):
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(shape)) for shape in ((4,), (2, 3), (5,), (6,), (3,), (7,))]
+        first, second, *others = (bound if clips else None for bound in bounds)
+        rules = [Centred(gradient_clip_norm=first), Centred(True, second), Centred(True, others[0])]
+        rules.append(nbopt.AdamW(gradient_clip_norm=others[1]))
+        rules += [nbopt.Prodigy(gradient_clip_norm=bound) for bound in others[2:]]
+        groups = [{"params": [param], "optimizer": rule} for param, rule in zip(params[:count], rules)]
+        by = backend if clips else "reference"
+        optimizer = nbopt.torch.Optimizer(groups, nbopt.AdamW(), backend=by)
+        for _ in range(3):
+            for p in params:
+                p.grad = torch.randn(p.shape)
+            having = [(p, bound) for p, bound in zip(params[:count], bounds) if bound is not None]
+            norm = torch.nn.utils.get_total_norm([p.grad for p, _ in having])
+            for p, bound in having if not clips else ():
+                p.grad *= (bound / norm).clamp(max=1.0)
+            optimizer.step()
+            assert not clips or torch.isclose(optimizer.grad_norm.float(), norm)
+        results.append(params)
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("left", ["other shapes", "no gradient", "fewer", "group"])
 @pytest.mark.parametrize("rule", ["axes", "elements", "dampening"])
 def test_removed_parameters(rule, left):

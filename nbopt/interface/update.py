@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -68,14 +69,17 @@ class Update:
         for a step that can't be captured.
     set : int or None
         Updates of a step with the same one are parts of one call: their reductions over the step are over the
-        parameters of all of them.
+        parameters of all of them, see `parts_of`.
+    norm_set : int or None
+        If not None, the program's first reduction over the step is the norm of the gradients, and is over
+        the parameters of all updates with the same one, whatever calls these are parts of.
     piece : int or None
         Which piece of a step that is run piece by piece it belongs to, see `nbopt.Backend.update`.
     """
 
     __slots__ = (
-        "_tensors", "addresses", "arrays", "captures", "columns", "commit", "key", "listing", "numbers",
-        "piece", "plans", "program", "recut", "set", "shared", "stochastic_round",
+        "_tensors", "addresses", "arrays", "captures", "columns", "commit", "key", "listing", "norm_set",
+        "numbers", "piece", "plans", "program", "recut", "set", "shared", "stochastic_round",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +99,7 @@ class Update:
         self.addresses: Any = None
         self.listing: Any = None
         self.set: Any = None
+        self.norm_set: Any = None
         self.captures: Any = None
         self.piece: Any = None
         self.list_tensors(tensors)
@@ -120,51 +125,75 @@ class Update:
         return list(self._tensors())
 
 
-def sets_of(updates: Sequence[Update]) -> list[list[Update]]:
-    """Return the lists of those updates that are parts of one call."""
-    found: dict[int, list[Update]] = {}
-    for update in updates:
-        if update.set is not None:
-            found.setdefault(update.set, []).append(update)
-    return [*found.values()]
+def parts_of(one: Any, rank: int, every: Iterable[Any]) -> list[tuple[Any, int]]:
+    """Return the parts of a step that have one of a part's reductions over the step in common with it.
+
+    Parameters
+    ----------
+    one : Update
+        Or anything else with its `set` and `norm_set`, as a plan.
+    rank : int
+        Which of its reductions over the step.
+    every : iterable of Update
+        All parts of the step, or what is made of them.
+
+    Returns
+    -------
+    list of (Update, int)
+        The parts, itself among them, and which of its reductions it is for each.
+    """
+    if one.norm_set is not None and rank == 0:
+        return [(part, 0) for part in every if part.norm_set == one.norm_set]
+    own = rank - (one.norm_set is not None)
+    parts = [part for part in every if part is one or (one.set is not None and part.set == one.set)]
+    return [(part, own + (part.norm_set is not None)) for part in parts]
 
 
 def decide_together(updates: Sequence[Update]) -> None:
     """Cut the programs of a step again, as far as they must wait for each other.
 
-    Guarded stores wait for all conditions. The k-th reduction over the step is the same one in all parts of a
-    call.
+    Guarded stores wait for all conditions. What is one reduction over the step for several updates is known
+    at one level, see `parts_of`.
 
     Raises
     ------
     TraceError
         If the parts of a call have other reductions over the step.
     """
-    sets, changed = sets_of(updates), True
-    for members in sets:
-        _check_alike(members)
+    _check_alike(updates)
+    changed = True
     while changed:
         changed = False
         levels = [update.program.verdict for update in updates if update.program.verdict is not None]
-        waits = {}
-        for members in sets:
-            known = [[level for _, level in update.program.over_the_step()] for update in members]
-            latest = [*map(max, zip(*known))]
-            waits.update({id(update): latest for update in members})
-        for update in updates:
-            program = update.program
-            own = [level for _, level in program.over_the_step()]
+        known = [[level for _, level in update.program.over_the_step()] for update in updates]
+        keys = [_keys(update, len(own)) for update, own in zip(updates, known)]
+        latest: dict[Any, int] = {}
+        for key, level in zip(chain.from_iterable(keys), chain.from_iterable(known)):
+            latest[key] = max(level, latest.get(key, level))
+        for update, own, shared in zip(updates, known, keys):
+            program, waits = update.program, [latest[key] for key in shared]
             guard = None if program.verdict is None else max(levels)
-            if (program.verdict, own) != (guard, waits.get(id(update), own)):
-                update.program, changed = update.recut(guard, waits.get(id(update), own)), True
+            if (program.verdict, own) != (guard, waits):
+                update.program, changed = update.recut(guard, waits), True
 
 
-def _check_alike(members: list[Update]) -> None:
-    found = [[op for op, _ in update.program.over_the_step()] for update in members]
-    for ops in found:
-        if ops != found[0]:
+def _keys(update: Update, count: int) -> list[Any]:
+    """Return a key for each of an update's reductions over the step: equal ones are one, see `parts_of`."""
+    norm = [] if update.norm_set is None else [update.norm_set]
+    call = id(update) if update.set is None else update.set
+    return [*norm, *((call, rank) for rank in range(count - len(norm)))]
+
+
+def _check_alike(updates: Sequence[Update]) -> None:
+    found: dict[Any, list[str]] = {}
+    for update in updates:
+        if update.set is None:
+            continue
+        ops = [op for op, _ in update.program.over_the_step()][update.norm_set is not None :]
+        others = found.setdefault(update.set, ops)
+        if ops != others:
             raise TraceError(
-                f"a rule has the reductions over the step {', '.join(found[0]) or '(none)'} for some "
+                f"a rule has the reductions over the step {', '.join(others) or '(none)'} for some "
                 f"parameters, and {', '.join(ops) or '(none)'} for others: each must stand in all branches, "
                 "in the same order, since it is over all parameters"
             )

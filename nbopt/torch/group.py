@@ -101,10 +101,6 @@ class Group:
         """
         return []
 
-    def needs_norm(self):
-        """Return whether steps need the norm of the gradients, which is one over all groups that need it."""
-        return bool(self.optimizer.gradient_clip_norm or self.optimizer.skip_nonfinite)
-
     def place_count(self):
         """Have the count of steps in `count`, if steps may be captured, so that the group can show it."""
         rule = self.optimizer

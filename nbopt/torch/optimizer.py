@@ -103,7 +103,7 @@ class Optimizer(Stepper):
 
     `gradient_clip_norm` bounds the norm of the gradients of all groups that have a bound together, as
     `torch.nn.utils.clip_grad_norm_` does over all parameters; each group has its own bound. Reductions over
-    the step that such a group's rule makes itself are over all these groups, too.
+    the step that a group's rule makes itself are over the group, whether it has a bound or not.
 
     Formulas are nbopt's (neon's), and differ from those of PyTorch's optimizers of similar names:
 

@@ -232,7 +232,7 @@ class Saved:
             backend, options, random = state["_backend"]
             self._backend = self._chosen = backend(**options)
             self._backend.rng_set_state(random)
-            self._warned, self._sizes, self._groups, self._norms = set(), [], [], {}
+            self._warned, self._sizes, self._groups, self._norm = set(), [], [], None
             for optimizer, group in zip(state["_groups"], self.param_groups):
                 optimizer.be = self._backend
                 self._groups.append(self._group_again(group, optimizer))

@@ -154,8 +154,8 @@ class Share:
         update = optimizer.update_of(None, columns, commit, own.epoch(), 1, self.kind, counts, stores)
         trace = optimizer.trace_in_use()
         update.key, update.addresses, update.listing = self._key, np.array(pointers, np.int64), self._listing
-        if own.needs_norm() and update.program.over_the_step():
-            update.set = id(whole)
+        if trace.sums_norm:
+            update.norm_set = id(whole)
         if self.piece is not None:
             update.piece, update.plans = self.piece, self._plans
         return update

@@ -84,7 +84,7 @@ class Stepper(Saved, torch.optim.Optimizer):
         self._groups: list[Group] = []
         self._sizes: list[int] = []
         self._warned: set[str] = set()
-        self._norms: dict = {}
+        self._norm: Any = None
 
     def _begun(self):
         self.state = CountedState(self.state)
@@ -258,10 +258,7 @@ class Stepper(Saved, torch.optim.Optimizer):
         Gradients are those that `loss_scale` has divided. None if the step summed no norm:
         `gradient_clip_norm` and `skip_nonfinite` need one, and groups without them are left out.
         """
-        norms = [_copied(norm) for norm in self._norms.values()]
-        if len(norms) > 1:
-            return torch.linalg.vector_norm(torch.stack(norms))
-        return norms[0] if norms else None
+        return None if self._norm is None else _copied(self._norm)
 
     @hooked
     def step(self, closure=None):
@@ -301,11 +298,8 @@ class Stepper(Saved, torch.optim.Optimizer):
             updates = [*chain.from_iterable(given)]
             if updates:
                 self._backend.update(*updates, turns=self._pieces and self._pieces.begin(updates))
-            self._norms = {}
-            for number, (own, found) in enumerate(zip(owned, given)):
-                norm = own.optimizer.grad_norm_tensor if found else None
-                if norm is not None:  # of groups that have one norm, one may store it for all
-                    self._norms[found[0].set or number] = norm
+            norms = (own.optimizer.grad_norm_tensor for own, found in zip(owned, given) if found)
+            self._norm = next((norm for norm in norms if norm is not None), None)  # they are equal
         except BaseException as error:
             in_torchs_words(error)
             self._forget()

@@ -7,6 +7,7 @@ from struct import Struct
 
 import numpy as np
 
+from nbopt.interface.update import parts_of
 from nbopt.language.lines import STEP, axes_of
 from nbopt.language.stages import Combine, Matrix, Pass, Scalars
 from nbopt_backends.cpu.chunks import CHUNK_FIELDS
@@ -268,8 +269,8 @@ def records_of(found, plans, kept):
 
 def _with_results(record, plan, plans, kept):
     """Return the entry of a reduction over the step, with the results of all parts of the call."""
-    parts = [own for own in plans if own is plan or (own.set is not None and own.set == plan.set)]
-    results = sorted(result for part in parts for result in part.results[record.rank])
+    parts = parts_of(plan, record.rank, plans)
+    results = sorted(result for part, rank in parts for result in part.results[rank])
     addresses = np.array([address for _, address in results], np.int64)
     scratch = np.zeros(max(1, len(results)))
     kept += [addresses, scratch]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nbopt.interface.update import parts_of
 from nbopt.language.lines import LEAVES
 from nbopt.language.stages import Combine, Matrix, Pass, Scalars, Verdict
 from nbopt_backends.cuda.closing import NODE_FIELDS, close_text
@@ -359,14 +360,17 @@ def planned_together(plans, counts):
 def _join_step_ends(plans, entries):
     """Add the ends of reductions over the step to the entries, and return what memory they take.
 
-    Those of plans that are parts of one call are over the parameters of all of them.
+    Some are over the parameters of several plans, see `nbopt.interface.update.parts_of`.
     """
     found = []
     for plan in plans:
-        parts = [part for part in plans if part is plan or (plan.set is not None and part.set == plan.set)]
         for level, stages in plan.stages.ends.over_the_step.items():
             results = [
-                sorted(result for part in parts for result in _results_of(part, stage.rank))
+                sorted(
+                    result
+                    for part, rank in parts_of(plan, stage.rank, plans)
+                    for result in _results_of(part, rank)
+                )
                 for stage in stages
             ]
             addresses = np.array([[address for _, address in own] for own in results], np.int64)

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from nbopt.interface.update import parts_of
 from nbopt.language.lines import ELEMENT, axes_of
 from nbopt.language.ops import PRIMITIVES, compute_dtype
 from nbopt.language.scalars import evaluate
@@ -36,7 +37,8 @@ class Interpreter:
     """
 
     def __init__(self, update, arrays, kept, shared, seed, count):
-        self.program, self.seed, self.count, self.set = update.program, seed, count, update.set
+        self.program, self.seed, self.count = update.program, seed, count
+        self.set, self.norm_set = update.set, update.norm_set
         self.places = update.listing[1] if update.listing else range(len(arrays[0]))
         self.rows = [[*row, *shared] for row in zip(*arrays)]
         for row in self.rows:
@@ -66,8 +68,8 @@ class Interpreter:
     def run(self, level, stage, taken, parts=()):
         """Run one stage.
 
-        `taken` is whether the conditions so far hold. `parts` are the updates of the same call, this one
-        among them.
+        `taken` is whether the conditions so far hold. `parts` are all updates of the step, this one among
+        them.
         """
         if isinstance(stage, Combine):
             self._combine(stage, parts or [self])
@@ -189,11 +191,9 @@ class Interpreter:
             return  # the pass has left it in its slot
         if stage.over == "step":
             found = {}
-            for part in parts:
+            for part, rank in parts_of(self, stage.rank, parts):
                 same = next(
-                    end
-                    for _, end in part.program.stages()
-                    if isinstance(end, Combine) and end.rank == stage.rank
+                    end for _, end in part.program.stages() if isinstance(end, Combine) and end.rank == rank
                 )
                 found.update({part.places[number]: result for number, result in part._results(same).items()})
             self.numbers[:, stage.output] = combined(stage.op, [found[place] for place in sorted(found)])
@@ -238,12 +238,7 @@ def run_stages(steps):
             if isinstance(stage, Verdict):
                 taken = taken and step.is_true(stage.condition)
             elif taken or not stage.guarded:
-                step.run(
-                    place[1],
-                    stage,
-                    taken,
-                    [other for other in steps if step.set is not None and other.set == step.set],
-                )
+                step.run(place[1], stage, taken, steps)
                 passes += isinstance(stage, Pass) * len(step.rows)
     return passes
 

@@ -45,7 +45,8 @@ class Plan:
     def __init__(self, backend, update, layout):
         self.backend, self.program, self.stochastic_round = backend, update.program, update.stochastic_round
         self.layout, self.shared = layout, [tensor.dtype for tensor in update.shared]
-        self.set, self.places = update.set, update.listing[1] if update.listing else range(layout.n_rows)
+        self.set, self.norm_set = update.set, update.norm_set
+        self.places = update.listing[1] if update.listing else range(layout.n_rows)
         self.serials = None
         self.earlier = []
         self.number, self.joined = next(_numbers), None
@@ -86,7 +87,7 @@ class Plan:
             and self.stochastic_round
             is update.stochastic_round  # 1 and True differ, and small ints are unique
             and self.layout.key[2] == update.listing
-            and self.set == update.set
+            and (self.set, self.norm_set) == (update.set, update.norm_set)
             and (not self.shared or self.shared == [tensor.dtype for tensor in update.shared])
         )
 

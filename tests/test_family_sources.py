@@ -351,6 +351,26 @@ def test_range(name, scale):
         np.testing.assert_allclose(single, exact, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("label", ["Adafactor", "Adafactor, other numbers"])
+def test_matrices_of_one_element(label):
+    """Those of convolutions of one pixel go by elements, with PyTorch's result and shapes of states."""
+    kind, options, place, their_options = SOURCES[label]
+    shapes = [(6, 5, 1, 1), (1, 1), (2, 3, 1, 5), (7, 1)]
+    params, grads = drawn("float64", shapes=shapes, late=False)
+    for row in grads[3::4]:
+        row[:] = [1e-9 * grad for grad in row]
+    wanted = theirs(place, their_options, params, grads)
+    with nbopt.use_backend("reference") as be:
+        optimizer = kind(**options)
+        layer = ours(optimizer, params, grads)
+        assert [state.shape for state in layer.states[0]] == [(6, 5, 1, 1)] * 2
+        (update,) = optimizer.updates(be, [nbopt.Parameters((params[0], grads[0][0]))], 0)
+        moved = update.program.bytes_moved([4] * len(update.program.names))
+    assert [one for one in moved if one] == [24, 20]
+    for a, b in zip(layer.params, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
 def made():
     """Return one label for each class."""
     return {kind.__name__: label for label, (kind, *_) in reversed(SOURCES.items())}
@@ -364,6 +384,17 @@ def test_costs(name):
         (update,) = getattr(nbopt, name)().updates(be, [layer], 0)
         moved = [one for one in update.program.bytes_moved([4] * len(update.program.names)) if one]
         assert (len(moved), sum(moved)) == COSTS[name]
+
+
+def test_states_of_rows_in_16_bits():
+    """Passes over elements read states of rows and columns in the states' dtype, whatever rows are like."""
+    found = {}
+    for backend in ("reference", "cpu"):
+        with nbopt.use_backend(backend, rng_seed=3):
+            params, grads = drawn("float32", 3, [(40, 30), (5, 3, 70)], late=False)
+            layer = ours(nbopt.SM3(state_dtype="bfloat16", stochastic_round=True), params, grads)
+            found[backend] = values_of([layer])
+    assert all(map(same_bits, found["reference"], found["cpu"]))
 
 
 @pytest.mark.parametrize("name", COSTS)

@@ -37,6 +37,7 @@ RULES = {
     "Muon": lambda **given: nbopt.Muon(**given),
     "clipped": lambda **given: nbopt.Muon(gradient_clip_norm=0.5, stochastic_round=True, **given),
     "skipping": lambda **given: skipping(nbopt.Muon(gradient_clip_norm=0.5, **given)),
+    "skipping, no clip": lambda **given: skipping(nbopt.Muon(**given)),
     "NorMuon": lambda **given: nbopt.NorMuon(**given),
     "own": lambda **given: Own(**given),
     "own, over the step": lambda **given: Own(together=True, **given),

@@ -68,6 +68,8 @@ def _cut(
 ) -> tuple[Program, ScalarCode]:
     floors = {line: level - 1 for line, level in zip(over_the_step(code), waits)}
     earliest = best = Made(names, slots, code, guard, ndim, floors)
+    if behind := _behind_the_guard(earliest):
+        earliest = best = Made(names, slots, code, guard, ndim, {**floors, **behind})
     program = earliest.cut()
     for move in _moves(earliest, len(program.levels)):
         cutter = Made(names, slots, code, guard, ndim, {**best.floors, **move})
@@ -79,6 +81,20 @@ def _cut(
         if same and _moved(other) < _moved(program):
             best, program = cutter, other
     return program, ScalarCode.of(code, best.given, tests)
+
+
+def _behind_the_guard(cutter: Made) -> dict[int, int]:
+    """Return the floors of functions of matrices that the step's condition does not need: it comes first.
+
+    A pass that is left out if the condition is false then leaves their operands. So a backend may go through
+    the matrices in batches, each from its operands to the stores, in the workspace of one batch.
+    """
+    if cutter.guard is None:
+        return {}
+    code = cutter.code
+    conditions = cone_of(code, [index for index, line in enumerate(code) if line[0] == "only_if"])
+    lines = [index for index, line in enumerate(code) if line[0] == "matrix" and index not in conditions]
+    return dict.fromkeys(lines, cutter.guard)
 
 
 def _moved(program: Program) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from nbopt.language.keeping import Kept
 from nbopt.language.lines import BETWEEN, ELEMENT, LEAVES, STEP, TENSOR, is_number, is_slice, operands_of
-from nbopt.language.placing import Placed
 from nbopt.language.program import Program
 from nbopt.language.stages import Combine, Matrix, Pass, Scalars, Verdict
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nbopt.language.stages import Stage
 
 
-class Made(Placed):
+class Made(Kept):
     """The program that one way of placing gives."""
 
     def cut(self) -> Program:
@@ -103,9 +103,6 @@ class Made(Placed):
     def _is_guarded(self, level: int) -> bool:
         return self.guard is not None and level >= self.guard
 
-    def _sinks(self, op: str, level: int) -> list[int]:
-        return [index for index, place in self.place.items() if self.code[index][0] == op and place == level]
-
     def _combine(self, index: int) -> Combine:
         _, op, over, value = self.code[index]
         level, extent = self.levels[index] - 1, self.extents[value]
@@ -125,13 +122,6 @@ class Made(Placed):
             extent,
             rank,
         )
-
-    def _reductions(self, level: int, extent: int, along_axes: bool) -> list[int]:
-        """Return the reductions whose partial results the pass of a level over some extent gives."""
-        found = [
-            index for index in self._sinks("reduce", level) if self.extents[self.code[index][3]] == extent
-        ]
-        return [index for index in found if is_slice(self.extents[index]) == along_axes]
 
     def _scalars(self, lines: list[int], extent: int) -> list[Scalars]:
         if not lines:
@@ -158,45 +148,14 @@ class Made(Placed):
 
     def _pass(self, level: int, extent: int) -> Pass | None:
         """Return the loop of a level over elements or slices, or None if it has nothing to do."""
-        stores = [index for index in self._sinks("store", level) if self.extents[index] == extent]
-        # Slices whose value was known before, and which are stored here: they had to wait.
-        late = {index for index in stores if is_slice(extent) and self.levels[index] < level}
+        late, left, wanted, given = self.lines_of(level, extent)
         reductions, folds = (self._reductions(level, extent, along_axes) for along_axes in (False, True))
-        left = [
-            index
-            for index in self.slot
-            if self.extents[index] == extent
-            and self.levels[index] == level
-            and self.code[index][0] not in BETWEEN
-        ]
-        wanted: set[int] = set()
-        given: list[int] = []  # what another stage has left
-        stack = [index for index in stores if index not in late]
-        stack += [
-            *left,
-            *(self.code[index][3] for index in (*reductions, *folds)),
-            *(self.code[index][2] for index in late),
-        ]
-        while stack:
-            here = stack.pop()
-            if here in wanted or here in given or is_number(self.extents[here]):
-                continue
-            if self.code[here][0] == "matrix":
-                given.append(here)
-                continue
-            if is_slice(self.extents[here]) and (
-                self.extents[here] != extent or self.levels[here] != level or self.code[here][0] == "reduce"
-            ):
-                given.append(here)
-                continue
-            wanted.add(here)
-            stored_before = self.code[here][0] == "store" and self.place[here] < level
-            stack.extend([] if stored_before else operands_of(self.code[here]))
         if not wanted and not given and not late:
             return None
-        given.sort()
 
         def kind_of(index: int) -> str:
+            if self.extents[index] != extent:
+                return "load"
             here = self.place[index]
             return "load" if here < level else "store" if here == level else "round"
 

@@ -1,4 +1,4 @@
-"""Placing: in which pass each store and reduction stands, and how other stages get at values."""
+"""Placing: in which pass each store and reduction stands."""
 
 from __future__ import annotations
 
@@ -59,9 +59,6 @@ class Placed:
         self.needed = needed_of(code)
         self.rank = {index: rank for rank, index in enumerate(over_the_step(code))}
         self.place = self._places_of_sinks()
-        self.number: dict[int, int] = {}  # line -> which number of the parameters it is
-        # A slice, or an operand or result of a function of matrices -> which slot it is left in for others.
-        self.slot: dict[int, int] = {}
 
     def _host(self) -> list[bool]:
         found: list[bool] = []
@@ -103,81 +100,12 @@ class Placed:
                     readers[slot] = max(readers.get(slot, 0), place[index])
         return place
 
-    def _give_numbers(self) -> list[int]:
-        """Give a number or a slot to each value below the extent of elements that another stage uses.
+    def _sinks(self, op: str, level: int) -> list[int]:
+        return [index for index, place in self.place.items() if self.code[index][0] == op and place == level]
 
-        Return the host's, in the order of their numbers.
-        """
-        used = []
-        for index in sorted(self.needed):
-            line = self.code[index]
-            if line[0] == "only_if" or not self.by_host[index]:
-                used += [
-                    operand
-                    for operand in operands_of(line)
-                    if self.extents[operand] != ELEMENT and not self._beside(operand, index)
-                ]
-        used = [index for index in used if not self.knows[index]]
-        self._give_slots([index for index in sorted(set(used)) if is_slice(self.extents[index])])
-        used = [index for index in used if index not in self.slot]
-        outputs = list(dict.fromkeys(operand for operand in used if self.by_host[operand]))
-        for index in outputs:
-            self.number[index] = len(self.number)
-        for index in sorted(set(used) - self.number.keys()):
-            self.number[index] = len(self.number)
-        self.n_numbers = len(self.number)
-        return outputs
-
-    def _give_slots(self, slices: list[int]) -> None:
-        """Give a slot to each of some slices, and to the operands and results of functions of matrices."""
-        self.slot = {index: len(self.names) + place for place, index in enumerate(slices)}
-        names = [f"slice{place}" for place in range(len(slices))]
-        extents = [self.extents[index] for index in slices]
-        matrices = [index for index in sorted(self.needed) if self.code[index][0] == "matrix"]
-        operands = [operand for index in matrices for operand in operands_of(self.code[index])]
-        for index in matrices:
-            # Passes compute an operand again where they need it, so its slot may take the result.
-            own = [
-                operand
-                for operand in operands_of(self.code[index])
-                if operands.count(operand) == 1 and self.code[operand][0] != "matrix"
-            ]
-            for line in (*operands_of(self.code[index]), index):
-                if line in self.slot:
-                    continue
-                if line == index and own:
-                    self.slot[line] = self.slot[own[0]]
-                    continue
-                self.slot[line] = len(self.names) + len(names)
-                names.append(f"matrix{len(names) - len(slices)}")
-                extents.append(ELEMENT)
-        self.all_names, self.all_slots = (*self.names, *names), (*self.slots, *extents)
-
-    def _beside(self, operand: int, index: int) -> bool:
-        """Return whether two lines stand in the same stage.
-
-        One then knows the other without a number or a slot.
-        """
-        if is_slice(self.extents[operand]):
-            if self.code[operand][0] == "reduce":
-                return False
-            op, place = self.code[index][0], self.place.get(index, self.levels[index])
-            wide = self.extents[operand] if op == "reduce" else self.extents[index]
-            return wide == self.extents[operand] and self.levels[operand] == place
-        alone = self.code[operand][0] in ("reduce", "size", "length", "store") or self.code[index][0] in (
-            "reduce",
-            "only_if",
-            "store",
-        )
-        if alone or self.by_host[operand]:
-            return False
-        if (
-            self.knows[index]
-            and not self.knows[operand]
-            and not (self.code[operand][0] == "load" and self.code[operand][1] in self.counted)
-        ):
-            return False  # counters come last, when another slot may hold a new value
-        return (
-            self.levels[operand] == self.levels[index]
-            and self.extents[operand] == self.extents[index] != ELEMENT
-        )
+    def _reductions(self, level: int, extent: int, along_axes: bool) -> list[int]:
+        """Return the reductions whose partial results the pass of a level over some extent gives."""
+        found = [
+            index for index in self._sinks("reduce", level) if self.extents[self.code[index][3]] == extent
+        ]
+        return [index for index in found if is_slice(self.extents[index]) == along_axes]

@@ -283,6 +283,11 @@ class Slot(Value):
         return self.tracer.dtype
 
     @property
+    def axes(self) -> tuple[int, ...]:
+        """Return the axes that it varies with, as `nbopt.State` names them: a rule may test this, too."""
+        return tuple(axes_of(self.tracer.axes() & self.tracer.slot_extents[self.number], self.tracer.ndim))
+
+    @property
     def shape(self) -> tuple[Node, ...]:
         """Return the lengths of the parameter's axes, which are numbers of the parameter."""
         self.tracer.axes()

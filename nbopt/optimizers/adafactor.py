@@ -59,24 +59,25 @@ class Adafactor(Optimizer):
         """Declare the states: one number for each row and each column, or for each element of a vector."""
         if len(shape) < 2:
             return {"mean_square": State()}
-        return dict(zip(self.state_names, factored(shape)))
+        # Matrices of one element, as in most convolutions of a ResNet, have as many rows as elements.
+        kept = (State(), State()) if shape[-2:] == (1, 1) else factored(shape)
+        return dict(zip(self.state_names, kept))
 
     def rule(self, step: Step, param: Slot, grad: Expr, *states: Slot) -> None:
         """One step; see the class."""
         be, square, size = self.be, self.be.square(grad), self.be.sqrt(param.size)
-        share = step.t**self.beta_2_decay
+        share, row, column = step.t**self.beta_2_decay, states[0], states[-1]
         rate = be.maximum(be.norm(param) / size, self.epsilon_2) * be.minimum(step.lr, 1.0 / be.sqrt(step.t))
-        if param.ndim > 1:
-            row, column = states
-            row[:] = row + share * (be.mean(square, axis=-1) - row)
-            column[:] = column + share * (be.mean(square, axis=-2) - column)
+        whole = row.axes == column.axes
+        for state, axis in zip(states, (-1, -2)):
+            state[:] = state + share * ((square if whole else be.mean(square, axis=axis)) - state)
+        if whole:
+            value = column if param.ndim < 2 else column * (row / be.maximum(row, self.epsilon_1))
+            update = grad / be.sqrt(be.maximum(value, be.square(self.epsilon_1)))
+        else:
             of_row, of_column = inverse_roots(be, row, column, self.epsilon_1)
             factor, most = of_row * of_column, 1.0 / self.epsilon_1
             # Bounded before anything is multiplied, since 0 times infinity would be no number.
             update = grad * be.where(factor > most, most, factor)
-        else:
-            (mean_square,) = states
-            mean_square[:] = mean_square + share * (square - mean_square)
-            update = grad / be.sqrt(be.maximum(mean_square, be.square(self.epsilon_1)))
         excess = be.maximum(be.norm(update) / (size * self.clip_threshold), 1.0)
         param[:] = decayed(param, rate / excess * self.cautious_update(update, grad), step.lr * self.wdecay)

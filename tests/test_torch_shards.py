@@ -33,7 +33,7 @@ def test_sharded(steps, world, tmp_path):
     ]
     try:
         for process in started:
-            out, err = process.communicate(timeout=300)
+            out, err = process.communicate(timeout=300 + steps // 10)
             assert out.strip().endswith("done"), err[-3000:]
     finally:
         for process in started:

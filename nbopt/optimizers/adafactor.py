@@ -12,8 +12,6 @@ from nbopt.optimizers.step import Expr, Slot, Step
 class Adafactor(Optimizer):
     """Steps along the gradient over the root of a mean square, kept for rows and columns alone.
 
-    Its states take hardly any memory.
-
     In call ``t``, counted from 1, with ``g`` the gradient after its clips, ``b = t^beta_2_decay`` and ``e1,
     e2`` the epsilons, for two axes or more::
 
@@ -25,6 +23,7 @@ class Adafactor(Optimizer):
         p = p - (a * u / max(1, rms(u) / clip_threshold) + lr * wdecay * p)
 
     ``rms`` is the root of the mean square of one parameter. With fewer axes ``v = v + b * (g^2 - v)``.
+    The last two axes are those of a matrix, and axes before them a batch.
 
     References
     ----------
@@ -37,11 +36,9 @@ class Adafactor(Optimizer):
 
     learning_rate = hyper(0.01, doc="A step's length over the parameter's root mean square, at most.")
     beta_2_decay = hyper(
-        -0.8,
-        checks.non_positive,
-        "How fast means become slow. -1 is a plain mean of all.",
+        -0.8, checks.non_positive, "How fast means become slow. -1 is a plain mean of all.",
         torch="beta2_decay",
-    )
+    )  # fmt: skip
     epsilon_1 = hyper(
         2.0**-23, checks.non_negative, "The least root mean square, in the gradient's unit.", torch="eps"
     )

@@ -33,18 +33,14 @@ class Adan(Optimizer):
     learning_rate = hyper(1e-3)
     beta_1 = hyper(0.98, checks.below_one, "Decay of the running mean of gradients.", torch="betas")
     beta_2 = hyper(
-        0.92,
-        checks.below_one,
-        "Decay of the running mean of their differences, and their weight.",
-        torch="betas",
-    )
+        0.92, checks.below_one, torch="betas",
+        doc="Decay of the running mean of their differences, and their weight.",
+    )  # fmt: skip
     beta_3 = hyper(0.99, checks.below_one, "Decay of the running mean square.", torch="betas")
     epsilon = hyper(
-        1e-8,
-        checks.non_negative,
-        "Keeps the division finite. It stands beside the corrected root.",
-        torch="eps",
-    )
+        1e-8, checks.non_negative, torch="eps",
+        doc="Keeps the division finite. It stands beside the corrected root.",
+    )  # fmt: skip
     wdecay = hyper(0.0, checks.non_negative, "Weight decay, apart from the gradient.", torch="weight_decay")
     decoupled = hyper(
         False,

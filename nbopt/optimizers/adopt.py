@@ -27,7 +27,8 @@ class ADOPT(DecayOptimizer, MomentOptimizer):
     ----------
     S. Taniguchi et al., "ADOPT: Modified Adam Can Converge with Any beta_2 with the Optimal Rate",
     arXiv:2411.02853, 2024; formula and defaults of pytorch_optimizer's ADOPT, but that weight decay is
-    decoupled. Its clip_lambda can be any function; here it is a power.
+    decoupled. Its clip_lambda can be any function; here it is a power. (In the paper, ``t`` is 1 for the
+    second gradient.)
     """
 
     state_names = ("mean", "mean_square")

@@ -2,7 +2,7 @@
 
 from nbopt import checks
 from nbopt.optimizers.decay import DecayOptimizer
-from nbopt.optimizers.factored import factored, inverse_roots
+from nbopt.optimizers.factored import divided, factored
 from nbopt.optimizers.hyper import hyper
 from nbopt.optimizers.states import State
 from nbopt.optimizers.step import Expr, Slot, Step
@@ -64,26 +64,12 @@ class CAME(DecayOptimizer):
         """One step; see the class."""
         be, b1 = self.be, self.beta_1
         grad = self.with_decay(param, grad)
-        update = self._divided(grad, be.square(grad) + self.epsilon_1, self.beta_2, *states[:2])
+        update = divided(be, grad, be.square(grad) + self.epsilon_1, self.beta_2, *states[:2])
         excess = be.norm(update) / (be.sqrt(param.size) * self.clip_threshold)
         update = update * (1.0 / be.maximum(excess, 1.0))
         mean[:] = b1 * mean + (1.0 - b1) * update
         change: Expr = mean
         if states[2:]:
             apart = be.square(update - mean) + self.epsilon_2
-            change = self._divided(mean, apart, self.beta_3, *states[2:])
+            change = divided(be, mean, apart, self.beta_3, *states[2:])
         param[:] = self.decayed(param, step.lr * change, step.lr)
-
-    def _divided(self, value: Expr, square: Expr, decay: float, *states: Slot) -> Expr:
-        """Return a value over the root of a running mean: of squares, or of rows times that of columns."""
-        be, axes = self.be, (-1, -2) if len(states) == 2 else (None,)
-        for state, axis in zip(states, axes):
-            state[:] = decay * state + (1.0 - decay) * (
-                square if axis is None else be.mean(square, axis=axis)
-            )
-        if not states[1:]:
-            return value / be.sqrt(states[0])
-        row, column = states
-        of_row, of_column = inverse_roots(be, row, column)
-        # In this order, since the product of both may be infinite where there are no gradients.
-        return value * of_row * of_column

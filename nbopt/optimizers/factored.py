@@ -2,7 +2,7 @@
 
 from nbopt.interface.backend import Backend
 from nbopt.optimizers.states import State
-from nbopt.optimizers.step import Expr
+from nbopt.optimizers.step import Expr, Slot
 
 
 def factored(shape: tuple[int, ...]) -> tuple[State, State]:
@@ -45,3 +45,29 @@ def inverse_roots(be: Backend, row: Expr, column: Expr, least: float = 0.0) -> t
     mean = be.mean(row, axis=-2)
     # The root of each first: their quotient may be too small for float32.
     return be.sqrt(be.maximum(mean, least) if least else mean) / be.sqrt(row), 1.0 / be.sqrt(column)
+
+
+def divided(be: Backend, value: Expr, square: Expr, decay: float, *states: Slot) -> Expr:
+    """Return a value over the root of a running mean, which it takes a step.
+
+    Parameters
+    ----------
+    be : Backend
+    value, square : Value
+        What is divided, and what the mean is of.
+    decay : float
+        The mean's.
+    *states : Slot
+        The mean, or those of rows and of columns.
+
+    Returns
+    -------
+    Value
+    """
+    for state, axis in zip(states, (-1, -2) if states[1:] else (None,)):
+        state[:] = decay * state + (1.0 - decay) * (square if axis is None else be.mean(square, axis=axis))
+    if not states[1:]:
+        return value / be.sqrt(states[0])
+    of_row, of_column = inverse_roots(be, states[0], states[1])
+    # In this order, since the product of both may be infinite where there are no gradients.
+    return value * of_row * of_column

@@ -10,9 +10,7 @@ from nbopt.optimizers.step import Expr, Slot, Step
 
 
 class Prodigy(AdaptedOptimizer):
-    """Adam that finds its learning rate by itself.
-
-    It goes by how far the parameters have come from where they began.
+    """Adam that finds its learning rate by how far the parameters have come from where they began.
 
     With ``g`` the gradient after its clips, ``q`` the parameter's first value, ``d = x = d0`` at first, and
     sums over all parameters::
@@ -27,8 +25,7 @@ class Prodigy(AdaptedOptimizer):
         d = min(x, growth_rate * d)     (while d = d0: min(x, growth_rate * max(d, e)))
         p = p - (l * m / (sqrt(v) + d * epsilon) + l * wdecay * p)
 
-    With decoupled=False, ``wdecay * p`` is added to ``g`` instead. As long as all gradients are 0, nothing
-    moves.
+    With decoupled=False, ``wdecay * p`` is added to ``g`` instead. While all gradients are 0, nothing moves.
 
     References
     ----------
@@ -38,62 +35,37 @@ class Prodigy(AdaptedOptimizer):
     """
 
     state_names = ("mean", "mean_square", "total", "start")
-
     feeds = (*AdaptedOptimizer.feeds, "d_coef", "beta_3", "safeguard_warmup")
 
     d_coef = hyper(1.0, checks.positive, "A factor of the estimate: 0.5 and 2 are worth a try.")
     beta_3 = hyper(
-        None,
-        checks.optional(checks.below_one),
+        None, checks.optional(checks.below_one),
         "Decay of the sums that find the rate. None: the root of beta_2.",
-    )
+    )  # fmt: skip
     safeguard_warmup = hyper(
-        False,
-        checks.boolean,
+        False, checks.boolean,
         "Whether the learning rate is left out of the sum: for schedules that begin near 0.",
-    )
+    )  # fmt: skip
 
     def _check_together(self) -> None:
         """Warn of a rate that is meant for another optimizer."""
         if self.learning_rate and not 0.1 <= self.learning_rate <= 10.0:
-            rate = f"learning_rate={self.learning_rate}"
-            warnings.warn(
-                f"Prodigy finds its learning rate, and {rate} is a factor of that: it should be near 1",
-                stacklevel=4,
-            )
+            rate = f"learning_rate={self.learning_rate} is a factor of that: it should be near 1"
+            warnings.warn(f"Prodigy finds its learning rate, and {rate}", stacklevel=4)
 
     def states(self, shape: tuple[int, ...]) -> dict[str, State]:
-        """Declare the states: four for each element, and three for all parameters.
-
-        The latter are the estimate, its bound and its numerator.
-        """
+        """Declare the states: four for each element; the estimate, its bound and its numerator for all."""
         *zero, start = self.state_names
-        first = State("step", self.d0)
-        return {
-            **dict.fromkeys(zero, State()),
-            start: State(init="param"),
-            "d": first,
-            "d_max": first,
-            "numerator": State("step"),
-        }
+        own, first = {**dict.fromkeys(zero, State()), start: State(init="param")}, State("step", self.d0)
+        return {**own, "d": first, "d_max": first, "numerator": State("step")}
 
     def rule(
-        self,
-        step: Step,
-        param: Slot,
-        grad: Expr,
-        mean: Slot,
-        mean_square: Slot,
-        total: Slot,
-        start: Slot,
-        d: Slot,
-        d_max: Slot,
-        numerator: Slot,
-    ) -> None:
+        self, step: Step, param: Slot, grad: Expr, mean: Slot, mean_square: Slot, total: Slot, start: Slot,
+        d: Slot, d_max: Slot, numerator: Slot,
+    ) -> None:  # fmt: skip
         """One step; see the class."""
         be, b1, b2, rate = self.be, self.beta_1, self.beta_2, self.rate(step, d)
-        b3 = be.sqrt(b2) if self.beta_3 is None else self.beta_3
-        grad = self.with_decay(param, grad)
+        b3, grad = be.sqrt(b2) if self.beta_3 is None else self.beta_3, self.with_decay(param, grad)
         numerator[:] = b3 * numerator + d / self.d0 * rate * step.sum(grad * (start - param))
         mean[:] = b1 * mean + (1.0 - b1) * d * grad
         mean_square[:] = b2 * mean_square + (1.0 - b2) * be.square(d) * be.square(grad)

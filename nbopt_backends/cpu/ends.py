@@ -27,6 +27,7 @@ from nbopt_backends.cpu.primitives import (
 )
 
 COLUMNS_KEPT, ROWS_KEPT, ROWS_JOINED = range(3)
+END_FIELDS = 14  # of `combine_slice`
 
 
 def run_scalars(function, entry, step):
@@ -80,9 +81,7 @@ def combine(op, entry, step):
         else:
             first = int64_at(starts, row)
             n = int64_at(starts, row + 1) - first
-            for k in range(n):
-                put_float64(scratch, k, float64_at(sums + (first + k) * size, 0))
-            found = fold_of(op, scratch, n)
+            found = fold_of(op, scratch, halved(op, sums + first * size, size, n, scratch))
         put_float64(target + row * target_size, 0, found)
 
 
@@ -116,7 +115,7 @@ def combine_slice(op, entry, step):
     op : int64
         0 sum, 1 max, 2 min.
     entry : int64
-        Address of int64[14]: 0 the address of the walk; 1 a slot that is laid out as the result is;
+        Address of int64[END_FIELDS]: 0 the address of the walk; 1 a slot that is laid out as the result is;
         2 which of the pass's reductions along axes it is; 3 the address of the result; 4 its elements; 5
         COLUMNS_KEPT, ROWS_KEPT or ROWS_JOINED; 6 the address of the first tile's result, if the columns are
         not kept; 7, 8 how many float64 a tile has, and the tiles of a row; 9 the address of
@@ -148,7 +147,10 @@ def combine_slice(op, entry, step):
     counted = empty(max(int64_at(walk, 1), 1), np.int64)
     count_rows(walk, counted.ctypes.data, 0)  # by its array, which Numba would free after its last use
     place = 0
-    if kind == ROWS_KEPT:
+    if kind == ROWS_KEPT and tiles == 1 and op == 0 and not wide:  # rows of a few columns: there are many
+        for row in range(first, last):
+            put_float32(target, row, float32(0.0 + float64_at(partial, row * length)))
+    elif kind == ROWS_KEPT:
         for row in range(first, last):
             found = result_of_none
             for tile in range(tiles):
@@ -207,6 +209,26 @@ def joined(op, a, b):
 
 
 @part
+def halved(op, first, size, n, target):
+    """Do the first halving of a fold of n float64 that lie `size` bytes apart, and return how many are left.
+
+    They are written to memory at an address, one after the other.
+    """
+    half = 1
+    while 2 * half < n:
+        half *= 2
+    if n < 2:
+        half = n
+    upper = first + half * size
+    for k in range(n - half):
+        a, b = float64_at(first + k * size, 0), float64_at(upper + k * size, 0)
+        put_float64(target, k, a + b if op == 0 else joined(op, a, b))
+    for k in range(n - half, half):
+        put_float64(target, k, float64_at(first + k * size, 0))
+    return half
+
+
+@part
 def fold_of(op, values, n):
     """Fold n float64 from an address on, which are used up: the results of tiles, which are few."""
     if n == 0:
@@ -216,8 +238,12 @@ def fold_of(op, values, n):
         while 2 * half < n:
             half *= 2
         upper = values + half * 8
-        for k in range(n - half):
-            put_float64(values, k, joined(op, float64_at(values, k), float64_at(upper, k)))
+        if op == 0:  # goes in vectors
+            for k in range(n - half):
+                put_float64(values, k, float64_at(values, k) + float64_at(upper, k))
+        else:
+            for k in range(n - half):
+                put_float64(values, k, joined(op, float64_at(values, k), float64_at(upper, k)))
         n = half
     return float64_at(values, 0)
 

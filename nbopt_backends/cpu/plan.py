@@ -69,7 +69,7 @@ class CpuPlan(Plan):
             for level, stage in program.stages()
             if isinstance(stage, Pass) and stage.has_slices(program.extents)
         ]
-        self._sliced = {(level, stage.extent): SlicedPass(self, stage) for level, stage in sliced}
+        self._sliced = {(level, stage.extent): SlicedPass(self, level, stage) for level, stage in sliced}
         tiles = [layout.tile_starts, *(one.starts for one in self._sliced.values())]
         self._scratch = np.zeros(max(1, *(int(starts[-1]) for starts in tiles)))
         self.records, self.results = [], {}
@@ -162,7 +162,8 @@ class CpuPlan(Plan):
         op, numbers = _OPS[stage.op], (self.numbers.ctypes.data, self.stride)
         if not isinstance(stage.over, str):
             entries, rows = self._sliced[stage.level, stage.extent].end(stage)
-            return [(order, Record("combine_slice", stage.guarded, op, entries, rows=rows))]
+            found = [(order, Record("combine_slice", stage.guarded, op, entries, rows=rows))]
+            return found if len(entries) else []
         if stage.over != "step":
             return [(order, self._fold_rows(stage, numbers[0] + 8 * stage.output, self.stride))]
         found = []

@@ -3,11 +3,14 @@
 See `nbopt_backends.meaning.slices`.
 """
 
+import math
+
 import numpy as np
 
 from nbopt.language.lines import ELEMENT
+from nbopt.language.stages import Combine
 from nbopt_backends.cpu.chunks import SLICED_FIELDS
-from nbopt_backends.cpu.ends import COLUMNS_KEPT, ROWS_JOINED, ROWS_KEPT
+from nbopt_backends.cpu.ends import COLUMNS_KEPT, END_FIELDS, ROWS_JOINED, ROWS_KEPT
 from nbopt_backends.lowering.slices import fold_slots
 from nbopt_backends.meaning.slices import ROWS, kinds_of, shape_of, tiles_of_columns, walk_of
 from nbopt_backends.meaning.xoroshiro import BLOCK
@@ -25,6 +28,7 @@ class SlicedPass:
     ----------
     plan : CpuPlan
         Whose workspace has its memory.
+    level : int
     stage : Pass
 
     Attributes
@@ -35,8 +39,8 @@ class SlicedPass:
         float64[tiles, results].
     """
 
-    def __init__(self, plan, stage):
-        self.plan, self.stage = plan, stage
+    def __init__(self, plan, level, stage):
+        self.plan, self.level, self.stage = plan, level, stage
         extents, structures = plan.program.extents, plan.layout.key[0][0]
         self._slots = fold_slots(stage, extents)
         self._walks, counts = {}, [0]
@@ -49,7 +53,7 @@ class SlicedPass:
         ]
         self.sums = np.zeros((max(1, int(self.starts[-1])), max(1, len(stage.reductions) + len(stage.folds))))
         self._records: dict[int, int] = {}
-        self._bands: dict[tuple[int, int], int] = {}
+        self._direct: set[tuple[int, int]] = set()
         self._contiguous = np.zeros(len(extents), np.int64)
 
     def records(self):
@@ -105,15 +109,37 @@ class SlicedPass:
         for number, (slot, keeps) in enumerate(zip(self._slots, self._keeping[row])):
             band, address = walk.band(slot), 0
             if keeps:
+                address = self._direct_target(row, number)
+                self._direct |= {(row, number)} if address else set()
+            if keeps and not address:
                 last = walk.groups[-1] if n else 1
                 bands = walk.rows // last * -(-last // band)
                 results = np.zeros((bands, walk.columns), group.arithmetic)
-                address = self._bands[row, number] = self.plan.kept_alive(results)
+                address = self.plan.kept_alive(results)
             record += [address, band]
         for own in walk.strides:
             record += _steps(walk.groups, own) if own else [0] * n
         self._records[row] = self.plan.kept_alive(np.array(record, np.int64))
         return self._records[row]
+
+    def _direct_target(self, row, number):
+        """Return the address of what a reduction gives if bands may leave it there, else 0.
+
+        They may if each has all rows of what it keeps: then nothing is left to be joined.
+        """
+        over, walk = self.stage.folds[number][2], self._walks[row]
+        last, band = walk.groups[-1] if walk.groups else 1, walk.band(self._slots[number])
+        bands = walk.rows // last * -(-last // band)
+        if bands * walk.columns != math.prod(shape_of(self.plan.layout.key[0][0][row][0], over)):
+            return 0
+        output = next(
+            stage.output
+            for level, stage in self.plan.program.stages()
+            if isinstance(stage, Combine)
+            and (level, stage.over, stage.extent, stage.source)
+            == (self.level + 1, over, self.stage.extent, number)
+        )
+        return int(self.plan.layout.table[row, output])
 
     def _results_of(self, row):
         """Return the address of the results of a parameter's tiles."""
@@ -127,7 +153,7 @@ class SlicedPass:
         return [self.starts.ctypes.data, self.sums.ctypes.data + 8 * number, self.sums.strides[0]]
 
     def end(self, stage):
-        """Return the entries that end a reduction along axes, of all parameters, and the rows of these.
+        """Return the entries that end a reduction along axes, where something is left to do, and their rows.
 
         Parameters
         ----------
@@ -136,6 +162,8 @@ class SlicedPass:
         entries, owners = [], []
         for group in self.plan.layout.groups:
             for row in group.rows:
+                if (row, stage.source) in self._direct:
+                    continue
                 walk, keeps = self._walks[row], self._keeping[row][stage.source]
                 slot, wide = self._slots[stage.source], int(group.arithmetic == "float64")
                 size = int(np.prod(shape_of(self.plan.layout.key[0][0][row][0], stage.over), dtype=np.int64))
@@ -173,7 +201,7 @@ class SlicedPass:
                         ]
                     )
                 owners += [row] * (len(entries) - len(owners))
-        return np.array(entries, np.int64).reshape(len(entries), -1), owners
+        return np.array(entries, np.int64).reshape(-1, END_FIELDS), owners
 
 
 def _steps(groups, strides):

@@ -63,6 +63,7 @@ def narrow_text(stage, dialect, dtypes, arithmetic, kept, extents, flags, width=
             f"o{slot} = row_offset(walk, {slot}, first)",
             f"q{slot} = {base}",
             f"d{slot} = row_step(walk, {slot}, inner) if groups > 0 else 0",
+            f"e{slot} = row_step(walk, {slot}, 0) if groups > 1 else 0",
             f"spread{slot} = empty({COLUMNS + _VECTOR}, np.{arithmetic})",
         ]
         slots.append(f"p{slot} = spread{slot}.ctypes.data")
@@ -98,8 +99,13 @@ def narrow_text(stage, dialect, dtypes, arithmetic, kept, extents, flags, width=
         # By its array, which Numba would free after its last use.
         if not keeps:
             place = f"(r + row) * {len(reduced)} + {number}"
-            folds.append(f"fold_rows_{op}_{arithmetic}({buffer}.ctypes.data, rows, columns)")
             value = f"load_{arithmetic}({buffer}.ctypes.data, here, -1)"
+            if width == 3:  # in the order of the tree
+                for k in (2, 1):
+                    other = f"load_{arithmetic}({buffer}.ctypes.data, here + {k}, -1)"
+                    value = join_of(dialect, op, value, other, arithmetic)
+            else:
+                folds.append(f"fold_rows_{op}_{arithmetic}({buffer}.ctypes.data, rows, columns)")
             each.append(f"store_float64(results, {place}, -1, float64({value}))")
             continue
         bands, old = f"bands{band}", f"load_{arithmetic}(a, c, {ALIAS})"
@@ -128,7 +134,10 @@ def narrow_text(stage, dialect, dtypes, arithmetic, kept, extents, flags, width=
             "if digit < length:",
             *(f"    o{slot} += d{slot}" for slot in step),
             *["    pass"] * (not step),
-            "elif groups > 1:",
+            "elif groups == 2:",
+            "    digit = 0",
+            *(f"    o{slot} += e{slot}" for slot in step),
+            "elif groups > 2:",
             "    digit = 0",
             "    put_int64(digits.ctypes.data, inner, length - 1)",
             "    there = next_row(walk, digits.ctypes.data)",

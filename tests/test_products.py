@@ -1,6 +1,7 @@
 """The libraries that multiply matrices on a GPU, over the host's memory."""
 
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -48,12 +49,27 @@ def test_results(name, given):
 
 
 def test_memory():
-    """What the products take at a time is at most four copies of the largest batch."""
+    """What the products take at a time is at most two copies of the largest batch, which they are beside."""
     shapes = [shape for many, *shape in SHAPES for _ in range(many)]
     largest = 5 * 16 * 40 * 4
-    assert needed(Orthogonalize((COEFFICIENTS,)), shapes, 4) == 4 * largest
-    assert needed(Orthogonalize((COEFFICIENTS,), workspace=1), shapes, 4) == 4 * 12 * 64 * 4
+    assert needed(Orthogonalize((COEFFICIENTS,)), shapes, 4) == 2 * largest
+    assert needed(Orthogonalize((COEFFICIENTS,), workspace=1), shapes, 4) == 2 * 12 * 64 * 4
     assert needed(Orthogonalize((COEFFICIENTS,)), [], 4) == 0
+
+
+@pytest.mark.parametrize("given", [{}, {"workspace": 1}])
+def test_peak(given):
+    """What is allocated for copies as large as the matrices is what `needed` says, and a little more."""
+    library, _ = library_of("cupy")
+    function = Orthogonalize((COEFFICIENTS,) * 5, **given)
+    for shapes in ([(3, 64, 160), (2, 160, 64)], [(1, 200, 200)], [(8, 100, 100), (2, 100, 100)]):
+        batches = [np.ones(shape, np.float32) for shape in shapes]
+        tracemalloc.start()
+        run_matrix(function, [([one], one) for one in batches], library)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        each = [shape[1:] for shape in shapes for _ in range(shape[0])]
+        assert peak <= 1.1 * needed(function, each, 4) + (1 << 13)
 
 
 def test_none(monkeypatch):

@@ -13,9 +13,10 @@ from nbopt.language.stages import Combine, Matrix, Pass, Scalars
 from nbopt_backends.cpu.chunks import CHUNK_FIELDS
 from nbopt_backends.cpu.drivers import FIELDS
 from nbopt_backends.cpu.records import Matrices, Record
-from nbopt_backends.cpu.rounds import in_rounds, rounds_of_plan, workspace_of
+from nbopt_backends.cpu.rounds import in_rounds, workspace_of
 from nbopt_backends.cpu.slices import SlicedPass
 from nbopt_backends.matrices.blas import Blas
+from nbopt_backends.matrices.rounds import rounds_of_plan
 from nbopt_backends.matrices.stage import run_matrix
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.plans.plan import Plan
@@ -62,7 +63,7 @@ class CpuPlan(Plan):
         self._kept_alive: list = []
         self._partial = self._results(program)
         self.views = self._geometries()
-        self.rounds, self.first_of_round = rounds_of_plan(self)
+        self.rounds, self.first_of_round = rounds_of_plan(program, layout)
         self._batches = workspace_of(self)
         sliced = [
             (level, stage)

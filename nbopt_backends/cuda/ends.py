@@ -9,6 +9,7 @@ from nbopt.language.stages import Combine
 from nbopt_backends.cuda.launches import Kernel
 from nbopt_backends.cuda.numbers import ends_text
 from nbopt_backends.cuda.small import Small, named_text
+from nbopt_backends.cuda.turns import is_in
 from nbopt_backends.cuda.walks import on_device
 from nbopt_backends.meaning.tree import OPS
 from nbopt_backends.plans.chunks import chunk_table
@@ -29,20 +30,22 @@ class Ends:
         int64[rows + 1], where each row's begin.
     walks : dict
         (level, extent) of a pass that knows slices -> its `Walks`.
+    turns : Turns
 
     Attributes
     ----------
     entries : list of (tuple, Small or Kernel)
-        Those that end reductions along axes, and over numbers, as `Stages.entries` returns them.
+        Those that end reductions along axes, and over numbers, as `Stages.entries` returns them. Those over
+        numbers are repeated in each round for all rows, which does no harm.
     outputs : dict
         (level, extent) of a pass -> which of its reductions becomes which number of a parameter.
     over_the_step : dict of int to list of Combine
         Those over the step by the level at which they are known.
     """
 
-    def __init__(self, backend, plan, results, walks):
+    def __init__(self, backend, plan, results, walks, turns):
         self._backend, self._image, self._layout, self._places = backend, plan.image, plan.layout, plan.places
-        self._results, self._walks = results, walks
+        self._results, self._walks, self._turns = results, walks, turns
         self.over_the_step: dict = {}
         # Where a step is not taken, the ends of guarded reductions are of no use, and do no harm.
         self.entries: list = []
@@ -123,27 +126,33 @@ class Ends:
             records, rows = self._kept(np.array(copies, np.int64)), self._layout.n_rows
             arguments = records.address, len(copies), rows, image.numbers.address, image.stride
             blocks = self._backend.device.blocks(len(copies) * rows, 1)
-            self.entries.append(
-                ((False, level, 0), Small(named_text("copy_numbers"), "copy_numbers", arguments, blocks))
+            small, place = (
+                Small(named_text("copy_numbers"), "copy_numbers", arguments, blocks),
+                (False, level, 0),
             )
+            self.entries += [(self._turns.at(place, number), small) for number, _ in self._turns.of(place)]
 
     def _join_slices(self, level, stages):
-        records, chunks = [], []
+        records, tables, place = [], [], (False, level, 0)
         for stage in stages:
             for left in self._walks[stage.level, stage.extent].left[stage.source]:
                 record, size = slice_record(stage.op, left, int(self._layout.table[left.row, stage.output]))
                 table = chunk_table([size], _VALUES)
                 table[:, 0] = len(records)
                 records += record
-                chunks.append(table)
-        if not chunks:
+                tables.append((left.row, table))
+        if not tables:
             return
-        chunks = self._kept(np.concatenate(chunks))
-        arguments = self._kept(np.array(records, np.int64)).address, chunks.address, chunks.shape[0]
-        blocks = self._backend.device.blocks(chunks.shape[0])
+        address = self._kept(np.array(records, np.int64)).address
         text = self._backend.marked(ends_text(self._backend.dialect()))
-        kernel = Kernel(text, "cuda_numbers", "join_slices", blocks, arguments)
-        self.entries.append(((False, level, 0), kernel))
+        for number, rows in self._turns.of(place):
+            own = [table for row, table in tables if is_in(row, rows)]
+            if own:
+                chunks = self._kept(np.concatenate(own))
+                blocks = self._backend.device.blocks(chunks.shape[0])
+                arguments = address, chunks.address, chunks.shape[0]
+                kernel = Kernel(text, "cuda_numbers", "join_slices", blocks, arguments)
+                self.entries.append((self._turns.at(place, number), kernel))
 
 
 def slice_record(op, left, target):

@@ -75,13 +75,15 @@ class Nodes:
             found[own] = first + numbers[own] // _SEGMENT % segments
         return found
 
-    def leaves(self):
-        """Return the places in the table at which results arrive, each once.
+    def leaves(self, rows=None):
+        """Return the places in the table at which results of some rows arrive, or of all, each once.
 
         Let one arrive there for all.
         """
-        found = []
+        found: list[int] = []
         for row in np.flatnonzero(self._results).tolist():
+            if rows is not None and row not in rows:
+                continue
             first, count = self._segments.get(row, (row, 1))
             found += range(first, first + count)
         self.table[found, EXPECTED] = 1

@@ -11,6 +11,7 @@ import struct
 from nbopt_backends.cuda.pack import Image
 from nbopt_backends.cuda.stages import Stages
 from nbopt_backends.cuda.walks import with_workspace
+from nbopt_backends.matrices.rounds import rounds_of_plan
 from nbopt_backends.plans.plan import Plan
 
 _RANDOM = struct.Struct("2Q").pack
@@ -34,7 +35,10 @@ class DevicePlan(Plan):
         Whether the image on the host differs from the device's there.
     pointers : dict
         Index in `Update.tensors` -> address, for tensors whose memory can be exchanged under the same object.
-    batches : dict of int to list of (int, tuple, str)
+    rounds : list of list of int
+    first_of_round : tuple or None
+        See `rounds_of_plan`.
+    batches : list of dict
         See `with_workspace`.
     stages : Stages
         What the launches of the plan's stages take besides.
@@ -44,7 +48,8 @@ class DevicePlan(Plan):
         super().__init__(backend, update, layout)
         self.new_tables = self.new_numbers = True
         self.pointers = {}
-        self._workspace, self.batches = with_workspace(backend, layout, update.program)
+        self.rounds, self.first_of_round = rounds_of_plan(update.program, layout)
+        self._workspace, self.batches = with_workspace(backend, layout, update.program, self.rounds)
         self.image = Image(backend, update.program, layout)
         self.stages = Stages(backend, self)
         self._counter = backend.counter

@@ -68,38 +68,46 @@ class TorchProducts:
         for job in jobs:
             job()
 
-    def joined(self, pieces):
-        """Return copies of some batches as one batch."""
-        return self.torch.cat(pieces)
+    def scaled(self, pieces, epsilon, method):
+        """Return matrices, each divided by its norm, as one batch in the dtype of the products."""
+        torch, (first, *others) = self.torch, pieces
+        if first.dtype != torch.float64:
+            dtype = torch.float16 if method == "gram" else torch.bfloat16
+        else:
+            dtype = torch.float64
+        found = first
+        if others or dtype != first.dtype:
+            shape = sum(map(len, pieces)), *first.shape[1:]
+            found = torch.empty(shape, dtype=dtype, device=first.device)
+        start = 0
+        for piece in pieces:
+            norms = torch.linalg.vector_norm(piece, dim=(-2, -1), keepdim=True).clamp(min=epsilon)
+            torch.div(piece, norms, out=found[start : start + len(piece)])
+            start += len(piece)
+        return found
 
-    def scale(self, x, epsilon):
-        """Divide each matrix by its norm, in place."""
-        x /= self.torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=epsilon)
-
-    def arithmetic(self, x, method):
-        """Return a batch in the dtype of the products."""
-        torch = self.torch
-        if x.dtype == torch.float64:
-            return x.contiguous()
-        return x.to(
-            torch.float16 if method == "gram" else torch.bfloat16, memory_format=torch.contiguous_format
-        )
+    def halves(self, dtype):
+        """Return whether products for matrices of a dtype are in one of half its size."""
+        return dtype != self.torch.float64
 
     def empty_like(self, x):
         """Return new memory for a batch."""
         return self.torch.empty_like(x)
 
-    def gram(self, x):
-        """Return ``x x^T`` of each matrix."""
-        return self.torch.bmm(x, x.mT)
+    def packed(self, x):
+        """Return whether a batch is contiguous, in C order."""
+        return x.is_contiguous()
 
-    def polynomial(self, gram, a, b, c):
+    def gram(self, x, out=None):
+        """Return ``x x^T`` of each matrix."""
+        return self.torch.bmm(x, x.mT, out=out)
+
+    def polynomial(self, gram, a, b, c, out=None):
         """Return ``b g + c g^2``; `times` and `whole` add the constant term."""
-        return self.torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        return self.torch.baddbmm(gram, gram, gram, beta=b, alpha=c, out=out)
 
     def whole(self, polynomial, a):
-        """Return the polynomial with its constant term."""
-        polynomial = polynomial.clone()
+        """Return the polynomial with its constant term, which is added in place."""
         polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
         return polynomial
 
@@ -147,31 +155,37 @@ class CupyProducts:
         for job in jobs:
             job()
 
-    def joined(self, pieces):
-        """Return copies of some batches as one batch."""
-        return self.cupy.concatenate(pieces)
+    def scaled(self, pieces, epsilon, method):
+        """Return matrices, each divided by its norm, as one batch."""
+        for x in pieces:
+            x /= self.cupy.maximum(self.cupy.sqrt((x * x).sum((-2, -1), keepdims=True)), epsilon)
+        return pieces[0] if len(pieces) == 1 else self.cupy.concatenate(pieces)
 
-    def scale(self, x, epsilon):
-        """Divide each matrix by its norm, in place."""
-        x /= self.cupy.maximum(self.cupy.sqrt((x * x).sum((-2, -1), keepdims=True)), epsilon)
-
-    def arithmetic(self, x, method):
-        """Return the batch itself."""
-        return self.cupy.ascontiguousarray(x)
+    def halves(self, dtype):
+        """Return whether products for matrices of a dtype are in one of half its size."""
+        return False
 
     def empty_like(self, x):
         """Return new memory for a batch."""
         return self.cupy.empty_like(x)
 
-    def gram(self, x):
-        """Return ``x x^T`` of each matrix."""
-        return self.cupy.matmul(x, x.swapaxes(-1, -2))
+    def packed(self, x):
+        """Return whether a batch is contiguous, in C order."""
+        return x.flags.c_contiguous
 
-    def polynomial(self, gram, a, b, c):
+    def gram(self, x, out=None):
+        """Return ``x x^T`` of each matrix."""
+        return self.cupy.matmul(x, x.swapaxes(-1, -2), out=out)
+
+    def polynomial(self, gram, a, b, c, out=None):
         """Return ``a + b g + c g^2``."""
-        return (
-            a * self.cupy.eye(gram.shape[-1], dtype=gram.dtype) + b * gram + c * self.cupy.matmul(gram, gram)
-        )
+        found = self.cupy.matmul(gram, gram, out=out)
+        found *= c
+        rows = -(-gram.shape[-1] // 8)
+        for start in range(0, gram.shape[-1], rows):  # so that what is in between stays small
+            found[:, start : start + rows] += b * gram[:, start : start + rows]
+        self.cupy.einsum("...ii->...i", found)[...] += a  # a view of the diagonals
+        return found
 
     def whole(self, polynomial, a):
         """Return the polynomial with its constant term."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nbopt.interface.update import parts_of
-from nbopt.language.lines import LEAVES
+from nbopt.language.lines import LEAVES, STEP
 from nbopt.language.stages import Combine, Matrix, Pass, Scalars, Verdict
 from nbopt_backends.cuda.closing import NODE_FIELDS, close_text
 from nbopt_backends.cuda.ends import Ends
@@ -17,13 +17,14 @@ from nbopt_backends.cuda.nodes import Nodes
 from nbopt_backends.cuda.pack import Pack
 from nbopt_backends.cuda.slices import slices_text
 from nbopt_backends.cuda.small import Small, named_text, scalars_text
+from nbopt_backends.cuda.turns import LAST, Turns, is_in
 from nbopt_backends.cuda.walks import Walks, on_device
 from nbopt_backends.matrices.stage import needed, run_matrix
 from nbopt_backends.meaning.tree import TILE
 from nbopt_backends.meaning.xoroshiro import BLOCK
 
 LARGEST_CHUNK = 4096  # elements; `asv_bench/gpu.py --tune` times others
-_LAST = (True, 1 << 30, 0)  # behind all places in the order of a step
+_LAST = (True, LAST, 0, 0)  # behind all places in the order of a step
 
 
 class Stages:
@@ -49,32 +50,38 @@ class Stages:
         program, layout = plan.program, plan.layout
         self.program = program
         self._backend, self._layout, self._image = backend, layout, plan.image
-        passes = [(level, stage) for level, stage in program.stages() if isinstance(stage, Pass)]
-        with_slices = [(level, stage) for level, stage in passes if stage.has_slices(program.extents)]
+        self.turns, self.passes = Turns(plan), 0
+        self._round_of = np.zeros(layout.n_rows, np.int64)
+        for number, rows in enumerate(plan.rounds, 1):
+            self._round_of[rows] = number
+        passes = [(place, stage) for place, stage in program.order() if isinstance(stage, Pass)]
+        with_slices = [(place, stage) for place, stage in passes if stage.has_slices(program.extents)]
         self._walks = {
-            (level, stage.extent): Walks(backend, program, layout, stage) for level, stage in with_slices
+            (place[1], stage.extent): Walks(backend, program, layout, stage, self.turns.of(place))
+            for place, stage in with_slices
         }
-        self.passes = (len(passes) - len(with_slices)) * len(layout.groups) + sum(
-            len(walks.parts) for walks in self._walks.values()
-        )
         pack = Pack()
         self.taken = pack.add(np.ones(2, np.int64))
         self._nodes = Nodes(np.diff(layout.tile_starts))
         nodes = pack.add(self._nodes.table)
         self._chunks = self._chunk_tables(pack)
-        scalars = [stage for _, stage in program.stages() if isinstance(stage, Scalars)]
-        self._rows = {
-            stage: [(dtypes, pack.add(rows)) for dtypes, rows in plan.kinds_of(stage)] for stage in scalars
-        }
+        self._rows: dict = {}
+        for place, stage in program.order():
+            if isinstance(stage, Scalars):
+                self._rows[place, stage] = [*self._kinds(pack, plan, place, stage)]
         geometries = {place: pack.add(geometry) for place, geometry in layout.geometries.items()}
         self._views = pack.add(np.zeros(layout.table.shape, np.int64))
         results = {
-            (level, stage.extent): self._results(pack, level, stage)
-            for level, stage in passes
+            (place[1], stage.extent): self._results(pack, place[1], stage)
+            for place, stage in passes
             if stage.reductions
         }
         closed = {place: Nodes(np.diff(walks.starts)) for place, walks in self._walks.items()}
-        self._leaves = {place: pack.add(own.leaves()) for place, own in closed.items()}
+        self._leaves = {
+            (key, number): pack.add(closed[key].leaves(rows))
+            for key, place in {(place[1], stage.extent): place for place, stage in with_slices}.items()
+            for number, rows in self.turns.of(place)
+        }
         tables = {place: pack.add(own.table) for place, own in closed.items()}
         pack.allocate(backend)
         for place, geometry in geometries.items():
@@ -84,11 +91,13 @@ class Stages:
             chunks.values[:, 5] = nodes.address + 8 * NODE_FIELDS * chunks.values[:, 5]
         for place, table in tables.items():
             table.values[...] = closed[place].at(table.address)
-            self._leaves[place].values[:] = table.address + 8 * NODE_FIELDS * self._leaves[place].values
+            for (key, _), leaves in self._leaves.items():
+                if key == place:
+                    leaves.values[:] = table.address + 8 * NODE_FIELDS * leaves.values
         backend.upload(pack.device, pack.host)
         self._memory = pack.device
         self._sums = {place: memory.address for place, (memory, _) in results.items()}
-        self.ends = Ends(backend, plan, results, self._walks)
+        self.ends = Ends(backend, plan, results, self._walks, self.turns)
         self.matrices = Matrices(backend, plan) if program.matrices() else None
 
     # --- tables ---
@@ -102,12 +111,24 @@ class Stages:
             starts[group.rows] = group.first_blocks
             for tiles in {goes_by_tiles(stage, group.dtypes, group.kept) for stage in passes}:
                 table = group.cut(TILE if tiles else coarse)
+                table = table[np.argsort(self._round_of[table[:, 0]], kind="stable")]
                 blocks = starts[table[:, 0]] + table[:, 1] // BLOCK
                 nodes = self._nodes.of_results(table[:, 0], table[:, 1] // TILE)
                 tables[number, tiles] = pack.add(
                     np.column_stack([table, blocks, layout.first_tiles(table), nodes])
                 )
         return tables
+
+    def _kinds(self, pack, plan, place, stage):
+        """Yield the place of each launch of scalar code, its dtypes, and the table of its rows."""
+        for dtypes, rows in plan.kinds_of(stage):
+            if stage.extent == STEP:
+                yield self.turns.of_step(place, not stage.outputs), dtypes, pack.add(rows)
+                continue
+            for number, own in self.turns.of(place):
+                mine = np.array([row for row in rows.tolist() if is_in(row, own)], np.int64)
+                if len(mine):
+                    yield self.turns.at(place, number), dtypes, pack.add(mine)
 
     def _results(self, pack, level, stage):
         """Return the memory of the results of a pass's tiles, and where each row's begin."""
@@ -132,17 +153,21 @@ class Stages:
         Returns
         -------
         list of (tuple, PassLaunch or Small or Kernel or Queued)
-            The place in the order of the step, see `Program.order`.
+            The place in the order of the step, see `Turns.at`.
         """
-        found = self.ends.entries.copy()
+        found, self.passes = self.ends.entries.copy(), 0
         for place, stage in self.program.order():
-            if isinstance(stage, Pass):
-                found += [(place, one) for one in self._passes(place[1], stage, taken)]
-            elif isinstance(stage, Matrix):
-                found.append((place, Queued(self.matrices.launch(stage))))
-            elif isinstance(stage, Scalars):
-                place = self._earliest(place, stage) if alone else place
-                found += [(place, self._scalars(stage, taken, *kind)) for kind in self._rows[stage]]
+            if isinstance(stage, Scalars):
+                early = self._earliest(place, stage) if alone and not self.turns.many else place
+                for at, *kind in self._rows[place, stage]:
+                    at = at if early == place else self.turns.at(early)
+                    found.append((at, self._scalars(stage, taken, *kind)))
+            for number, rows in self.turns.of(place):
+                at = self.turns.at(place, number)
+                if isinstance(stage, Pass):
+                    found += [(at, one) for one in self._passes(place[1], stage, taken, number, rows)]
+                elif isinstance(stage, Matrix):
+                    found.append((at, Queued(self.matrices.launch(stage, number))))
         return found
 
     def _earliest(self, place, stage):
@@ -178,8 +203,8 @@ class Stages:
             if isinstance(stage, Verdict)
         ]
 
-    def _passes(self, level, stage, taken):
-        """Return the launches of a pass, and of what ends its reductions if it knows slices."""
+    def _passes(self, level, stage, taken, number, rows):
+        """Return the launches of a pass in a round, and of what ends its reductions if it knows slices."""
         backend, image, shared = self._backend, self._image, not self.program.differs()
         random = backend.counter.address or image.random.address
         numbers = image.numbers.address, image.stride, random
@@ -187,31 +212,39 @@ class Stages:
         outputs = tuple(self.ends.outputs.get((level, stage.extent), ()))
         walks, found = self._walks.get((level, stage.extent)), []
 
-        def arguments(chunks, n_chunks):
-            return image.table.address, chunks.address, n_chunks, *numbers, self._views.address, *last
+        def arguments(address, n_chunks):
+            return image.table.address, address, n_chunks, *numbers, self._views.address, *last
 
-        for group, kinds, chunks, _ in walks.parts if walks else ():
-            form = group.dtypes, group.arithmetic, group.strided, group.kept, shared
-            text = slices_text(stage, self.program.extents, kinds, backend.dialect(), *form)
-            n_chunks = chunks.shape[0]
-            given = *arguments(chunks, n_chunks), 0
-            blocks = backend.device.blocks(n_chunks)
-            found.append(Kernel(backend.marked(text), backend.stem, "update", blocks, given))
+        for turn, group, kinds, chunks, _ in walks.parts if walks else ():
+            if turn == number:
+                form = group.dtypes, group.arithmetic, group.strided, group.kept, shared
+                text = slices_text(stage, self.program.extents, kinds, backend.dialect(), *form)
+                given, blocks = (
+                    (*arguments(chunks.address, chunks.shape[0]), 0),
+                    backend.device.blocks(chunks.shape[0]),
+                )
+                found.append(Kernel(backend.marked(text), backend.stem, "update", blocks, given))
+        self.passes += len(found)
         if found and stage.reductions:
-            leaves, parameters = self._leaves[level, stage.extent], np.count_nonzero(np.diff(walks.starts))
+            leaves = self._leaves[(level, stage.extent), number]
+            parameters = sum(is_in(row, rows) for row in np.flatnonzero(np.diff(walks.starts)).tolist())
             given = leaves.address, len(leaves.values), *numbers[:2], last[1]
             text = partial(close_text, stage, backend.dialect())
             blocks = backend.device.blocks(len(leaves.values))
             found.append(PassLaunch(text, "close", blocks, given, parameters, True, False, outputs))
-        for number, group in enumerate(self._layout.groups if walks is None else ()):
-            chunks = self._chunks[number, goes_by_tiles(stage, group.dtypes, group.kept)]
+        for place, group in enumerate(self._layout.groups if walks is None else ()):
+            chunks = self._chunks[place, goes_by_tiles(stage, group.dtypes, group.kept)]
+            address, n_chunks = self._in_round(chunks, number)
+            if not n_chunks:
+                continue
             threads = threads_per_chunk(stage, group.dtypes, group.strided, group.kept)
             kind = group.dtypes, group.arithmetic, group.strided, group.kept, shared
-            text, n_chunks = partial(update_text, stage, backend.dialect(), *kind), len(chunks.values)
-            given, blocks = arguments(chunks, n_chunks), backend.device.blocks(n_chunks, threads)
+            text = partial(update_text, stage, backend.dialect(), *kind)
+            given, blocks = arguments(address, n_chunks), backend.device.blocks(n_chunks, threads)
             reduces, begins = bool(stage.reductions), self._begins(stage, blocks)
-            arrivals = len(group.rows) if reduces else blocks
+            arrivals = sum(is_in(row, rows) for row in group.rows) if reduces else blocks
             found.append(PassLaunch(text, "update", blocks, given, arrivals, reduces, begins, outputs))
+            self.passes += 1
         return found
 
     def _begins(self, stage, blocks):
@@ -221,6 +254,14 @@ class Stages:
         A pass that may be left out reads the verdict of stages before it.
         """
         return not stage.guarded and blocks <= self._backend.device.resident_blocks
+
+    def _in_round(self, chunks, number):
+        """Return the address and the length of the part of a table of chunks that a round goes over."""
+        if not number:
+            return chunks.address, len(chunks.values)
+        turns = self._round_of[chunks.values[:, 0]]
+        first, last = np.searchsorted(turns, (number, number + 1)).tolist()
+        return chunks.address + first * chunks.values.strides[0], last - first
 
     def _scalars(self, stage, taken, dtypes, rows):
         backend, image, n_rows = self._backend, self._image, len(rows.values)
@@ -255,30 +296,30 @@ class Matrices:
 
     def __init__(self, backend, plan):
         self._library = backend.device.products(backend.device_id, backend.streams.library)
-        self._plan = plan.batches
-        shapes = [(shape[1:], dtype) for own in plan.batches.values() for _, shape, dtype in own]
+        self._batches = plan.batches
         self.size = max(
             needed(
                 stage.function,
-                [shape for shape, _ in shapes],
-                8 if any(dtype == "float64" for _, dtype in shapes) else 4,
+                [shape[1:] for _, shape, _ in found for _ in range(shape[0])],
+                8 if any(dtype == "float64" for _, _, dtype in found) else 4,
             )
             for stage in plan.program.matrices()
+            for found in (own.get(stage.output, []) for own in plan.batches)
         )
 
     def reserve(self):
         """Make sure that there is memory for the products."""
         self._library.reserve(self.size)
 
-    def launch(self, stage):
-        """Return what queues a function of matrices on a stream, given its handle.
+    def launch(self, stage, number):
+        """Return what queues a function of matrices of a round on a stream, given its handle.
 
         It is computed in skipped steps as well, since the host doesn't know of them; its result is stored by
         later passes alone.
         """
-        library = self._library
+        library, placed = self._library, self._batches[max(0, number - 1)]
         slots = *stage.sources, stage.output
-        arrays = {slot: [library.batch(*one) for one in self._plan.get(slot, [])] for slot in slots}
+        arrays = {slot: [library.batch(*one) for one in placed.get(slot, [])] for slot in slots}
         batches = [(own[:-1], own[-1]) for own in zip(*(arrays[slot] for slot in slots))]
 
         def queue(stream):
@@ -349,6 +390,7 @@ def planned_together(plans, counts):
     entries = [entry for one in stages for entry in one.entries(taken, len(plans) == 1)]
     for number, (place, address) in enumerate(sorted(conditions)):
         arguments = address, int(number == 0), taken
+        place = stages[0].turns.at(place)
         entries.append((place, Small(named_text("judge"), "judge", arguments, 1)))
     if counts:
         entries.append((_LAST, backend.counter.stage(backend.counter.address or 0)))
@@ -378,7 +420,7 @@ def _join_step_ends(plans, entries):
     tables = [table for _, _, table in found]
     scratch = plans[0].backend.allocate((max((table.size for table in tables), default=0),), np.float64)
     entries += [
-        ((False, level, 1), ends.fold_rows(level, table, scratch.address)) for ends, level, table in found
+        ((False, 0, level, 1), ends.fold_rows(level, table, scratch.address)) for ends, level, table in found
     ]
     return [*tables, scratch]
 

@@ -4,15 +4,15 @@ See `nbopt_backends.cuda.slices`.
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from nbopt.language.lines import ELEMENT
 from nbopt_backends.cuda.slices import LANES
-from nbopt_backends.matrices.stage import batches_of
-from nbopt_backends.meaning.slices import COLUMNS, ROWS, shape_of, tiles_of_columns, walk_of
+from nbopt_backends.cuda.turns import is_in
+from nbopt_backends.matrices.rounds import places_of
+from nbopt_backends.meaning.slices import COLUMNS, ROWS, tiles_of_columns, walk_of
 from nbopt_backends.plans.chunks import chunk_table
 
 _walk_of = functools.lru_cache(maxsize=1024)(walk_of)  # many parameters have the same shape
@@ -26,7 +26,7 @@ def on_device(backend, values):
     return array
 
 
-def with_workspace(backend, layout, program):
+def with_workspace(backend, layout, program, rounds):
     """Allocate a program's workspace slots of each parameter.
 
     Their addresses are written into the layout's table.
@@ -36,36 +36,26 @@ def with_workspace(backend, layout, program):
     backend : DeviceBackend
     layout : Layout
     program : Program
+    rounds : list of list of int
+        See `rounds_of_plan`.
 
     Returns
     -------
     memory : DeviceArray
         To be kept.
-    batches : dict of int to list of (int, tuple, str)
-        For each slot that holds matrices: the address, the shape ``(batch, *shape)`` and the dtype of each
-        batch of equal shapes. They are in the same order for all slots.
+    batches : list of dict of int to list of (int, tuple, str)
+        For each round, and each slot that holds matrices: the address, the shape ``(batch, *shape)`` and the
+        dtype of each batch of equal shapes. They are in the same order for all slots.
     """
-    first, size, places = len(program.names) - program.workspace, 0, {}
-    batches: dict[int, list] = {}
-    for slot in range(first, len(program.names)):
-        for group in layout.groups:
-            itemsize, shapes = np.dtype(group.arithmetic).itemsize, layout.shapes(group)
-            if program.extents[slot] != ELEMENT:
-                shapes = {row: shape_of(shape, program.extents[slot]) for row, shape in shapes.items()}
-            for shape, rows in batches_of(shapes).items():
-                each = math.prod(shape) * itemsize
-                step = each if program.extents[slot] == ELEMENT else -(-each // 16) * 16
-                batches.setdefault(slot, []).append((size, (len(rows), *shape), group.arithmetic))
-                for number, row in enumerate(rows):
-                    places[row, slot] = size + number * step
-                size += -(-len(rows) * step // 256) * 256
+    places, size = places_of(program, layout, rounds)
     memory = backend.allocate((size,), np.uint8)
-    for place, offset in places.items():
-        layout.table[place] = memory.address + offset
-    return memory, {
-        slot: [(memory.address + offset, shape, dtype) for offset, shape, dtype in own]
-        for slot, own in batches.items()
-    }
+    batches: list[dict] = [{} for _ in rounds or [None]]
+    for place in places:
+        first = memory.address + place.start
+        layout.table[place.rows, place.slot] = first + place.step * np.arange(len(place.rows))
+        if program.extents[place.slot] == ELEMENT:
+            batches[place.round].setdefault(place.slot, []).append((first, place.batch, place.dtype))
+    return memory, batches
 
 
 def _shape(layout, row):
@@ -146,13 +136,13 @@ class Walks:
         int64[rows + 1]: where each row's tiles begin among those of all rows.
     sums : DeviceArray
         float64[tiles, reductions].
-    parts : list of (Group, tuple of str, DeviceArray)
-        For each launch, the group, the kinds of its text, and the chunks.
+    parts : list of (int, Group, tuple of str, DeviceArray, DeviceArray)
+        For each launch, the round, the group, the kinds of its text, the chunks, and what they point to.
     left : list of list of Left
         For each fold, what it leaves of each parameter.
     """
 
-    def __init__(self, backend, program, layout, stage):
+    def __init__(self, backend, program, layout, stage, rounds):  # as `Turns.of` returns them
         self._program, self._stage = program, stage
         self._coarse = [slot for slot in stage.read() if program.extents[slot] != stage.extent]
         walks = [
@@ -168,9 +158,12 @@ class Walks:
         self.sums = backend.allocate((int(self.starts[-1]), len(stage.reductions)), np.float64)
         self.left: list[list] = [[] for _ in stage.folds]
         self._leave(backend, walks)
-        self.parts = [
-            (group, kinds, *self._chunks(backend, group, kinds, rows)) for group, kinds, rows in walks
-        ]
+        self.parts = []
+        for number, together in rounds:
+            for group, kinds, rows in walks:
+                own = [one for one in rows if is_in(one[0], together)]
+                if own:
+                    self.parts.append((number, group, kinds, *self._chunks(backend, group, kinds, own)))
 
     def _leave(self, backend, walks):
         """Allocate the memory of what folds leave."""

@@ -54,32 +54,41 @@ class Blas:
             for done in [pool.submit(_quietly, job) for job in jobs]:
                 done.result()
 
-    def arithmetic(self, x, method):
-        """Return a batch in the dtype of the products, a copy or the batch itself."""
-        return x
+    def scaled(self, pieces, epsilon, method):
+        """Return matrices, each divided by its Frobenius norm, or by `epsilon` if that is larger.
 
-    def scale(self, x, epsilon):
-        """Divide each matrix by its Frobenius norm, or by `epsilon` if that is larger, in place."""
+        They are one batch in the dtype of the products: the only piece itself, or a copy.
+        """
+        (x,) = pieces
         squares = np.einsum("...ij,...ij->...i", x, x).sum(-1, dtype=np.float64)
         x *= (1.0 / np.maximum(np.sqrt(squares), epsilon)).astype(x.dtype)[..., None, None]
+        return x
+
+    def halves(self, dtype):
+        """Return whether products for matrices of a dtype are in one of half its size."""
+        return False
 
     def empty_like(self, x):
         """Return new memory for a batch."""
         return np.empty_like(x)
 
-    def gram(self, x):
-        """Return ``x x^T`` of each matrix."""
-        return np.matmul(x, x.swapaxes(-1, -2))
+    def packed(self, x):
+        """Return whether a batch is contiguous, in C order."""
+        return x.flags.c_contiguous
 
-    def polynomial(self, gram, a, b, c):
+    def gram(self, x, out=None):
+        """Return ``x x^T`` of each matrix."""
+        return np.matmul(x, x.swapaxes(-1, -2), out=out)
+
+    def polynomial(self, gram, a, b, c, out=None):
         """Return what `times` takes for the coefficients of a step: here ``a + b g + c g^2``."""
-        found = self.gram(gram)  # symmetric
+        found = self.gram(gram, out)  # symmetric
         found *= found.dtype.type(c)
         rows = found.shape[-1] if len(found) > 1 else max(1, _SUMMED // found.shape[-1])
         for start in range(0, found.shape[-1], rows):  # so that what is in between stays small
             own = ..., slice(start, start + rows), slice(None)
             found[own] += found.dtype.type(b) * gram[own]
-        found.reshape(*found.shape[:-2], -1)[..., :: found.shape[-1] + 1] += found.dtype.type(a)
+        np.einsum("...ii->...i", found)[...] += found.dtype.type(a)  # a view of the diagonals
         return found
 
     def whole(self, polynomial, a):

@@ -5,24 +5,24 @@
 RESTART = 2
 
 
-def orthogonalized(x, function, library, method):
+def orthogonalized(pieces, function, library, method):
     """Orthogonalise matrices, in place.
 
     Parameters
     ----------
-    x : array
-        ``[..., rows, columns]``, in any memory order; modified.
+    pieces : list of array
+        Batches ``[..., rows, columns]`` of one shape that is no longer than wide, in any memory order;
+        modified. One alone, unless the library gathers.
     function : Orthogonalize
     library : object
         Such as `nbopt_backends.matrices.blas.Blas`.
     method : str or None
         As `function` has it.
     """
-    wide = x.swapaxes(-1, -2) if x.shape[-2] > x.shape[-1] else x
-    library.scale(wide, function.epsilon)
+    rows, columns = pieces[0].shape[-2:]
     if method is None:
-        method = "gram" if wide.shape[-1] >= library.longer * wide.shape[-2] else "plain"
-    work = library.arithmetic(wide, method)
+        method = "gram" if columns >= library.longer * rows else "plain"
+    work = library.scaled(pieces, function.epsilon, method)
     other = library.empty_like(work)
     steps = function.coefficients
     if method == "plain":
@@ -30,30 +30,53 @@ def orthogonalized(x, function, library, method):
     else:
         found = _gram(work, other, steps[:RESTART], library)
         found = _gram(found, work if found is other else other, steps[RESTART:], library)
-    if found is not wide:
-        wide[...] = found
+    start = 0
+    for piece in pieces if found is not pieces[0] else ():
+        piece[...] = found[start : start + len(piece)]
+        start += len(piece)
+
+
+def _square(x, library, number=0):
+    """Return as much memory of wide matrices as their Gram matrices take; None if they are too short."""
+    *batch, small, large = x.shape
+    if (number + 1) * small > large:
+        return None
+    if not library.packed(x):
+        return x[..., number * small : (number + 1) * small]
+    flat = x.reshape(*batch, small * large)[..., number * small * small : (number + 1) * small * small]
+    return flat.reshape(*batch, small, small)
 
 
 def _plain(x, other, steps, library):
-    """Return the matrices after some steps, in one of the two batches of memory."""
+    """Return the matrices after some steps, in one of the two batches of memory.
+
+    The Gram matrices lie where the product comes, which needs them no more. So there are three batches at
+    most: the matrices, their product, the polynomials.
+    """
+    polynomial = None
     for a, b, c in steps:
-        library.times(library.polynomial(library.gram(x), a, b, c), a, x, other)
-        x, other = other, x
+        polynomial = library.polynomial(library.gram(x, _square(other, library)), a, b, c, polynomial)
+        x, other = library.times(polynomial, a, x, other), x
     return x
 
 
 def _gram(x, other, steps, library):
-    """Do what `_plain` does by one product with a polynomial in ``x x^T``."""
+    """Do what `_plain` does by one product with a polynomial in ``x x^T``.
+
+    What this product needs has memory of its own. The rest lies where the product comes, as far as it fits.
+    """
     if not steps:
         return x
-    gram, whole = library.gram(x), None
+    gram, step, whole, spare = library.gram(x, _square(other, library)), None, None, None
     for number, (a, b, c) in enumerate(steps):
-        step = library.polynomial(gram, a, b, c)
+        step = library.polynomial(gram, a, b, c, step)
         if number + 1 < len(steps):
-            gram = library.times(step, a, library.times(step, a, gram), gram)
-            whole = library.whole(step, a) if whole is None else library.times(step, a, whole)
-        elif whole is None:
-            return library.times(step, a, x, other)
+            spare = library.times(step, a, gram, spare)
+            library.times(step, a, spare, gram)
+        if whole is not None:
+            whole, spare = library.times(step, a, whole, spare), whole
+        elif number + 1 < len(steps):
+            whole, step = library.whole(step, a), _square(other, library, 1)
         else:
-            whole = library.times(step, a, whole)
+            return library.times(step, a, x, other)
     return library.matmul(whole, x, out=other)

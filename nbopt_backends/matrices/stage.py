@@ -13,62 +13,6 @@ from nbopt_backends.matrices.newton_schulz import orthogonalized
 WORKSPACE = 1 << 28
 
 
-def batches_of(shapes):
-    """Return which of some parameters make up each batch: those of one shape.
-
-    Parameters
-    ----------
-    shapes : dict of int to tuple of int
-        By their rows.
-
-    Returns
-    -------
-    dict of tuple of int to list of int
-        The shapes and the rows. Those without elements are left out.
-    """
-    found: dict[tuple, list[int]] = {}
-    for row, shape in shapes.items():
-        if math.prod(shape):
-            found.setdefault(shape, []).append(row)
-    return found
-
-
-def rounds_of(functions, shapes):
-    """Return which of some parameters go through functions of matrices together.
-
-    A round takes as much workspace as the matrices of one shape do, or as the functions allow, if that is
-    less. One parameter is never cut.
-
-    Parameters
-    ----------
-    functions : list of Product or Orthogonalize
-    shapes : dict of int to (tuple of int, int)
-        The shapes and the bytes of an element, by the parameters' rows.
-
-    Returns
-    -------
-    list of list of int
-        The rows of each round.
-    """
-    sizes = {row: math.prod(shape) * itemsize for row, (shape, itemsize) in shapes.items()}
-    batches: dict[tuple, list[int]] = {}
-    for row, (shape, itemsize) in shapes.items():
-        batches.setdefault((*sorted(shape), itemsize), []).append(row)
-    totals = [sum(sizes[row] for row in rows) for rows in batches.values()]
-    allowed = [getattr(function, "workspace", None) or WORKSPACE for function in functions]
-    most, left = min(max(totals, default=0), *allowed), 0
-    found: list[list[int]] = []
-    for total, rows in zip(totals, batches.values()):
-        for number, row in enumerate(rows):
-            needed = total if number == 0 and total <= most else sizes[row]
-            if not found or needed > left:
-                found.append([])
-                left = most
-            found[-1].append(row)
-            left -= sizes[row]
-    return found
-
-
 def run_matrix(function, batches, library, method=None):
     """Compute a function of the matrices of some batches.
 
@@ -104,7 +48,10 @@ def _run_orthogonalize(function, batches, library, method):
             kinds.setdefault((together, str(output.dtype)), []).append(block)
     bound = function.workspace or WORKSPACE
     for blocks in kinds.values():
-        parts = _parts(blocks, min(library.part, bound // blocks[0].itemsize))
+        most = min(library.part, bound // blocks[0].itemsize)
+        if library.gathers and not library.halves(blocks[0].dtype):  # copies are as large as the matrices
+            most = min(most, sum(math.prod(block.shape) for block in blocks) // 2)
+        parts = _parts(blocks, most)
         jobs = [
             partial(_orthogonalize, function, pieces, library, method or function.method) for pieces in parts
         ]
@@ -112,7 +59,11 @@ def _run_orthogonalize(function, batches, library, method):
 
 
 def needed(function, shapes, itemsize):
-    """Return about how many bytes of memory the products on a library that gathers take at a time."""
+    """Return about how many bytes of memory the products on a library that gathers take at a time.
+
+    These are matrices, their product and polynomials: four batches in half the arithmetic's size, or of half
+    the matrices, or three of one.
+    """
     each: dict[tuple, list[int]] = {}
     if isinstance(function, Product):
         return 2 * WORKSPACE if shapes else 0
@@ -121,20 +72,14 @@ def needed(function, shapes, itemsize):
         each.setdefault(tuple(sorted(sides)), []).append(many * math.prod(sides))
     largest = max((sum(own) for own in each.values()), default=0)
     one = max((small * large for small, large in each), default=0)
-    return 4 * max(min(largest, (function.workspace or WORKSPACE) // itemsize), one) * itemsize
+    batches = 4 if function.method == "gram" else 2
+    return batches * max(min(largest, (function.workspace or WORKSPACE) // itemsize), one) * itemsize
 
 
 def _orthogonalize(function, pieces, library, method):
-    if not library.gathers:
-        for piece in pieces:
-            orthogonalized(piece, function, library, method)
-    else:
-        wide = [piece.swapaxes(-1, -2) if piece.shape[-2] > piece.shape[-1] else piece for piece in pieces]
-        whole, start = library.joined(wide), 0
-        orthogonalized(whole, function, library, method)
-        for piece in wide:
-            piece[...] = whole[start : start + len(piece)]
-            start += len(piece)
+    wide = [piece.swapaxes(-1, -2) if piece.shape[-2] > piece.shape[-1] else piece for piece in pieces]
+    for own in [wide] if library.gathers else [[piece] for piece in wide]:
+        orthogonalized(own, function, library, method)
     for piece in pieces if function.adjust else ():
         piece *= ADJUSTMENTS[function.adjust](*piece.shape[-2:])
 

@@ -196,6 +196,30 @@ def test_state_dicts(device, tmp_path):
     check_equal(back, third, offloaded, other)
 
 
+def test_states_from_outside(device):
+    """What others remove from the states, or exchange there, is removed and exchanged on the host."""
+    models, optimizers = [], []
+    for offload in (False, True):
+        model = made(device, DTYPES["bfloat16"])
+        optimizer = (
+            Offload(model, nbopt.torch.AdamW, bucket_bytes=1)
+            if offload
+            else nbopt.torch.AdamW(model.parameters(), master_weights=True)
+        )
+        train(model, optimizer, 2)
+        assert optimizer.state.pop(model[0].weight)["exp_avg"].shape == (33, 20)
+        assert model[0].weight not in optimizer.state and len(optimizer.state) == 4
+        train(model, optimizer, 2, start=2)
+        optimizer.state.clear()
+        train(model, optimizer, 2, start=4)
+        del optimizer.state[model[0].bias]["master_param"]
+        optimizer.state[model[1].weight]["exp_avg"] = torch.ones(7, 33, device="cpu" if offload else device)
+        train(model, optimizer, 2, start=6)
+        models.append(model)
+        optimizers.append(optimizer)
+    check_equal(optimizers[0], models[0], optimizers[1], models[1])
+
+
 class Late(Copies):
     """Copies as a GPU may do them at worst: each when somebody waits for it, after what it waits for."""
 

@@ -44,6 +44,7 @@ class Hosts:
         self.turns = Turns(self.copies, self.gradients, self.by_host)
         self.memory = Memory([], False, False)
         self._alike = never
+        self._stamp = 0  # of the states, when all masters were there last
 
     def paired(self, groups):
         """Return pairs for those parameters of some groups that have none, which get no memory yet."""
@@ -184,6 +185,14 @@ class Hosts:
         pairs : list of Pair
         """
         written = {pair for bucket in self.memory.buckets for pair in bucket.new_ones()}
+        stamp = inner.state.stamp[0]
+        if stamp != self._stamp:  # masters that somebody has removed are made of the parameters anew
+            states = inner.state
+            written |= {
+                pair for pair in pairs if pair.has_master and MASTER.name not in states.get(pair.host, ())
+            }
+            if len(pairs) == len(self.pairs):
+                self._stamp = stamp
         if not written:
             return
         new = [pair for pair in pairs if pair in written]

@@ -10,6 +10,7 @@ from nbopt import optimizers
 from nbopt.errors import ArgumentError
 from nbopt.optimizers.matrix import MatrixOptimizer
 from nbopt.torch.family.muon import Muon
+from nbopt.torch.offload.states import States
 from nbopt.torch.optimizer import Optimizer
 from nbopt.torch.stepper import Stepper
 
@@ -167,11 +168,8 @@ class Interface:
 
     @property
     def state(self):
-        """Dict : parameter -> its states, which are on the host."""
-        if self.__dict__.get("_inner") is None:
-            return {}
-        states = self._inner.state
-        return {param: states[pair.host] for param, pair in self._hosts.pairs.items() if pair.host in states}
+        """States : parameter -> its states, which are on the host. They may be exchanged and removed."""
+        return {} if self.__dict__.get("_inner") is None else States(self._hosts.pairs, self._inner.state)
 
     @state.setter
     def state(self, value):

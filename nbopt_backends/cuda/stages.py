@@ -13,13 +13,13 @@ from nbopt_backends.cuda.ends import Ends
 from nbopt_backends.cuda.fused import planned
 from nbopt_backends.cuda.kernels import goes_by_tiles, threads_per_chunk, update_text
 from nbopt_backends.cuda.launches import Kernel, PassLaunch, Queued
+from nbopt_backends.cuda.matrices import Matrices
 from nbopt_backends.cuda.nodes import Nodes
 from nbopt_backends.cuda.pack import Pack
 from nbopt_backends.cuda.slices import slices_text
 from nbopt_backends.cuda.small import Small, named_text, scalars_text
 from nbopt_backends.cuda.turns import LAST, Turns, is_in
 from nbopt_backends.cuda.walks import Walks, on_device
-from nbopt_backends.matrices.stage import needed, run_matrix
 from nbopt_backends.meaning.tree import TILE
 from nbopt_backends.meaning.xoroshiro import BLOCK
 
@@ -283,50 +283,6 @@ def _operands(line):
     """Return the operands of a line of scalar code."""
     op, *rest = line
     return [] if op in LEAVES else rest[1:2] if op in ("store", "round") else rest
-
-
-class Matrices:
-    """The functions of matrices of a plan.
-
-    Parameters
-    ----------
-    backend : DeviceBackend
-    plan : DevicePlan
-    """
-
-    def __init__(self, backend, plan):
-        self._library = backend.device.products(backend.device_id, backend.streams.library)
-        self._batches = plan.batches
-        self.size = max(
-            needed(
-                stage.function,
-                [shape[1:] for _, shape, _ in found for _ in range(shape[0])],
-                8 if any(dtype == "float64" for _, _, dtype in found) else 4,
-            )
-            for stage in plan.program.matrices()
-            for found in (own.get(stage.output, []) for own in plan.batches)
-        )
-
-    def reserve(self):
-        """Make sure that there is memory for the products."""
-        self._library.reserve(self.size)
-
-    def launch(self, stage, number):
-        """Return what queues a function of matrices of a round on a stream, given its handle.
-
-        It is computed in skipped steps as well, since the host doesn't know of them; its result is stored by
-        later passes alone.
-        """
-        library, placed = self._library, self._batches[max(0, number - 1)]
-        slots = *stage.sources, stage.output
-        arrays = {slot: [library.batch(*one) for one in placed.get(slot, [])] for slot in slots}
-        batches = [(own[:-1], own[-1]) for own in zip(*(arrays[slot] for slot in slots))]
-
-        def queue(stream):
-            with library.on(stream):
-                run_matrix(stage.function, batches, library)
-
-        return queue
 
 
 class Joined(NamedTuple):

@@ -99,7 +99,7 @@ OTHER = {
     "array @": (lambda be, p, g: np.ones((3, 3)) @ p, "be.matmul"),
     "//": (lambda be, p, g: g // 2, "// does not work"),
     "%": (lambda be, p, g: 2 % g, "% does not work"),
-    "len": (lambda be, p, g: len(g), "parameters of all shapes"),
+    "len": (lambda be, p, g: len(g), "param.shape"),
     "shape": (lambda be, p, g: g.shape, "nbopt.MultiOptimizer"),
     "sum of Python": (lambda be, p, g: sum(g), "iterated over"),
     "np.asarray": (lambda be, p, g: np.asarray(g), "be.sqrt, be.where"),

@@ -7,6 +7,7 @@ import inspect
 import math
 from collections import Counter
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +31,10 @@ class Words(nbopt.Backend):
 
     def array(self, values, dtype=None, name=None):
         """Stand for a state of the whole step: no kernel runs that could read it."""
+
+    def wrap(self, obj):
+        """Stand for a parameter, likewise."""
+        return SimpleNamespace(dtype=np.dtype("float32"))
 
 
 @pytest.fixture

@@ -865,7 +865,7 @@ class NorMuon(MatrixOptimizer):
     ) -> None: ...
 
 class Prodigy(AdaptedOptimizer):
-    """Adam that finds its learning rate by itself."""
+    """Adam that finds its learning rate by how far the parameters have come from where they began."""
 
     beta_1: Any
     beta_2: Any

@@ -333,17 +333,6 @@ else:
         store_int16(address, index, slot, int16(half_bits_by_integers(value)))
 
 
-@intrinsic
-def next_number(context, counter):
-    """Return the int64 at an address, and add 1 to it, so that no two threads get the same number."""
-
-    def codegen(ctx, builder, signature, args):
-        word = ir.IntType(64)
-        return builder.atomic_rmw("add", _pointer(builder, args[0], word), ir.Constant(word, 1), "monotonic")
-
-    return types.int64(types.int64), codegen
-
-
 def _call(arity):
     """Return an intrinsic that calls a compiled function by its address, with so many int64."""
     word = ir.IntType(64)
@@ -359,12 +348,6 @@ def _call(arity):
 def call_kernel(context, kernel, row, offset, n, place, scalars, random, sums):
     """Call a compiled kernel by its address."""
     return _call(7)
-
-
-@intrinsic
-def call_stage(context, function, argument, entry, step):
-    """Call what a stage does, by its address."""
-    return _call(3)
 
 
 @intrinsic

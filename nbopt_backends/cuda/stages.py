@@ -219,10 +219,8 @@ class Stages:
             if turn == number:
                 form = group.dtypes, group.arithmetic, group.strided, group.kept, shared
                 text = slices_text(stage, self.program.extents, kinds, backend.dialect(), *form)
-                given, blocks = (
-                    (*arguments(chunks.address, chunks.shape[0]), 0),
-                    backend.device.blocks(chunks.shape[0]),
-                )
+                n_chunks = chunks.shape[0]
+                given, blocks = (*arguments(chunks.address, n_chunks), 0), backend.device.blocks(n_chunks)
                 found.append(Kernel(backend.marked(text), backend.stem, "update", blocks, given))
         self.passes += len(found)
         if found and stage.reductions:

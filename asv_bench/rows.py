@@ -279,10 +279,39 @@ for _count in (1, 3, 10, 30, 100, 1000):
 
 # --- small steps as a training has them: other work runs between two of them ---
 
+
+class OnlyAdds(nbopt.Optimizer):
+    """Moves the memory that another optimizer moves, and does nothing but additions.
+
+    Parameters
+    ----------
+    like : nbopt.Optimizer
+    """
+
+    state_names = ("first", "second")
+
+    def __init__(self, like):
+        super().__init__()
+        self.count = len(like.states_in_use())
+
+    def states_in_use(self):
+        """Return the names of as many states."""
+        return self.state_names[: self.count]
+
+    def rule(self, step, param, grad, *states):
+        """Add each array to the next one."""
+        for state in states:
+            state[:] = state + grad
+            grad = state
+        param[:] = param + grad
+
+
 #: name -> a function that makes the step over some shapes.
 COLD = {
     "RMSProp": lambda shapes: Job(nbopt.RMSProp(), shapes).step,
     "Adam": lambda shapes: Job(nbopt.Adam(), shapes).step,
+    "RMSProp's memory": lambda shapes: Job(OnlyAdds(nbopt.RMSProp()), shapes).step,
+    "Adam's memory": lambda shapes: Job(OnlyAdds(nbopt.Adam()), shapes).step,
     "nbopt.torch RMSProp": lambda shapes: peers.adapter_step("rmsprop", shapes),
     "nbopt.torch Adam": lambda shapes: peers.dropin_step("adam", shapes),
     "PyTorch foreach RMSprop": lambda shapes: peers.torch_step("rmsprop", shapes, foreach=True),
@@ -294,7 +323,8 @@ COLD = {
 def cold(shapes, checks):
     """Measure small steps with other work between them.
 
-    `checks` are (slower, faster, bar): how many times as long the first one takes.
+    `checks` are (slower, faster, bar): how many times as long the first one takes. The memory of an optimizer
+    is a step that does nothing but additions.
     """
 
     def measured(scale):
@@ -326,6 +356,9 @@ row("cold-300", "300 tensors of 1000, other work between the steps")(
             ("PyTorch foreach RMSprop", "nbopt.torch RMSProp", ">= 6"),
             ("PyTorch fused Adam", "nbopt.torch Adam", None),
             ("Adam", "RMSProp", "<= 1.4"),
+            ("RMSProp", "RMSProp's memory", None),
+            ("Adam", "Adam's memory", None),
+            ("PyTorch fused Adam", "Adam's memory", None),
         ],
     )
 )

@@ -13,8 +13,9 @@ time, so the plain run leaves out what ``--thorough`` adds:
 ``--rest`` runs, alone, what is too long for the plain run and fit for continuous integration:
 
 - ``@pytest.mark.rest``: tests whose promise another test of the plain run proves. With arguments the plain
-  run keeps the cases whose id is like one of them (``"*-adam-*"``). The reference compiles nothing, so the
-  plain run keeps its cases. ``where=["gpu"]`` names the places where the mark holds, as for `thorough`.
+  run keeps the cases whose id is like one of them (``"*-adam-*"``); one that is like none is an error. The
+  reference compiles nothing, so the plain run keeps its cases unless ``where=["reference"]`` says so.
+  ``where=["gpu"]`` names the places where the mark holds, as for `thorough`.
 """
 
 import fnmatch
@@ -89,6 +90,16 @@ def pytest_configure(config):
     settings.load_profile("thorough" if config.option.thorough else "plain")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(collector, name, obj):
+    # All cases of a function are here together, whichever of them the command line names.
+    made = yield
+    if isinstance(made, list):
+        for trouble in wrong_marks([item for item in made if isinstance(item, pytest.Function)]):
+            raise collector.CollectError(f"{collector.nodeid}::{name}: {trouble}")
+    return made
+
+
 def pytest_itemcollected(item):
     # On a machine with a GPU, `pytest -m gpu` picks the tests on it, and `pytest -m "not gpu"` the others.
     if hasattr(item, "callspec") and item.callspec.params.get("nbopt_backend") == "cuda":
@@ -106,6 +117,35 @@ def pytest_collection_modifyitems(config, items):
 
 def pytest_collection_finish(session):
     gc.freeze()  # what is there by now stays: the many collections of a compilation need not look at it
+
+
+PLACES = {"everywhere", "compiled", "gpu", "simulated", "reference"}
+
+
+def wrong_marks(cases):
+    """Yield what is wrong with the marks `rest` and `thorough` of a function, given all of its cases.
+
+    A pattern that begins with a backend's name is about that backend, which need not be there.
+    """
+    if not cases:
+        return
+    names = [case_of(item) for item in cases]
+    there = {item.callspec.params.get("nbopt_backend") for item in cases if hasattr(item, "callspec")}
+    elsewhere = tuple(f"{name}-" for name in {"cpu", "cuda", "reference"} - there) if there != {None} else ()
+    for kind in ("rest", "thorough"):
+        for mark in cases[0].iter_markers(kind):
+            places = mark.kwargs.get("where", []) if kind == "rest" else mark.args
+            if unknown := {*places} - PLACES:
+                yield f"the mark {kind} names {sorted(unknown)}; a place is one of {sorted(PLACES)}"
+    for mark in cases[0].iter_markers("rest"):
+        for pattern in mark.args:
+            if not pattern.startswith(elsewhere or "\0") and not fnmatch.filter(names, pattern):
+                yield f"the mark rest keeps {pattern!r}, which is like no case; there are {names[:20]}"
+
+
+def case_of(item):
+    """Return the id of a case, which is empty where a test has no parameters."""
+    return item.callspec.id if hasattr(item, "callspec") else ""
 
 
 def places_of(item):
@@ -134,13 +174,12 @@ def is_thorough(item):
 
 def is_of_the_rest(item):
     """Whether ``--rest`` runs a test, and the plain run does not."""
+    places, usual = places_of(item), places_of(item)
     if is_on_the_reference(item, "nbopt_backend", "backend"):
-        return False
-    places = places_of(item)
-    name = item.callspec.id if hasattr(item, "callspec") else ""
+        places, usual = {"reference"}, ()
     return any(
-        places & set(mark.kwargs.get("where", places))
-        and not any(fnmatch.fnmatchcase(name, kept) for kept in mark.args)
+        places & set(mark.kwargs.get("where", usual))
+        and not any(fnmatch.fnmatchcase(case_of(item), kept) for kept in mark.args)
         for mark in item.iter_markers("rest")
     )
 

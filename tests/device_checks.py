@@ -141,7 +141,7 @@ def test_clips_have_the_references_bits(cuda, dtypes):
     )
 
 
-@pytest.mark.rest(where=["simulated"])
+@pytest.mark.rest(where=["gpu", "simulated"])
 def test_the_norm_clip_goes_by_c_order_for_strided_gradients(cuda):
     def pairs(be, seed, dtypes, shapes):
         rng = np.random.default_rng(seed)
@@ -160,6 +160,7 @@ def test_the_norm_clip_goes_by_c_order_for_strided_gradients(cuda):
 @pytest.mark.parametrize(
     "dtype", thorough_but(["float32", "float64", "float16", "bfloat16"], "float64", "float16", where=["gpu"])
 )
+@pytest.mark.rest("float64", where=["gpu"])
 def test_clip_gradient_norm_gives_the_references_factor(cuda, dtype):
     factors = []
     for be in (cuda, reference()):
@@ -184,24 +185,33 @@ class EveryOp(nbopt.Optimizer):
             out[:] = apply(*operands)
 
 
-@each_dtype
-def test_every_op(cuda, dtype):
+def assert_every_op(be, dtype):
+    """Check every op's results on a backend: the reference's bits, or within 4 ulp if it is not exact."""
     rng = np.random.default_rng(7)
     operands = [special_values(dtype, rng, 600) for _ in range(3)] + [
         np.round(rng.standard_normal(600) * 100).astype(dtype)
     ]
     results = []
-    for be in (cuda, reference()):
-        with nbopt.use_backend(be):
-            layer = nbopt.Parameters((be.zeros(600, dtype), be.zeros(600, dtype)))
+    for backend in (be, reference()):
+        with nbopt.use_backend(backend):
+            layer = nbopt.Parameters((backend.zeros(600, dtype), backend.zeros(600, dtype)))
             layer.states[0].extend(
-                [*(be.array(value, dtype) for value in operands), *(be.zeros(600, dtype) for _ in PRIMITIVES)]
+                [
+                    *(backend.array(value, dtype) for value in operands),
+                    *(backend.zeros(600, dtype) for _ in PRIMITIVES),
+                ]
             )
             EveryOp().optimize([layer], 0)
             results.append([state.get() for state in layer.states[0][len(operands) :]])
     for op, found, wanted in zip(PRIMITIVES.values(), *results, strict=True):
         assert wanted.any()
         assert same_bits(found, wanted) if op.exact else ulp_distance(found, wanted).max() <= 4, op.name
+
+
+@each_dtype
+@pytest.mark.rest("float32", where=["gpu"])
+def test_every_op(cuda, dtype):
+    assert_every_op(cuda, dtype)
 
 
 @each_dtype
@@ -307,6 +317,7 @@ ON_A_DEVICE = [("lamb", "bfloat16, all rounded"), ("careful", "float64")]
     ("name", "how"),
     thorough_but([(name, how) for name in REDUCED for how in HOW], *ON_A_DEVICE, where=DEVICES, several=True),
 )
+@pytest.mark.rest("lamb-*", where=["gpu"])
 def test_rules_that_reduce(cuda, name, how):
     """Norms and other reductions within a step have the bits of the reference, whatever is stored how."""
     dtypes, options = HOW[how]
@@ -318,6 +329,8 @@ def test_rules_that_reduce(cuda, name, how):
 
 
 @pytest.mark.parametrize("name", thorough_but(REDUCED, "careful", "lamb, norm clip", where=["simulated"]))
+@pytest.mark.rest("careful", where=["gpu"])
+@pytest.mark.rest(where=["simulated"])
 def test_reductions_over_many_tensors(cuda, name):
     """300 tensors, some of them empty, make the same few launches as one."""
     launched = []
@@ -356,6 +369,7 @@ def test_reductions_of_strided_tensors(cuda, name, rounding):
 
 
 @pytest.mark.parametrize("dtype", thorough_but(["float32", "float64"], "float32", where=["gpu"]))
+@pytest.mark.rest("float32", where=["simulated"])
 def test_what_tiles_are_folded_to(cuda, dtype):
     """Signed zeros, infinities and NaN come through the folds of tiles of any length as in the reference."""
 
@@ -731,6 +745,7 @@ def test_every_mix_and_rounding_has_the_references_bits(cuda, mix, rounding, sta
 
 
 @pytest.mark.parametrize("rounding", [False, True])
+@pytest.mark.rest("True", where=["gpu"])
 def test_mirrors(cuda, rounding):
     """Mirrors of 16 bits beside float32 parameters with gradients of 16 bits have the reference's bits."""
 
@@ -760,6 +775,7 @@ def test_blocks_of_random_bits_are_numbered_over_the_list_of_parameters(cuda):
     assert_same(run(cuda), run(reference()))
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_a_run_goes_on_from_a_stored_state_of_the_generator(cuda):
     def steps(layer, optimizer, epochs):
         for epoch in epochs:
@@ -823,6 +839,7 @@ def test_assignments_round_as_their_target_says(cuda, dtype, value):
 @pytest.mark.parametrize("to", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.covering
 @pytest.mark.rest(where=["simulated"])
+@pytest.mark.rest("float16-*", "*-bfloat16", where=["gpu"])
 def test_every_pattern_of_16_bits_widens_and_narrows_as_in_the_reference(cuda, dtype, to):
     patterns = np.arange(0, 65536, 5 if cuda.device.name == "simulator" else 1, dtype=np.uint16).view(
         cuda.storage_dtype(dtype)
@@ -911,6 +928,7 @@ def test_explain_shows_what_is_launched(cuda):
 
 
 @pytest.mark.parametrize("resident", [2**20, 0])
+@pytest.mark.rest("0", where=["gpu"])
 def test_first_numbers_in_each_block_or_by_themselves(cuda, monkeypatch, resident):
     """Where a GPU can't run all blocks at once, the first numbers are a launch of their own."""
     monkeypatch.setattr(cuda.device, "resident_blocks", resident)
@@ -930,6 +948,7 @@ def test_first_numbers_in_each_block_or_by_themselves(cuda, monkeypatch, residen
     "dtypes", thorough_but([("float32",), ("bfloat16", "float64")], ("float32",), where=["gpu"]), ids="-".join
 )
 @pytest.mark.rest(where=["simulated"])
+@pytest.mark.rest("*-norm clip", where=["gpu"])
 def test_a_gradient_that_is_not_finite_skips_the_step_without_the_host_reading_anything(
     cuda, monkeypatch, dtypes, options
 ):

@@ -61,6 +61,7 @@ HOW = {
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.covering
+@pytest.mark.rest("factored-float32", where=["gpu"])
 def test_rules_with_slices(cuda, name, how):
     """Parameters of any number of axes in one step have the bits of the reference, whatever is stored how."""
     dtypes, options = HOW[how]
@@ -73,6 +74,7 @@ def test_rules_with_slices(cuda, name, how):
     assert_same(run(cuda), run(reference()))
 
 
+@pytest.mark.rest(where=["gpu", "simulated"])
 def test_slices_of_larger_tensors(cuda):
     """Many bands, several tiles of columns, several groups of rows."""
 
@@ -84,6 +86,7 @@ def test_slices_of_larger_tensors(cuda):
 
 @pytest.mark.parametrize("rounding", thorough_but([False, True], True, where=["gpu"]))
 @pytest.mark.parametrize("name", thorough_but(["factored", "covers", "centred"], "centred", where=["gpu"]))
+@pytest.mark.rest(where=["gpu"])
 def test_slices_of_strided_tensors(cuda, name, rounding):
     """Rows and columns are those of the shape; the tensors' memory does not matter, nor where it begins."""
 
@@ -110,6 +113,7 @@ def test_slices_of_strided_tensors(cuda, name, rounding):
     assert_same(run(cuda), run(reference()))
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_steps_with_slices_are_left_out_together(cuda, monkeypatch):
     """A condition of matrices leaves out what vectors would store, and the host reads nothing to know it."""
 
@@ -154,6 +158,7 @@ def test_slices_of_many_tensors(cuda):
     assert_same(found, run(reference(), shapes))
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_parameters_keep_their_places(cuda):
     """A parameter without a gradient changes nothing for the others.
 

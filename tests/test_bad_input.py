@@ -372,6 +372,7 @@ def test_memory_shared_between_two_optimizers_of_one_step_is_refused(backend, ma
         multi.optimize(layers, 0)
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_memory_that_only_looks_shared_is_fine(backend):
     memory, grad = ones(5, 6), ones(5, 3)
     parts = [memory[:, ::2], memory[:, 1::2]]  # interleaved, never the same element
@@ -500,6 +501,7 @@ def test_an_empty_list_changes_nothing_at_all(backend, kind):
 
 @pytest.mark.parametrize("name", ["plain", "rmsprop", "adadelta"])
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest
 def test_tensors_without_elements_do_nothing(backend, name):
     clip = {} if name == "adadelta" else {"gradient_clip_norm": 0.5}
     with_empty, without = (
@@ -513,6 +515,7 @@ def test_tensors_without_elements_do_nothing(backend, name):
     assert [layer.params[0].shape for layer in with_empty[::2]] == [(3, 0), (0,)]
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_the_norm_of_no_elements_clips_nothing(backend):
     assert nbopt.RMSProp().clip_gradient_norm(nbopt.get_param_list([pair(ones(0), ones(0))]), 0.5) == 1.0
 
@@ -705,6 +708,7 @@ def test_nesterov_without_momentum_is_refused(backend, how):
     [np.float32(0.5), np.float64(0.5), np.float16(0.5), Fraction(1, 2)],
     ids=lambda x: type(x).__name__,
 )
+@pytest.mark.rest(where=["gpu"])
 def test_a_hyper_parameter_may_be_any_real_number(backend, number):
     layers = [pair(ones(4), ones(4)) for _ in range(2)]
     for layer, value in zip(layers, (0.5, number)):
@@ -839,6 +843,7 @@ def test_branching_on_the_norm_factor_is_refused_with_the_mend(backend):
         optimizer.optimize([layer], 0)
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_branching_on_a_tensor_is_refused_with_the_mend(backend):
     tensor = backend.ones(4)
     with pytest.raises(errors.TraceError, match=r"be\.where.*\.get\(\)"):
@@ -1094,6 +1099,7 @@ def test_a_tensor_is_indexed_by_what_gives_views(backend, key):
         tensor[key] = 2.0
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_a_self_overlapping_tensor_is_no_target_of_an_assignment(backend):
     tensor = backend.wrap(strided(5, (3, 3), (4, 4)))
     with refused(errors.LayoutError, ITSELF, backend):

@@ -131,6 +131,7 @@ class Mistaken(nbopt.Optimizer):
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.rest(where=["gpu"])
 def test_mistake(backend, rng, mistake, steps):
     """In the first step, and after others."""
     layer = nbopt.Parameters(*[tuple(rng.normal(size=(2, *shape))) for shape in [(3, 2), (4,)]])
@@ -201,6 +202,7 @@ def test_coarser():
     assert tracer.program()[0].written() == [0, 1, 2]
 
 
+@pytest.mark.rest
 def test_stale_number_of_another_trace(backend, rng):
     """A number of the device that a rule keeps is refused in the next step."""
     kept = []

@@ -341,6 +341,7 @@ def test_arrays_without_dimensions_or_elements_come_back(backend, tmp_path, shap
 
 
 @pytest.mark.parametrize("dtype", [np.float16, BFLOAT16], ids=str)
+@pytest.mark.rest("cpu-bfloat16")
 def test_states_are_made_in_the_dtype_and_with_the_rounding_of_the_checkpoint(backend, tmp_path, dtype):
     save, load = by_file(tmp_path)
     run = Run(lambda: nbopt.Adam(state_dtype=dtype)).go(1)
@@ -458,6 +459,7 @@ def test_copies_in_another_order_are_saved_by_their_values(host_backend, tmp_pat
 
 
 @each_way
+@pytest.mark.rest
 def test_hyper_parameters_become_the_checkpoints(backend, tmp_path, way):
     save, load = way(tmp_path)
     saved = Run(

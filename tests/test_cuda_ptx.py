@@ -342,6 +342,7 @@ def test_scalar_code_is_exact():
 
 
 @pytest.mark.parametrize("name", ["rmsprop", "shift_adamax"])
+@pytest.mark.rest("shift_adamax")
 def test_float64_kernels_are_exact_too(name):
     ptx = kernel(name, "float64", (9, 0))
     assert_exact(ptx)
@@ -362,6 +363,7 @@ def test_mixed_kernels_load_16_bytes_of_each_slot():
 
 
 @every_capability
+@pytest.mark.rest("sm_90")
 def test_strided_kernels_are_exact(capability):
     ptx = kernel("rmsprop", "float32", capability, strided=True)
     assert_exact(ptx)
@@ -396,6 +398,7 @@ def test_16_bit_kernels_are_exact_and_load_16_bytes(dtype, kept, capability):
 
 
 @every_capability
+@pytest.mark.rest("sm_90")
 def test_kernels_that_round_float32_states_of_16_bit_parameters(capability):
     ptx = sixteen_bits("adam", ("bfloat16", "bfloat16", "float32", "float32"), (7, 0, 10, 0), capability)
     assert_exact(ptx)

@@ -85,6 +85,7 @@ def test_driver(job, make, dtype, expected):
     ],
     ids=["rmsprop with a norm clip", "adam with one", "lamb", "lamb with one", "skipping"],
 )
+@pytest.mark.rest("rmsprop*", "adam*", "lamb with*")
 def test_what_is_small_needs_no_launch(job, make, skips, launches):
     """Reductions end, numbers are computed, and counters count, at the end of the pass before."""
     optimizer = make()
@@ -103,6 +104,7 @@ CAPTURABLE = {
 
 
 @pytest.mark.parametrize("name", CAPTURABLE)
+@pytest.mark.rest("adam", "norm clip")
 def test_what_a_graph_captures(job, name):
     """Under `capturable` a step is as few launches: counts and what follows from them are in passes."""
     make, dtype, launches = CAPTURABLE[name]

@@ -44,6 +44,7 @@ def test_cost(name):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.rest("bfloat16")
 def test_bits(dtype):
     """The CPU backend gives the reference's bits.
 
@@ -65,6 +66,7 @@ def test_bits(dtype):
     assert all(map(same_bits, found[0][: len(SHAPES)], found[2]))
 
 
+@pytest.mark.rest
 def test_checkpoint(host_backend, tmp_path):
     """A run that was saved goes on with the same means."""
     params, grads = drawn(6)

@@ -42,7 +42,7 @@ def test_no_example_is_forgotten():
 
 
 @pytest.mark.parametrize("name", QUICK)
-@pytest.mark.rest("own_optimizer", "toy_backend", "finetune")
+@pytest.mark.rest("toy_backend", "finetune")
 def test_an_example_runs_in_its_quick_form(tmp_path, name):
     for library in NEEDS.get(name, ()):
         if importlib.util.find_spec(library) is None:

@@ -368,6 +368,7 @@ def test_radam_is_one_program(rng):
 
 
 @pytest.mark.parametrize("name", ["rprop", "yogi", "asgd"])
+@pytest.mark.rest("cpu-rprop")
 def test_the_states_of_a_layer_that_joins_later_begin_where_they_should(backend, rng, name):
     (param, *_), ((grad, *_), *_) = drawn(rng, 1)
     early, late = nbopt.Parameters((np.ones(3), np.ones(3))), nbopt.Parameters((param, grad))
@@ -425,6 +426,7 @@ def test_rprop_keeps_its_steps_within_their_bounds(backend):
 # --- edges ---
 
 
+@pytest.mark.rest
 def test_the_first_step_of_those_that_correct_their_means_is_the_learning_rate(backend):
     gradient = np.array([1e-3, -5.0, 200.0])
     for cls in (nbopt.AMSGrad, nbopt.AdaMax, nbopt.AdamW, nbopt.Yogi):
@@ -469,6 +471,7 @@ def test_centered_rmsprop_survives_a_variance_that_rounding_makes_negative(backe
 
 
 @pytest.mark.parametrize("change", [{"centered": True}, {"momentum_coef": 0.5}])
+@pytest.mark.rest("cpu-change0")
 def test_rmsprops_states_are_decided_at_the_first_step(backend, change):
     layer = nbopt.Parameters((np.ones(3), np.ones(3)))
     plain, other = nbopt.RMSProp(), nbopt.RMSProp(**change)

@@ -397,16 +397,13 @@ def test_states_of_rows_in_16_bits():
     assert all(map(same_bits, found["reference"], found["cpu"]))
 
 
-@pytest.mark.parametrize("name", COSTS)
-@pytest.mark.parametrize(("dtype", "rounding"), [("float32", False), ("bfloat16", True)])
-@pytest.mark.covering
-def test_bits(name, dtype, rounding):
-    """The CPU backend gives the reference's bits."""
+def assert_bits(name, dtype, rounding, shapes):
+    """Check that the CPU backend gives the reference's bits."""
     kind, options, *_ = SOURCES[made()[name]]
     found = {}
     for backend in ("reference", "cpu"):
         with nbopt.use_backend(backend, rng_seed=3) as be:
-            params, grads = drawn("float32", 3)
+            params, grads = drawn("float32", 3, shapes)
             storage = be.storage_dtype(dtype)
             params, grads = (
                 [p.astype(storage) for p in params],
@@ -415,3 +412,19 @@ def test_bits(name, dtype, rounding):
             layer = ours(kind(stochastic_round=rounding, **options), params, grads)
             found[backend] = [*layer.params, *(state.get() for states in layer.states for state in states)]
     assert all(map(same_bits, found["reference"], found["cpu"]))
+
+
+@pytest.mark.parametrize("name", COSTS)
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", False), ("bfloat16", True)])
+@pytest.mark.covering
+def test_bits(name, dtype, rounding):
+    """The CPU backend gives the reference's bits."""
+    # Each number of axes has kernels of its own where rows and columns are reduced.
+    assert_bits(name, dtype, rounding, [(40, 30), (6, 50)])
+
+
+@pytest.mark.parametrize("name", ["CAME", "Adafactor", "SM3"])
+@pytest.mark.rest
+def test_bits_of_any_axes(name):
+    """Rules with rows and columns give them beside vectors, and for three axes."""
+    assert_bits(name, "bfloat16", True, SHAPES)

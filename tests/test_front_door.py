@@ -97,6 +97,7 @@ def test_the_page_on_rules_has_the_optimizer_of_the_example():
         ["RMSProp", "GradientDescentMomentum", "Adagrad", "Adadelta", "Adam"], "RMSProp", "Adadelta"
     ),
 )
+@pytest.mark.rest("RMSProp")
 def test_the_regression_example_fits_down_to_the_noise(tmp_path, optimizer):
     pytest.importorskip("matplotlib", reason="the example needs matplotlib and tqdm")
     pytest.importorskip("tqdm", reason="the example needs matplotlib and tqdm")

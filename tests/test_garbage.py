@@ -90,6 +90,7 @@ class Run:
 
 
 @pytest.mark.parametrize("options", thorough_but(OPTIONS, "stochastic", "multi", where=["gpu"]))
+@pytest.mark.rest("cpu-*", "cuda-stochastic")
 def test_steps(nbopt_backend, uncollected, options):
     """A steady step, a skipped one, a failed one, and one over other memory leave nothing."""
     for _ in range(2):  # in the first round things are compiled, and compilers leave something

@@ -265,6 +265,7 @@ def test_multi_counts_calls_of_neons_way(host_backend, alone):
     assert optimizer.t == 2
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_multi_counts_skipped_calls(backend):
     """MultiOptimizer.skipped is how many of its calls were skipped, and is set on its optimizers."""
     first, second = momentum(), momentum()

@@ -106,6 +106,7 @@ def orthogonalized(be, *grads, **given):
 
 
 @pytest.mark.parametrize("method", ["plain", "gram"])
+@pytest.mark.rest(where=["gpu"])
 def test_singular_values(backend, method):
     """Each singular value becomes what the scalar iteration makes of it, within 1e-3 in float32."""
     be = backend
@@ -129,6 +130,7 @@ def test_singular_values(backend, method):
             assert (np.abs(wanted[given >= 0.002] - 0.94) < 0.27).all()  # in [.67, 1.21]
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_extremes(backend):
     """Zero, tiny, huge and half-precision matrices give numbers, and a NaN stays in its own matrix."""
     be = backend
@@ -181,7 +183,7 @@ def test_adjust(backend):
     np.testing.assert_allclose(found, u * s @ v, atol=near)
 
 
-@pytest.mark.rest(where=["gpu"])
+@pytest.mark.rest
 def test_skipped(backend):
     """A step that is skipped stores nothing; the next one is as if it had not been."""
     be = backend

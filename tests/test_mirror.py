@@ -59,6 +59,7 @@ def test_stochastic(backend):
 
 
 @pytest.mark.parametrize("rounding", [False, True])
+@pytest.mark.rest("cpu-True")
 def test_backends(host_backend, rounding):
     """Every backend has the reference's bits: float32 parameters, gradients and mirrors of 16 bits."""
     params, grads = drawn(2, [(70, 80), (50,)], dtype="float32")
@@ -72,6 +73,7 @@ def test_backends(host_backend, rounding):
     assert all(map(same_bits, *found))
 
 
+@pytest.mark.rest
 def test_skipped_steps(host_backend):
     """A step that is skipped leaves the mirror as it was; the first step makes it in any case."""
     params, grads = drawn(2, dtype="float32")

@@ -170,6 +170,7 @@ def test_batch(kind):
 
 
 @pytest.mark.parametrize("kind", ALL)
+@pytest.mark.rest("Muon", "AdaMuon")
 def test_backends(kind):
     """The CPU is within rounding of the reference; a saved run goes on with the same bits."""
     params, grads = drawn([(24, 8), (6, 40), (2, 8, 24)], 4)

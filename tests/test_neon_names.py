@@ -92,6 +92,7 @@ def test_is_contiguous(backend):
 )
 @pytest.mark.parametrize("rounding", [False, 6])
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest("cpu-False-*")
 def test_axes_of_length_1(backend, there, here, rounding):
     """What is assigned to a tensor may differ in shape by axes of length 1."""
     values = (1 + np.arange(np.prod(there, dtype=int)) / 8).astype(np.float32).reshape(there)
@@ -121,6 +122,7 @@ def test_axes_of_length_1_in_parts_and_sums(backend):
     np.testing.assert_array_equal(column.get(), [[3.0], [12.0]])
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_axes_of_length_1_and_random_bits(backend):
     """The random bits belong to an element's place, which axes of length 1 don't move."""
     values = np.linspace(1, 2, 300, dtype=np.float32)

@@ -74,6 +74,7 @@ def test_finite_steps_have_the_bits_of_steps_without_the_option(backend, name, c
     assert_same(*found)
 
 
+@pytest.mark.rest
 def test_with_the_norm_clip_a_bad_gradient_is_skipped_and_not_spread_to_all_parameters(backend, rng):
     layers = layers_with(rng)
     optimizer = nbopt.RMSProp(gradient_clip_norm=0.1)
@@ -186,6 +187,7 @@ def test_the_counter_is_part_of_a_checkpoint(backend, rng, tmp_path):
 @pytest.mark.parametrize(
     "clip", [{}, {"gradient_clip_norm": 0.3, "gradient_clip_value": 0.05}], ids=["no clip", "clips"]
 )
+@pytest.mark.rest
 def test_a_loss_scale_that_is_a_power_of_two_undoes_itself_exactly(backend, clip):
     found = []
     for scale in (1.0, 1024.0):
@@ -225,6 +227,7 @@ def test_a_scale_in_an_array_has_the_bits_of_the_number_and_is_read_at_every_ste
 @pytest.mark.parametrize(
     "make", [lambda be: be.array([8.0]), lambda be: np.array(8.0, np.float32)], ids=["tensor", "0-d array"]
 )
+@pytest.mark.rest("*-0-d array")
 def test_what_a_scale_can_be(backend, make):
     found = []
     for scale in (8.0, make(backend)):
@@ -250,6 +253,7 @@ def test_a_scale_changes_at_the_next_step_and_compiles_nothing(backend, rng):
     assert backend.compilations == before
 
 
+@pytest.mark.rest
 def test_a_scale_that_grows_and_backs_off_without_the_host_looking(backend, rng):
     """What a loss scaler does, written with the backend's ops: docs/sixteen-bits.md shows it."""
     layers = layers_with(rng)
@@ -369,6 +373,7 @@ def test_optimizers_that_do_not_skip_go_on_and_stop_no_others(backend, rng):
     assert not same_bits(after[1][0], middle[1][0])
 
 
+@pytest.mark.rest
 def test_what_is_skipped_together_once_is_on_its_own_at_another_time(backend, rng):
     multi, optimizers, layers = several(rng, (True, True, True))
     layers[0].grads[0][0, 0] = np.nan
@@ -382,6 +387,7 @@ def test_what_is_skipped_together_once_is_on_its_own_at_another_time(backend, rn
 
 
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest
 def test_finite_steps_of_several_optimizers_have_the_bits_of_steps_without_the_option(backend):
     found = []
     for skip in (False, True):
@@ -392,6 +398,7 @@ def test_finite_steps_of_several_optimizers_have_the_bits_of_steps_without_the_o
     assert_same(*found)
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_optimizers_that_skip_together_are_prepared_together(backend, rng):
     multi, _, layers = several(rng, (True, True, False))
     nbopt.compile(multi, layers)

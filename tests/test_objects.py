@@ -191,7 +191,7 @@ def test_gen_class_does_not_change_its_argument_and_keeps_nothing_of_it(make):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.thorough("gpu")
-@pytest.mark.rest("cpu-adam", "cpu-shift_adamax")
+@pytest.mark.rest("cpu-adam")
 def test_a_rebuilt_optimizer_trains_to_the_same_bits(backend, rng, name):
     options = {} if name == "adadelta" else {"schedule": nbopt.ExpSchedule(0.5)}
     layers, optimizer = layers_of([(4, 3)], rng), OPTIMIZERS[name](**options)
@@ -344,6 +344,7 @@ def test_a_copied_run_goes_on_as_the_original_does(backend, rng, name, copied):
 
 
 @each_copy
+@pytest.mark.rest(where=["gpu"])
 def test_a_copied_multi_optimizer_shares_what_was_shared(backend, rng, copied):
     original = multi_optimizer()
     layers = [nbopt.Parameters((rng.random(3), rng.random(3)), name=name) for name in "abc"]
@@ -396,6 +397,7 @@ def test_parameters_made_of_tensors_can_be_copied_and_train(backend, rng, copied
     ],
     ids=["named", "float64", "0d", "empty", "transposed", "view"],
 )
+@pytest.mark.rest(where=["gpu"])
 def test_a_copied_tensor_has_the_same_values_and_its_own_memory(backend, make, copied):
     tensor = make(backend)
     tensor.rounding = True
@@ -510,6 +512,7 @@ def test_equal_optimizers_that_are_different_objects_are_separate_calls(backend,
     assert (one.t, other.t) == (2, 1)
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_the_norm_clip_is_over_the_layers_of_one_call_in_list_order(backend, rng):
     def clipped():
         return nbopt.RMSProp(gradient_clip_norm=0.01)
@@ -546,6 +549,7 @@ def test_one_optimizer_in_nested_mappings_updates_all_its_layers_in_one_call(bac
 
 
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest
 def test_an_optimizer_with_a_loop_of_its_own_can_be_one_of_several(backend, rng):
     layers = [nbopt.Parameters(pair(rng), name=name) for name in "ab"]
     expected = copy.deepcopy(layers)
@@ -998,6 +1002,7 @@ def test_our_classes_go_on_from_the_unnamed_states_of_neons_loops(backend, rng, 
 
 
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest
 def test_a_loop_of_assignments_can_be_described_and_copied_too(backend, rng):
     optimizer, layers = NeonAdam(learning_rate=0.5), neon_layers(rng)
     assert nbopt.NervanaObject.gen_class(optimizer.get_description()) == optimizer

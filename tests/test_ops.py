@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from device_checks import assert_every_op
 from helpers import same_bits, special_values, thorough_but, ulp_distance
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,8 +118,16 @@ def test_exact_ops_are_marked_exact():
 
 
 @each_dtype
+def test_cpu_equals_reference_in_one_kernel(dtype):
+    """Every op, of which one kernel stores each result."""
+    with nbopt.use_backend("cpu") as be:
+        assert_every_op(be, np.dtype(dtype).name)
+
+
+@each_dtype
 @each_op
 @pytest.mark.covering
+@pytest.mark.rest
 def test_cpu_equals_reference(name, dtype):
     arrays = operands(dtype, ARITY[name])
     got, wanted = (run_op_on(backend, name, arrays) for backend in ("cpu", "reference"))
@@ -449,6 +458,7 @@ def test_operators_mean_what_they_mean_on_arrays(backend, rng, text):
     assert ulp_distance(out.get(), wanted).max() <= (4 if "**" in text and text != "t ** 2" else 0)
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_a_comparison_of_tensors_is_no_identity_test(backend):
     t = backend.array([1.0, np.nan])
     out = backend.empty(2)
@@ -458,6 +468,7 @@ def test_a_comparison_of_tensors_is_no_identity_test(backend):
 
 
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest
 def test_out_takes_the_result_and_is_returned(backend, rng):
     x, y = rng.random((4, 6), np.float32), rng.random((4, 6), np.float32)
     be, t, u = backend, backend.array(x), backend.array(y)
@@ -624,6 +635,7 @@ REDUCING = {
 
 @pytest.mark.parametrize("text", REDUCING)
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest
 def test_reductions_inside_expressions(backend, text):
     x, y = sample((6, 11), np.float64), sample((7, 11), np.float64)[1:]
     out = backend.empty(x.shape, np.float64)
@@ -651,6 +663,7 @@ def difference(a, b, out_dtype):
 
 @given(shapes=mutually_broadcastable_shapes(num_shapes=3, min_side=0, max_side=5, max_dims=4), dtypes=_dtypes)
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest
 def test_broadcasting_is_numpys(backend, shapes, dtypes):
     a, b = (drawn(seed, shape, dtype) for seed, shape, dtype in zip((1, 2), shapes.input_shapes, dtypes))
     # It has the third shape too, so that it can be larger than a - b.
@@ -755,6 +768,7 @@ SHIFTED = {
 
 
 @pytest.mark.parametrize(("target", "source"), SHIFTED.values(), ids=SHIFTED)
+@pytest.mark.rest("cpu-*", "*-forward")
 def test_overlap_across_chunks_and_threads(backend, target, source):
     wanted, memory = drawn(2, 100_003, np.float64), drawn(2, 100_003, np.float64)
     wanted[target] = wanted[source] * 2
@@ -778,6 +792,7 @@ def test_overlap_in_two_dimensions(backend):
     assert same_bits(memory, wanted)
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_overlap_of_views_of_different_dtypes(backend):
     memory = np.linspace(1, 2, 500).astype(np.float32).astype(np.float64)  # so that no half of one is a NaN
     halves = memory.view(np.float32)[1::2]
@@ -786,6 +801,7 @@ def test_overlap_of_views_of_different_dtypes(backend):
     assert same_bits(memory, wanted)
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_two_tensors_of_the_same_memory(backend):
     wanted, memory = drawn(5, 5000, np.float32), drawn(5, 5000, np.float32)
     wanted[:] = wanted * wanted - wanted

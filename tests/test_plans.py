@@ -682,7 +682,7 @@ def test_a_rule_whose_slots_come_and_go_gets_plans_of_its_own(cpu, rng, kernels)
 @pytest.mark.parametrize("clips", [False, True], ids=["free", "clipped"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.covering
-@pytest.mark.rest("adam-*", "momentum-*", "adabelief-*")
+@pytest.mark.rest("adam-*", "momentum-*")
 def test_a_run_goes_on_with_the_same_bits_on_another_backend(rng, name, clips):
     options = CHANGES[name][0] if clips else {}
     layers = layers_of([(20, 10), (7,)], rng)

@@ -55,11 +55,12 @@ def names_run(result):
     ],
     ids=["default", "commas", "repeated", "all"],
 )
-@pytest.mark.rest("default", "all")
+@pytest.mark.rest("default")
 def test_a_test_runs_once_on_each_chosen_backend(project, arguments, expected):
     assert names_run(project(ONE_TEST, *arguments)) == expected
 
 
+@pytest.mark.rest
 def test_each_test_has_a_fresh_backend_with_seed_0_and_batch_size_1(project):
     project("""
         seen = []
@@ -76,6 +77,7 @@ def test_each_test_has_a_fresh_backend_with_seed_0_and_batch_size_1(project):
         """).assert_outcomes(passed=4)
 
 
+@pytest.mark.rest
 def test_the_former_backend_is_back_after_the_test_even_if_it_fails(project):
     project("""
         import nbopt
@@ -92,6 +94,7 @@ def test_the_former_backend_is_back_after_the_test_even_if_it_fails(project):
 
 
 @pytest.mark.parametrize("name", ["nonsense", "broken"])
+@pytest.mark.rest("broken")
 def test_a_backend_that_cant_be_used_is_an_error_that_says_why_and_not_a_skip(project, name):
     broken = "import nbopt\nnbopt.backends._BUILT_IN['broken'] = 'no_such_module:Broken'"
     result = project(ONE_TEST, "--nbopt-backend", name, conftest=broken)

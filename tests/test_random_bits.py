@@ -367,6 +367,7 @@ def updates_of(be):
 
 
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest
 def test_an_assignment_outside_optimizers_counts_once_whether_it_rounds_or_not(backend):
     a, b = backend.ones(5), backend.zeros(5, "bfloat16")
     assert updates_of(backend) == 0
@@ -378,6 +379,7 @@ def test_an_assignment_outside_optimizers_counts_once_whether_it_rounds_or_not(b
     assert updates_of(backend) == 4
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_a_reduction_within_an_assignment_does_not_count(backend):
     a = backend.ones(50)
     a[:] = a / backend.sum(a * a) + backend.mean(a)
@@ -399,6 +401,7 @@ def test_expressions_and_copies_do_not_count(backend):
 
 
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest
 def test_a_step_counts_once_for_all_its_tensors_dtypes_and_optimizers(backend, rng):
     layers = [
         nbopt.Parameters((rng.random(9).astype(d), np.ones(9, np.float32)), name=d)
@@ -432,6 +435,7 @@ def rounded(be, n=1000):
     return target.get().astype(np.float32).tolist()
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_the_state_brings_the_same_bits_back(backend):
     rounded(backend)
     state = backend.rng_get_state()

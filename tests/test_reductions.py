@@ -151,6 +151,7 @@ def test_all_zero(be):
 @pytest.mark.thorough("gpu")
 @pytest.mark.parametrize("spoil", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("counts", [False, True])
+@pytest.mark.rest("cpu-True-*")
 def test_skipped(be, spoil, counts, rng):
     """A condition of the rule's own: nothing is stored. `skipped` counts it if the optimizer counts any."""
     optimizer = Centred()
@@ -243,7 +244,7 @@ def test_stochastic(be, rule, rng):
 @pytest.mark.thorough("gpu")
 @each_rule
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-@pytest.mark.rest("cpu-float32-Lamb", "cpu-bfloat16-Centred")
+@pytest.mark.rest("cpu-float32-Lamb")
 def test_bits(be, rule, dtype):
     """The bits are those of the reference, in whatever order the parameters lie in memory.
 
@@ -391,6 +392,7 @@ def test_over_nothing():
     assert len(partial_results("sum", np.empty(0, np.float32))) == tiles_of(0) == 0
 
 
+@pytest.mark.rest
 def test_parameters_without_elements(be):
     """They take no part in a reduction over the step, and their own are those over nothing."""
 

@@ -18,7 +18,7 @@ import ml_dtypes
 import numba
 import numpy as np
 import pytest
-from helpers import OPTIMIZERS, special_values, thorough_but, values_of
+from helpers import OPTIMIZERS, ROUNDED, special_values, thorough_but, values_of
 
 import nbopt
 from nbopt.errors import ArgumentError
@@ -260,7 +260,7 @@ def how_many(backend):
 
 @each_kind
 @pytest.mark.thorough("gpu")
-@pytest.mark.rest("cpu-* to *float16, True", "cpu-float64 to float32, 6")
+@pytest.mark.rest("cpu-* to *float16, True")
 def test_it_is_unbiased_and_only_the_two_neighbours_occur(backend, kind):
     n = how_many(backend)
     rounded = many_roundings(backend, n, kind)
@@ -560,6 +560,7 @@ def test_the_backends_default_is_where_tensors_start(backend, setting, param_bit
 
 
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest
 def test_settings_are_read_at_every_step(backend):
     # What the parameter's values are apart by tells which setting was in force; the layout and the tensors
     # are the same ones.
@@ -702,6 +703,7 @@ def test_the_norm_of_float16_gradients_is_accumulated_in_wider_arithmetic(backen
 
 
 @pytest.mark.parametrize("dtype", [F16, BF16], ids=["float16", "bfloat16"])
+@pytest.mark.rest("cpu-*", "*-float16")
 def test_sums_of_16_bits_are_accumulated_in_float32(backend, dtype):
     ones = backend.ones(100_000, dtype)  # which 16 bits can't count, even where their range would do
     total = backend.zeros((1,))
@@ -775,6 +777,7 @@ LARGEST = [(name, mix) for name, mix in BOTH if name in ("adadelta", "shift_adam
 
 
 @pytest.mark.parametrize(("name", "mix"), thorough_but([*BFLOAT16, *BOTH], *BFLOAT16, *LARGEST, several=True))
+@pytest.mark.rest(*[f"{name}-bfloat16, states of float32" for name in ROUNDED])
 def test_the_cpu_and_the_reference_give_the_same_bits(name, mix):
     make, mix = OPTIMIZERS[name], MIXES[mix]
     stochastic = assert_replayed(mix, lambda **k: make(stochastic_round=True, **k))
@@ -799,6 +802,7 @@ def test_the_cpu_and_the_reference_give_the_same_bits(name, mix):
         several=True,
     ),
 )
+@pytest.mark.rest("float32, the rest 16 bits-3")
 def test_the_cpu_and_the_reference_give_the_same_bits_in_every_mix(mix, setting):
     for special in (False, True):
         assert_replayed(MIXES[mix], lambda **k: nbopt.RMSProp(stochastic_round=setting, **k), special)

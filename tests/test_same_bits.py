@@ -127,7 +127,7 @@ def test_two_threads_are_two():
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 @with_dtypes(NEON)
 @pytest.mark.covering
-@pytest.mark.rest("nesterov-*", "shift_adamax-*-1 tensor")
+@pytest.mark.rest("nesterov-*")
 def test_special_values(name, dtype, sizes):
     result = assert_same(layers_of(Values(dtype), sizes, number_of_states(name)), OPTIMIZERS[name])
     values = np.concatenate([array.ravel() for array in result])
@@ -175,6 +175,7 @@ def test_shifts_to_subnormal_values(dtype):
     ),
 )
 @pytest.mark.covering
+@pytest.mark.rest("nesterov-*")
 def test_norm_clip(name, dtype, sizes):
     # States start at 0, since a special value among them could make NaN.
     result = assert_same(
@@ -299,6 +300,7 @@ def test_norm_clip_of_strided_and_mixed_lists(name):
 @pytest.mark.parametrize("state_dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["momentum", "adadelta"])
 @pytest.mark.covering
+@pytest.mark.rest("momentum-*")
 def test_states_of_another_dtype_than_the_parameter(name, state_dtype):
     result = assert_same(
         layers_of_layouts(Values(np.float32), 0), lambda: OPTIMIZERS[name](state_dtype=state_dtype)

@@ -15,7 +15,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @each_kind
-@pytest.mark.rest("cpu-AdamW")
+@pytest.mark.rest
 def test_average(host_backend, kind):
     """What eval puts in place of the parameters is the source's average, and train puts back every bit."""
     torch = pytest.importorskip("torch", reason="the other side is made of PyTorch: pip install torch")
@@ -48,7 +48,7 @@ def test_average(host_backend, kind):
 
 @each_kind
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.rest("cpu-float32-AdamW", "cpu-bfloat16-SGD")
+@pytest.mark.rest("cpu-float32-AdamW")
 def test_evaluating_changes_nothing(host_backend, kind, dtype):
     """Steps go on with the same bits, stochastic rounding included, however often averages were looked at."""
     storage, found = host_backend.storage_dtype(dtype), []
@@ -128,6 +128,7 @@ def test_momentum(beta):
         nbopt.ScheduleFreeSGD(momentum_coef=beta)
 
 
+@pytest.mark.rest
 def test_multi(host_backend):
     """MultiOptimizer turns its Schedule-Free optimizers, and has the means of those that keep some."""
     params, grads = drawn(4)

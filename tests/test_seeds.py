@@ -58,6 +58,7 @@ def mapping(be, order):
 
 
 @pytest.mark.parametrize("own", [[], [0], [1, 3], [0, 1, 2, 3]], ids=str)
+@pytest.mark.rest(where=["gpu"])
 def test_multi_optimizer_positions(backend, own):
     """In a MultiOptimizer, bits belong to the places in the layers of the whole call."""
     layers = layers_of(backend, SIZES)
@@ -131,6 +132,7 @@ def test_multi_optimizer_over_plain_arrays():
     assert {*found[0][0], *found[0][1], *found[0][2]} == {1.0, 1.5}
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_a_layer_is_asked_once(backend):
     """A step of a MultiOptimizer asks each layer once, and a malformed layer is explained."""
     asked = []

@@ -103,7 +103,7 @@ def test_formula(host_backend, rule, dtype, tolerance):
     ("dtype", "stochastic_round"), [("float32", False), ("float64", False), ("bfloat16", True)]
 )
 @pytest.mark.covering
-@pytest.mark.rest("float64-False-axes", "bfloat16-True-rows")
+@pytest.mark.rest
 def test_same_bits(rule, dtype, stochastic_round):
     """The CPU backend gives the reference's bits."""
     kind, found = RULES[rule][0], {}

@@ -469,6 +469,7 @@ def nobodys_folder():
 
 
 @needs_users
+@pytest.mark.rest
 def test_training_goes_on_with_a_read_only_folder(nobodys_folder):
     nobodys_folder.chmod(0o500)
     report = python(BECOME_NOBODY + TRAIN, "small", NBOPT_CACHE_DIR=str(nobodys_folder))

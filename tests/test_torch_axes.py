@@ -34,7 +34,7 @@ def run(optimizer, params, steps):
 
 
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.rest("axes", "every extent")
+@pytest.mark.rest("every extent")
 def test_like_native(name):
     """Parameters and states are those of the native optimizer, with missing gradients too."""
     arrays, steps = problem(3)

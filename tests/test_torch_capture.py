@@ -43,7 +43,7 @@ MAKE = {
 
 
 @pytest.mark.parametrize("name", MAKE)
-@pytest.mark.rest("adam", "schedule-free")
+@pytest.mark.rest("adam")
 def test_counts_in_memory_change_nothing(memory, name):
     """Steps, copies and state dicts are those of counts on the host; a state dict has plain numbers."""
     found = []

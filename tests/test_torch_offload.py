@@ -89,7 +89,7 @@ def check_equal(plain, model, offloaded, other):
 @pytest.mark.covering
 @pytest.mark.parametrize("dtypes", DTYPES)
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.rest("*adamw*", "*prodigy*")
+@pytest.mark.rest("*adamw*")
 def test_bits(device, case, dtypes):
     """Twenty steps, in buckets of any size; and with two backward passes, some clipped by the user."""
     kind, options = CASES[case]
@@ -301,6 +301,7 @@ def test_groups(device):
     assert runs[2].param_groups[-1]["mine"] == "kept" and len(runs[2].param_groups) == 2
 
 
+@pytest.mark.rest
 def test_scaler(device):
     """`GradScaler` unscales in the step, and leaves a step out whose gradients are not finite."""
     runs = []
@@ -324,6 +325,7 @@ def test_scaler(device):
     check_equal(*runs)
 
 
+@pytest.mark.rest
 def test_means_and_modes(device):
     """Running means, and Schedule-Free averages, take the place of parameters on the device for a while."""
     model, other = made(device, DTYPES["mixed"]), made(device, DTYPES["mixed"])

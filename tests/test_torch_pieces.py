@@ -71,7 +71,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.rest("prodigy", "schedulefree")
+@pytest.mark.rest("schedulefree")
 def test_pieces_are_the_step(name):
     """Parameters, states, counts and norms are those of the step at once, in any number of pieces."""
     kind, options, together = CASES[name]

@@ -15,7 +15,7 @@ WORKER = pathlib.Path(__file__).with_name("sharded.py")
 
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("steps", [300, pytest.param(10_000, marks=pytest.mark.thorough)])
-@pytest.mark.rest("300-2")
+@pytest.mark.rest("300-1")
 def test_sharded(steps, world, tmp_path):
     """One process, or two, train what one does with plain tensors.
 

@@ -310,7 +310,7 @@ def test_clips():
 
 @pytest.mark.parametrize("door", ["sourced", "Optimizer"])
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
-@pytest.mark.rest("reference-*", "cpu-sourced")
+@pytest.mark.rest("reference-*")
 def test_one_estimate(door, backend):
     """All groups share one estimate: they move as one group does."""
     params, grads = drawn("float64", 12)

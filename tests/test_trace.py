@@ -704,6 +704,7 @@ def test_shared_parts_are_visited_once_outside_rules():
 
 
 @pytest.mark.parametrize("scale", [4.0, np.array([4.0], np.float32)], ids=["number", "memory"])
+@pytest.mark.rest("cpu-number")
 def test_loss_scale(host_backend, scale):
     """A rule may read the loss scale, a number or in memory; another value traces nothing."""
     runs = []

@@ -171,6 +171,7 @@ def test_an_allocation_that_fails_in_an_assignment(backend, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.rest(where=["gpu"])
 def test_bad_input_in_the_last_layer(backend, kind):
     training = Training(kind)
     good = training.layers[1].grads[0]
@@ -205,6 +206,7 @@ class Moody(nbopt.Optimizer):
         param[:] = param - (1 / float(self.divisor)) * mean
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_an_error_in_the_rule_of_the_second_optimizer_is_passed_on(backend):
     training, twin = Training("two optimizers"), Training("two optimizers")
     for each in (training, twin):

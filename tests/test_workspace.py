@@ -84,6 +84,7 @@ def test_bits(name):
 
 
 @pytest.mark.parametrize("name", ["clipped", "NorMuon", "own"])
+@pytest.mark.rest("cuda-clipped")
 def test_device(backend, monkeypatch, name):
     """Rounds on a GPU: there they change the order of sums in products alone; the memory is that of one."""
     be, sizes = backend, []

@@ -62,6 +62,7 @@ HOW = {
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.covering
 @pytest.mark.rest("factored-float32", where=["gpu"])
+@pytest.mark.rest("factored-float32", "covers-*", "centred, norm clip-*", where=["simulated"])
 def test_rules_with_slices(cuda, name, how):
     """Parameters of any number of axes in one step have the bits of the reference, whatever is stored how."""
     dtypes, options = HOW[how]
@@ -87,6 +88,7 @@ def test_slices_of_larger_tensors(cuda):
 @pytest.mark.parametrize("rounding", thorough_but([False, True], True, where=["gpu"]))
 @pytest.mark.parametrize("name", thorough_but(["factored", "covers", "centred"], "centred", where=["gpu"]))
 @pytest.mark.rest(where=["gpu"])
+@pytest.mark.rest("centred-True", "factored-False", where=["simulated"])
 def test_slices_of_strided_tensors(cuda, name, rounding):
     """Rows and columns are those of the shape; the tensors' memory does not matter, nor where it begins."""
 

@@ -187,6 +187,7 @@ def three_optimizers():
 
 
 @each_way
+@pytest.mark.rest
 def test_the_counters_of_all_optimizers_in_a_multi_optimizer_come_back_each_once(backend, tmp_path, way):
     names, shapes = ("first", "second", "third"), ((4,), (2, 3), (5,))
     save, load = way(tmp_path)
@@ -232,6 +233,7 @@ class NeonStyle(nbopt.Optimizer):
 @pytest.mark.parametrize(
     "make", [NeonStyle, lambda: nbopt.MultiOptimizer({"default": nbopt.Adam(), "first": NeonStyle()})]
 )
+@pytest.mark.rest
 def test_unnamed_states_of_an_optimizer_in_neons_way_come_back(backend, tmp_path, make, way):
     save, load = way(tmp_path)
     run = Run(make).go(3)

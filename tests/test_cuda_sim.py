@@ -33,6 +33,7 @@ def cuda():
 
 
 @pytest.mark.parametrize("threads, blocks", [(1, 1), (3, 5), (32, 1)])
+@pytest.mark.rest("3-5")
 def test_no_number_of_threads_or_blocks_changes_a_result(cuda, monkeypatch, threads, blocks):
     def run():
         cuda.rng_reset()

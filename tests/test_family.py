@@ -316,6 +316,7 @@ def test_20_steps_in_float32_have_the_references_bits_and_one_launch_each(rng, n
 
 
 @each_member
+@pytest.mark.rest
 def test_a_run_goes_on_from_t_the_states_and_the_hyper_parameters_alone(backend, rng, name):
     params, grads = drawn(rng, 14, np.float32)
     through = values_of([trained(made(name), params, grads, lambda t: 0)])

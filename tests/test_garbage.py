@@ -132,6 +132,7 @@ def test_compile(nbopt_backend, uncollected):
 
 @pytest.mark.parametrize("name", ["cpu", "reference"])
 @pytest.mark.parametrize("options", [name for name in OPTIONS if name != "multi"])
+@pytest.mark.rest("*-reference", "clip, skip, scale-cpu", "plain-cpu")
 def test_pytorch(uncollected, options, name):
     """With PyTorch's tensors it is the same."""
     torch = pytest.importorskip("torch")

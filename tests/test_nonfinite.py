@@ -109,6 +109,7 @@ def test_norm():
         assert both.grad_norm == 0.5 and second.grad_norm is None and second.grad_norm_tensor is None
 
 
+@pytest.mark.rest
 def test_a_first_step_that_is_skipped_leaves_states_of_zero(backend, rng):
     layers = layers_with(rng)
     layers[0].grads[3][:] = np.inf

@@ -738,6 +738,7 @@ def test_a_backend_of_another_package_comes_through_its_entry_point(tmp_path, mo
 
 
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest
 def test_the_state_counts_steps_and_assignments_and_nothing_else(backend, rng):
     layers, optimizer = layers_of([(3,), (4,)], rng), nbopt.RMSProp()
     assert backend.rng_get_state() == {"seed": 0, "updates": 0}

@@ -346,6 +346,7 @@ def test_multi_optimizer_chooses_by_layer_name_then_class_then_default(backend, 
 
 
 @pytest.mark.filterwarnings("ignore:no layer has the name or class")
+@pytest.mark.rest
 def test_multi_optimizer_updates_the_layers_of_one_optimizer_in_one_call(backend, rng):
     backend.bsz = BSZ
     shared, other, unused = OPTIMIZERS["adam"](**NORM), OPTIMIZERS["plain"](**NORM), nbopt.Adam()

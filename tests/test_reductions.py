@@ -406,6 +406,7 @@ def test_parameters_without_elements(be):
 
 
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest
 def test_accuracy_of_long_sums(be):
     """A sum of a million equal float32 is right to the last bits: the tree keeps its error small."""
 

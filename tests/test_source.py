@@ -428,6 +428,7 @@ def test_without_nbopt_cache_dir_the_users_cache_folder_is_used(tmp_path, monkey
 
 
 @needs_users
+@pytest.mark.rest
 def test_training_goes_on_without_the_folder_and_leaves_nothing_behind(warm):
     warm.chmod(0o755)
     before = {path: path.stat().st_mtime_ns for path in warm.rglob("*.*")}

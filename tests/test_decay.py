@@ -59,7 +59,7 @@ def check(rng, name, dtype, lr, decay, size, **options):
         ("asgd", 1e-8),
     ],
 )
-@pytest.mark.rest("adamw-*")
+@pytest.mark.rest("adamw-*", "plain-*")
 def test_small_decay(rng, name, decay):
     """Over 6000 steps the decay is float64's within 5%.
 

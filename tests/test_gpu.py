@@ -266,6 +266,7 @@ def test_a_compiler_that_cannot_be_loaded_is_a_reason_not_to_use_the_backend(mon
 
 
 @pytest.mark.parametrize("most", [4096, 1024, 256])
+@pytest.mark.rest("256")
 def test_many_tiles(cuda, rng, monkeypatch, most):
     """The results of 2198 tiles are folded as on the CPU, by one block and by several, in one or two goes."""
     monkeypatch.setattr(nodes, "MOST_RESULTS", most)

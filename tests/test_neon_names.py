@@ -22,6 +22,7 @@ def test_default_dtype(backend):
 
 
 @pytest.mark.parametrize("shape", [(24,), (6, 4), (2, 3, 4), (4, 1, 6), (1, 24, 1)])
+@pytest.mark.rest(where=["gpu"])
 def test_reshape(backend, shape):
     """``tensor.reshape`` gives a view, by numbers or a tuple, with at most one -1."""
     tensor = backend.array(np.arange(24.0).reshape(2, 12))

@@ -673,6 +673,7 @@ def test_broadcasting_is_numpys(backend, shapes, dtypes):
 
 
 @given(shapes=mutually_broadcastable_shapes(num_shapes=2, min_side=0, max_side=5, max_dims=3), dtypes=_dtypes)
+@pytest.mark.rest(where=["gpu"])
 def test_plain_values_broadcast_too(backend, shapes, dtypes):
     a = drawn(3, shapes.input_shapes[0], dtypes[0])
     out = backend.empty(shapes.result_shape, dtypes[1])
@@ -749,6 +750,7 @@ def _backwards(part):
 
 
 @given(slices=overlapping())
+@pytest.mark.rest(where=["gpu"])
 def test_overlapping_views_of_one_array_behave_as_numpys(backend, slices):
     target, first, second = slices
     wanted, memory = drawn(1, 40, np.float32), drawn(1, 40, np.float32)

@@ -15,7 +15,7 @@ from nbopt.errors import ArgumentError, DtypeError
 from nbopt.interface.backend import Backend
 from nbopt.optimizers import Optimizer
 from nbopt.torch.dropin_group import EXTRAS, DropInGroup
-from nbopt.torch.group import listed
+from nbopt.torch.group import check_group, listed
 from nbopt.torch.hooks import hooked
 from nbopt.torch.rule import TorchRule
 from nbopt.torch.seeds import seed_for
@@ -222,6 +222,7 @@ class DropIn(Stepper):
             own.optimizer.found_inf, own.optimizer.guarded = found_inf, found_inf is not None
 
     def _group_of(self, group):
+        check_group(group)
         for key, default in self.defaults.items():
             group.setdefault(key, default)
         group["params"] = listed(group["params"])

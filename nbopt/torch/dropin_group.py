@@ -10,7 +10,7 @@ from nbopt import checks
 from nbopt.errors import ArgumentError, StateError
 from nbopt.optimizers import Optimizer
 from nbopt.optimizers.states import storage_name
-from nbopt.torch.group import Group
+from nbopt.torch.group import Group, lost
 from nbopt.torch.masters import MASTER
 from nbopt.torch.rule import TorchRule
 from nbopt.torch.saving import check_states
@@ -51,15 +51,18 @@ class DropInGroup(Group):
             word = torchs_word(key)
             if word in known:
                 raise ArgumentError(f"a group's {key!r} does nothing: write {word!r}")
+        for word in self.optimizer.words:
+            if word in self.whole.defaults and word not in self.group:
+                raise lost(word, self.optimizer)
         return ["params", *(word for word in known if word in self.group)]
 
     def take(self, found):
         """Set the rule's hyper-parameters, and its numbers, from the group's."""
         rule, whole = self.optimizer, self.whole
         if found.get("differentiable"):
-            raise ArgumentError(
-                "nbopt's steps are no part of PyTorch's graph: use torch.optim for differentiable=True"
-            )
+            text = "nbopt's steps are no part of PyTorch's graph: use torch.optim for differentiable=True"
+            # Both at once are an error of PyTorch's, too.
+            raise RuntimeError(f"{text}, without fused") if self.group.get("fused") else ArgumentError(text)
         rule.capturable = bool(found.get("capturable") or whole.capturable)
         for name in _OF_GROUPS:
             value = found.get(name, getattr(whole, name))
@@ -88,7 +91,10 @@ class DropInGroup(Group):
                 for name, value in zip(parts, values):
                     if isinstance(value, str) and isinstance(getattr(rule, name), float):
                         raise ArgumentError(f"a group's {word!r} must be a number, not {value!r}")
-                    setattr(rule, name, rule.converted(word, _number(word, value)))
+                    try:
+                        setattr(rule, name, rule.converted(word, _number(word, value)))
+                    except ArgumentError as error:
+                        raise ArgumentError(str(error).replace(name, f"a group's {word!r}", 1)) from None
         for name in rule.step_names():
             if name in found:
                 rule.take_step_state(name, found[name])
@@ -101,6 +107,13 @@ class DropInGroup(Group):
         rule = self.optimizer
         if rule.counter and self.group.get(rule.counter) is not self.shown_count():
             rule.t = self.group[rule.counter]
+
+    def go_on_with(self, group):
+        """Take a group of a state dict, which may be older than some of the keys."""
+        for word in self.optimizer.words:
+            if word in self.whole.defaults:
+                group.setdefault(word, self.whole.defaults[word])
+        super().go_on_with(group)
 
     def stepped(self):
         """Show the count of steps, and the numbers that the rule keeps."""

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from nbopt.errors import ArgumentError, StateError
+from nbopt.errors import ArgumentError, StateError, UnknownArgumentError
 from nbopt.torch.masters import MASTER, MIRROR, has_master
-from nbopt.torch.saving import copied
+from nbopt.torch.saving import brief, copied
 from nbopt.torch.updates import Updates
 
 # Values that can't change under the same object.
@@ -190,9 +190,7 @@ class Group(Updates):
         try:
             values = self._values(group)
         except KeyError as error:
-            raise ArgumentError(
-                f"a group has no {error} any more: {self.optimizer.classnm} needs it at every step"
-            ) from None
+            raise lost(error.args[0], self.optimizer) from None
         if len(values) != len(self._read) or not all(map(is_, values, self._read)):
             found = dict(zip(self._watched, values))
             found["params"] = listed(found["params"])
@@ -242,6 +240,20 @@ class Group(Updates):
         for own in new if masters else ():  # the rule's own states come first
             own.update({MASTER.name: own.pop(MASTER.name)} if MASTER.name in own else {})
         return new
+
+
+def check_group(group):
+    """Raise where something is no group of parameters."""
+    text = f'a group is a dict, such as {{"params": model.parameters(), "lr": 0.01}}, not {brief(group)}'
+    if not isinstance(group, dict):
+        raise UnknownArgumentError(text)
+    if "params" not in group:
+        raise ArgumentError(text)
+
+
+def lost(key, optimizer):
+    """Return the error that says that a group has lost a key."""
+    return ArgumentError(f"a group has no {key!r} any more: {optimizer.classnm} needs it at every step")
 
 
 def listed(params):

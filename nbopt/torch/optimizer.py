@@ -11,7 +11,7 @@ from nbopt import optimizers
 from nbopt.errors import ArgumentError, StateError
 from nbopt.interface.backend import Backend
 from nbopt.optimizers.states import storage_name
-from nbopt.torch.group import Group, listed
+from nbopt.torch.group import Group, check_group, listed
 from nbopt.torch.keys import COUNTERS, NOT_SET, OTHERS, GroupKeys, NotSet, one_letter_apart, warn_once
 from nbopt.torch.masters import MASTER, MIRROR
 from nbopt.torch.saving import brief, check_states
@@ -169,7 +169,7 @@ class Optimizer(Stepper):
             If it is no such dict, a hyper-parameter makes no sense, or a parameter can't be updated. The
             groups are what they were then.
         """
-        _check_group(param_group)
+        check_group(param_group)
         self._add(param_group, self._add_bare)
 
     def _add_bare(self, param_group):
@@ -181,7 +181,7 @@ class Optimizer(Stepper):
             self.defaults = defaults
 
     def _group_of(self, group):
-        _check_group(group)
+        check_group(group)
         optimizer = copy.deepcopy(_usable(group.get("optimizer", self._optimizer)))
         optimizer.counts_each = True
         keys = GroupKeys(optimizer)
@@ -355,13 +355,6 @@ class _RuleGroup(Group):
             group["optimizer"] = self.given
         self.optimizer.step_states = group.pop(NUMBERS, {})
         super().go_on_with(group)
-
-
-def _check_group(group):
-    if not isinstance(group, dict) or "params" not in group:
-        raise ArgumentError(
-            f'a group is a dict, such as {{"params": model.parameters(), "lr": 0.01}}, not {brief(group)}'
-        )
 
 
 def _usable(optimizer):

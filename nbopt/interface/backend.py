@@ -144,7 +144,9 @@ class Backend(Assigning, RandomState):
                 self.counted()
         return run
 
-    def repeat(self, run: Any, numbers: list[float], commit: Callable[[], object]) -> bool:
+    def repeat(
+        self, run: Any, numbers: list[float], commit: Callable[[], object], addresses: Any = None
+    ) -> bool:
         """Run a step of one update once more, with other numbers, over the same tensors.
 
         Parameters
@@ -155,13 +157,15 @@ class Backend(Assigning, RandomState):
             See `nbopt.interface.update.Update`.
         commit : callable
             Likewise.
+        addresses : numpy.ndarray, optional
+            Likewise, if gradients may be elsewhere.
 
         Returns
         -------
         bool
             False, and nothing has changed, if the backend has to look at the tensors again.
         """
-        if not run.again(numbers):
+        if not (run.again(numbers) if addresses is None else run.again(numbers, addresses)):
             return False
         with uninterrupted:
             with self._lock:

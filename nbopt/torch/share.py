@@ -45,6 +45,8 @@ class Share:
     seen : list or None
         Everything about the tensors, and their addresses, that the last step depended on; but the gradients'
         addresses, which PyTorch exchanges at every step.
+    settled : bool
+        Whether the last step found everything as the one before it.
     others : dict of tuple of int to list
         The same, and what was made of it, for other parameters of the group that had gradients: tasks that
         take turns.
@@ -55,6 +57,7 @@ class Share:
         self._plans: list = []
         self.mirrors = kind is not None and kind[1][-1:] == (MIRROR,)
         self.seen: Any = None
+        self.settled = False
         self.others: dict[tuple, list] = {}
         self._alike: Any = None
         self._rows: Any = ()
@@ -116,6 +119,7 @@ class Share:
             self.seen[-1] if alike else kinds_of(params, grads),
         ]
         stamp = state.stamp[0]
+        self.settled = alike and stamp == self._stamp and seen == self.seen
         if seen != self.seen or (stamp != self._stamp and not self._holds(owners, state)):
             if own.sharded:
                 check_shards(owners, rows)
@@ -159,6 +163,21 @@ class Share:
         if self.piece is not None:
             update.piece, update.plans = self.piece, self._plans
         return update
+
+    def is_same(self, params, grads, pointers, stamp):
+        """Return whether all is surely as it was in the last step, but where the gradients are.
+
+        Parameters
+        ----------
+        params, grads : list of torch.Tensor
+            As for `update`.
+        pointers : list of int
+        stamp : int
+            That of the states.
+        """
+        if self.seen is None or stamp != self._stamp or not all(pointers):
+            return False
+        return self._alike(*params, *grads) and [*map(_pointer, params)] == self.seen[1]
 
     def is_stale(self, params):
         """Return whether it has found memory that is no longer that of the group's parameters.

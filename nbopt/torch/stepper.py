@@ -23,6 +23,7 @@ from nbopt.torch.hooks import hooked
 from nbopt.torch.saving import Saved
 from nbopt.torch.shards import local
 from nbopt.torch.states import MEAN
+from nbopt.torch.steady import Steady
 from nbopt.torch.words import in_torchs_words
 
 _dictionary = attrgetter("group")
@@ -57,6 +58,8 @@ class Stepper(Saved, torch.optim.Optimizer):
     #: What has steps run piece by piece: ``of(param)`` is a parameter's piece, as long as ``dealt`` is the
     #: same object, and ``begin(updates)`` returns the ``turns`` of `nbopt.Backend.update`.
     _pieces: Any = None
+    #: What the next step can be found again by.
+    _steady: Any = None
 
     def __getattr__(self, name):
         if name in _METHODS:
@@ -106,6 +109,7 @@ class Stepper(Saved, torch.optim.Optimizer):
         try:
             add(param_group)
             self._groups.append(self._group_of(param_group))
+            self._steady = None
         except BaseException as error:
             in_torchs_words(error)
             del self.param_groups[count:]
@@ -290,20 +294,27 @@ class Stepper(Saved, torch.optim.Optimizer):
                 own.read()
             self._check_mode()
             self._settle_counts(owned)
-            sizes = [len(group["params"]) for group in self.param_groups]
-            if sizes != self._sizes:
-                self._forget()  # the positions of all parameters in the list of the whole step
-                self._sizes = sizes
-            given = [*self._updates(owned)]
-            updates = [*chain.from_iterable(given)]
-            if updates:
-                self._backend.update(*updates, turns=self._pieces and self._pieces.begin(updates))
-            norms = (own.optimizer.grad_norm_tensor for own, found in zip(owned, given) if found)
-            self._norm = next((norm for norm in norms if norm is not None), None)  # they are equal
+            if self._steady is None or not self._steady.step(self):
+                self._step_as_a_whole(owned)
         except BaseException as error:
             in_torchs_words(error)
             self._forget()
             raise
+
+    def _step_as_a_whole(self, owned):
+        """Take a step over some groups, and look at all of it."""
+        self._steady = None
+        sizes = [len(group["params"]) for group in self.param_groups]
+        if sizes != self._sizes:
+            self._forget()  # the positions of all parameters in the list of the whole step
+            self._sizes = sizes
+        given = [*self._updates(owned)]
+        updates = [*chain.from_iterable(given)]
+        if updates:
+            run = self._backend.update(*updates, turns=self._pieces and self._pieces.begin(updates))
+            self._steady = Steady.after(self, updates, run)
+        norms = (own.optimizer.grad_norm_tensor for own, found in zip(owned, given) if found)
+        self._norm = next((norm for norm in norms if norm is not None), None)  # they are equal
 
     def _check_mode(self):
         """Raise where something else stands in place of the parameters."""
@@ -361,6 +372,7 @@ class Stepper(Saved, torch.optim.Optimizer):
             self._aside = False
 
     def _forget(self, start=0):
+        self._steady = None
         for own in self._groups[start:]:
             own.forget()
 

@@ -25,10 +25,15 @@ class Launch:
         self.numbers = [update.numbers for update in updates]
         self.serials = plans[0].serials
 
-    def again(self, numbers):
-        """Take other numbers for a step of one plan; return False if its tables are not the same any more."""
-        self.numbers = (numbers,)
-        return self.serials is not None and self.plans[0].serials is self.serials
+    def again(self, numbers, addresses=None):
+        """Take other numbers for a step of one plan, and perhaps other addresses of gradients.
+
+        Return False if its tables are not the same any more.
+        """
+        self.numbers, (plan,) = (numbers,), self.plans
+        if self.serials is None or plan.serials is not self.serials:
+            return False
+        return addresses is None or plan.layout.point_gradients(addresses)
 
     def __call__(self, count):
         """Run the step; `count` is how many there were before it."""

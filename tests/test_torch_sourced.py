@@ -479,3 +479,20 @@ def test_adafactors_epsilon():
         made("Adafactor", double + single)
     made("Adafactor", double + single, eps=(1e-7, 1e-3))
     made("Adafactor", [{"params": double}, {"params": single}])
+
+
+@pytest.mark.parametrize(("shape", "theirs"), [((6,), 1), ((3, 4), 12)])
+def test_adafactor_nan(shape, theirs):
+    """NaN in a gradient makes all of its parameter NaN, or nothing with skip_nonfinite, see the docstring."""
+    found = []
+    for module, options in (
+        (torch.optim, {}),
+        (nbopt.torch, {"backend": "reference"}),
+        (nbopt.torch, {"backend": "reference", "skip_nonfinite": True}),
+    ):
+        param = torch.nn.Parameter(torch.ones(shape))
+        param.grad = torch.ones(shape)
+        param.grad.view(-1)[1] = torch.nan
+        module.Adafactor([param], lr=0.1, **options).step()
+        found.append(int(param.isnan().sum()))
+    assert found == [theirs, param.numel(), 0]

@@ -55,6 +55,10 @@ class Adafactor(DropIn, torch.optim.Adafactor):
 
     The formula is that of `nbopt.Adafactor`, with the parameter's own count of steps.
 
+    NaN in a gradient makes all of its parameter NaN, as the bound of the step is NaN then. PyTorch does so
+    for matrices. Of vectors it makes only these elements NaN, as Python's ``max(1, nan)`` is 1. With
+    ``skip_nonfinite=True`` such a step stores nothing.
+
     References
     ----------
     N. Shazeer, M. Stern, "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost", arXiv:1804.04235,

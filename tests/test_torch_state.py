@@ -348,3 +348,31 @@ def test_numbers_of_a_parameter():
     optimizer.load_state_dict(saved_and_loaded(optimizer.state_dict()))
     optimizer.state[p]["factor"].fill_(2.0)
     assert moved(optimizer, p, q) == [2, 0.125]
+
+
+def test_counts_of_a_group():
+    """The counts of steps of a group lie in one tensor, and are float32 without axes as PyTorch's."""
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(4)]
+    optimizer = nbopt.torch.AdamW(params, backend="reference")
+    for param in params:
+        param.grad = torch.ones(3)
+    optimizer.step()
+    counts = [optimizer.state[param]["step"] for param in params]
+    assert len({count.untyped_storage().data_ptr() for count in counts}) == 1
+    assert all(count.shape == () and count.dtype == torch.float32 and count == 1 for count in counts)
+
+
+def test_state_on_another_device():
+    """A state that someone has moved away is refused by its name, and nothing has changed until it is back."""
+    param = torch.nn.Parameter(torch.ones(3))
+    optimizer = nbopt.torch.AdamW([param], lr=0.1, backend="reference")
+    param.grad = torch.ones(3)
+    optimizer.step()
+    before, kept = param.detach().clone(), optimizer.state[param]["exp_avg"]
+    optimizer.state[param]["exp_avg"] = kept.to("meta")
+    with pytest.raises(ValueError, match="the state exp_avg of parameter 0.* meta"):
+        optimizer.step()
+    assert torch.equal(param, before) and optimizer.state[param]["step"] == 1
+    optimizer.state[param]["exp_avg"] = kept.clone()
+    optimizer.step()
+    assert not torch.equal(param, before) and optimizer.state[param]["step"] == 2

@@ -363,14 +363,14 @@ def test_counts_of_a_group():
 
 
 def test_state_on_another_device():
-    """A state that someone has moved away is refused by its name, and nothing has changed until it is back."""
+    """A state that someone has moved away is refused by its name, until it is back."""
     param = torch.nn.Parameter(torch.ones(3))
     optimizer = nbopt.torch.AdamW([param], lr=0.1, backend="reference")
     param.grad = torch.ones(3)
     optimizer.step()
     before, kept = param.detach().clone(), optimizer.state[param]["exp_avg"]
     optimizer.state[param]["exp_avg"] = kept.to("meta")
-    with pytest.raises(ValueError, match="the state exp_avg of parameter 0.* meta"):
+    with pytest.raises(ValueError, match=r"the state exp_avg of parameter 0.* meta"):
         optimizer.step()
     assert torch.equal(param, before) and optimizer.state[param]["step"] == 1
     optimizer.state[param]["exp_avg"] = kept.clone()

@@ -195,15 +195,16 @@ class DropIn(Stepper):
         -------
         The closure's loss, or None.
         """
-        scale, found_inf = (self.__dict__.get(name) for name in ("grad_scale", "found_inf"))
+        attributes = self.__dict__
+        scale, found_inf = attributes.get("grad_scale"), attributes.get("found_inf")
         if scale is None and found_inf is None:
-            return super().step(closure)
+            return self._stepped(closure)
         given = self.loss_scale
         try:
             if scale is not None:
                 self.loss_scale = scale if given == 1.0 else scale * given
             self._guard(found_inf)
-            return super().step(closure)
+            return self._stepped(closure)
         finally:
             self.loss_scale = given
             self._guard(None)

@@ -277,6 +277,10 @@ class Stepper(Saved, torch.optim.Optimizer):
         -------
         The closure's loss, or None.
         """
+        return self._stepped(closure)
+
+    def _stepped(self, closure):
+        """Take a step, without its hooks, and return the closure's loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -292,7 +296,8 @@ class Stepper(Saved, torch.optim.Optimizer):
             owned = self._owned()
             for own in owned:
                 own.read()
-            self._check_mode()
+            if self._aside:
+                self._check_mode()
             self._settle_counts(owned)
             if self._steady is None or not self._steady.step(self):
                 self._step_as_a_whole(owned)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copyreg
 import difflib
+import functools
 import importlib
 import os
 import warnings
@@ -21,6 +22,7 @@ import numpy as np
 from nbopt.arrays.tensor import Tensor
 from nbopt.errors import ArgumentError, BackendError, UnknownBackendError
 from nbopt.interface.backend import Backend
+from nbopt.language.words import OPTIONS, advising
 from nbopt.naming import NervanaObject
 
 _BUILT_IN = {
@@ -32,6 +34,7 @@ _NEON_NAMES = {"mkl": "cpu", "gpu": "cuda"}
 _GROUP = "nbopt.backends"
 
 
+@functools.partial(advising, words=OPTIONS)
 def gen_backend(
     backend: str | Backend = "cpu",
     rng_seed: int | None = None,

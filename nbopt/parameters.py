@@ -9,6 +9,7 @@ from operator import is_
 from typing import Any
 
 from nbopt.arrays.tensor import Tensor
+from nbopt.attributes import Misspelt
 from nbopt.backends import get_backend
 from nbopt.errors import LayerError, NboptError
 from nbopt.interface.backend import Backend
@@ -80,22 +81,6 @@ def _pairs_of(given: Any) -> str:
     if hasattr(given, "parameters") or hasattr(given, "requires_grad") or inspect.isgenerator(given):
         return ": of a model of PyTorch's write Parameters(*[(p, p.grad) for p in model.parameters()])"
     return ""
-
-
-class _Misspelt:
-    """An attribute that nobody can have: to set it would do nothing."""
-
-    def __init__(self, meant: str, typed: str) -> None:
-        self.meant, self.typed = meant, typed
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, layer: Any, owner: type) -> Any:
-        raise AttributeError(f"{owner.__name__} has no attribute {self.name!r}: it has {self.meant}")
-
-    def __set__(self, layer: Any, value: Any) -> None:
-        raise LayerError(f"layer.{self.name} = ... would do nothing: write {self.typed}")
 
 
 class _Fixed(tuple[Any, ...]):
@@ -171,8 +156,8 @@ class Parameters(NervanaObject):
         self._entries: Any = None
         self._listed = -1  # the number of the list of states when the entries were made
 
-    grad = _Misspelt("grads", "layer.grads = [dW, db], or layer.set_grad(0, dW)")
-    param = _Misspelt("params", "layer.params = [W, b]")
+    grad = Misspelt("grads", "layer.grads = [dW, db], or layer.set_grad(0, dW)", LayerError)
+    param = Misspelt("params", "layer.params = [W, b]", LayerError)
 
     @property
     def params(self) -> tuple[Any, ...]:

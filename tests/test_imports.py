@@ -102,7 +102,7 @@ def modules_of(package):
 
 #: The floors of the house, from the ground up. A module imports from its own floor and those below it.
 FLOORS = [
-    ["nbopt.errors", "nbopt.version", "nbopt.terminal"],
+    ["nbopt.errors", "nbopt.version", "nbopt.terminal", "nbopt.attributes"],
     ["nbopt.language"],
     ["nbopt.arrays"],
     ["nbopt.interface"],

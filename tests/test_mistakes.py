@@ -52,7 +52,19 @@ NATIVE = {
     'nbopt.SGD([{"params": []}], lr=0.1)': "write nbopt.GradientDescentMomentum",
     "nbopt.optim.Adam()": "write nbopt.torch",
     "nbopt.adamw()": "write nbopt.AdamW",
+    "optimizer.gradient_clip = 1.0": "optimizer.gradient_clip_norm = ...",
+    "optimizer.train()": "nbopt.ScheduleFreeAdamW",
+    "optimizer.states = {}": "states is a method of RMSProp",
+    "nbopt.Sgd()": "write nbopt.GradientDescentMomentum",
+    "nbopt.Parameter((w, dw))": "write nbopt.Parameters",
     # optimizers and backends
+    'optimizer.be = nbopt.backends.new_backend("reference")': "Write nbopt.set_backend(backend)",
+    "backend.batch_size = 64": "write be.bsz = 64",
+    "backend.num_threads = 2": "write nbopt.gen_backend('reference', num_threads=2)",
+    "nbopt.gen_backend('reference', bsz=64)": "Write batch_size= in place of bsz=",
+    "nbopt.set_backend('reference', thread=2)": "Write num_threads= in place of thread=",
+    "nbopt.gen_backend('reference', batch_size='64')": "must be an int from 1 on, not '64'",
+    "nbopt.Adam(learning_rate='0.1')": "learning_rate must be a finite number from 0 on, not '0.1'",
     'nbopt.MultiOptimizer({"default": nbopt.RMSProp})': "write RMSProp()",
     'nbopt.MultiOptimizer({"linear": nbopt.RMSProp()})': 'with the key "default"',
     'nbopt.Adam(schedule="cosine")': "such as nbopt.Schedule(10, 0.5)",
@@ -94,6 +106,43 @@ class Own(nbopt.Optimizer):
 
 Own().optimize([layer], 0)
 """: "Write def states(self, shape):",
+    """
+class Own(nbopt.Optimizer):
+    def rule(self, step, param, grad):
+        param[:] = param - 0.1 * self.be.sqrtt(grad)
+
+Own().optimize([layer], 0)
+""": "Write be.sqrt(x)",
+    """
+class Own(nbopt.Optimizer):
+    def rule(self, step, param, grad):
+        param[:] = param - 0.1 * self.be.sign(grad)
+
+Own().optimize([layer], 0)
+""": "Write be.sgn(x)",
+    """
+class Own(nbopt.Optimizer):
+    def rule(self, step, param, grad):
+        param[:] = param - 0.1 * self.be.sum(grad, dim=0)
+
+Own().optimize([layer], 0)
+""": "Write axis= in place of dim=",
+    """
+class Own(nbopt.Optimizer):
+    learning_rate = 0.1
+
+    def rule(self, step, param, grad):
+        param[:] = param - self.lr * grad
+
+Own().optimize([layer], 0)
+""": "a rule has step.lr",
+    """
+class Own(nbopt.Optimizer):
+    def rule(self, step, param, grad):
+        return param - 0.1 * grad
+
+Own().optimize([layer], 0)
+""": "In place of return ..., write param[:] = ...",
     # files
     'nbopt.save("run.safetensors", [layer], optimizer)': "write nbopt.save(path, optimizer, layers)",
     'nbopt.save(optimizer, [layer], "run.safetensors")': "the path comes first",
@@ -111,6 +160,15 @@ TORCH = {
     "nbopt.torch.AdamW(model)": "write nbopt.torch.AdamW(model.parameters(), ...)",
     "nbopt.torch.AdamW(model.parameters)": "write nbopt.torch.AdamW(model.parameters(), ...)",
     "nbopt.torch.AdamW(model.state_dict())": "write nbopt.torch.AdamW(model.parameters(), ...)",
+    "given = model.parameters(); print(len(list(given))); nbopt.torch.AdamW(given)": (
+        "write nbopt.torch.AdamW(model.parameters(), ...)"
+    ),
+    "nbopt.torch.AdamW(model.parameters(), lr='0.1')": "lr must be a number, not '0.1'",
+    "nbopt.torch.AdamW(model.parameters(), max_norm=1.0)": "Write gradient_clip_norm= in place of max_norm=",
+    "adam = torch.optim.Adam(model.parameters()); adam.step()\n"
+    "nbopt.torch.Lion(model.parameters()).load_state_dict(adam.state_dict())": (
+        "the state dict is not of Lion: a group of it has no step"
+    ),
     "nbopt.torch.LAMB(model)": "write nbopt.torch.LAMB(model.parameters(), ...)",
     "nbopt.torch.AdamW(model.parameters(), learning_rate=0.1, wdecay=0.1)": (
         "Write lr= in place of learning_rate=. Write weight_decay= in place of wdecay=."

@@ -1,5 +1,7 @@
 """The methods ``be.add``, ``be.clip``, ``be.sum`` and so on: one for each row of the op table."""
 
+from inspect import signature
+
 import numpy as np
 
 from nbopt.arrays.assignment import shape_of
@@ -9,6 +11,7 @@ from nbopt.language.expressions import Node, Reduction, apply, apply_named
 from nbopt.language.linear import matmul, orthogonalize
 from nbopt.language.ops import COMPOSED, PRIMITIVES, REDUCTIONS
 from nbopt.language.values import Value
+from nbopt.language.words import AXES, advising
 
 
 class Ops:
@@ -197,4 +200,4 @@ def add_methods(cls):
 
 def _add_method(cls, name, method, doc):
     method.__name__, method.__qualname__, method.__doc__ = name, f"{cls.__name__}.{name}", doc
-    setattr(cls, name, method)
+    setattr(cls, name, advising(method, AXES) if "axis" in signature(method).parameters else method)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nbopt.arrays.methods import add_methods
 from nbopt.arrays.tensor import normalise_rounding
+from nbopt.attributes import Constant, Misspelt
 from nbopt.errors import ArgumentError
 from nbopt.interface.assigning import Assigning
 from nbopt.interface.interrupts import uninterrupted
 from nbopt.interface.random_state import RandomState
 from nbopt.interface.update import Update, decide_together
+from nbopt.language.words import OPTIONS, advice_for_op, advising
 
 
 class Backend(Assigning, RandomState):
@@ -47,6 +50,13 @@ class Backend(Assigning, RandomState):
         How many kernels this backend has started, and built (from source, not from a cache), so far.
     """
 
+    device_id: Any = Constant()
+    num_threads: Any = Constant()
+    fast_math: Any = Constant()
+    batch_size = Misspelt("bsz", "be.bsz = 64")
+    seed = Misspelt("rng_seed", "be.rng_seed = 0")
+
+    @functools.partial(advising, words=OPTIONS)
     def __init__(
         self,
         rng_seed: int | None = None,
@@ -78,6 +88,14 @@ class Backend(Assigning, RandomState):
 
     def __repr__(self) -> str:
         return f"<backend {self.name!r}, batch size {self.bsz}>"
+
+    if not TYPE_CHECKING:  # it would have every attribute
+
+        def __getattr__(self, name):
+            advice = "" if hasattr(type(self), name) else advice_for_op(name)
+            if not advice:
+                return object.__getattribute__(self, name)  # raises the error of before
+            raise AttributeError(f"the backend {self.name!r} has no {name!r}{advice}", name=name, obj=self)
 
     @property
     def bsz(self) -> int:

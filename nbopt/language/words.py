@@ -1,8 +1,17 @@
 """What other libraries call things, so that an error can say what to type here."""
 
-from collections.abc import Iterable
+from __future__ import annotations
 
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast
+
+from nbopt.errors import UnknownArgumentError
 from nbopt.language.ops import COMPOSED, PRIMITIVES, REDUCTIONS
+
+Called = TypeVar("Called", bound=Callable[..., Any])
 
 # Functions and methods of NumPy, PyTorch and Python -> the op of the same meaning, if its name differs.
 _OPS = {
@@ -31,10 +40,20 @@ MATRIX = {"@", "matmul", "mm", "dot", "outer", "einsum", "tensordot"}
 #: Words for arguments of optimizers -> those of the same meaning here. PyTorch's own are in
 #: `nbopt.optimizers.hyper`.
 ARGUMENTS = {
-    "beta1": ("beta_1",), "beta2": ("beta_2",), "max_norm": ("gradient_clip_norm",),
-    "clip_norm": ("gradient_clip_norm",), "clip_value": ("gradient_clip_value",),
+    "beta1": ("beta_1",), "beta2": ("beta_2",), "clip_value": ("gradient_clip_value",),
     "scheduler": ("schedule",), "lr_schedule": ("schedule",),
+    **dict.fromkeys(
+        ("max_norm", "max_grad_norm", "clip", "clip_norm", "grad_clip", "gradient_clip", "clip_grad_norm"),
+        ("gradient_clip_norm",),
+    ),
 }  # fmt: skip
+#: Words for the options of a backend -> those here.
+OPTIONS = {
+    "bsz": "batch_size", "seed": "rng_seed", "threads": "num_threads", "dtype": "datatype",
+    "device": "device_id", "name": "backend",
+}  # fmt: skip
+#: Words for the arguments of a reduction -> those here.
+AXES = {"dim": "axis", "axes": "axis", "keepdim": "keepdims"}
 _DECAY = "nbopt.AdamW, nbopt.Lion and nbopt.GradientDescentMomentum have a weight decay: wdecay="
 _FUSED = "Every step is one fused kernel: leave out PyTorch's switches for that"
 #: Those for which there is something else.
@@ -47,10 +66,14 @@ ELSEWHERE = {
 }
 
 #: Classes of the same meaning, by the names that they have here and in PyTorch.
-_CLASSES = {"SGD": "GradientDescentMomentum", "GradientDescentMomentum": "SGD"}
+_CLASSES = {
+    "sgd": "GradientDescentMomentum", "gradientdescentmomentum": "SGD", "generate_backend": "gen_backend",
+}  # fmt: skip
 #: What other libraries' optimizers have -> what to type with nbopt's.
 _STEP = "optimizer.optimize(layers, epoch) makes a step, with layers = [nbopt.Parameters((W, dW), ...)]"
 METHODS = {
+    "lr": "a rule has step.lr, and elsewhere it is optimizer.learning_rate",
+    **dict.fromkeys(("train", "eval"), "nbopt.ScheduleFreeAdamW and its relatives have modes, no other"),
     **dict.fromkeys(("step", "update", "apply_gradients", "minimize", "apply"), _STEP),
     "zero_grad": "nothing has to be zeroed: write each step's gradients into their arrays, dW[:] = ...",
     "param_groups": "hyper-parameters are attributes: write optimizer.learning_rate = 1e-4",
@@ -79,8 +102,68 @@ def class_for(name: str, known: Iterable[str], module: str) -> str:
         Such as ``": write nbopt.RMSProp"``. Empty if no name is like it.
     """
     alike = {own.lower(): own for own in known}
-    close = alike.get(name.lower()) or alike.get(_CLASSES.get(name, "").lower())
+    typed = name.lower()
+    close = alike.get(typed) or alike.get(_CLASSES.get(typed, "").lower())
+    if not close:
+        close = alike.get("".join(difflib.get_close_matches(typed, alike, 1, 0.85)))
     return f": write {module}.{close}" if close else ""
+
+
+def advice_for_op(name: str) -> str:
+    """Return what to type in place of an operation that there is not.
+
+    Parameters
+    ----------
+    name : str
+        What was asked of the backend.
+
+    Returns
+    -------
+    str
+        Such as ``". Write be.sgn(x)"``. Empty if nothing is like it.
+    """
+    found = op_for(name) or reduction_for(name)
+    if not found:
+        close = difflib.get_close_matches(name, [*PRIMITIVES, *COMPOSED, *_REDUCTIONS], 1, 0.75)
+        found = (op_for(close[0]) or reduction_for(close[0])) if close else None
+    return f". Write {found}" if found else ""
+
+
+def advising(function: Called, words: Mapping[str, str]) -> Called:
+    """Return a function that says what to type for a keyword that it does not take.
+
+    Parameters
+    ----------
+    function : callable
+    words : mapping of str to str
+        Other libraries' words for its arguments -> its own.
+
+    Returns
+    -------
+    callable
+        With the signature of `function`.
+
+    Raises
+    ------
+    UnknownArgumentError
+        By the function that is returned.
+    """
+    names = [*inspect.signature(function).parameters]
+    title = function.__qualname__.removesuffix(".__init__")
+
+    @functools.wraps(function)
+    def called(*args: Any, **options: Any) -> Any:
+        unknown = [name for name in options if name not in names]
+        if unknown:
+            close = words.get(unknown[0]) or "".join(difflib.get_close_matches(unknown[0], names, 1))
+            write = f" Write {close}= in place of {unknown[0]}=." if close else ""
+            raise UnknownArgumentError(
+                f"{title} takes no {', '.join(unknown)}.{write} Its arguments are "
+                f"{', '.join(name for name in names if name != 'self')}"
+            )
+        return function(*args, **options)
+
+    return cast(Called, called)
 
 
 def op_for(name: str) -> str | None:

@@ -77,8 +77,18 @@ class Declared:
     def _check_new_name(self, name: str, value: Any, frame: Any) -> None:
         """Refuse to make an attribute that looks like a hyper-parameter by another name.
 
-        The methods of an optimizer may make any.
+        The methods of an optimizer may make any. A backend, and a value in place of a method, are refused
+        as well: nothing would look at them.
         """
+        if name == "be":
+            raise ArgumentError(
+                "optimizer.be = ... would do nothing: all objects use one backend. Write "
+                "nbopt.set_backend(backend)"
+            )
+        if inspect.isfunction(getattr(type(self), name, None)) and not callable(value):
+            raise ArgumentError(
+                f"{name} is a method of {type(self).__name__}, so setting it to {value!r} would only hide it"
+            )
         arguments = () if hasattr(type(self), name) else constructor_arguments(type(self))
         if name in arguments or hasattr(type(self), name):
             return

@@ -106,7 +106,7 @@ class DropInGroup(Group):
         super().read()
         rule = self.optimizer
         if rule.counter and self.group.get(rule.counter) is not self.shown_count():
-            rule.t = self.group[rule.counter]
+            rule.t = self.group.get(rule.counter, 0)
 
     def go_on_with(self, group):
         """Take a group of a state dict, which may be older than some of the keys."""
@@ -172,6 +172,12 @@ class DropInGroup(Group):
                 f"{', '.join(foreign)}, and no {', '.join(lacks)}. Load it into the optimizer that it was "
                 "made by"
             )
+        # Packages count from the first step on.
+        if rule.counter and rule.counter not in saved and any(map(states.get, saved["params"])):
+            raise StateError(
+                f"the state dict is not of {type(self.whole).__name__}: a group of it has no "
+                f"{rule.counter}. Load it into the optimizer that it was made by"
+            )
         for index, param in zip(saved["params"], self.group["params"]):
             shape, found = tuple(param.shape), states.get(index, {})
             if isinstance(found, dict):
@@ -190,7 +196,7 @@ class DropInGroup(Group):
         """Return a saved group; raise where it makes no sense."""
         full = {**{key: value for key, value in self.whole.defaults.items() if key not in saved}, **saved}
         trial = copy.deepcopy(self.optimizer)
-        trial.be = self.optimizer.be
+        vars(trial)["be"] = self.optimizer.be
         DropInGroup({**full, "params": self.group["params"]}, trial, self.whole).read()
         return {**saved}
 

@@ -327,7 +327,7 @@ class _RuleGroup(Group):
         }
         full["epoch"] = full["epoch"] or NOT_SET
         trial = copy.deepcopy(self.optimizer)
-        trial.be = self.optimizer.be
+        vars(trial)["be"] = self.optimizer.be
         _RuleGroup({**full, "params": self.group["params"]}, trial, self.keys, self.warned).read()
         return full
 

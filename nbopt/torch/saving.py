@@ -234,7 +234,7 @@ class Saved:
             self._backend.rng_set_state(random)
             self._warned, self._sizes, self._groups, self._norm = set(), [], [], None
             for optimizer, group in zip(state["_groups"], self.param_groups):
-                optimizer.be = self._backend
+                vars(optimizer)["be"] = self._backend
                 self._groups.append(self._group_again(group, optimizer))
         else:
             for own, group in zip(self._groups, self.param_groups):

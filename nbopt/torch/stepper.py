@@ -133,7 +133,7 @@ class Stepper(Saved, torch.optim.Optimizer):
     def _equip(self, rule, params):
         """Give a group's rule the backend, and check that its parameters can be updated."""
         self._check_device(params)
-        rule.be = self._backend
+        vars(rule)["be"] = self._backend
         rule.loss_scale, rule.skip_nonfinite = self._loss_scale, self._skip_nonfinite
         rule.capturable = self._capturable
         for number, param in enumerate(params):
@@ -172,7 +172,7 @@ class Stepper(Saved, torch.optim.Optimizer):
             made.rng_set_state(self._backend.rng_get_state())
         self._backend = made
         for own in self._groups:
-            own.optimizer.be = made
+            vars(own.optimizer)["be"] = made
 
     @property
     def loss_scale(self):

@@ -4,7 +4,8 @@ import difflib
 import functools
 import inspect
 
-from nbopt.errors import NboptError, UnknownArgumentError
+from nbopt.errors import ArgumentError, NboptError, UnknownArgumentError
+from nbopt.language.words import ARGUMENTS
 from nbopt.optimizers.hyper import torch_words
 
 _INSTEAD = {
@@ -74,6 +75,8 @@ def checked(init):
         given = dict(zip(names, args), **kwargs)
         if "params" in given:
             _check_params(called, given["params"])
+        if isinstance(given.get("lr"), str):
+            raise ArgumentError(f"lr must be a number, not {given['lr']!r}")
         for word in ("betas", "etas"):
             if isinstance(given.get(word), (int, float)):
                 raise UnknownArgumentError(
@@ -91,7 +94,8 @@ def _advice(name, names):
         return f"Give it to the rule: nbopt.torch.Optimizer(params, nbopt.RMSProp({word}=...))."
     if name in _INSTEAD_OF_ARGUMENTS:
         return f"{_INSTEAD_OF_ARGUMENTS[name]}."
-    word = torchs_word(name)
+    (own,) = ARGUMENTS.get(name, (name,))
+    word = own if own in names else torchs_word(own)
     if word not in names:
         word = "".join(difflib.get_close_matches(name, names, 1, 0.8))
     return f"Write {word}= in place of {name}=." if word else ""
@@ -106,6 +110,8 @@ def _check_params(called, params):
         given = "a dict"
     elif hasattr(params, "param_groups"):
         given = "an optimizer"
+    elif inspect.isgenerator(params) and params.gi_frame is None:
+        given = "a generator that something else has gone through"
     else:
         return
     raise UnknownArgumentError(

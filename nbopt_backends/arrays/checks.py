@@ -3,6 +3,8 @@
 Foremost these are the checks before a step.
 """
 
+import sys
+
 import numpy as np
 
 from nbopt.arrays.tensor import Tensor
@@ -12,7 +14,6 @@ from nbopt_backends.arrays.memory import byte_range, check_disjoint, reshaped_st
 from nbopt_backends.meaning.rounding import FORMATS, kept_bits
 
 STORED_DTYPES = {storage.dtype for storage in FORMATS.values()}
-MASKED = "a masked array has no value where it is masked: pass x.filled(0), or x.data to ignore the mask"
 
 
 class ArrayBackend(Backend):
@@ -136,13 +137,21 @@ class ArrayBackend(Backend):
         return self.broadcast(array, target.shape)
 
 
+def refuse_masked(obj):
+    """Raise LayoutError for one of NumPy's masked arrays."""
+    masked = sys.modules.get("numpy.ma")  # if nobody has imported it, there are none; it takes a while
+    if masked is not None and isinstance(obj, masked.MaskedArray):
+        raise LayoutError(
+            "a masked array has no value where it is masked: pass x.filled(0), or x.data to ignore the mask"
+        )
+
+
 def given_values(tensor, values):
     """Return what a user gave to be stored in a tensor, as a NumPy array.
 
     It may be an array, a tensor or a number. The result has a dtype that can be converted.
     """
-    if isinstance(values, np.ma.MaskedArray):
-        raise LayoutError(MASKED)
+    refuse_masked(values)
     source = values.get() if isinstance(values, Tensor) else np.asarray(values)
     if source.dtype not in STORED_DTYPES and (source.dtype.kind not in "fiub" or source.dtype.itemsize > 8):
         raise DtypeError(f"values of dtype {source.dtype} can't be stored in {tensor!r}")

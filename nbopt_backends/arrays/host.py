@@ -6,7 +6,7 @@ import numpy as np
 
 from nbopt.arrays.tensor import Tensor
 from nbopt.errors import LayoutError
-from nbopt_backends.arrays.checks import MASKED, STORED_DTYPES, ArrayBackend, convert, given_values
+from nbopt_backends.arrays.checks import STORED_DTYPES, ArrayBackend, convert, given_values, refuse_masked
 from nbopt_backends.arrays.memory import array_at, dlpack_structure, no_array, torch_structure
 
 _CPU_DEVICES = {1, 3, 11}  # DLPack's codes of memory that the host can read: CPU, CUDA pinned, ROCm pinned
@@ -28,8 +28,7 @@ class HostBackend(ArrayBackend):
             and obj.flags.aligned
         ):
             return obj
-        if isinstance(obj, np.ma.MaskedArray):
-            raise LayoutError(MASKED)
+        refuse_masked(obj)
         array = obj.view(np.ndarray) if isinstance(obj, np.ndarray) else _from_foreign(self, obj)
         if not array.dtype.isnative:
             raise LayoutError(

@@ -7,9 +7,9 @@ from operator import attrgetter, is_
 from typing import TYPE_CHECKING, Any
 
 from nbopt.arrays.tensor import Tensor
-from nbopt.backends import get_backend
 from nbopt.interface.backend import Backend
 from nbopt.interface.update import Update
+from nbopt.naming import NervanaObject
 from nbopt.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Steady:
         bool
             False, and nothing has changed, if anything but numbers may be another.
         """
-        be, trace = get_backend(), self.trace
+        be, trace = NervanaObject.be, self.trace
         try:
             same = [*map(_serials, layers)] == self.layers
         except (AttributeError, TypeError):

@@ -100,6 +100,16 @@ def test_bytes(optimizer, attributes, moved):
     assert bytes_of(program_of(optimizer(**own), **attributes)) == moved
 
 
+def test_own_counts():
+    """Adam whose parameters have counts of their own is one pass still."""
+    optimizer = nbopt.Adam()
+    optimizer.counts_each = True
+    program = program_of(optimizer)
+    assert kinds(program) == [["Scalars", "Pass"]]
+    assert program.extents[program.names.index("step")] == TENSOR
+    assert bytes_of(program) == [28]
+
+
 def test_bytes_of_mixed_sizes(traced):
     """What a pass moves goes by the sizes of its slots; what it only rounds for moves nothing."""
     traced.m[:] = traced.g * 0.5

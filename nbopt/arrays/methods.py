@@ -1,7 +1,5 @@
 """The methods ``be.add``, ``be.clip``, ``be.sum`` and so on: one for each row of the op table."""
 
-from inspect import signature
-
 import numpy as np
 
 from nbopt.arrays.assignment import shape_of
@@ -200,4 +198,4 @@ def add_methods(cls):
 
 def _add_method(cls, name, method, doc):
     method.__name__, method.__qualname__, method.__doc__ = name, f"{cls.__name__}.{name}", doc
-    setattr(cls, name, advising(method, AXES) if "axis" in signature(method).parameters else method)
+    setattr(cls, name, advising(method, AXES) if "axis" in method.__code__.co_varnames else method)

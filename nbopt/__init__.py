@@ -1,4 +1,4 @@
-"""nbopt: neon's optimizers, and your own, as fused Numba kernels over arrays that you already have."""
+"""nbopt: neon's optimizers, and your own, as fused Numba kernels over your arrays."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

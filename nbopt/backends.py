@@ -94,7 +94,7 @@ def gen_backend(
         "deterministic": deterministic,
     }.items():
         if value is not None:
-            warnings.warn(f"gen_backend: {name} is neon's and does nothing in nbopt", stacklevel=2)
+            warnings.warn(f"gen_backend: {name} is neon's and does nothing in nbopt", stacklevel=3)
     return set_backend(
         backend,
         rng_seed=rng_seed,

@@ -47,7 +47,8 @@ SIGNATURES = {
     ),
     "AdamW": f"{FIRST}=0.001, {MOMENTS}, wdecay=0.01, {CAUTIOUS}",
     "AdaMuon": (
-        f"{FIRST}=0.02, momentum_coef=0.9, wdecay=0.0, {ORTHOGONAL}, beta_2=0.95, epsilon=1e-10, {LAST}"
+        f"{FIRST}=0.02, momentum_coef=0.9, wdecay=0.0, {ORTHOGONAL}, beta_2=0.95, epsilon=1e-10,"
+        f" signs=False, nesterov=False, {LAST}"
     ),
     "Adan": (
         f"{FIRST}=0.001, beta_1=0.98, beta_2=0.92, beta_3=0.99, epsilon=1e-08, wdecay=0.0, decoupled=False, "

@@ -441,6 +441,8 @@ class AdaMuon(MatrixOptimizer):
     workspace: Any
     beta_2: Any
     epsilon: Any
+    signs: Any
+    nesterov: Any
 
     def __init__(
         self,
@@ -455,6 +457,8 @@ class AdaMuon(MatrixOptimizer):
         workspace: SupportsFloat | None = None,
         beta_2: SupportsFloat = 0.95,
         epsilon: SupportsFloat = 1e-10,
+        signs: bool = False,
+        nesterov: bool = False,
         gradient_clip_norm: SupportsFloat | None = None,
         gradient_clip_value: SupportsFloat | None = None,
         param_clip_value: SupportsFloat | None = None,

@@ -21,11 +21,17 @@ class NorMuon(MatrixOptimizer):
     ``|u|`` is the Frobenius norm of one matrix. With ``adjust_lr_fn="match_rms_adamw"`` the length of the
     step is ``.2 (rows * columns)^.5`` in place of ``|u| max(1, rows / columns)^.5``.
 
+    Notes
+    -----
+    The defaults are those of the authors' code and of pytorch_optimizer's NorMuon, which flattens parameters
+    with more than two axes: flatten=True. (The authors' code takes the mean squares and norms of a kernel's
+    last axes.) The paper's algorithm is ``NorMuon(nesterov=False, adjust_lr_fn="match_rms_adamw")``. It has
+    no epsilon beside ``|w|``, which is less than 1e-10 of that.
+
     References
     ----------
-    Z. Li et al., "NorMuon: Making Muon more efficient and scalable", arXiv:2510.05491, 2025; formula and
-    defaults of pytorch_optimizer's NorMuon, whose update_scale="match_rms" is adjust_lr_fn="match_rms_adamw"
-    here. It flattens parameters with more than two axes: flatten=True.
+    Z. Li et al., "NorMuon: Making Muon more efficient and scalable", arXiv:2510.05491, 2025, algorithm 1;
+    https://github.com/zichongli5/NorMuon.
     """
 
     state_names = ("momentum", "row")

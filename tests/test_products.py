@@ -57,12 +57,13 @@ def test_memory():
     assert needed(Orthogonalize((COEFFICIENTS,)), [], 4) == 0
 
 
-@pytest.mark.parametrize("given", [{}, {"workspace": 1}])
+@pytest.mark.parametrize("given", [{}, {"workspace": 1}, {"method": "gram"}])
 def test_peak(given):
     """What is allocated for copies as large as the matrices is what `needed` says, and a little more."""
     library, _ = library_of("cupy")
     function = Orthogonalize((COEFFICIENTS,) * 5, **given)
-    for shapes in ([(3, 64, 160), (2, 160, 64)], [(1, 200, 200)], [(8, 100, 100), (2, 100, 100)]):
+    alone = [[(1, 100, length)] for length in (100, 150, 200)]
+    for shapes in ([(3, 64, 160), (2, 160, 64)], [(8, 100, 100), (2, 100, 100)], *alone):
         batches = [np.ones(shape, np.float32) for shape in shapes]
         tracemalloc.start()
         run_matrix(function, [([one], one) for one in batches], library)
@@ -70,6 +71,22 @@ def test_peak(given):
         tracemalloc.stop()
         each = [shape[1:] for shape in shapes for _ in range(shape[0])]
         assert peak <= 1.1 * needed(function, each, 4) + (1 << 13)
+
+
+def test_threads():
+    """Each function is called once, and what one of them raises is raised when all threads are done."""
+    called = []
+
+    def wrong():
+        raise MemoryError("no more")
+
+    for threads in (1, 2, 3):
+        blas = Blas(lambda threads=threads: threads)
+        blas.do([lambda number=number: called.append(number) for number in range(20)], 1)
+        assert sorted(called) == [*range(20)]
+        called.clear()
+        with pytest.raises(MemoryError, match="no more"):
+            blas.do([wrong] * 5, 1)
 
 
 def test_none(monkeypatch):

@@ -127,20 +127,22 @@ def test_rounds():
 def test_memory():
     """A step keeps as much as its largest batch, or one matrix if `workspace` says so.
 
-    In all it takes at most three times as much, square matrices and small ones among them.
+    In all it takes at most three times as much, square matrices and small ones among them, by each method.
     """
     mixed = [(256, 512), (256, 256), (512, 256), (128, 512), (384, 256), (256, 512), (128, 768), (512, 256)]
     matrix, spare = 256 * 512 * 4, 1 << 18  # spare: tables and objects
-    for shapes, workspace, largest in (
-        (mixed, None, 4 * matrix),
-        (mixed, 1, matrix),
-        ([(1024, 1024)], None, 1 << 22),
-        ([(64, 64)] * 126, None, 126 << 14),
+    for shapes, given, largest in (
+        (mixed, {}, 4 * matrix),
+        (mixed, {"workspace": 1}, matrix),
+        (mixed, {"workspace": 1, "method": "gram"}, matrix),
+        ([(1024, 1024)], {}, 1 << 22),
+        *(([(512, width)], {"method": "gram"}, width << 11) for width in (512, 900, 1024, 1400)),
+        ([(64, 64)] * 126, {}, 126 << 14),
     ):
         with nbopt.use_backend("cpu"):
             for _ in range(2):  # the first one compiles
                 pairs = [(np.ones(shape, np.float32), np.ones(shape, np.float32)) for shape in shapes]
-                layer, optimizer = nbopt.Parameters(*pairs), nbopt.Muon(workspace=workspace)
+                layer, optimizer = nbopt.Parameters(*pairs), nbopt.Muon(**given)
                 tracemalloc.start()
                 optimizer.optimize([layer], 0)
                 kept, peak = tracemalloc.get_traced_memory()

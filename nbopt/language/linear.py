@@ -55,9 +55,10 @@ def orthogonalize(
     coefficients : tuple of float, or of tuples
         The ``a, b, c`` of all steps, or those of each step; the last ones are repeated.
     method : str, optional
-        ``"plain"``: three products in each step. ``"gram"``: the steps are of ``x x^T`` alone, which takes
-        fewer operations if the matrix is much longer than wide; it starts again after two steps, since small
-        singular values would be lost. None: whichever takes fewer operations.
+        ``"plain"``: three products in each step. ``"gram"``: the steps are of ``x x^T`` alone, if the matrix
+        is at least twice as long as wide, where that takes fewer operations and no more memory; it starts
+        again after two steps, since small singular values would be lost. None: whichever takes fewer
+        operations on this backend: the Gram form from 2 on, or from 1.5 where products are in 16 bits.
     epsilon : float
         The least norm that `x` is divided by.
     adjust : str, optional
@@ -73,8 +74,7 @@ def orthogonalize(
         Whether the parameter is one matrix: its first axis, and all others, as for kernels of convolutions.
     workspace : int, optional
         The most bytes that matrices of one step may take at a time, and that batches may in their products;
-        more go in parts, of one parameter at least, and of one matrix. Without it 256 MiB. (On a GPU, it
-        bounds the products alone.)
+        more go in parts, of one parameter at least, and of one matrix. Without it 256 MiB.
 
     Returns
     -------

@@ -28,7 +28,7 @@ class Muon(MatrixOptimizer):
     A step takes as much memory besides as all matrices of one shape (transposed ones among them), or the
     bytes of `workspace` if these are fewer, or one parameter if that is larger. The optimizer keeps it. The
     products take up to twice as much, which is freed after each step: two matrices on the CPU, two batches
-    on a GPU. With ``method="gram"`` it is up to four times, if matrices are not twice as long as wide.
+    on a GPU.
     Where a norm over the step comes after the matrices, as in rules of one's own, or `skip_nonfinite` without
     a norm clip, what is kept is a copy of all matrices.
 

@@ -42,7 +42,7 @@ class TorchProducts:
     device_id : int
     """
 
-    longer, gathers, part = 1.5, True, 1 << 62
+    gathers, part = True, 1 << 62
 
     def __init__(self, device_id):
         self.torch: Any = importlib.import_module("torch")
@@ -128,7 +128,7 @@ class CupyProducts:
     device_id : int
     """
 
-    longer, gathers, part = 1.5, True, 1 << 62
+    gathers, part = True, 1 << 62
 
     def __init__(self, device_id):
         self.cupy: Any = importlib.import_module("cupy")

@@ -1,18 +1,36 @@
 """Products of batches of matrices by NumPy's BLAS."""
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
 
 import numpy as np
 
 #: Multiplications of a product up to which BLAS (OpenBLAS) takes one thread.
 _SMALL = 1 << 18
+#: How large ``b^2 / c`` may be for the steps' polynomials to be sums of squares: more digits would cancel.
+_CANCELLED = 64
 #: Elements of one large matrix that are added to another at a time.
 _SUMMED = 1 << 15
 
 
-def _quietly(job):
-    with np.errstate(all="ignore"):  # each thread has a setting of its own
-        job()
+class _Jobs:
+    """Functions without arguments that some threads call, each the next one that is left."""
+
+    def __init__(self, jobs):
+        self._left, self.failed = [*reversed(jobs)], []
+
+    def run(self):
+        """Call what is left."""
+        with np.errstate(all="ignore"):  # each thread has a setting of its own
+            while self._left:
+                try:
+                    job = self._left.pop()
+                except IndexError:  # another thread was faster
+                    return
+                try:
+                    job()
+                except BaseException as error:
+                    self.failed.append(error)
+                    self._left.clear()
 
 
 class Blas:
@@ -25,9 +43,6 @@ class Blas:
 
     Attributes
     ----------
-    longer : float
-        From which length over width on the Gram form takes fewer operations. BLAS computes only one half of
-        ``x @ x.T``, so the plain form is cheaper here than elsewhere.
     gathers : bool
         Whether all batches of a shape go through a function together, as one copy. BLAS takes matrix by
         matrix.
@@ -35,7 +50,6 @@ class Blas:
         How many elements of small matrices go through a function at a time, so that they stay in the cache.
     """
 
-    longer = 2.0
     gathers = False
     part = 1 << 17
     matmul = staticmethod(np.matmul)
@@ -50,9 +64,15 @@ class Blas:
             for job in jobs:
                 job()
             return
-        with ThreadPoolExecutor(threads) as pool:  # for each call, since threads don't survive a fork
-            for done in [pool.submit(_quietly, job) for job in jobs]:
-                done.result()
+        shared = _Jobs(jobs)  # threads are started for each call, since they don't survive a fork
+        others = [threading.Thread(target=shared.run) for _ in range(threads - 1)]
+        for other in others:
+            other.start()
+        shared.run()
+        for other in others:
+            other.join()
+        if shared.failed:
+            raise shared.failed[0]
 
     def scaled(self, pieces, epsilon, method):
         """Return matrices, each divided by its Frobenius norm, or by `epsilon` if that is larger.
@@ -81,14 +101,29 @@ class Blas:
         return np.matmul(x, x.swapaxes(-1, -2), out=out)
 
     def polynomial(self, gram, a, b, c, out=None):
-        """Return what `times` takes for the coefficients of a step: here ``a + b g + c g^2``."""
+        """Return what `times` takes for the coefficients of a step: here ``a + b g + c g^2``.
+
+        That is ``c (g + s)^2 + (a - c s^2)`` with ``s = b / 2c``, which is less to do beside the product.
+        """
+        diagonal = np.einsum("...ii->...i", gram)  # a view
+        if b * b > _CANCELLED * abs(c):
+            return self._summed(gram, a, b, c, out)
+        kept, shift = diagonal.copy(), b / (2 * c)
+        diagonal += gram.dtype.type(shift)
         found = self.gram(gram, out)  # symmetric
+        diagonal[...] = kept
+        found *= found.dtype.type(c)
+        np.einsum("...ii->...i", found)[...] += found.dtype.type(a - c * shift * shift)
+        return found
+
+    def _summed(self, gram, a, b, c, out):
+        found = self.gram(gram, out)
         found *= found.dtype.type(c)
         rows = found.shape[-1] if len(found) > 1 else max(1, _SUMMED // found.shape[-1])
         for start in range(0, found.shape[-1], rows):  # so that what is in between stays small
             own = ..., slice(start, start + rows), slice(None)
             found[own] += found.dtype.type(b) * gram[own]
-        np.einsum("...ii->...i", found)[...] += found.dtype.type(a)  # a view of the diagonals
+        np.einsum("...ii->...i", found)[...] += found.dtype.type(a)
         return found
 
     def whole(self, polynomial, a):

@@ -3,6 +3,11 @@
 #: The steps after which the Gram form starts again from the matrix. Rounding errors of the Gram matrix grow
 #: by the square of a step's slope at 0, about 12, while small singular values are still lost in them.
 RESTART = 2
+#: From which length over width on the Gram form is taken: there it takes no more memory than a batch and two
+#: others, and fewer operations, also where BLAS computes only one half of ``x x^T``.
+LONG = 2.0
+#: The same where products are in half the size of the matrices. It takes fewer operations from 1.5 on.
+LONG_IN_HALVES = 1.5
 
 
 def orthogonalized(pieces, function, library, method):
@@ -20,8 +25,8 @@ def orthogonalized(pieces, function, library, method):
         As `function` has it.
     """
     rows, columns = pieces[0].shape[-2:]
-    if method is None:
-        method = "gram" if columns >= library.longer * rows else "plain"
+    longer = LONG_IN_HALVES if method is None and library.halves(pieces[0].dtype) else LONG
+    method = "gram" if method != "plain" and columns >= longer * rows else "plain"
     work = library.scaled(pieces, function.epsilon, method)
     other = library.empty_like(work)
     steps = function.coefficients

@@ -72,8 +72,7 @@ def needed(function, shapes, itemsize):
         each.setdefault(tuple(sorted(sides)), []).append(many * math.prod(sides))
     largest = max((sum(own) for own in each.values()), default=0)
     one = max((small * large for small, large in each), default=0)
-    batches = 4 if function.method == "gram" else 2
-    return batches * max(min(largest, (function.workspace or WORKSPACE) // itemsize), one) * itemsize
+    return 2 * max(min(largest, (function.workspace or WORKSPACE) // itemsize), one) * itemsize
 
 
 def _orthogonalize(function, pieces, library, method):
@@ -81,7 +80,9 @@ def _orthogonalize(function, pieces, library, method):
     for own in [wide] if library.gathers else [[piece] for piece in wide]:
         orthogonalized(own, function, library, method)
     for piece in pieces if function.adjust else ():
-        piece *= ADJUSTMENTS[function.adjust](*piece.shape[-2:])
+        factor = ADJUSTMENTS[function.adjust](*piece.shape[-2:])
+        if factor != 1:
+            piece *= factor
 
 
 def _parts(blocks, most):

@@ -32,7 +32,8 @@ if hasattr(os, "sched_setaffinity"):
 for _variable in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = str(THREADS)
 
-import family  # noqa: E402, F401  (its rows)
+import family  # noqa: E402, F401  (their rows)
+import muon_rows  # noqa: E402, F401
 from rows import ROWS, Scale  # noqa: E402
 
 import nbopt  # noqa: E402

@@ -125,23 +125,26 @@ class NumbaCPU(CompiledBackend, HostBackend):
         if first.joined is None or first.joined[0] != numbers:
             parts, entries = in_order(plans)
             elements = sum(plan.elements for plan in plans)
+            products = any(isinstance(part, Matrices) for part in parts)
             segments = [
                 (part.run, part, 0)
                 if isinstance(part, Matrices)
-                else (self._runner(elements), part.ctypes.data, len(part))
+                else (self._runner(elements, products), part.ctypes.data, len(part))
                 for part in parts
             ]
             first.joined = numbers, segments, parts, entries
         return first.joined
 
-    def _runner(self, elements):
+    def _runner(self, elements, products=False):
         """Return what runs records over so many elements.
 
-        It runs on all threads or, if the elements are few, on one; between the two on what is faster.
+        It runs on all threads or, if the elements are few, on one; between the two on what is faster. Beside
+        products of matrices it is one thread there: OpenMP's others would keep a core from the products for
+        milliseconds (if PyTorch was imported first, they do as its settings say).
         """
         run_stages = self._run_stages()
         alone = partial(run_stages, 1, 0)
-        if not self.threads.worthwhile(elements):
+        if not self.threads.worthwhile(elements) or (products and not self.threads.certain(elements)):
             return alone
         together = self._together()
 

@@ -31,7 +31,9 @@ _MATRICES: dict[str, Any] = {
 
 
 def _as_made(name, value):
-    if value is not True:
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{name} must be True or False, not {value!r}")
+    if not value:
         raise ArgumentError(f"{name} can't change after the group was made: make another optimizer")
     return value
 

@@ -386,6 +386,15 @@ def test_costs(name):
         assert (len(moved), sum(moved)) == COSTS[name]
 
 
+def test_costs_of_a_clip():
+    """The norm of all gradients costs LAMB one pass more, in which the gradient is read once more."""
+    with nbopt.use_backend("cpu") as be:
+        layer = nbopt.Parameters((np.ones((8, 8), np.float32), np.ones((8, 8), np.float32)))
+        (update,) = nbopt.LAMB(gradient_clip_norm=1.0).updates(be, [layer], 0)
+        moved = [one for one in update.program.bytes_moved([4] * len(update.program.names)) if one]
+        assert (len(moved), sum(moved)) == (3, 44)
+
+
 def test_states_of_rows_in_16_bits():
     """Passes over elements read states of rows and columns in the states' dtype, whatever rows are like."""
     found = {}

@@ -4,6 +4,7 @@
 """
 
 import copy
+import functools
 import inspect
 import io
 import pickle
@@ -78,8 +79,9 @@ SOURCES = {
     ]),
     "SM3": ("pytorch_optimizer.SM3", [{}, {"lr": 0.02, "momentum": 0.8, "beta": 0.9, "eps": 0.1,
     "maximize": True}]),
-    "Lion": ("pytorch_optimizer.Lion", [{}, DECAY, {"lr": 0.02, "betas": (0.8, 0.95), "maximize": True,
-    **DECAY}]),
+    "Lion": ("pytorch_optimizer.Lion", [
+        {}, DECAY, COUPLED, {"lr": 0.02, "betas": (0.8, 0.95), "maximize": True, **DECAY},
+    ]),
     "Yogi": ("pytorch_optimizer.Yogi", [{}, DECAY, {**ADAMS, "initial_accumulator": 0.1, "maximize": True,
     **COUPLED}]),
     "AdaBelief": ("pytorch_optimizer.AdaBelief", [{}, DECAY, {**ADAMS, "maximize": True, **COUPLED}]),
@@ -124,22 +126,40 @@ def plain(value):
     return value.item() if isinstance(value, torch.Tensor) else value
 
 
+def of_the_source(name, params, grads, **kwargs):
+    """Return the optimizer of the source after its steps, and what it makes of copies of the parameters."""
+    found = tensors(params)
+    torch.set_default_dtype(found[0].dtype)  # which some keep their sums in
+    try:
+        source = source_of(name)(found, **kwargs)
+        if hasattr(source, "train"):
+            source.train()
+        run(source, found, grads)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return source, found
+
+
+def of_ours(name, params, grads, **kwargs):
+    """Return the optimizer of nbopt.torch after its steps, and what it makes of copies of the parameters."""
+    found = tensors(params)
+    optimizer = made(name, found, **kwargs)
+    run(optimizer, found, grads)
+    return optimizer, found
+
+
+def assert_close(found, wanted, tolerance=1e-9):
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
 @each_case
 @pytest.mark.rest("*-{}")
 def test_source(name, kwargs):
     """30 steps end where the source's do, with the same states and numbers of the groups."""
     params, grads = drawn("float64")
-    theirs, ours = tensors(params), tensors(params)
-    torch.set_default_dtype(torch.float64)  # which some keep their sums in
-    try:
-        source = source_of(name)(theirs, **kwargs)
-        if hasattr(source, "train"):
-            source.train()
-        run(source, theirs, grads)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    optimizer = made(name, ours, **kwargs)
-    run(optimizer, ours, grads)
+    source, theirs = of_the_source(name, params, grads, **kwargs)
+    optimizer, ours = of_ours(name, params, grads, **kwargs)
     for found, wanted, start in zip(ours, theirs, params):
         torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
         assert not np.array_equal(found.detach().numpy(), start)
@@ -156,13 +176,20 @@ def test_source(name, kwargs):
             )
     group, known = optimizer.param_groups[0], source.param_groups[0]
     left_out = LEFT_OUT | {"params", "scheduled_lr", "d_denom", "d_hat", "clip_lambda", "cautious", "eps"}
-    assert known.keys() - group.keys() <= left_out | (
-        {"weight_decouple"} if name in ("MARS", "Lion") else set()
-    )
+    assert known.keys() - group.keys() <= left_out | ({"weight_decouple"} if name == "MARS" else set())
     for key in known.keys() & group.keys() - left_out:
         np.testing.assert_allclose(
             *((np.ravel(plain(one[key])) if one[key] is not None else 0) for one in (group, known)), rtol=1e-9
         )
+
+
+@each_class
+def test_float32(name):
+    """In float32, too, 30 steps end where the source's do."""
+    params, grads = drawn("float32")
+    kwargs = SOURCES[name][1][-1]
+    (_, theirs), (_, ours) = (of(name, params, grads, **kwargs) for of in (of_the_source, of_ours))
+    assert_close(ours, theirs, 2e-5)
 
 
 @each_class
@@ -171,7 +198,7 @@ def test_arguments(name):
     theirs = inspect.signature(source_of(name)).parameters
     ours = inspect.signature(getattr(nbopt.torch, name)).parameters
     left_out = LEFT_OUT - ({"foreach"} if name == "Adafactor" else set())
-    left_out |= {"weight_decouple"} if name in ("MARS", "Lion") else set()
+    left_out |= {"weight_decouple"} if name == "MARS" else set()
     wanted = [key for key in theirs if key not in left_out]
     assert [key for key in ours if key in wanted and key != "cautious"] == [
         key for key in wanted if key != "cautious"
@@ -269,19 +296,54 @@ def test_zero(name):
                 made(name, tensors(params), **bad)
 
 
+# --- where they differ from their sources on purpose ---
+
+
 def test_maximize():
     """Adan ascends by the gradient's negation. (In the source the first difference has the wrong sign.)"""
     params, grads = drawn("float64", 5)
-    found = []
-    for maximize, sign in ((True, 1.0), (False, -1.0)):
-        ours = tensors(params)
-        run(
-            made("Adan", ours, maximize=maximize),
-            ours,
-            [[g if g is None else sign * g for g in row] for row in grads],
-        )
-        found.append(ours)
-    assert all(map(torch.equal, *found))
+    negated = [[grad if grad is None else -grad for grad in row] for row in grads]
+    _, ours = of_ours("Adan", params, grads, maximize=True)
+    assert all(map(torch.equal, ours, of_ours("Adan", params, negated)[1]))
+    assert_close(ours, of_the_source("Adan", params, negated)[1])
+    _, theirs = of_the_source("Adan", params, grads, maximize=True)
+    assert not torch.allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
+
+
+def test_prodigy_without_a_rate():
+    """A step of Prodigy whose learning rate is 0 counts, as any other; in the source states stay."""
+    params, grads = drawn("float64", 3, late=False)
+    largest = []
+    for make in (source_of("Prodigy"), functools.partial(nbopt.torch.Prodigy, backend="reference")):
+        own = tensors(params)
+        optimizer = make(own)
+        optimizer.param_groups[0]["lr"] = 0.0  # as a schedule sets it
+        run(optimizer, own, grads)
+        largest.append(float(optimizer.state[own[0]]["exp_avg"].abs().max()))
+    theirs, ours = largest
+    assert theirs == 0.0 < ours
+
+
+def test_dadaptadam_without_gradients():
+    """Weights decay in DAdaptAdam while all gradients are 0; in the source they do not."""
+    params, grads = drawn("float64", 2, late=False)
+    still = [[0.0 * grad for grad in row] for row in grads]
+    (_, theirs), (_, ours) = (
+        of("DAdaptAdam", params, still, d0=0.01, **DECOUPLED) for of in (of_the_source, of_ours)
+    )
+    for found, wanted, start in zip(ours, theirs, params):
+        assert np.array_equal(wanted.detach().numpy(), start)
+        np.testing.assert_allclose(found.detach().numpy(), (1 - 0.01 * 0.1) ** 2 * start, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "kwargs"), [("LAMB", {"pre_norm": True}), ("Adan", {})])
+def test_clips_of_the_source(name, kwargs):
+    """Bounds of the norm are the source's, but for the epsilon that it adds to the norm."""
+    params, grads = drawn("float64", late=False)
+    kwargs = {"max_grad_norm": 0.5, **kwargs}
+    (_, theirs), (_, ours) = (of(name, params, grads, **kwargs) for of in (of_the_source, of_ours))
+    assert_close(ours, theirs, 1e-6)
+    assert not torch.allclose(ours[0], of_ours(name, params, grads)[1][0], rtol=1e-5, atol=1e-5)
 
 
 def test_clips():

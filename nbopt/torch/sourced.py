@@ -26,6 +26,8 @@ class SourcedRule(TorchRule):
         An argument -> the hyper-parameter that it is, where no declaration says so.
     notes : dict of str to str
         Documentation of arguments that are no hyper-parameters.
+    checked : dict of str to callable
+        The checks of these.
     renamed : dict of str to str
         nbopt's name of a state -> the package's.
     squeezed : bool
@@ -41,6 +43,7 @@ class SourcedRule(TorchRule):
     renamed: dict[str, str] = {}
     squeezed = False
     source = ""
+    checked: dict[str, Any] = {"maximize": checks.boolean}
     counter = "step"
     parts: dict[str, tuple[str, ...]] = {}
 
@@ -49,7 +52,7 @@ class SourcedRule(TorchRule):
         if symbolic:
             return
         native: Any = cls.__mro__[cls.__mro__.index(TorchRule) + 1]
-        cls.state_names, cls.checks = native.state_names, {**native.checks, "maximize": checks.boolean}
+        cls.state_names, cls.checks = native.state_names, {**native.checks, **cls.checked}
         cls.words = (*cls.given, *cls.further)
         cls.parts = {word: cls._parts(native, word) for word in cls.words}
         for word, parts in cls.parts.items():

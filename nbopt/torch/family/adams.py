@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from nbopt import optimizers
+from nbopt import checks, optimizers
 from nbopt.errors import ArgumentError
 from nbopt.torch.dropin import DropIn
 from nbopt.torch.sourced import Arguments, SourcedRule
@@ -106,6 +106,7 @@ class AdanRule(SourcedRule, optimizers.Adan):
         "maximize": False,
     }  # fmt: skip
     notes = {**SourcedRule.notes, "max_grad_norm": "The largest norm of all gradients together. 0: none."}
+    checked = {**SourcedRule.checked, "max_grad_norm": checks.non_negative}
     renamed = {**_MOMENTS, "mean_difference": "exp_avg_diff", "last_grad": "last_grad"}
     max_grad_norm: Any = 0.0
 
@@ -120,7 +121,7 @@ class Adan(DropIn, Arguments):
 
     The formula is that of `nbopt.Adan`. No epsilon is added to the norm that max_grad_norm bounds. The last
     gradient is the state ``last_grad``, and ``begun`` says whether there is one. (There it is
-    ``previous_grad``, with the other sign.)
+    ``previous_grad``, with the other sign, and with `maximize` its first difference is twice the gradient.)
 
     References
     ----------

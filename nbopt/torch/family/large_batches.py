@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from nbopt import optimizers
+from nbopt import checks, optimizers
 from nbopt.torch.dropin import DropIn
 from nbopt.torch.sourced import Arguments, SourcedRule
 
@@ -19,6 +19,11 @@ class LAMBRule(SourcedRule, optimizers.LAMB):
         **SourcedRule.notes,
         "max_grad_norm": "The largest norm of all gradients together, with pre_norm=True. 0: none.",
         "pre_norm": "Whether that holds.",
+    }
+    checked = {
+        **SourcedRule.checked,
+        "max_grad_norm": checks.non_negative,
+        "pre_norm": checks.boolean,
     }
     renamed = {"mean": "exp_avg", "mean_square": "exp_avg_sq"}
     pre_norm: Any = False

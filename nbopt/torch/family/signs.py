@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from nbopt import optimizers
+from nbopt import checks, optimizers
 from nbopt.optimizers.states import State
 from nbopt.torch.dropin import DropIn
 from nbopt.torch.sourced import Arguments, SourcedRule
@@ -18,6 +18,11 @@ class DecayedRule(SourcedRule):
         "weight_decouple": "Whether the parameter shrinks by lr * weight_decay. "
         "Else weight_decay * p is added to the gradient.",
     }
+    checked = {
+        **SourcedRule.checked,
+        "weight_decay": checks.non_negative,
+        "decoupled_weight_decay": checks.boolean,
+    }
 
     def settle(self, found):
         """Have the parameter decay in the base class, beside its own `param_decay`."""
@@ -28,8 +33,18 @@ class DecayedRule(SourcedRule):
 class LionRule(SourcedRule, optimizers.Lion):
     """nbopt's Lion in pytorch_optimizer's words."""
 
-    given = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0, "maximize": False}
+    given = {
+        "lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0, "weight_decouple": True, "maximize": False,
+    }  # fmt: skip
+    notes = DecayedRule.notes
+    checked = {**SourcedRule.checked, "weight_decouple": checks.boolean}
     renamed = {"momentum": "exp_avg"}
+    weight_decouple: Any = True
+
+    def settle(self, found):
+        """Have the decay in the gradient, unless it is decoupled as in nbopt's rule."""
+        self.weight_decay = 0.0 if self.weight_decouple else self.wdecay
+        self.wdecay = self.wdecay if self.weight_decouple else 0.0
 
 
 class Lion(DropIn, Arguments):
@@ -40,8 +55,7 @@ class Lion(DropIn, Arguments):
     References
     ----------
     X. Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, 2023; formula,
-    arguments, group keys and states of pytorch_optimizer's Lion, without `fixed_decay` and `weight_decouple`,
-    which is always True.
+    arguments, group keys and states of pytorch_optimizer's Lion, without `fixed_decay`.
     """
 
     made_of = LionRule

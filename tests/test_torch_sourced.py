@@ -310,6 +310,21 @@ def test_maximize():
     assert not torch.allclose(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
 
 
+@each_class
+def test_probe(name):
+    """The step with which PyTorch's distributed checkpoints make states moves nothing, and goes on as any."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    model = torch.nn.Linear(5, 4)
+    before = [param.detach().clone() for param in model.parameters()]
+    optimizer = made(name, model.parameters())
+    assert get_optimizer_state_dict(model, optimizer)["state"]
+    assert all(map(torch.equal, model.parameters(), before))
+    run(optimizer, [*model.parameters()], drawn("float32", 8, [(4, 5), (4,)], late=False)[1])
+    assert all(param.isfinite().all() for param in model.parameters())
+    assert not any(map(torch.equal, model.parameters(), before))
+
+
 def test_prodigy_without_a_rate():
     """A step of Prodigy whose learning rate is 0 counts, as any other; in the source states stay."""
     params, grads = drawn("float64", 3, late=False)

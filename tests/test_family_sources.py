@@ -271,9 +271,9 @@ def test_zero(name):
             assert rate or all(map(np.array_equal, layer.params, params))
 
 
-@pytest.mark.parametrize("resume", ["state_dict", "pickle"])
+@pytest.mark.parametrize("resume", ["state_dict", "file", "pickle"])
 @pytest.mark.parametrize("name", COSTS)
-def test_resumes(name, resume):
+def test_resumes(name, resume, tmp_path):
     """A run that was saved, or copied, goes on with the same bits."""
     params, grads = drawn("float32", 6)
     with nbopt.use_backend("reference"):
@@ -287,7 +287,11 @@ def test_resumes(name, resume):
                 nbopt.Parameters(*zip(params, params)),
             )
             assert other == optimizer
-            other.load_state_dict(optimizer.state_dict([layer]), [twin])
+            if resume == "file":
+                nbopt.save(tmp_path / "run.safetensors", optimizer, [layer])
+                nbopt.load(tmp_path / "run.safetensors", other, [twin])
+            else:
+                other.load_state_dict(optimizer.state_dict([layer]), [twin])
         for run, own in ((optimizer, layer), (other, twin)):
             for row in grads[3:]:
                 own.grads = row

@@ -1,6 +1,6 @@
-"""Helpers of generated CUDA kernels that are plain Python, and how formulas are spelled for CUDA.
+"""What both toolchains share: helpers in plain Python, how formulas are spelled, what memory holds.
 
-`primitives` and `primitives_mlir` compile them with their own names.
+`primitives` and `primitives_mlir` compile the helpers with their own names.
 """
 
 # ruff: noqa: F821  (names that these modules provide)
@@ -9,6 +9,7 @@ import ast
 import inspect
 import textwrap
 from types import FunctionType
+from typing import Any, NamedTuple
 
 
 def address(row, slot, offset, item_size):
@@ -109,3 +110,47 @@ def respelled(function, spelling, names):
     made: dict = {}
     exec(code, names, made)
     return FunctionType(made[function.__name__].__code__, names, function.__name__)
+
+
+class Storage(NamedTuple):
+    """How elements of one dtype lie in memory.
+
+    Attributes
+    ----------
+    element : numba type
+        What a load gives and a store takes.
+    size : int
+        In bytes.
+    memory : object
+        The toolchain's type of what is in memory, or what makes it.
+    widened, narrowed : callable
+        Emit the exact conversion from and to memory; what they take last is the value.
+    """
+
+    element: Any
+    size: int
+    memory: Any
+    widened: Any = lambda *given: given[-1]
+    narrowed: Any = lambda *given: given[-1]
+
+
+def vectors(storages):
+    """Return what there are loads and stores of vectors of: name, storage, count.
+
+    They are as many as 16 bytes hold of the narrowest storage of a kernel.
+
+    Parameters
+    ----------
+    storages : dict of str to Storage
+    """
+    return [
+        (name, storage, count)
+        for name, storage in storages.items()
+        for count in (2, 4, 8)
+        if count * storage.size >= 16
+    ]
+
+
+def vector_names(name, count):
+    """Return the names of the four functions of vectors of `count` elements of a dtype."""
+    return [f"{word}_{name}x{count}" for word in ("load", "store", "load_first", "store_first")]

@@ -1,4 +1,4 @@
-"""What generated CUDA kernels are made of, for numba-cuda-mlir: the twin of `primitives`.
+"""What generated CUDA kernels are made of, for numba-cuda-mlir: the twin of `primitives`, and `memory_mlir`.
 
 Every arithmetic operation is a function of libdevice's that rounds to nearest by itself. Variables that get a
 value in a branch would live in local memory, so formulas select one of two values instead.
@@ -7,13 +7,14 @@ value in a branch would live in local memory, so formulas select one of two valu
 import ast
 from math import inf  # noqa: F401  (kernels use it)
 from types import FunctionType
-from typing import Any, NamedTuple
 
 from nbopt_backends.cuda.helpers import HELPERS, Spelled, respelled
+from nbopt_backends.cuda.memory_mlir import *  # noqa: F403
+from nbopt_backends.cuda.memory_mlir import inline, is_nan, number_of, values_of, wide
 from nbopt_backends.cuda.toolchain import (
     T,
     arith,
-    cuda,
+    cuda,  # noqa: F401  (kernels use it)
     func,
     get_or_insert_function,
     intrinsic,
@@ -28,201 +29,10 @@ from nbopt_backends.meaning import xoroshiro
 float32, float64, int64, uint64 = types.float32, types.float64, types.int64, types.uint64
 _SUFFIX = {float32: "f", float64: "d"}
 
-#: Decorates a helper of generated text.
-inline = cuda.jit(device=True, inline="always")
-
 
 def once(*results):
     """Return what decorates a function of numbers that is called many times in a kernel."""
     return inline
-
-
-# --- memory ---
-
-
-def _values(builder, variables):
-    return [builder.load_var(variable) for variable in variables]
-
-
-def _number(value):
-    return arith.constant(T.i64(), value)
-
-
-def _small(value):
-    return arith.constant(T.i32(), value)
-
-
-def _wide(value):
-    """Return an integer as one of 64 bits."""
-    if isinstance(value.type, ir.IndexType):
-        return arith.index_cast(T.i64(), value)
-    return value if value.type == T.i64() else arith.extsi(T.i64(), value)
-
-
-def _pointer(address, index, size):
-    """Return the pointer to element `index` of global memory from `address` on."""
-    place = arith.addi(_wide(address), arith.muli(_wide(index), _number(size)))
-    return llvm.inttoptr(ir.Type.parse("!llvm.ptr<1>"), place)
-
-
-class _Storage(NamedTuple):
-    """How elements of one dtype lie in memory; see `primitives`.
-
-    Attributes
-    ----------
-    element : numba type
-    size : int
-    memory : callable
-        Returns MLIR's type of what is in memory.
-    widened, narrowed : callable
-        Emit the exact conversion from and to memory.
-    """
-
-    element: Any
-    size: int
-    memory: Any
-    widened: Any = lambda value: value
-    narrowed: Any = lambda value: value
-
-
-def _from_bfloat16(value):
-    return arith.bitcast(T.f32(), arith.shli(arith.extui(T.i32(), value), _small(16)))
-
-
-def _to_bfloat16(value):
-    return arith.trunci(T.i16(), arith.shrui(arith.bitcast(T.i32(), value), _small(16)))
-
-
-def _is_nan(*values):
-    return arith.cmpf(arith.CmpFPredicate.UNO, values[0], values[-1])
-
-
-def _from_float16(value):
-    return arith.extf(T.f32(), arith.bitcast(T.f16(), value))
-
-
-def _to_float16(value):
-    narrow = arith.bitcast(T.i16(), arith.truncf(T.f16(), value))
-    # PTX has a NaN of its own.
-    return arith.select(_is_nan(value), arith.constant(T.i16(), 0x7E00), narrow)
-
-
-_FLOAT32, _FLOAT64 = _Storage(float32, 4, T.f32), _Storage(float64, 8, T.f64)
-_BFLOAT16 = _Storage(float32, 2, T.i16, _from_bfloat16, _to_bfloat16)
-_FLOAT16 = _Storage(float32, 2, T.i16, _from_float16, _to_float16)
-_MLIR = {float32: T.f32, float64: T.f64, int64: T.i64}
-
-
-def _memory_access(storage):
-    """Return the load and the store intrinsic of one element."""
-
-    @intrinsic
-    def load(context, address, index, slot):
-        def codegen(builder, target, args, kwargs):
-            place = _pointer(*_values(builder, args[:2]), storage.size)
-            builder.store_var(
-                target, storage.widened(llvm.load(storage.memory(), place, alignment=storage.size))
-            )
-
-        return storage.element(int64, int64, int64), codegen
-
-    @intrinsic
-    def store(context, address, index, slot, value):
-        def codegen(builder, target, args, kwargs):
-            place = _pointer(*_values(builder, args[:2]), storage.size)
-            value = builder.mlir_convert(builder.load_var(args[3]), _MLIR[storage.element]())
-            llvm.store(storage.narrowed(value), place, alignment=storage.size)
-            builder.store_var(target, None)
-
-        return types.void(int64, int64, int64, storage.element), codegen
-
-    return load, store
-
-
-def _vector_access(name, storage, count):
-    """Return the four intrinsics of `count` elements, see `primitives`."""
-    per_access = 16 // storage.size
-    halves = storage.size == 2  # two elements in each of four 32-bit words
-    parts = range(count // per_access)
-
-    def vector():
-        return ir.VectorType.get([4 if halves else per_access], T.i32() if halves else storage.memory())
-
-    def pointer(address, index, part):
-        return _pointer(address, arith.addi(_wide(index), _number(part * per_access)), storage.size)
-
-    def taken(whole, k):
-        if not halves:
-            return llvm.extractelement(whole, _small(k))
-        word = llvm.extractelement(whole, _small(k // 2))
-        return arith.trunci(T.i16(), arith.shrui(word, _small(16)) if k % 2 else word)
-
-    def joined(values):
-        if halves:
-            wide = [arith.extui(T.i32(), value) for value in values]
-            values = [
-                arith.ori(low, arith.shli(high, _small(16))) for low, high in zip(wide[::2], wide[1::2])
-            ]
-        whole = llvm.mlir_undef(vector())
-        for k, value in enumerate(values):
-            whole = llvm.insertelement(whole, value, _small(k))
-        return whole
-
-    @intrinsic
-    def load(context, address, index):
-        def codegen(builder, target, args, kwargs):
-            address, index = _values(builder, args)
-            loaded = [llvm.load(vector(), pointer(address, index, part), alignment=16) for part in parts]
-            values = [storage.widened(taken(whole, k)) for whole in loaded for k in range(per_access)]
-            builder.store_var(target, tuple(values))
-
-        return types.UniTuple(storage.element, count)(int64, int64), codegen
-
-    @intrinsic
-    def store(context, address, index, *values):
-        def codegen(builder, target, args, kwargs):
-            address, index, *values = _values(builder, args)
-            values = [storage.narrowed(value) for value in (values[0] if len(values) == 1 else values)]
-            for part in parts:
-                whole = joined(values[part * per_access : (part + 1) * per_access])
-                llvm.store(whole, pointer(address, index, part), alignment=16)
-            builder.store_var(target, None)
-
-        return types.void(int64, int64, *[storage.element] * count), codegen
-
-    @intrinsic
-    def load_first(context, address, index, left):
-        def codegen(builder, target, args, kwargs):
-            address, index, left = map(_wide, _values(builder, args))
-            last, values = arith.subi(left, _number(1)), []
-            for k in range(count):
-                place = _pointer(address, arith.addi(index, arith.minsi(_number(k), last)), storage.size)
-                values.append(storage.widened(llvm.load(storage.memory(), place, alignment=storage.size)))
-            builder.store_var(target, tuple(values))
-
-        return types.UniTuple(storage.element, count)(int64, int64, int64), codegen
-
-    values = [f"v{k}" for k in range(count)]
-    lines = [f"def store_first(address, index, left, {', '.join(values)}):"]
-    for k, value in enumerate(values):
-        lines += [f"    if {k} < left:", f"        store_{name}(address, index + {k}, -1, {value})"]
-    made: dict = {}
-    exec("\n".join(lines), globals(), made)
-    return load, store, load_first, inline(made["store_first"])
-
-
-load_float32, store_float32 = _memory_access(_FLOAT32)
-load_float64, store_float64 = _memory_access(_FLOAT64)
-load_float16, store_float16 = _memory_access(_FLOAT16)
-load_bfloat16, store_bfloat16 = _memory_access(_BFLOAT16)
-load_int64, store_int64 = _memory_access(_Storage(int64, 8, T.i64))
-load_uint64, _ = _memory_access(_Storage(uint64, 8, T.i64))
-for _name, _storage, _count in (
-    ("float64", _FLOAT64, 2), ("float64", _FLOAT64, 4), ("float64", _FLOAT64, 8), ("float32", _FLOAT32, 4),
-    ("float32", _FLOAT32, 8), ("float16", _FLOAT16, 8), ("bfloat16", _BFLOAT16, 8),
-):  # fmt: skip
-    _words = [f"{word}_{_name}x{_count}" for word in ("load", "store", "load_first", "store_first")]
-    globals().update(zip(_words, _vector_access(_name, _storage, _count)))
 
 
 @intrinsic
@@ -232,7 +42,7 @@ def counted_up(context, address):
     def codegen(builder, target, args, kwargs):
         found = llvm.inline_asm(
             T.i64(),
-            [_wide(builder.load_var(args[0])), _number(1)],
+            [wide(builder.load_var(args[0])), number_of(1)],
             "atom.acq_rel.gpu.global.add.u64 $0, [$1], $2;",
             "=l,l,l,~{memory}",
             has_side_effects=True,
@@ -262,7 +72,7 @@ def _libdevice(names, arity=1):
             return None
 
         def codegen(builder, target, args, kwargs):
-            builder.store_var(target, _called(builder, names[kind], _values(builder, args)))
+            builder.store_var(target, _called(builder, names[kind], values_of(builder, args)))
 
         return kind(*operands), codegen
 
@@ -289,7 +99,7 @@ def _rounded(name, integer):
         if a in _SUFFIX and a == b:
 
             def codegen(builder, target, args, kwargs):
-                left, right = _values(builder, args)
+                left, right = values_of(builder, args)
                 if (
                     name == "sub"
                 ):  # there is none of float64; -b is exact, so the sum rounds as the difference
@@ -301,7 +111,7 @@ def _rounded(name, integer):
         if isinstance(a, types.Integer) and isinstance(b, types.Integer) and integer:
 
             def of_integers(builder, target, args, kwargs):
-                operands = map(_wide, _values(builder, args))
+                operands = map(wide, values_of(builder, args))
                 builder.store_var(target, getattr(arith, integer)(*operands))
 
             return int64(int64, int64), of_integers
@@ -343,11 +153,11 @@ def _extreme(name):
             return None
 
         def codegen(builder, target, args, kwargs):
-            operands = _values(builder, args)
+            operands = values_of(builder, args)
             # They become libdevice's functions, as the formulas' min and max do. A module declares each once.
             found = getattr(arith, name)(*operands)
             nan = _called(builder, f"__nv_{_SUFFIX[a]}add_rn", operands)
-            builder.store_var(target, arith.select(_is_nan(*operands), nan, found))
+            builder.store_var(target, arith.select(is_nan(*operands), nan, found))
 
         return a(a, a), codegen
 
@@ -368,8 +178,8 @@ def select(context, condition, a, b):
         return None
 
     def codegen(builder, target, args, kwargs):
-        condition, *both = _values(builder, args)
-        builder.store_var(target, arith.select(condition, *(both if result in _SUFFIX else map(_wide, both))))
+        condition, *both = values_of(builder, args)
+        builder.store_var(target, arith.select(condition, *(both if result in _SUFFIX else map(wide, both))))
 
     return result(types.boolean, result, result), codegen
 
@@ -386,7 +196,7 @@ def _bit_casts(floating, llvm_float, llvm_integer):
     @intrinsic
     def from_bits(context, value):
         def codegen(builder, target, args, kwargs):
-            found = _wide(builder.load_var(args[0]))
+            found = wide(builder.load_var(args[0]))
             found = found if floating == float64 else arith.trunci(llvm_integer(), found)
             builder.store_var(target, arith.bitcast(llvm_float(), found))
 
@@ -462,7 +272,7 @@ def _word(value):
     @intrinsic
     def word(context):
         def codegen(builder, target, args, kwargs):
-            builder.store_var(target, _number(int(value.view("int64"))))
+            builder.store_var(target, number_of(int(value.view("int64"))))
 
         return uint64(), codegen
 
@@ -501,11 +311,11 @@ def _slices(bits):
     @intrinsic
     def slices(context, *words):
         def codegen(builder, target, args, kwargs):
-            words = _values(builder, args)
+            words = values_of(builder, args)
             if isinstance(words[0], tuple):
                 (words,) = words
             found = [
-                arith.andi(arith.shrui(word, _number(shift)), _number(2**bits - 1)) if bits < 64 else word
+                arith.andi(arith.shrui(word, number_of(shift)), number_of(2**bits - 1)) if bits < 64 else word
                 for word in words
                 for shift in range(0, 64, bits)
             ]

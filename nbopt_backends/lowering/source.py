@@ -107,6 +107,8 @@ _HELPERS = (
     "cpu.random_bits",
     "cpu.walks",
     "cuda.helpers",
+    "cuda.memory",
+    "cuda.memory_mlir",
     "cuda.primitives",
     "cuda.primitives_mlir",
     "lowering.formulas",

@@ -78,6 +78,23 @@ def check_masters(mesh):
     assert all(map(torch.equal, *found))
 
 
+def check_versions(mesh):
+    """A backward pass through values that a step has changed is PyTorch's error."""
+    param = torch.nn.Parameter(distribute_tensor(torch.ones(6, 4), mesh, [Shard(0)]))
+    optimizer = nbopt.torch.SGD([param], lr=0.1)
+    for steps in (0, 1, 1, 1, 1):  # the last ones are steady
+        param.grad = distribute_tensor(torch.ones(6, 4), mesh, [Shard(0)])
+        loss = (param * param).sum()
+        for _ in range(steps):
+            optimizer.step()
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            assert steps and "modified by an inplace operation" in str(error)
+        else:
+            assert not steps
+
+
 def check_fsdp(mesh):
     """FSDP2 that offloads has parameters on the CPU, which train as plain ones do. Offload refuses them."""
     models = []
@@ -186,6 +203,7 @@ def main(rank, world, file, steps):
     params[1].grad = distribute_tensor(torch.ones(6), mesh, [Replicate()])
     assert world == 1 or raises(optimizer.step, "parameter 1", "redistribute")
     check_masters(mesh)
+    check_versions(mesh)
     check_fsdp(mesh)
     check_ddp(rank)
     check_growth(mesh, steps)

@@ -4,7 +4,7 @@ The model is ordinary PyTorch: an embedding, a GRU and a linear layer that guess
 letter. `nbopt.torch.Optimizer` takes the place of one of torch.optim's; the rest of the
 program would look the same without it::
 
-    python examples/charlm.py                                # RMSProp, half a minute
+    python examples/charlm.py                                # RMSProp, less than a minute
     python examples/charlm.py --optimizer Adam --steps 300
     python examples/charlm.py --bf16                         # parameters in 16 bits
     python examples/charlm.py --compare                      # AdamW and Muon, two minutes
@@ -151,7 +151,7 @@ def main(argv=None):
     add = parser.add_argument
     add("--optimizer", default="RMSProp", choices=OPTIMIZERS)
     add("--learning-rate", type=float, help="in place of the one that suits this job")
-    add("--steps", type=int, default=1200)
+    add("--steps", type=int, default=800)
     add(
         "--bf16",
         action="store_true",

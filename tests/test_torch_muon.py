@@ -166,6 +166,30 @@ def test_refused():
         train(optimizer, optimizer.param_groups[0]["params"], 1)
 
 
+def test_shards():
+    """A shard of a matrix is refused, and has not changed: its own singular values are others."""
+    pytest.importorskip(
+        "torch.testing._internal.distributed.fake_pg", reason="this PyTorch has no processes that are made up"
+    )
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    torch.distributed.init_process_group("fake", rank=0, world_size=2)
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (2,))
+        for place, is_split in ((Shard(0), True), (Replicate(), False)):
+            param = torch.nn.Parameter(distribute_tensor(torch.ones(6, 4), mesh, [place]))
+            param.grad = torch.ones_like(param)
+            optimizer = nbopt.torch.Muon([param], lr=0.1, backend="reference")
+            if is_split:
+                with pytest.raises(ValueError, match=r"whole matrices.*Replicate the matrices"):
+                    optimizer.step()
+            else:
+                optimizer.step()
+            assert bool((param.to_local() == 1).all()) == is_split
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 class Model(torch.nn.Module):
     def __init__(self):
         super().__init__()

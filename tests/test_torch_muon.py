@@ -59,6 +59,17 @@ def test_groups():
     assert optimizer.param_groups[1]["betas"] == (0.9, 0.999)
 
 
+def test_launches():
+    """A step with groups of both kinds is two passes for each shape of matrices, and one for all else."""
+    params = parameters([(8, 6), (5, 9), (8, 6), (12,), (10, 4), (3,)])
+    groups = [{"params": params[:3]}, {"params": params[3:], "use_muon": False}]
+    optimizer = nbopt.torch.Muon(groups, lr=0.1, backend="cpu")
+    for _ in range(2):
+        before = optimizer._backend.launches
+        train(optimizer, params, 1)
+        assert optimizer._backend.launches - before == 2 * 2 + 1
+
+
 def test_blocks():
     """Batches, heads, parts and kernels equal the same matrices given one by one, to rounding."""
     whole = parameters([(12, 5)])[0].detach()

@@ -44,7 +44,7 @@ class LAMB(DropIn, Arguments):
     ----------
     Y. You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes",
     arXiv:1904.00962, 2019; formula, arguments, group keys and states of pytorch_optimizer's Lamb, without
-    `rectify`, `degenerated_to_sgd`, `adam` and `fixed_decay`.
+    `rectify`, `n_sma_threshold`, `degenerated_to_sgd`, `adam` and `fixed_decay`.
     """
 
     made_of = LAMBRule

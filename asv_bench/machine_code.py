@@ -138,7 +138,7 @@ def disassembled(code):
 def way_through_the_loop(instructions, labels):
     """Return the instructions of the shortest way through the loop of a kernel.
 
-    The loop is the smallest one that loads and stores 16 bytes at a time.
+    The loop is the smallest one that loads and stores 16 bytes at a time, or 8.
 
     Blocks that access less memory at a time (single elements) or call (the long way of a division) are not on
     it."""
@@ -149,7 +149,9 @@ def way_through_the_loop(instructions, labels):
 
     def is_loop(first, last):
         body = instructions[first : last + 1]
-        return all(any(re.search(rf"\b{kind}\.\S*128", line) for line in body) for kind in ("LDG", "STG"))
+        return all(
+            any(re.search(rf"\b{kind}\.\S*(64|128)\b", line) for line in body) for kind in ("LDG", "STG")
+        )
 
     loops = [
         (target(last), last)
@@ -166,7 +168,11 @@ def way_through_the_loop(instructions, labels):
     ends = dict(zip(sorted(begins), [*sorted(begins)[1:], last + 1]))
 
     def is_by_the_way(line):
-        narrow = re.search(r"\b(LDG|STG)\b", line) and ".128" not in line and not line.startswith("@")
+        narrow = (
+            re.search(r"\b(LDG|STG)\b", line)
+            and not re.search(r"\.(64|128)\b", line.split("desc")[0])
+            and not line.startswith("@")
+        )
         return narrow or "CALL" in line
 
     ways, seen = [(0, first, ())], set()

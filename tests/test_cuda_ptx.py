@@ -387,14 +387,14 @@ def sixteen_bits(name, dtypes, kept, capability, strided=False):
 )
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.covering
-def test_16_bit_kernels_are_exact_and_load_16_bytes(dtype, kept, capability):
+def test_16_bit_kernels_are_exact_and_load_vectors(dtype, kept, capability):
     ptx = sixteen_bits("rmsprop", (dtype,) * 3, kept, capability)
     assert_exact(ptx)
     assert_no_local_memory(ptx)
     assert_float32_but_for_numbers(ptx)
-    assert (
-        instructions(ptx).count("ld.global.v4.u32") >= 3 and instructions(ptx).count("st.global.v4.u32") >= 2
-    )
+    words = 2 if any(kept) else 4  # four elements at a time take half of the registers for random bits
+    assert instructions(ptx).count(f"ld.global.v{words}.u32") >= 3
+    assert instructions(ptx).count(f"st.global.v{words}.u32") >= 2
 
 
 @every_capability
@@ -404,7 +404,7 @@ def test_kernels_that_round_float32_states_of_16_bit_parameters(capability):
     assert_exact(ptx)
     assert_no_local_memory(ptx)
     assert_float32_but_for_numbers(ptx)
-    assert instructions(ptx).count("ld.global.v4.f32") >= 4 and "ld.global.v4.u32" in ptx
+    assert instructions(ptx).count("ld.global.v4.f32") >= 4 and "ld.global.v2.u32" in ptx
 
 
 def test_strided_kernels_round_without_local_memory():

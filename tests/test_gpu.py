@@ -105,9 +105,22 @@ def be_sum(be, t):
 
 def test_a_request_for_too_much_memory_is_an_error_of_ours_and_changes_nothing(cuda):
     t = cuda.ones(10)
-    with pytest.raises(errors.DeviceMemoryError, match=r"out of memory.*free"):
+    with pytest.raises(errors.DeviceMemoryError, match=r"out of memory: 70,368,744,177,664 bytes were asked"):
         cuda.empty((2**44,))
     assert (t.get() == 1).all()
+
+
+def test_out_of_memory_in_a_step(cuda, monkeypatch):
+    """States that do not fit: the message has the bytes, nothing has changed, and a step follows."""
+    layer, optimizer = nbopt.Parameters((cuda.ones(10), cuda.ones(10))), nbopt.Adam()
+    allocate = cuda.device.allocate
+    with monkeypatch.context() as patched:
+        patched.setattr(cuda.device, "allocate", lambda size: allocate(size + 2**44))
+        with pytest.raises(errors.DeviceMemoryError, match=r"17,592,186,\d{3},\d{3} bytes were asked for"):
+            optimizer.optimize([layer], 0)
+    assert optimizer.t == 0 and not any(layer.states) and (layer.params[0].get() == 1).all()
+    optimizer.optimize([layer], 0)
+    assert optimizer.t == 1 and (layer.params[0].get() < 1).all()
 
 
 def run_python(text, **variables):

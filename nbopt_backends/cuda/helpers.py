@@ -54,6 +54,11 @@ def narrowed(x):
     return float32(x) if x == x else from_bits_float32(0x7FC00000)
 
 
+def swift_stochastic_bfloat16_float32(x, kept, top, random):
+    """Return a float32 rounded stochastically to bfloat16 if it is not beyond `top`; `kept` is 7."""
+    return from_bits_float32((bits_float32(x) + random) & 0xFFFF0000)
+
+
 def drawn(key_0, key_1, counter, draw):
     """Return word number `draw` of a lane, whatever was drawn before."""
     s0, s1 = seeded(key_0, key_1, counter)
@@ -77,7 +82,10 @@ def arrived(node):
     return found
 
 
-HELPERS = {function.__name__: function for function in (address, place, beats, narrowed, drawn, arrived)}
+HELPERS = {
+    function.__name__: function
+    for function in (address, place, beats, narrowed, swift_stochastic_bfloat16_float32, drawn, arrived)
+}
 
 
 class Spelled(ast.NodeTransformer):
@@ -137,7 +145,7 @@ class Storage(NamedTuple):
 def vectors(storages):
     """Return what there are loads and stores of vectors of: name, storage, count.
 
-    They are as many as 16 bytes hold of the narrowest storage of a kernel.
+    They are as many as 16 bytes hold of the narrowest storage of a kernel, or half as many.
 
     Parameters
     ----------
@@ -147,7 +155,7 @@ def vectors(storages):
         (name, storage, count)
         for name, storage in storages.items()
         for count in (2, 4, 8)
-        if count * storage.size >= 16
+        if count * storage.size >= 8 and count > 1
     ]
 
 

@@ -187,6 +187,9 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, sh
 
 def _contiguous(pieces):
     loads, stores = pieces.vector()
+    vector = [*loads, *pieces.elements(pieces.width), *stores]
+    if pieces.swift:
+        vector = [*loads, *_swift_first(pieces, vector)]
     single = [
         *(f"x{slot} = (load_{pieces.dtypes[slot]}(p{slot}, i, {slot}),)" for slot in pieces.read),
         *pieces.elements(1),
@@ -199,9 +202,19 @@ def _contiguous(pieces):
         chunk=indented(pieces.chunk(), 2),
         width=pieces.width,
         misaligned=pieces.misaligned(),
-        vector=indented([*loads, *pieces.elements(pieces.width), *stores], 3),
+        vector=indented(vector, 3),
         single=indented(single, 3),
     )
+
+
+def _swift_first(pieces, otherwise, condition="", before=()):
+    """Return lines that go the short way, see `Pieces.swiftly`, and where that does not do, others."""
+    condition = " and ".join([part for part in ("exact" * bool(pieces.divisors), condition) if part])
+    swift = [*before, *pieces.swiftly()]
+    if condition:
+        swift = ["fine = False", f"if {condition}:", *(f"    {line}" for line in swift)]
+    # Loaded anew, so that nothing is kept for this way.
+    return [*swift, "if not fine:", "    i = apart(i)", *(f"    {line}" for line in otherwise)]
 
 
 def _strided(pieces):
@@ -210,7 +223,13 @@ def _strided(pieces):
 
 def _rounding(pieces):
     step = _step(pieces.rounded)
-    seeds, words, skipped = [f"first = load_int64(chunks, {CHUNK_FIELDS} * c + 3, -1) * {LANES}"], [], []
+    # Most threads have one chunk. Keys that are computed for each take no registers beyond that.
+    keys = ["random = apart(random)", *pieces.stream_keys()]
+    seeds, words, skipped = (
+        [*keys, f"first = load_int64(chunks, {CHUNK_FIELDS} * c + 3, -1) * {LANES}"],
+        [],
+        [],
+    )
     for _, index, word in pieces.rounded:
         lanes, draws = pieces.width * word // 64, step * word // (64 * LANES)
         states = [f"g{index}_{lane}, h{index}_{lane}" for lane in range(lanes)]
@@ -224,12 +243,17 @@ def _rounding(pieces):
         words += [f"w{index}_{lane}, {state} = advanced({state})" for lane, state in enumerate(states)]
         words.append(f"u{index} = slices{word}({', '.join(f'w{index}_{lane}' for lane in range(lanes))})")
         skipped += skip * (draws - 1)
+    some, chunk = pieces.some(), pieces.chunk()
+    if pieces.swift:
+        # Up to where whole vectors begin, where all tensors start at a multiple of 16 bytes.
+        chunk.append(f"last = n - {pieces.width} if ({pieces.misaligned()}) & 15 == 0 else int64(-1)")
+        some = _swift_first(pieces, some, "i <= last", pieces.vector()[0])
     return _ROUNDED.format(
         threads=step // pieces.width,
         step=step,
         width=pieces.width,
-        chunk=indented(pieces.chunk(), 2),
+        chunk=indented(chunk, 2),
         seeds=indented(["if i < n:", *(f"    {line}" for line in seeds)], 2),
         words=indented(words, 3),
-        elements=indented([*pieces.some(), *skipped], 3),
+        elements=indented([*some, *skipped], 3),
     )

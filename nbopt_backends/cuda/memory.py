@@ -28,6 +28,13 @@ def _to_bfloat16(builder, value):
     return builder.trunc(builder.lshr(builder.bitcast(value, _I32), _I32(16)), _I16)
 
 
+def _upper_halves(builder, low, high):
+    """Return the word whose halves are the upper ones of two float32: two bfloat16 by one instruction."""
+    kind = ir.FunctionType(_I32, [_I32, _I32])
+    words = [builder.bitcast(value, _I32) for value in (low, high)]
+    return builder.call(ir.InlineAsm(kind, "prmt.b32 $0, $1, $2, 0x7632;", "=r,r,r"), words)
+
+
 def _from_float16(builder, value):
     return builder.fpext(builder.bitcast(value, ir.HalfType()), _FLOAT)
 
@@ -73,15 +80,16 @@ def _memory_access(storage):
 
 
 def _vector_access(storage, count):
-    """Return the load and the store intrinsic of `count` elements, in accesses of 16 bytes.
+    """Return the load and the store intrinsic of `count` elements, in accesses of 16 bytes, or of 8.
 
-    The elements start at a multiple of 16 bytes. Two more are for elements that are not aligned, or of which
+    The elements start at a multiple of as many. Two more are for elements that are not aligned, or of which
     only the first `left` are there: for others the load gives the last one that is, and the store does
     nothing.
     """
-    per_access = 16 // storage.size
-    halves = storage.size == 2  # two elements in each of four 32-bit words
-    vector = ir.VectorType(_I32 if halves else storage.memory, 4 if halves else per_access)
+    per_access = min(count, 16 // storage.size)
+    halves = storage.size == 2  # two elements in each 32-bit word
+    vector = ir.VectorType(_I32 if halves else storage.memory, per_access // (2 if halves else 1))
+    align = per_access * storage.size
     parts = range(count // per_access)
 
     def pointer(builder, args, part):
@@ -97,7 +105,9 @@ def _vector_access(storage, count):
         return builder.trunc(builder.lshr(word, _I32(16)) if k % 2 else word, _I16)
 
     def joined(builder, values):
-        if halves:
+        if storage is _BFLOAT16:
+            values = [_upper_halves(builder, *pair) for pair in zip(values[::2], values[1::2])]
+        elif halves:
             wide = [builder.zext(value, _I32) for value in values]
             values = [
                 builder.or_(low, builder.shl(high, _I32(16))) for low, high in zip(wide[::2], wide[1::2])
@@ -110,7 +120,7 @@ def _vector_access(storage, count):
     @intrinsic
     def load(context, address, index):
         def codegen(ctx, builder, signature, args):
-            loaded = [builder.load(pointer(builder, args, part), align=16) for part in parts]
+            loaded = [builder.load(pointer(builder, args, part), align=align) for part in parts]
             values = [
                 storage.widened(builder, taken(builder, whole, k))
                 for whole in loaded
@@ -123,10 +133,12 @@ def _vector_access(storage, count):
     @intrinsic
     def store(context, address, index, *values):
         def codegen(ctx, builder, signature, args):
-            values = [storage.narrowed(builder, builder.extract_value(args[2], k)) for k in range(count)]
+            values = [builder.extract_value(args[2], k) for k in range(count)]
+            if storage is not _BFLOAT16:
+                values = [storage.narrowed(builder, value) for value in values]
             for part in parts:
                 whole = joined(builder, values[part * per_access : (part + 1) * per_access])
-                builder.store(whole, pointer(builder, args, part), align=16)
+                builder.store(whole, pointer(builder, args, part), align=align)
             return ctx.get_dummy_value()
 
         return types.void(types.int64, types.int64, types.StarArgUniTuple(storage.element, count)), codegen

@@ -36,7 +36,8 @@ def _pointer(address, index, size):
     return llvm.inttoptr(ir.Type.parse("!llvm.ptr<1>"), place)
 
 
-def _from_bfloat16(value):
+def widened_bfloat16(value):
+    """Return the float32 of a bfloat16, which is given as an int16."""
     return arith.bitcast(T.f32(), arith.shli(arith.extui(T.i32(), value), _small(16)))
 
 
@@ -60,7 +61,7 @@ def _to_float16(value):
 
 
 _FLOAT32, _FLOAT64 = Storage(float32, 4, T.f32), Storage(float64, 8, T.f64)
-_BFLOAT16 = Storage(float32, 2, T.i16, _from_bfloat16, _to_bfloat16)
+_BFLOAT16 = Storage(float32, 2, T.i16, widened_bfloat16, _to_bfloat16)
 _FLOAT16 = Storage(float32, 2, T.i16, _from_float16, _to_float16)
 _STORAGES = {"float64": _FLOAT64, "float32": _FLOAT32, "float16": _FLOAT16, "bfloat16": _BFLOAT16}
 _MLIR = {float32: T.f32, float64: T.f64, int64: T.i64}
@@ -94,12 +95,15 @@ def _memory_access(storage):
 
 def _vector_access(name, storage, count):
     """Return the four intrinsics of `count` elements, see `primitives`."""
-    per_access = 16 // storage.size
-    halves = storage.size == 2  # two elements in each of four 32-bit words
+    per_access = min(count, 16 // storage.size)
+    halves = storage.size == 2  # two elements in each 32-bit word
+    align = per_access * storage.size
     parts = range(count // per_access)
 
     def vector():
-        return ir.VectorType.get([4 if halves else per_access], T.i32() if halves else storage.memory())
+        return ir.VectorType.get(
+            [per_access // 2 if halves else per_access], T.i32() if halves else storage.memory()
+        )
 
     def pointer(address, index, part):
         return _pointer(address, arith.addi(wide(index), number_of(part * per_access)), storage.size)
@@ -125,7 +129,7 @@ def _vector_access(name, storage, count):
     def load(context, address, index):
         def codegen(builder, target, args, kwargs):
             address, index = values_of(builder, args)
-            loaded = [llvm.load(vector(), pointer(address, index, part), alignment=16) for part in parts]
+            loaded = [llvm.load(vector(), pointer(address, index, part), alignment=align) for part in parts]
             values = [storage.widened(taken(whole, k)) for whole in loaded for k in range(per_access)]
             builder.store_var(target, tuple(values))
 
@@ -138,7 +142,7 @@ def _vector_access(name, storage, count):
             values = [storage.narrowed(value) for value in (values[0] if len(values) == 1 else values)]
             for part in parts:
                 whole = joined(values[part * per_access : (part + 1) * per_access])
-                llvm.store(whole, pointer(address, index, part), alignment=16)
+                llvm.store(whole, pointer(address, index, part), alignment=align)
             builder.store_var(target, None)
 
         return types.void(int64, int64, *[storage.element] * count), codegen

@@ -3,6 +3,8 @@
 `nbopt_backends.cuda.kernels` shows a whole one.
 """
 
+import re
+
 from nbopt_backends.lowering.comment import rule_comment
 from nbopt_backends.lowering.text import (
     ITEM_SIZES,
@@ -11,6 +13,7 @@ from nbopt_backends.lowering.text import (
     rounded_stores,
     scalar_divisors,
 )
+from nbopt_backends.meaning.rounding import largest
 
 #: Columns of a chunk table: the tensor's row, offset and length in elements, the number of its first block of
 #: random bits, and of its first tile; the address of the node at which its tile arrives, see
@@ -27,7 +30,26 @@ def vector_width(stage, dtypes, strided, rounded):
     """Return how many elements a thread takes at a time."""
     if strided:
         return 4 if rounded else 1  # a word of 64 random bits is enough for four, and addresses are not
-    return 16 // min(ITEM_SIZES[dtypes[slot]] for slot in stage.used())
+    width = 16 // min(ITEM_SIZES[dtypes[slot]] for slot in stage.used())
+    # Words of random bits and their generators take registers: with more elements, half as many threads run.
+    return min(width, 4) if rounded and not stage.reductions else width
+
+
+def goes_swiftly(stage, dtypes, arithmetic, strided, kept):
+    """Return whether a kernel has a shorter way for vectors whose values are all usual.
+
+    Rounding to bfloat16 cares for NaN, and stochastic rounding for what is beyond the largest number. Where
+    whole vectors are looked at first, and the few that have such values go the long way, a store takes five
+    instructions less.
+    """
+    written = [slot for slot in stage.written() if dtypes[slot].endswith("16")]
+    return (
+        bool(written)
+        and arithmetic == "float32"
+        and not strided
+        and not stage.reductions
+        and all(dtypes[slot] == "bfloat16" and kept[slot] in (0, 7) for slot in written)
+    )
 
 
 class Pieces:
@@ -45,6 +67,8 @@ class Pieces:
         See `rounded_stores`.
     width : int
         How many elements a thread takes at a time.
+    swift : bool
+        Whether there is a shorter way for usual values: see `goes_swiftly`.
     """
 
     def __init__(self, stage, dialect, dtypes, arithmetic, strided, kept, shared, width=None):
@@ -67,21 +91,31 @@ class Pieces:
         self.width = width or vector_width(stage, dtypes, strided, self.rounded)
         one_by_one = self.width == 1
         self.divisors = [] if one_by_one else scalar_divisors(stage)
+        self.swift = not one_by_one and goes_swiftly(stage, dtypes, arithmetic, strided, self.kept)
 
     # --- the functions of an element ---
 
     def head(self):
         """Return the functions of an element."""
         lines = [*(f"# {line}" for line in rule_comment(self.stage)), *self._function("element", self.stage)]
-        if self.divisors:
-            taken = ", ".join(f"s{j}" for j in self.divisors)
+        if self.swift:
+            given = f", given {self._reciprocals()}" if self.divisors else ""
             lines += [
-                f"# The same, given 1 / {taken} for {taken}.",
+                f"# The same for usual values{given}, and whether these were.",
+                *self._function("swift", by_reciprocals(self.stage, self.divisors), swift=True),
+            ]
+        elif self.divisors:
+            lines += [
+                f"# The same, given {self._reciprocals()}.",
                 *self._function("multiplied", by_reciprocals(self.stage, self.divisors)),
             ]
         return lines
 
-    def _function(self, name, stage):
+    def _reciprocals(self):
+        taken = ", ".join(f"s{j}" for j in self.divisors)
+        return f"1 / {taken} for {taken}"
+
+    def _function(self, name, stage, swift=False):
         parameters = [
             *(f"x{slot}" for slot in self.read),
             *(f"u{index}" for _, index, _ in self.rounded),
@@ -94,28 +128,63 @@ class Pieces:
             *(f"y{slot}" for slot in self.written),
             *(f"z{number}" for number in range(len(stage.reductions))),
         ]
+        lines, names = body_lines(stage, self.dialect, self.dtypes, self.arithmetic, self.kept)
+        if swift:
+            lines = [
+                re.sub(r"\b(nearest|stochastic)_bfloat16_", r"swift_\1_bfloat16_", line) for line in lines
+            ]
+            results.append("boolean")
+            returned.append(" & ".join(self._usual(stage, names)))
         return [
             f"@once({', '.join(results)})",
             f"def {name}({', '.join(parameters)}):",
-            *(
-                f"    {line}"
-                for line in body_lines(stage, self.dialect, self.dtypes, self.arithmetic, self.kept)[0]
-            ),
+            *(f"    {line}" for line in lines),
             f"    return ({', '.join(returned)},)",
             "",
         ]
 
-    def elements(self, count):
-        """Return the lines that compute so many elements, e0, e1, ..."""
-        arguments = [
+    def _usual(self, stage, names):
+        """Return conditions: each value that is stored in bfloat16 is rounded as `swift` does it."""
+        for op, *operands in stage.code:
+            if op in ("store", "round") and self.dtypes[operands[0]] == "bfloat16":
+                slot, value, _ = operands
+                name = f"s{~value}" if value < 0 else names[value]
+                top = f"{self.arithmetic}({largest('bfloat16', 7)!r})"
+                yield f"(absolute({name}) <= {top})" if self.kept[slot] else f"({name} == {name})"
+
+    def swiftly(self):
+        """Return the lines that compute and store a vector in the short way.
+
+        Where some value is not usual, or there is no reciprocal, `fine` is false, and nothing is stored.
+        """
+        factors = [f"r{j}" if j in self.divisors else f"s{j}" for j in self.numbers]
+        elements = [
+            f"q{k} = swift({', '.join(arguments + factors)})"
+            for k, arguments in enumerate(self._arguments(self.width))
+        ]
+        last = len(self.written)
+        stores = [
+            f"store_{self.dtypes[slot]}x{self.width}(p{slot}, i, "
+            f"{', '.join(f'q{k}[{j}]' for k in range(self.width))})"
+            for j, slot in enumerate(self.written)
+        ]
+        fine = " & ".join(f"q{k}[{last}]" for k in range(self.width))
+        return [*elements, f"fine = {fine}", "if fine:", *(f"    {line}" for line in stores)]
+
+    def _arguments(self, count):
+        return [
             [f"x{slot}[{k}]" for slot in self.read] + [f"u{index}[{k}]" for _, index, _ in self.rounded]
             for k in range(count)
         ]
+
+    def elements(self, count):
+        """Return the lines that compute so many elements, e0, e1, ..."""
+        arguments = self._arguments(count)
         divided = [
             f"e{k} = element({', '.join([*arguments[k], *(f's{j}' for j in self.numbers)])})"
             for k in range(count)
         ]
-        if not self.divisors or count == 1:
+        if not self.divisors or count == 1 or self.swift:
             return divided
         factors = [f"r{j}" if j in self.divisors else f"s{j}" for j in self.numbers]
         return either(

@@ -16,7 +16,9 @@ from nbopt_backends.lowering import formulas as scalar
 from nbopt_backends.meaning import xoroshiro
 
 float32, float64, int64, uint64 = types.float32, types.float64, types.int64, types.uint64
+boolean = types.boolean
 _FLOAT, _DOUBLE, _WORD = ir.FloatType(), ir.DoubleType(), ir.IntType(64)
+_I32 = ir.IntType(32)
 _SUFFIX = {float32: "f", float64: "d"}
 
 #: Decorates a helper of generated text.
@@ -231,6 +233,38 @@ def nearest_float16_float32(x):
     return _through_half(x) if x == x else from_bits_float32(0x7FC00000)
 
 
+@intrinsic
+def apart(context, number):
+    """Return an int64, of which the compiler does not know that it is the same.
+
+    What is loaded at such a place is loaded anew, and the registers of a first load need not be kept.
+    """
+
+    def codegen(ctx, builder, signature, args):
+        kind = ir.FunctionType(_WORD, [_WORD])
+        return builder.call(ir.InlineAsm(kind, "mov.b64 $0, $1;", "=l,l", side_effect=True), args)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def swift_nearest_bfloat16_float32(context, x):
+    """Return a float32 rounded to nearest even in bfloat16; some NaN for NaN."""
+
+    def codegen(ctx, builder, signature, args):
+        if ConfigStack().top().compute_capability >= (8, 0):
+            kind = ir.FunctionType(_I32, [_FLOAT])
+            # Of two numbers, of which the first one is in the upper half.
+            call = ir.InlineAsm(kind, "cvt.rn.bf16x2.f32 $0, $1, 0f00000000;", "=r,f")
+            return builder.bitcast(builder.call(call, args), _FLOAT)
+        bits = builder.bitcast(args[0], _I32)
+        odd = builder.and_(builder.lshr(bits, _I32(16)), _I32(1))
+        rounded = builder.add(builder.add(bits, _I32(0x7FFF)), odd)
+        return builder.bitcast(builder.and_(rounded, _I32(0xFFFF0000)), _FLOAT)
+
+    return float32(float32), codegen
+
+
 # --- random bits: see nbopt_backends.meaning.xoroshiro; integers, so nothing is contracted ---
 
 
@@ -257,10 +291,13 @@ def _slices(bits):
         def codegen(ctx, builder, signature, args):
             found = []
             for word in cgutils.unpack_tuple(builder, args[0]):
-                found += [
-                    builder.and_(builder.lshr(word, _WORD(bits * k)), _WORD(2**bits - 1))
-                    for k in range(per_word)
-                ]
+                for shift in range(0, 64, bits):
+                    # By way of 32 bits, of which a slice takes one instruction.
+                    part = builder.lshr(word, _WORD(shift // 32 * 32))
+                    if bits < 64:
+                        part = builder.lshr(builder.trunc(part, _I32), _I32(shift % 32))
+                        part = builder.zext(builder.and_(part, _I32(2**bits - 1)), _WORD)
+                    found.append(part)
             return ctx.make_tuple(builder, signature.return_type, found)
 
         return types.UniTuple(int64, per_word * len(words))(types.StarArgTuple(words)), codegen

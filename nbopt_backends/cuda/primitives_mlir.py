@@ -10,7 +10,7 @@ from types import FunctionType
 
 from nbopt_backends.cuda.helpers import HELPERS, Spelled, respelled
 from nbopt_backends.cuda.memory_mlir import *  # noqa: F403
-from nbopt_backends.cuda.memory_mlir import inline, is_nan, number_of, values_of, wide
+from nbopt_backends.cuda.memory_mlir import inline, is_nan, number_of, values_of, wide, widened_bfloat16
 from nbopt_backends.cuda.toolchain import (
     T,
     arith,
@@ -27,6 +27,7 @@ from nbopt_backends.lowering import formulas as scalar
 from nbopt_backends.meaning import xoroshiro
 
 float32, float64, int64, uint64 = types.float32, types.float64, types.int64, types.uint64
+boolean = types.boolean
 _SUFFIX = {float32: "f", float64: "d"}
 
 
@@ -261,6 +262,29 @@ def _through_half(context, x):
 def nearest_float16_float32(x):
     """Return a float32 rounded to nearest even in float16. NaN is canonical."""
     return select(x == x, _through_half(x), from_bits_float32(0x7FC00000))
+
+
+@intrinsic
+def apart(context, number):
+    """Return an int64, of which the compiler does not know that it is the same: see `primitives`."""
+
+    def codegen(builder, target, args, kwargs):
+        value = [wide(builder.load_var(args[0]))]
+        found = llvm.inline_asm(T.i64(), value, "mov.b64 $0, $1;", "=l,l", has_side_effects=True)
+        builder.store_var(target, found)
+
+    return int64(int64), codegen
+
+
+@intrinsic
+def swift_nearest_bfloat16_float32(context, x):
+    """Return a float32 rounded to nearest even in bfloat16; some NaN for NaN."""
+
+    def codegen(builder, target, args, kwargs):
+        narrow = arith.bitcast(T.i16(), arith.truncf(T.bf16(), builder.load_var(args[0])))
+        builder.store_var(target, widened_bfloat16(narrow))
+
+    return float32(float32), codegen
 
 
 # --- random bits: see nbopt_backends.meaning.xoroshiro; integers, so nothing is contracted ---

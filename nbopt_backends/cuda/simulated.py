@@ -16,7 +16,7 @@ from nbopt_backends.cuda.toolchain import cuda  # noqa: F401  (kernels use it)
 from nbopt_backends.lowering import formulas as scalar
 from nbopt_backends.meaning import xoroshiro
 
-float32, float64, int64, uint64 = np.float32, np.float64, int, np.uint64
+float32, float64, int64, uint64, boolean = np.float32, np.float64, int, np.uint64, bool
 
 
 def inline(function):
@@ -88,6 +88,12 @@ load_float64x8, store_float64x8, load_first_float64x8, store_first_float64x8 = _
 load_float32x8, store_float32x8, load_first_float32x8, store_first_float32x8 = _vector_access(
     load_float32, store_float32, 8
 )
+load_float16x4, store_float16x4, load_first_float16x4, store_first_float16x4 = _vector_access(
+    load_float16, store_float16, 4
+)
+load_bfloat16x4, store_bfloat16x4, load_first_bfloat16x4, store_first_bfloat16x4 = _vector_access(
+    load_bfloat16, store_bfloat16, 4
+)
 load_float16x8, store_float16x8, load_first_float16x8, store_first_float16x8 = _vector_access(
     load_float16, store_float16, 8
 )
@@ -153,6 +159,11 @@ def place(geometry, row, slot, position):
     return here
 
 
+def apart(number):
+    """Return the same number."""
+    return number
+
+
 def counted_up(address):
     """Add 1 to an int64, and return what it was before."""
     before = load_int64(address, 0, -1)
@@ -173,7 +184,9 @@ for _name, _formula in list(vars(scalar).items()):
         globals()[_name] = FunctionType(_formula.__code__, globals(), _name)
 
 nearest_float16_float32 = globals()["nearest_float16_float32_by_integers"]
-arrived = FunctionType(HELPERS["arrived"].__code__, globals(), "arrived")
+for _name in ("arrived", "swift_stochastic_bfloat16_float32"):
+    globals()[_name] = FunctionType(HELPERS[_name].__code__, globals(), _name)
+swift_nearest_bfloat16_float32 = globals()["nearest_bfloat16_float32"]
 keys, seeded, advanced = xoroshiro.keys, xoroshiro.seeded, xoroshiro.advanced
 
 

@@ -24,6 +24,7 @@ static inline double canonical_f64(double f) { return f != f ? as_f64(0x7fffffff
 static inline float flushed(float f) { return fabsf(f) < 1.17549435e-38f ? copysignf(0, f) : f; }
 static inline float from_half(u16 h) { _Float16 x; memcpy(&x, &h, 2); return (float)x; }
 static inline u16 to_half(float f) { _Float16 x = (_Float16)f; u16 h; memcpy(&h, &x, 2); return f != f ? 0x7fff : h; }
+static inline u16 to_bfloat(float f) { u32 x = bits_f32(f); return f != f ? 0x7fff : (x + 0x7fff + (x >> 16 & 1)) >> 16; }
 #define saturated(x) ((x) > 0 ? ((x) < 1 ? (x) : 1) : 0)
 
 /* -0 is below 0, and NaN loses. */

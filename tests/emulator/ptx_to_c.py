@@ -32,7 +32,7 @@ _MODIFIERS = {
         "div sqrt rcp ex2 lg2 tanh": "rn ftz approx",
         "fma": "rn rm ftz",
         "min max neg abs": "ftz",
-        "cvt": "rn ftz sat rni rzi rmi rpi",
+        "cvt": "rn ftz sat rni rzi rmi rpi bf16x2",
         "setp": "ftz nan num eq ne lt gt le ge lo hi ls hs equ neu ltu gtu leu geu",
         "ld st": "global shared param v2 v4",
         "bra call": "uni",
@@ -272,6 +272,11 @@ class Function:
         )
 
     def do_cvt(self, parts, operands, kind):
+        if "bf16x2" in parts:
+            if parts[1:] != ["rn", "bf16x2", "f32"]:
+                raise NotImplementedError(".".join(parts))
+            upper, lower = (f"to_bfloat({self.value(operand, 'f32')})" for operand in operands[1:])
+            return self.assigned(operands[0], "b32", f"(u32){upper} << 16 | {lower}")
         to, source = [part for part in parts[1:] if re.fullmatch(r"[busf](8|16|32|64)", part)]
         value = self.value(operands[1], source)
         rounding = next((part for part in parts if part in _ROUNDED), None)

@@ -135,14 +135,16 @@ def update_text(stage, dialect, dtypes, arithmetic, strided=False, kept=None, sh
 
                 while i < n:
                     w12_0, g12_0, h12_0 = advanced(g12_0, h12_0)
-                    w12_1, g12_1, h12_1 = advanced(g12_1, h12_1)
-                    u12 = slices16(w12_0, w12_1)
+                    u12 = slices16(w12_0)
                     ...
                         e0 = element(x0[0], x1[0], x2[0], u12[0], s0, ...)
 
     The kernel divides in one branch and multiplies in another, since a division by a number takes a fifth of
     the instructions of RMSProp (`asv_bench/machine_code.py` counts them). Where elements are taken one by
     one, at the end of a tensor or where it is not aligned or strided, they are divided.
+
+    Kernels that store bfloat16 have a shorter way, `swift`, for vectors of which every value is a usual one,
+    see `nbopt_backends.cuda.pieces.goes_swiftly`; it multiplies. In the others `element` divides.
 
     `nbopt_backends.cuda.tiles` has the form of a pass that reduces.
 

@@ -496,6 +496,26 @@ def test_attributes_that_do_nothing():
     assert optimizer.note == "mine" and optimizer.skip_nonfinite
 
 
+@pytest.mark.parametrize("made", [plain, nbopt.torch.AdamW], ids=["Optimizer", "AdamW"])
+def test_attributes_of_the_constructor(made):
+    """What only the constructor takes, and a misspelt word, are errors; a misspelt key warns."""
+    optimizer = made([parameter()])
+    for name, word in (("seed", "seed"), ("backend", "backend"), ("be", "backend")):
+        with pytest.raises(
+            ArgumentError, match=rf"does nothing .*: write {type(optimizer).__name__}\(.*{word}=1"
+        ):
+            setattr(optimizer, name, 1)
+    with pytest.raises(ArgumentError, match=r"did you mean optimizer.skip_nonfinite = True"):
+        optimizer.skip_nonfinit = True
+    optimizer.param_groups[0]["weight_deay"] = 0.5
+    optimizer.param_groups[0]["parms"] = 0.5
+    with pytest.warns(UserWarning) as found:
+        optimizer.step()
+        optimizer.step()
+    meant = sorted(str(warning.message).partition("did you mean ")[2] for warning in found)
+    assert meant == ["'params'?", "'weight_decay'?"]
+
+
 def test_one_loop():
     """Groups of the same rule share one loop over memory, whatever their numbers."""
     weights, biases, other = ([parameter(), parameter(2.0)], [parameter(3.0)], [parameter(4.0)])

@@ -84,6 +84,7 @@ class DropIn(Stepper):
     made_of: type[TorchRule]
     _step_supports_amp_scaling = True
     _asks_to_capture = False  # whether PyTorch's class does
+    _settable = (*Stepper._settable, *EXTRAS)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -166,6 +167,8 @@ class DropIn(Stepper):
                 f'for group in optimizer.param_groups: group["{key}"] = ...',
                 stacklevel=2,
             )
+        elif name[0] != "_" and "defaults" in self.__dict__ and not hasattr(self, name):
+            self._check_attribute(name, value)
         super().__setattr__(name, value)
 
     def add_param_group(self, param_group):

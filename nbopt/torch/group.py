@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from nbopt.errors import ArgumentError, StateError, UnknownArgumentError
+from nbopt.torch.keys import warn_of_misspelt
 from nbopt.torch.masters import MASTER, MIRROR, has_master
 from nbopt.torch.saving import brief, copied
 from nbopt.torch.updates import Updates
@@ -186,6 +187,7 @@ class Group(Updates):
         group = self.group
         if len(group) != self._length:
             self._watched = self.watched()
+            warn_of_misspelt(self.warned, group, self._watched)
             self._values, self._read, self._length = itemgetter(*self._watched), [], len(group)
         try:
             values = self._values(group)

@@ -209,6 +209,14 @@ def warn_once(warned, message):
         warnings.warn(message, stacklevel=3)
 
 
+def warn_of_misspelt(warned, group, known):
+    """Warn of keys that are kept, as PyTorch keeps them, but look like ones that mean something."""
+    for key in group.keys() - set(known):
+        meant = next((word for word in known if len(word) > 3 and one_letter_apart(key, word)), None)
+        if meant:
+            warn_once(warned, f"a group's {key!r} means nothing here; did you mean {meant!r}?")
+
+
 def one_letter_apart(first, second):
     """Return whether two words differ by one letter: another one, one more, one less, or two exchanged."""
     if first == second or abs(len(first) - len(second)) > 1:

@@ -12,7 +12,7 @@ from nbopt.errors import ArgumentError, StateError
 from nbopt.interface.backend import Backend
 from nbopt.optimizers.states import storage_name
 from nbopt.torch.group import Group, check_group, listed
-from nbopt.torch.keys import COUNTERS, NOT_SET, OTHERS, GroupKeys, NotSet, one_letter_apart, warn_once
+from nbopt.torch.keys import COUNTERS, NOT_SET, OTHERS, GroupKeys, NotSet, warn_once
 from nbopt.torch.masters import MASTER, MIRROR
 from nbopt.torch.saving import brief, check_states
 from nbopt.torch.seeds import seed_for
@@ -148,11 +148,7 @@ class Optimizer(Stepper):
             key = "lr" if name == "learning_rate" else name
             text = f'write for group in optimizer.param_groups: group["{key}"] = {brief(value)}'
             raise ArgumentError(f"optimizer.{name} = ... does nothing, since each group has its own: {text}")
-        for known in ("loss_scale", "skip_nonfinite", "capturable"):
-            if one_letter_apart(name, known):
-                raise ArgumentError(
-                    f"optimizer.{name} = ... does nothing; did you mean optimizer.{known} = {brief(value)}?"
-                )
+        super()._check_attribute(name, value)
 
     def add_param_group(self, param_group):
         """Add a group of parameters.

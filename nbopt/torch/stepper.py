@@ -13,14 +13,15 @@ import torch
 
 from nbopt import checks, optimizers
 from nbopt.backends import new_backend
-from nbopt.errors import LayoutError, StateError
+from nbopt.errors import ArgumentError, LayoutError, StateError
 from nbopt.interface.backend import Backend
 from nbopt.layers import wrapped
 from nbopt.optimizers.kept import check_agreed
 from nbopt.torch.counted import CountedState
 from nbopt.torch.group import Group
 from nbopt.torch.hooks import hooked
-from nbopt.torch.saving import Saved
+from nbopt.torch.keys import one_letter_apart
+from nbopt.torch.saving import Saved, brief
 from nbopt.torch.shards import local
 from nbopt.torch.states import MEAN
 from nbopt.torch.steady import Steady
@@ -28,6 +29,8 @@ from nbopt.torch.words import in_torchs_words
 
 _dictionary = attrgetter("group")
 _RATE = 'each group has its own: optimizer.param_groups[0]["lr"]'
+#: What only the constructor takes; ``be`` is what native optimizers call the backend.
+_OF_THE_CONSTRUCTOR = ("backend", "be", "seed")
 #: What nbopt's native optimizers have, and others -> what to type.
 _METHODS = {
     **dict.fromkeys(("optimize", "update"), "write optimizer.step()"),
@@ -60,12 +63,28 @@ class Stepper(Saved, torch.optim.Optimizer):
     _pieces: Any = None
     #: What the next step can be found again by.
     _steady: Any = None
+    #: Attributes that someone may set.
+    _settable: tuple[str, ...] = ("loss_scale", "skip_nonfinite", "capturable")
 
     def __getattr__(self, name):
         if name in _METHODS:
             kind = type(self).__name__
             raise AttributeError(f"{kind!r} object has no attribute {name!r}: {_METHODS[name]}", name=name)
         return object.__getattribute__(self, name)  # raises the error of before
+
+    def _check_attribute(self, name, value):
+        """Raise where a new attribute would do nothing, though it was meant to do something."""
+        if name in _OF_THE_CONSTRUCTOR:
+            word = "backend" if name == "be" else name
+            raise ArgumentError(
+                f"optimizer.{name} = ... does nothing after the constructor: write "
+                f"{type(self).__name__}(..., {word}={brief(value)})"
+            )
+        for known in self._settable:
+            if one_letter_apart(name, known):
+                raise ArgumentError(
+                    f"optimizer.{name} = ... does nothing; did you mean optimizer.{known} = {brief(value)}?"
+                )
 
     def _begin(self, rule, backend, seed, master_weights=False):
         """Set what `add_param_group` needs.

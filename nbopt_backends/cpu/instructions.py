@@ -122,7 +122,6 @@ _I16, _I32 = ir.IntType(16), ir.IntType(32)
 load_float32, store_float32 = _memory_access(types.float32, ir.FloatType())
 load_float64, store_float64 = _memory_access(types.float64, ir.DoubleType())
 load_int64, store_int64 = _memory_access(types.int64, ir.IntType(64))
-load_int32, store_int32 = _memory_access(types.int32, ir.IntType(32))
 load_int16, store_int16 = _memory_access(types.int16, _I16)
 
 

@@ -169,7 +169,7 @@ def test_refused():
     ]:
         with pytest.raises(ValueError, match=words):
             nbopt.torch.Muon(parameters(shapes), backend="reference", **group)
-    with pytest.raises(ValueError, match="use_muon must be True or False, not 'no'"):
+    with pytest.raises(ValueError, match="'use_muon' must be True or False, not 'no'"):
         nbopt.torch.Muon([{"params": parameters([(6, 4)]), "use_muon": "no"}], backend="reference")
     optimizer = nbopt.torch.Muon(parameters([(6, 4)]), backend="reference")
     optimizer.param_groups[0]["use_muon"] = False

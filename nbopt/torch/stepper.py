@@ -315,8 +315,7 @@ class Stepper(Saved, torch.optim.Optimizer):
             owned = self._owned()
             for own in owned:
                 own.read()
-            if self._aside:
-                self._check_mode()
+            self._check_mode()
             self._settle_counts(owned)
             if self._steady is None or not self._steady.step(self):
                 self._step_as_a_whole(owned)

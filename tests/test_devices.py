@@ -2,6 +2,7 @@
 
 import os
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from device_checks import assert_same, pairs_of, reference
 
 import nbopt
 from nbopt import errors
+from nbopt.interface.together import update_together
 
 _problem = nbopt.backends.backend_problem("cuda")
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
@@ -94,3 +96,45 @@ def test_memory_of_another_gpu_is_refused(both):
         with nbopt.use_backend(both[0]), pytest.raises(errors.LayoutError, match=r"is on GPU 1.*device_id=1"):
             nbopt.RMSProp().optimize([nbopt.Parameters(*pairs)], 0)
     assert (one.get() == 1).all() and (other.get() == 1).all()
+
+
+def test_one_step_on_several_backends(both):
+    """A step over the CPU and two GPUs is whole, and each part has the random bits of the step's count."""
+    backends = [nbopt.backends.new_backend("cpu", rng_seed=1, batch_size=8), *both]
+    jobs, expected = [], []
+    for own, made in ((jobs, backends), (expected, [reference() for _ in backends])):
+        own += map(job, made)
+        for _, optimizer, _ in own:
+            optimizer.gradient_clip_norm = None
+
+    def on(be, columns, update):
+        with nbopt.use_backend(be):
+            return columns(update)
+
+    def together():
+        updates = []
+        for be, optimizer, layer in jobs:
+            with nbopt.use_backend(be):
+                own = optimizer.updates(be, [layer], 0)
+            for update in own:
+                update.backend, update.columns = be, partial(on, be, update.columns)
+            updates += own
+        update_together(both[0], updates)
+
+    together()
+    layer = jobs[2][2]
+    grad = layer.grads[0]
+    layer.set_grad(0, both[0].array(np.ones(37, np.float32)))
+    before = [found(own) for own in jobs]
+    with pytest.raises(errors.LayoutError, match="is on GPU 0"):
+        together()
+    for own, values in zip(jobs, before):
+        assert_same(found(own), values)
+    assert both[0].rng_get_state() == {"seed": 0, "updates": 1} and [own[1].t for own in jobs] == [1, 1, 1]
+    layer.set_grad(0, grad)
+    together()
+    for own in expected:
+        step(own)
+        step(own)
+    for own, values in zip(jobs, expected):
+        assert_same(found(own), found(values))

@@ -148,6 +148,20 @@ class Backend(Assigning, RandomState):
             One of its subclasses. Nothing has changed then.
         """
         run = self.prepare_all(updates)
+        self.run_prepared(run, updates, turns)
+        return run
+
+    def run_prepared(self, run: Callable[..., object], updates: Sequence[Update], turns: Any = None) -> None:
+        """Commit the updates of a step and run it, as one of this backend's.
+
+        Parameters
+        ----------
+        run : callable
+            What `prepare_all` has returned for them; or calls what it has returned on several backends.
+        updates : sequence of Update
+        turns : callable, optional
+            As for `update`.
+        """
         with uninterrupted:
             with self._lock:
                 count = self._updates
@@ -160,7 +174,6 @@ class Backend(Assigning, RandomState):
                 run(count, turns)
             if self.counts_on_device:
                 self.counted()
-        return run
 
     def repeat(
         self, run: Any, numbers: list[float], commit: Callable[[], object], addresses: Any = None

@@ -75,11 +75,13 @@ class Update:
         the parameters of all updates with the same one, whatever calls these are parts of.
     piece : int or None
         Which piece of a step that is run piece by piece it belongs to, see `nbopt.Backend.update`.
+    backend : Backend or None
+        Where its tensors are, for `nbopt.interface.together.update_together`.
     """
 
     __slots__ = (
-        "_tensors", "addresses", "arrays", "captures", "columns", "commit", "key", "listing", "norm_set",
-        "numbers", "piece", "plans", "program", "recut", "set", "shared", "stochastic_round",
+        "_tensors", "addresses", "arrays", "backend", "captures", "columns", "commit", "key", "listing",
+        "norm_set", "numbers", "piece", "plans", "program", "recut", "set", "shared", "stochastic_round",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +104,7 @@ class Update:
         self.norm_set: Any = None
         self.captures: Any = None
         self.piece: Any = None
+        self.backend: Any = None
         self.list_tensors(tensors)
         self.columns, self.commit, self.plans = columns, commit, plans
         self.stochastic_round, self.shared, self.recut = stochastic_round, shared, recut

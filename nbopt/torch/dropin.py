@@ -65,7 +65,7 @@ _ADDED = """
     seed : int, optional
         Of stochastic rounding, see `nbopt.torch.Optimizer`.
     backend : str or Backend, optional
-        What runs the steps; by the first parameter's device without it.
+        What runs the steps; by each parameter's device without it.
 """
 
 
@@ -82,7 +82,6 @@ class DropIn(Stepper):
     """
 
     made_of: type[TorchRule]
-    _step_supports_amp_scaling = True
     _asks_to_capture = False  # whether PyTorch's class does
     _settable = (*Stepper._settable, *EXTRAS)
 
@@ -171,6 +170,15 @@ class DropIn(Stepper):
             self._check_attribute(name, value)
         super().__setattr__(name, value)
 
+    @property
+    def _step_supports_amp_scaling(self):
+        """Whether a GradScaler leaves the unscaling to the step: its numbers are on one device."""
+        return len(self._backends) < 2
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, supports):
+        """Take what PyTorch's constructors say of fused=True, which changes nothing here."""
+
     def add_param_group(self, param_group):
         """Add a group of parameters; see `torch.optim.Optimizer.add_param_group`.
 
@@ -216,7 +224,7 @@ class DropIn(Stepper):
         if not self._backend.captures and any(own.group.get("capturable") for own in owned):
             raise ArgumentError(
                 "capturable=True is for parameters on a GPU, as in PyTorch, and these are on "
-                f"{self._device}: leave it out, or move the model first"
+                f"{', '.join(map(str, self._backends))}: leave it out, or move the model first"
             )
         super()._settle_counts(owned)
 

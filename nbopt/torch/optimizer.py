@@ -38,11 +38,12 @@ class Optimizer(Stepper):
         What PyTorch's optimizers take: the parameters, or groups of them. A group may set any hyper-parameter
         of its optimizer, and with the key ``"optimizer"`` have another optimizer. The dictionaries that are
         given become the entries of `param_groups`. Parameters are float64, float32, float16 or bfloat16, on
-        one device.
+        the CPU or GPUs. If they are on several devices, nothing may need one number for all of them, such
+        as `gradient_clip_norm`.
     optimizer : nbopt.Optimizer
         One that states a rule. Each group works with a copy; the one that is given stays as it is.
     backend : str or Backend, optional
-        What runs the steps; ``"cpu"`` or ``"cuda"``, by the first parameter's device, without it. nbopt's
+        What runs the steps; ``"cpu"`` or ``"cuda"``, by each parameter's device, without it. nbopt's
         current backend is neither used nor changed.
     seed : int, optional
         Seed of stochastic rounding, from 0 to 2**64 - 1. Without it each optimizer of a process has another

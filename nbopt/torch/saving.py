@@ -8,9 +8,11 @@ import torch
 
 from nbopt import checks
 from nbopt.errors import NboptError, StateError
+from nbopt.interface.backend import Backend
 from nbopt.torch.counted import CountedState, CountedStates
+from nbopt.torch.devices import recipe
 
-_ATTRIBUTES = "_device", "_loss_scale", "_skip_nonfinite", "_master_weights", "_capturable"
+_ATTRIBUTES = "_seed", "_loss_scale", "_skip_nonfinite", "_master_weights", "_capturable"
 _STORAGE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -20,6 +22,8 @@ class Saved:
     _owned: Any
     _forget: Any
     _backend: Any
+    _backends: Any
+    _chosen: Any
     _groups: Any
     master_weights: Any
     param_groups: Any
@@ -203,16 +207,13 @@ class Saved:
         be, owned = self._backend, self._owned()
         for own in owned:
             own.read()
-        options = {
-            "device_id": be.device_id,
-            "num_threads": be.num_threads,
-            "fast_math": be.fast_math,
-            "stochastic_round": be.stochastic_round,
-        }
+        backends = self._backends.items()
         return {
             **super().__getstate__(),  # type: ignore[misc, dict-item]
             "_groups": [own.optimizer for own in owned],
-            "_backend": (type(be), options, be.rng_get_state()),
+            "_backend": (*recipe(be), be.rng_get_state()),
+            "_backends": {device: None if own is be else recipe(own) for device, own in backends},
+            "_chosen": True if isinstance(self._chosen, Backend) else self._chosen,
             **{name: getattr(self, name) for name in _ATTRIBUTES},
             **self._taken_along(),
         }
@@ -230,8 +231,12 @@ class Saved:
         self.state = CountedState(self.state)
         if "_backend" in state:
             backend, options, random = state["_backend"]
-            self._backend = self._chosen = backend(**options)
-            self._backend.rng_set_state(random)
+            be = self._backend = backend(**options)
+            be.rng_set_state(random)
+            self._backends = {
+                device: be if own is None else own[0](**own[1]) for device, own in self._backends.items()
+            }
+            self._chosen = be if self._chosen is True else self._chosen
             self._warned, self._sizes, self._groups, self._norm = set(), [], [], None
             for optimizer, group in zip(state["_groups"], self.param_groups):
                 vars(optimizer)["be"] = self._backend

@@ -13,6 +13,7 @@ import torch
 from nbopt.errors import ArgumentError
 from nbopt.layers import wrapped
 from nbopt.optimizers.states import check_effect, checked_columns
+from nbopt.torch.devices import check_apart
 from nbopt.torch.kinds import kinds_of, likeness
 from nbopt.torch.masters import MASTER, MIRROR, refresh, versions_of
 from nbopt.torch.shards import check_rule, check_shards, local
@@ -40,6 +41,8 @@ class Share:
         some parameters of the group have masters.
     piece : int or None
         Of a step that is run piece by piece, which one. There may be many, so each keeps its own plans.
+    device : torch.device or None
+        Where the parameters are, if the optimizer has several devices. Each keeps its own plans as well.
     mirrors : bool
         Whether the parameters have masters, whose mirrors they are.
     seen : list or None
@@ -52,8 +55,8 @@ class Share:
         take turns.
     """
 
-    def __init__(self, own, kind=None, piece=None):
-        self.own, self.kind, self.piece = own, kind, piece
+    def __init__(self, own, kind=None, piece=None, device=None):
+        self.own, self.kind, self.piece, self.device = own, kind, piece, device
         self._plans: list = []
         self.mirrors = kind is not None and kind[1][-1:] == (MIRROR,)
         self.seen: Any = None
@@ -100,6 +103,8 @@ class Share:
         nbopt.interface.update.Update
         """
         be, state, own = whole._backend, whole.state, self.own
+        if self.device is not None:
+            be = whole._backends[self.device]
         if rows != self._rows:
             self._turn_to(rows)
         # As little as can be, since each look at a tensor takes 50 to 150 ns.
@@ -135,6 +140,8 @@ class Share:
             found = list(zip(zip(self._tensors, tensors), self._states))
             if own.sharded:
                 check_rule(optimizer, update.program, owners)
+            if self.device is not None:
+                check_apart(optimizer, trace.options, update)
             if self.piece is not None and update.program.matrices():
                 raise ArgumentError(
                     f"{optimizer.classnm} takes whole matrices, whose products are too slow on the host for "
@@ -162,6 +169,8 @@ class Share:
             update.norm_set = id(whole)
         if self.piece is not None:
             update.piece, update.plans = self.piece, self._plans
+        if self.device is not None:
+            update.backend, update.plans = be, self._plans
         return update
 
     def is_same(self, params, grads, pointers, stamp):

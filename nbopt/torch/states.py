@@ -77,11 +77,7 @@ class Kept(NamedTuple):
             ]
         start = float(group[self.start]) if isinstance(self.start, str) else self.start
         if self.single:
-            return list(
-                torch.full(
-                    (len(params),), start, dtype=getattr(torch, self.single), device=params[0].device
-                ).unbind()
-            )
+            return self._numbers(params, [start] * len(params))
         if self.axes != "all":
             shapes = [self.stored(tuple(param.shape)) for param in params]
             return [
@@ -89,6 +85,18 @@ class Kept(NamedTuple):
                 for param, shape in zip(params, shapes)
             ]
         return [_filled(param, start, self._dtype(param, wanted)) for param in params]
+
+    def _numbers(self, params, values):
+        """Return one number for each parameter: views of one tensor on each device."""
+        places: dict[torch.device, list[int]] = {}
+        for place, param in enumerate(params):
+            places.setdefault(param.device, []).append(place)
+        found: dict[int, torch.Tensor] = {}
+        for device, own in places.items():
+            numbers = [values[place] for place in own]
+            made = torch.tensor(numbers, dtype=getattr(torch, self.single), device=device)
+            found.update(zip(own, made.unbind()))
+        return [found[place] for place in range(len(params))]
 
     def _dtype(self, param, wanted):
         return getattr(torch, self.dtype) if self.dtype else state_dtype(param, wanted)
@@ -132,10 +140,7 @@ class Kept(NamedTuple):
         list of torch.Tensor
         """
         if self.single:
-            numbers = [float(value) for value in values]
-            return list(
-                torch.tensor(numbers, dtype=getattr(torch, self.single), device=params[0].device).unbind()
-            )
+            return self._numbers(params, [*map(float, values)])
         return [
             value.detach().to(
                 param.device, value.dtype if as_given else self._dtype(param, wanted), copy=True

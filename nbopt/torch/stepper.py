@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 from nbopt import checks, optimizers
-from nbopt.backends import new_backend
 from nbopt.errors import ArgumentError, LayoutError, StateError
-from nbopt.interface.backend import Backend
+from nbopt.interface.together import update_together
 from nbopt.layers import wrapped
 from nbopt.optimizers.kept import check_agreed
 from nbopt.torch.counted import CountedState
+from nbopt.torch.devices import Devices
 from nbopt.torch.group import Group
 from nbopt.torch.hooks import hooked
 from nbopt.torch.keys import one_letter_apart
@@ -41,7 +41,7 @@ _METHODS = {
 }
 
 
-class Stepper(Saved, torch.optim.Optimizer):
+class Stepper(Devices, Saved, torch.optim.Optimizer):
     """Base of nbopt's optimizers for PyTorch.
 
     Subclasses say which rule a group has, and what the group's keys mean.
@@ -101,7 +101,7 @@ class Stepper(Saved, torch.optim.Optimizer):
         self._backend: Any = backend
         self._chosen: Any = backend
         self._seed = seed
-        self._device: Any = None
+        self._backends: dict[Any, Any] = {}
         self._loss_scale, self._skip_nonfinite = rule.loss_scale, rule.skip_nonfinite
         self._groups: list[Group] = []
         self._sizes: list[int] = []
@@ -124,7 +124,7 @@ class Stepper(Saved, torch.optim.Optimizer):
         If an error is raised, the groups stay what they were.
         """
         before = dict(param_group) if isinstance(param_group, dict) else None
-        count = len(self.param_groups)
+        count, backends = len(self.param_groups), dict(self._backends)
         try:
             add(param_group)
             self._groups.append(self._group_of(param_group))
@@ -132,6 +132,7 @@ class Stepper(Saved, torch.optim.Optimizer):
         except BaseException as error:
             in_torchs_words(error)
             del self.param_groups[count:]
+            self._backends = backends
             if before is not None:
                 param_group.clear()
                 param_group.update(before)
@@ -151,7 +152,7 @@ class Stepper(Saved, torch.optim.Optimizer):
 
     def _equip(self, rule, params):
         """Give a group's rule the backend, and check that its parameters can be updated."""
-        self._check_device(params)
+        self._choose_backend(params)
         vars(rule)["be"] = self._backend
         rule.loss_scale, rule.skip_nonfinite = self._loss_scale, self._skip_nonfinite
         rule.capturable = self._capturable
@@ -161,37 +162,7 @@ class Stepper(Saved, torch.optim.Optimizer):
                     f"parameter {number} of the group has no shape yet: call the model with some input first "
                     "(torch.nn.Lazy...)"
                 )
-            wrapped(self._backend, local([param])[0], f"parameter {number} of the group")
-
-    def _check_device(self, params):
-        """Make the backend for the first parameters, and check that all others are where they are."""
-        if params and self._device is None:
-            device = params[0].device
-            self._use_backend(device)
-            self._device = device
-        elif not isinstance(self._backend, Backend):
-            self._use_backend(torch.device("cpu"))  # a guess, as long as there are no parameters
-        for param in params:
-            if param.device != self._device:
-                raise LayoutError(
-                    f"parameters are on {self._device} and on {param.device}: make an optimizer for each "
-                    "device, after the model was moved"
-                )
-
-    def _use_backend(self, device):
-        if isinstance(self._chosen, Backend):
-            return
-        name = self._chosen or {"cpu": "cpu", "cuda": "cuda"}.get(device.type)
-        if name is None:
-            raise LayoutError(
-                f"the parameters are on {device}, and no backend works there: use the CPU or an NVIDIA GPU"
-            )
-        made = new_backend(name, rng_seed=self._seed, device_id=device.index or 0)
-        if isinstance(self._backend, Backend):
-            made.rng_set_state(self._backend.rng_get_state())
-        self._backend = made
-        for own in self._groups:
-            vars(own.optimizer)["be"] = made
+            wrapped(self._backend_of(param), local([param])[0], f"parameter {number} of the group")
 
     @property
     def loss_scale(self):
@@ -256,6 +227,11 @@ class Stepper(Saved, torch.optim.Optimizer):
 
     def _settle_counts(self, owned):
         """Have the counts of steps where they belong, and refuse what can't be captured."""
+        if len(self._backends) > 1 and any(own.optimizer.capturable for own in owned):
+            raise ArgumentError(
+                "a graph is of one device, and the parameters are on "
+                f"{', '.join(map(str, self._backends))}: leave capturable out"
+            )
         if self._backend.captures:
             capturing = self._backend.capturing()
             for own in owned:
@@ -330,10 +306,15 @@ class Stepper(Saved, torch.optim.Optimizer):
         sizes = [len(group["params"]) for group in self.param_groups]
         if sizes != self._sizes:
             self._forget()  # the positions of all parameters in the list of the whole step
+            for group in self.param_groups:
+                for param in group["params"]:
+                    self._backend_of(param)
             self._sizes = sizes
         given = [*self._updates(owned)]
         updates = [*chain.from_iterable(given)]
-        if updates:
+        if updates and len(self._backends) > 1:
+            update_together(self._backend, updates)
+        elif updates:
             run = self._backend.update(*updates, turns=self._pieces and self._pieces.begin(updates))
             self._steady = Steady.after(self, updates, run)
         norms = (own.optimizer.grad_norm_tensor for own, found in zip(owned, given) if found)

@@ -1,4 +1,4 @@
-"""The updates of a step over a group of parameters: one, or one for each kind and piece of them."""
+"""The updates of a step over a group of parameters: one, or one for each kind, piece and device."""
 
 from operator import attrgetter, is_
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 
 from nbopt.errors import SparseError
 from nbopt.language.trace import NeedsAxesError
+from nbopt.torch.devices import by_device
 from nbopt.torch.kinds import numpy_dtype
 from nbopt.torch.masters import has_master, mirrored
 from nbopt.torch.shards import is_sharded, local, local_grads
@@ -26,7 +27,8 @@ class Updates:
         The group's own.
     shares : dict of Share
         What the updates are over, by their kinds and pieces. A kind is None, or what a rule that is traced by
-        axes or has masters depends on; a piece None, or that of a step that is run piece by piece.
+        axes or has masters depends on; a piece None, or that of a step that is run piece by piece. If the
+        optimizer has several devices, the device comes third.
     versions : dict of int to object
         Row of a parameter -> its version after the last step that has stored its master, see
         `nbopt.torch.masters`. What a share of now knows is not in it.
@@ -89,7 +91,8 @@ class Updates:
             return self.updates(whole, number, stores)
         given = rows, owners, params, grads, pointers
         try:
-            if self.optimizer.by_axes() or whole.master_weights or whole._pieces is not None:
+            deals = whole.master_weights or whole._pieces is not None or len(whole._backends) > 1
+            if deals or self.optimizer.by_axes():
                 return self._shares_of(whole, number, stores, *given)
             return [self._share(None, None).update(whole, number, *given, stores=stores)]
         except NeedsAxesError:
@@ -97,9 +100,9 @@ class Updates:
             return self._shares_of(whole, number, stores, *given)
 
     def _shares_of(self, whole, number, stores, *given):
-        """Return the updates of a rule that is traced by axes, has masters, or runs piece by piece.
+        """Return the updates of a rule that is traced by axes, has masters, or of which there are parts.
 
-        There is one for each number of axes and each kind of states, in each piece.
+        There is one for each number of axes and each kind of states, in each piece or on each device.
         """
         if self.optimizer.by_axes():
             kinds = self._kinds_by_axes(given[2], whole.master_weights)
@@ -109,6 +112,8 @@ class Updates:
             kinds = {None: range(len(given[0]))}
         if whole._pieces is not None:
             kinds = self._cut(kinds, given[1], whole._pieces)
+        elif len(whole._backends) > 1:
+            kinds = by_device(kinds, given[1])
         else:
             kinds = {(kind, None): places for kind, places in kinds.items()}
         if self.shares.keys() - kinds.keys():
@@ -170,10 +175,10 @@ class Updates:
             if self.shares[key].is_stale(every):
                 del self.shares[key]
 
-    def _share(self, kind, piece):
-        share = self.shares.get((kind, piece))
+    def _share(self, *key):
+        share = self.shares.get(key)
         if share is None:
-            share = self.shares[kind, piece] = Share(self, kind, piece)
+            share = self.shares[key] = Share(self, *key)
         return share
 
 

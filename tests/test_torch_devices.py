@@ -66,13 +66,13 @@ def parameters(dtype="float32"):
 
 
 def train(optimizer, start=0, steps=4):
-    """Steps in which some parameters have no gradient at times."""
+    """Steps in which some parameters have no gradient at times, and once all of one device."""
     params = [param for group in optimizer.param_groups for param in group["params"]]
     for step in range(start, start + steps):
         generator = torch.Generator().manual_seed(step)
         for number, param in enumerate(params):
             grad = torch.randn(param.shape, generator=generator).to(param.dtype)
-            param.grad = None if (step + number) % 4 == 3 else grad
+            param.grad = None if (step + number) % 4 == 3 or (step == 2 and param.ndim > 1) else grad
         optimizer.step()
 
 
@@ -155,11 +155,21 @@ def test_added(apart):
         assert len(backends(optimizer)) == 1 + on
         found.append(values_of(optimizer))
     assert equal(*found)
-    optimizer = nbopt.torch.AdamW([params[0]], lr=0.1, backend="reference")
-    train(optimizer)
-    optimizer.param_groups[0]["params"].append(params[5])
-    train(optimizer, start=4)
-    assert STEP.name in optimizer.state[params[5]] and len(backends(optimizer)) == 2
+
+
+def test_moved(apart, monkeypatch):
+    """A model that is moved with its states is followed, also to devices that are new."""
+    found = []
+    for on in (False, True):
+        apart(on)
+        optimizer = made("rounded")
+        train(optimizer)
+        if on:
+            monkeypatch.setattr(devices, "device_of", lambda param: torch.device("cpu", param.ndim))
+        train(optimizer, start=4)
+        assert len(backends(optimizer)) == (4 if on else 1)
+        found.append(values_of(optimizer))
+    assert equal(*found)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])

@@ -24,9 +24,9 @@ def update_together(main: Backend, updates: Sequence[Update]) -> None:
     for update in updates:
         parts.setdefault(update.backend, []).append(update)
     runs = []
-    for be, own in parts.items():
+    for be in sorted(parts, key=lambda be: be.memory == "host"):  # the host works while the others do
         be.rng_seed = main.rng_seed
-        runs.append(be.prepare_all(own))
+        runs.append(be.prepare_all(parts[be]))
 
     def run(count: int) -> None:
         for one in runs:

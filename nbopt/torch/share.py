@@ -104,7 +104,7 @@ class Share:
         """
         be, state, own = whole._backend, whole.state, self.own
         if self.device is not None:
-            be = whole._backends[self.device]
+            be = whole._backend_of(owners[0])
         if rows != self._rows:
             self._turn_to(rows)
         # As little as can be, since each look at a tensor takes 50 to 150 ns.

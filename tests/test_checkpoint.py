@@ -992,6 +992,7 @@ def test_a_flipped_byte_is_refused_or_does_no_harm(reference, tmp_path, small):
     assert refused > 190  # the others hit the blanks that fill up the header
 
 
+@pytest.mark.rest
 def test_every_byte_of_the_header_is_checked(reference, tmp_path, small):
     length = int.from_bytes(small[:8], "little")
     rng = random.Random(3)

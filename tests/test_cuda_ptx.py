@@ -168,6 +168,7 @@ def test_float32_kernels_are_exact_and_load_and_store_16_bytes_with_a_scalar_tai
 @pytest.mark.parametrize("strided", [False, True])
 @pytest.mark.parametrize("name", ["rmsprop clipped", "lamb", "careful"])
 @pytest.mark.covering
+@pytest.mark.rest("rmsprop clipped-*")
 def test_passes_that_reduce_are_exact(name, strided, dtype, arithmetic, kept):
     """Every operation rounds by itself.
 
@@ -485,6 +486,7 @@ STORED = [("float32", 0), ("float64", 0), ("bfloat16", 0), ("bfloat16", 7), ("fl
     "name", thorough_but(OPTIMIZERS, "adadelta", "shift_adamax", "rmsprop_centered", "radam", "yogi", "rprop")
 )
 @pytest.mark.covering
+@pytest.mark.rest("rmsprop_centered-*", "yogi-*", "rprop-*")
 def test_no_storage_makes_a_kernel_inexact_or_spill_registers_and_float32_needs_few(name, dtype, kept):
     """What ptxas says of the code for compute capability 9.0.
 
@@ -507,6 +509,7 @@ def test_no_storage_makes_a_kernel_inexact_or_spill_registers_and_float32_needs_
 @pytest.mark.parametrize(
     "row, moves", [("rmsprop, float32", 20), ("rmsprop, bfloat16, states float32, stochastic", 14)]
 )
+@pytest.mark.rest("*, stochastic-14")
 def test_where_the_batch_size_is_a_power_of_two_no_element_is_divided_by_it(row, moves):
     kernel, moved, width = machine_code.kernel_of(*machine_code.ROWS[row])
     assert moved == moves

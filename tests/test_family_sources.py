@@ -399,6 +399,7 @@ def test_costs_of_a_clip():
         assert (len(moved), sum(moved)) == (3, 44)
 
 
+@pytest.mark.rest
 def test_states_of_rows_in_16_bits():
     """Passes over elements read states of rows and columns in the states' dtype, whatever rows are like."""
     found = {}

@@ -991,6 +991,7 @@ def test_neons_loops_with_the_factor_multiplied_on_the_host_differ_by_roundings_
 
 @each_neon
 @pytest.mark.thorough("gpu")
+@pytest.mark.rest("cpu-nesterov")
 def test_our_classes_go_on_from_the_unnamed_states_of_neons_loops(backend, rng, name):
     ours, neons, options = NEON[name]
     layers = neon_layers(rng)

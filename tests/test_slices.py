@@ -131,6 +131,7 @@ def test_batch_sizes():
 
 
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.rest("axes")
 def test_strided(rule):
     """A parameter that does not lie in one piece gives the bits of one that does."""
     kind = RULES[rule][0]

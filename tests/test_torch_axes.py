@@ -60,6 +60,7 @@ def test_like_native(name):
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("way", ["state_dict", "deepcopy"])
+@pytest.mark.rest("state_dict-axes")
 def test_resumes(name, way):
     """A run that was saved goes on with the same bits."""
     arrays, steps = problem(4)

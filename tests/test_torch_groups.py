@@ -508,7 +508,7 @@ def test_attributes_of_the_constructor(made):
     with pytest.raises(ArgumentError, match=r"did you mean optimizer.skip_nonfinite = True"):
         optimizer.skip_nonfinit = True
     optimizer.param_groups[0]["weight_deay"] = 0.5
-    optimizer.param_groups[0]["paramss"] = 0.5
+    optimizer.param_groups[0]["pXarams"] = 0.5
     with pytest.warns(UserWarning) as found:
         optimizer.step()
         optimizer.step()

@@ -329,8 +329,7 @@ def test_rules_that_reduce(cuda, name, how):
 
 
 @pytest.mark.parametrize("name", thorough_but(REDUCED, "careful", "lamb, norm clip", where=["simulated"]))
-@pytest.mark.rest("careful", where=["gpu"])
-@pytest.mark.rest(where=["simulated"])
+@pytest.mark.rest(where=["gpu", "simulated"])
 def test_reductions_over_many_tensors(cuda, name):
     """300 tensors, some of them empty, make the same few launches as one."""
     launched = []
@@ -370,6 +369,7 @@ def test_reductions_of_strided_tensors(cuda, name, rounding):
 
 @pytest.mark.parametrize("dtype", thorough_but(["float32", "float64"], "float32", where=["gpu"]))
 @pytest.mark.rest("float32", where=["simulated"])
+@pytest.mark.rest(where=["gpu"])
 def test_what_tiles_are_folded_to(cuda, dtype):
     """Signed zeros, infinities and NaN come through the folds of tiles of any length as in the reference."""
 
@@ -912,6 +912,7 @@ def test_explain_shows_the_text_that_is_compiled(cuda):
     assert "GPU" in cuda.report()
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_explain_shows_what_is_launched(cuda):
     """The small stages of a step are shown inside of the passes that they are parts of, or by themselves."""
     optimizer = nbopt.Adam(gradient_clip_norm=1.0)
@@ -1037,6 +1038,7 @@ def test_a_loss_scale_that_gets_other_memory_is_read_there(cuda):
     assert (layer.params[0].get() == 1 - 1 - 0.25).all()
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_another_counter_or_scale_is_looked_at_anew(cuda):
     layer = nbopt.Parameters((cuda.ones(5), cuda.ones(5)))
     optimizer = nbopt.GradientDescentMomentum(8.0, 0.0)  # by the batch size, a step is 1
@@ -1053,6 +1055,7 @@ def test_another_counter_or_scale_is_looked_at_anew(cuda):
 
 @pytest.mark.parametrize("dtype", thorough_but(["float32", "bfloat16"], "bfloat16", where=DEVICES))
 @pytest.mark.parametrize("name", thorough_but(OPTIMIZERS, "plain", where=DEVICES))
+@pytest.mark.rest(where=["gpu"])
 def test_a_run_that_is_saved_goes_on_with_the_same_bits_here_and_in_the_reference(
     cuda, tmp_path, name, dtype
 ):
@@ -1108,6 +1111,7 @@ def test_values_that_do_not_fit_are_refused_wherever_they_are(cuda, shape):
             tensor.set(values)
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_counters_on_the_device_give_the_bits_of_the_hosts(cuda):
     """Adam's corrections and random bits follow from numbers in memory, which may be read and set."""
     found, dtypes = [], ("bfloat16", "float32")

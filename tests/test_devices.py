@@ -68,6 +68,7 @@ def test_each_gpu_has_plans_of_its_own(both):
             assert_same(found(own), found(expected))
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_streams_and_graphs_of_a_gpu_that_is_not_current(both):
     """A step goes to the stream that its backend is given, and is captured there."""
     from graphs import Graph

@@ -38,6 +38,7 @@ PLAIN = [("lars", "bfloat16"), ("prodigy", "float32")]
         [(name, dtype) for name in OTHERS for dtype in ("float32", "bfloat16")], *PLAIN, several=True
     ),
 )
+@pytest.mark.rest(where=["gpu"])
 def test_bits(cuda, name, dtype):
     """Every rule of exact operations has the reference's bits, rounded stochastically as well."""
 

@@ -102,6 +102,7 @@ def test_steps(nbopt_backend, uncollected, options):
     assert (run.end(), again.end(), uncollected()) == (0, 0, [])
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_errors(nbopt_backend, uncollected):
     """A step that fails late leaves nothing: in the second optimizer, or in a look at both."""
     be = nbopt_backend

@@ -53,6 +53,7 @@ def test_large_tensors_have_the_references_bits(cuda, name, dtypes):
     )
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_the_norm_over_many_tiles_is_the_references(cuda):
     factors = []
     # Each row is a tile of its own, so that their sums need another pass.

@@ -179,6 +179,7 @@ def test_what_graphs_do_not_know_is_told_of(cuda):
     run.eager()
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_optimizers_of_one_step(cuda):
     """A `MultiOptimizer` is captured as a whole: its optimizers count, and one of them sums a norm."""
     found = []

@@ -169,6 +169,7 @@ def test_random_bits_go_on_over_skipped_steps(backend):
     assert states[0] == states[1] and states[0]["updates"] > 0
 
 
+@pytest.mark.rest(where=["gpu"])
 def test_the_counter_is_part_of_a_checkpoint(backend, rng, tmp_path):
     layers = layers_with(rng)
     optimizer = nbopt.RMSProp()

@@ -688,6 +688,7 @@ def test_a_step_on_the_cpu_makes_no_temporary_of_the_parameters_size(rounding):
 
 
 @pytest.mark.parametrize("size", [300.0, 2.0**-14], ids=["squares overflow", "squares underflow"])
+@pytest.mark.rest(where=["gpu"])
 def test_the_norm_of_float16_gradients_is_accumulated_in_wider_arithmetic(backend, size):
     # In float16 even one square would be infinite, or 0.
     n, clip = 10_000, size / 2

@@ -80,7 +80,7 @@ SOURCES = {
     "SM3": ("pytorch_optimizer.SM3", [{}, {"lr": 0.02, "momentum": 0.8, "beta": 0.9, "eps": 0.1,
     "maximize": True}]),
     "Lion": ("pytorch_optimizer.Lion", [
-        {}, DECAY, COUPLED, {"lr": 0.02, "betas": (0.8, 0.95), "maximize": True, **DECAY},
+        {}, DECAY, {"lr": 0.02, "betas": (0.8, 0.95), "maximize": True, **DECAY},
     ]),
     "Yogi": ("pytorch_optimizer.Yogi", [{}, DECAY, {**ADAMS, "initial_accumulator": 0.1, "maximize": True,
     **COUPLED}]),
@@ -176,7 +176,9 @@ def test_source(name, kwargs):
             )
     group, known = optimizer.param_groups[0], source.param_groups[0]
     left_out = LEFT_OUT | {"params", "scheduled_lr", "d_denom", "d_hat", "clip_lambda", "cautious", "eps"}
-    assert known.keys() - group.keys() <= left_out | ({"weight_decouple"} if name == "MARS" else set())
+    assert known.keys() - group.keys() <= left_out | (
+        {"weight_decouple"} if name in ("MARS", "Lion") else set()
+    )
     for key in known.keys() & group.keys() - left_out:
         np.testing.assert_allclose(
             *((np.ravel(plain(one[key])) if one[key] is not None else 0) for one in (group, known)), rtol=1e-9
@@ -198,7 +200,7 @@ def test_arguments(name):
     theirs = inspect.signature(source_of(name)).parameters
     ours = inspect.signature(getattr(nbopt.torch, name)).parameters
     left_out = LEFT_OUT - ({"foreach"} if name == "Adafactor" else set())
-    left_out |= {"weight_decouple"} if name == "MARS" else set()
+    left_out |= {"weight_decouple"} if name in ("MARS", "Lion") else set()
     wanted = [key for key in theirs if key not in left_out]
     assert [key for key in ours if key in wanted and key != "cautious"] == [
         key for key in wanted if key != "cautious"

@@ -85,7 +85,8 @@ class Declared:
                 "optimizer.be = ... would do nothing: all objects use one backend. Write "
                 "nbopt.set_backend(backend)"
             )
-        if inspect.isfunction(getattr(type(self), name, None)) and not callable(value):
+        found = getattr(type(self), name, None)  # a hyper-parameter may be a function, too
+        if inspect.isfunction(found) and found.__qualname__.endswith(f".{name}") and not callable(value):
             raise ArgumentError(
                 f"{name} is a method of {type(self).__name__}, so setting it to {value!r} would only hide it"
             )

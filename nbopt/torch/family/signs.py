@@ -33,18 +33,8 @@ class DecayedRule(SourcedRule):
 class LionRule(SourcedRule, optimizers.Lion):
     """nbopt's Lion in pytorch_optimizer's words."""
 
-    given = {
-        "lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0, "weight_decouple": True, "maximize": False,
-    }  # fmt: skip
-    notes = DecayedRule.notes
-    checked = {**SourcedRule.checked, "weight_decouple": checks.boolean}
+    given = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0, "maximize": False}
     renamed = {"momentum": "exp_avg"}
-    weight_decouple: Any = True
-
-    def settle(self, found):
-        """Have the decay in the gradient, unless it is decoupled as in nbopt's rule."""
-        self.weight_decay = 0.0 if self.weight_decouple else self.wdecay
-        self.wdecay = self.wdecay if self.weight_decouple else 0.0
 
 
 class Lion(DropIn, Arguments):
@@ -55,7 +45,8 @@ class Lion(DropIn, Arguments):
     References
     ----------
     X. Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, 2023; formula,
-    arguments, group keys and states of pytorch_optimizer's Lion, without `fixed_decay`.
+    arguments, group keys and states of pytorch_optimizer's Lion, without `fixed_decay` and `weight_decouple`,
+    which is always True.
     """
 
     made_of = LionRule

@@ -166,7 +166,7 @@ class DropIn(Stepper):
                 f'for group in optimizer.param_groups: group["{key}"] = ...',
                 stacklevel=2,
             )
-        elif name[0] != "_" and "defaults" in self.__dict__ and not hasattr(self, name):
+        elif not name.startswith("_") and "defaults" in self.__dict__ and not hasattr(self, name):
             self._check_attribute(name, value)
         super().__setattr__(name, value)
 

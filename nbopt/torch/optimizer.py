@@ -223,6 +223,7 @@ class _RuleGroup(Group):
         self.keeps_dtypes = True
 
     def watched(self):
+        """Return the keys that have to be read at every step."""
         return self.keys.watched(self.group)
 
     def read(self):

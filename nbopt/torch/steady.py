@@ -29,6 +29,10 @@ class Steady:
         The rule's own numbers that the step reads in memory.
     stochastic_round : bool or int
         The rule's.
+    count : int
+        How many parameters the group had.
+    key : list of int
+        The serial numbers of the tensors, as the share had them.
     """
 
     __slots__ = ("count", "key", "run", "share", "shared", "stochastic_round", "trace")
